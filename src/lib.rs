@@ -1,0 +1,2 @@
+//! groundling
+pub mod models;

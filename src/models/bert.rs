@@ -1,0 +1,148 @@
+//! BERT, the text encoder of Grounding DINO (Devlin et al. 2018, <https://arxiv.org/abs/1810.04805>).
+//!
+//! It takes its position ids and a mask per pair of tokens from outside, because Grounding DINO lets
+//! every phrase see only itself.
+
+use candle_core::{Module, Result, Tensor};
+use candle_nn::{Activation, Embedding, Linear, VarBuilder};
+use serde::Deserialize;
+
+use super::layers::{LayerNorm, MultiheadAttention, layer_norm};
+
+/// `BertConfig`, with the reference's defaults.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // the reference's own field names
+pub struct Config {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub intermediate_size: usize,
+    pub hidden_act: Activation,
+    pub max_position_embeddings: usize,
+    pub type_vocab_size: usize,
+    pub layer_norm_eps: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            vocab_size: 30522,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            hidden_act: Activation::Gelu,
+            max_position_embeddings: 512,
+            type_vocab_size: 2,
+            layer_norm_eps: 1e-12,
+        }
+    }
+}
+
+/// `BertModel` without the pooler.
+#[derive(Debug, Clone)]
+pub struct Bert {
+    word_embeddings: Embedding,
+    position_embeddings: Embedding,
+    token_type_embeddings: Embedding,
+    norm: LayerNorm,
+    layers: Vec<Layer>,
+}
+
+impl Bert {
+    /// Loads `embeddings` and `encoder.layer.{i}`.
+    pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
+        let hidden = config.hidden_size;
+        let vb_e = vb.pp("embeddings");
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| Layer::load(vb.pp("encoder.layer").pp(i), config))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            word_embeddings: candle_nn::embedding(
+                config.vocab_size,
+                hidden,
+                vb_e.pp("word_embeddings"),
+            )?,
+            position_embeddings: candle_nn::embedding(
+                config.max_position_embeddings,
+                hidden,
+                vb_e.pp("position_embeddings"),
+            )?,
+            token_type_embeddings: candle_nn::embedding(
+                config.type_vocab_size,
+                hidden,
+                vb_e.pp("token_type_embeddings"),
+            )?,
+            norm: layer_norm(hidden, config.layer_norm_eps, vb_e.pp("LayerNorm"))?,
+            layers,
+        })
+    }
+
+    /// Token ids, token types and position ids `[B, T]` (u32) and an additive attention bias
+    /// `[B, 1, T, T]`, to the last hidden state `[B, T, hidden]`.
+    pub fn forward(
+        &self,
+        input_ids: &Tensor,
+        token_type_ids: &Tensor,
+        position_ids: &Tensor,
+        attention_bias: &Tensor,
+    ) -> Result<Tensor> {
+        let _span = tracing::debug_span!("bert").entered();
+        let embeddings = (input_ids.apply(&self.word_embeddings)?
+            + token_type_ids.apply(&self.token_type_embeddings)?)?;
+        let embeddings = (embeddings + position_ids.apply(&self.position_embeddings)?)?;
+        let mut hidden_states = self.norm.forward(&embeddings)?;
+        for layer in &self.layers {
+            hidden_states = layer.forward(&hidden_states, attention_bias)?;
+        }
+        Ok(hidden_states)
+    }
+}
+
+/// `BertLayer`.
+#[derive(Debug, Clone)]
+struct Layer {
+    attention: MultiheadAttention,
+    attention_norm: LayerNorm,
+    intermediate: Linear,
+    activation: Activation,
+    output: Linear,
+    output_norm: LayerNorm,
+}
+
+impl Layer {
+    fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
+        let (hidden, eps) = (config.hidden_size, config.layer_norm_eps);
+        let vb_s = vb.pp("attention.self");
+        let attention = MultiheadAttention::new(
+            candle_nn::linear(hidden, hidden, vb_s.pp("query"))?,
+            candle_nn::linear(hidden, hidden, vb_s.pp("key"))?,
+            candle_nn::linear(hidden, hidden, vb_s.pp("value"))?,
+            candle_nn::linear(hidden, hidden, vb.pp("attention.output.dense"))?,
+            config.num_attention_heads,
+        );
+        let width = config.intermediate_size;
+        Ok(Self {
+            attention,
+            attention_norm: layer_norm(hidden, eps, vb.pp("attention.output.LayerNorm"))?,
+            intermediate: candle_nn::linear(hidden, width, vb.pp("intermediate.dense"))?,
+            activation: config.hidden_act,
+            output: candle_nn::linear(width, hidden, vb.pp("output.dense"))?,
+            output_norm: layer_norm(hidden, eps, vb.pp("output.LayerNorm"))?,
+        })
+    }
+
+    fn forward(&self, hidden_states: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let attended =
+            self.attention
+                .forward(hidden_states, hidden_states, hidden_states, Some(bias))?;
+        let hidden_states = self.attention_norm.forward(&(hidden_states + attended)?)?;
+        let widened = hidden_states
+            .apply(&self.intermediate)?
+            .apply(&self.activation)?;
+        let output = widened.apply(&self.output)?;
+        self.output_norm.forward(&(hidden_states + output)?)
+    }
+}

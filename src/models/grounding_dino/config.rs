@@ -1,0 +1,162 @@
+//! `config.json` of a Grounding DINO checkpoint.
+
+use candle_nn::Activation;
+use serde::Deserialize;
+
+use crate::models::{bert, swin};
+
+/// `GroundingDinoConfig`, with the reference's defaults: a published file may list every field or
+/// only those that differ.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // the reference's own field names
+pub struct Config {
+    #[serde(deserialize_with = "swin_config")]
+    pub backbone_config: swin::Config,
+    #[serde(deserialize_with = "bert_config")]
+    pub text_config: bert::Config,
+    pub use_timm_backbone: bool,
+    pub num_queries: usize,
+    pub encoder_layers: usize,
+    pub encoder_ffn_dim: usize,
+    pub encoder_attention_heads: usize,
+    pub decoder_layers: usize,
+    pub decoder_ffn_dim: usize,
+    pub decoder_attention_heads: usize,
+    pub activation_function: Activation,
+    pub d_model: usize,
+    pub position_embedding_type: String,
+    pub num_feature_levels: usize,
+    pub encoder_n_points: usize,
+    pub decoder_n_points: usize,
+    pub two_stage: bool,
+    pub max_text_len: usize,
+    pub embedding_init_target: bool,
+    pub query_dim: usize,
+    pub decoder_bbox_embed_share: bool,
+    pub positional_embedding_temperature: f32,
+    pub layer_norm_eps: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            backbone_config: default_backbone(),
+            text_config: bert::Config::default(),
+            use_timm_backbone: false,
+            num_queries: 900,
+            encoder_layers: 6,
+            encoder_ffn_dim: 2048,
+            encoder_attention_heads: 8,
+            decoder_layers: 6,
+            decoder_ffn_dim: 2048,
+            decoder_attention_heads: 8,
+            activation_function: Activation::Relu,
+            d_model: 256,
+            position_embedding_type: "sine".to_owned(),
+            num_feature_levels: 4,
+            encoder_n_points: 4,
+            decoder_n_points: 4,
+            two_stage: true,
+            max_text_len: 256,
+            embedding_init_target: true,
+            query_dim: 4,
+            decoder_bbox_embed_share: true,
+            positional_embedding_temperature: 20.0,
+            layer_norm_eps: 1e-5,
+        }
+    }
+}
+
+/// The backbone of a configuration that names none: Swin-T with its last three stages.
+fn default_backbone() -> swin::Config {
+    swin::Config {
+        out_indices: Some(vec![2, 3, 4]),
+        ..swin::Config::default()
+    }
+}
+
+impl Config {
+    /// Whether the model can be built from these fields.
+    ///
+    /// # Errors
+    /// A sentence that names the field, its value and what is supported.
+    pub fn validate(&self) -> Result<(), String> {
+        let stages = self.backbone_config.output_stages()?.len();
+        let (d, levels) = (self.d_model, self.num_feature_levels);
+        let divides = |name: &str, parts: usize, whole: usize| {
+            if parts == 0 || whole % parts != 0 {
+                return Err(format!("{name}={parts} does not divide {whole}"));
+            }
+            Ok(())
+        };
+        if self.use_timm_backbone {
+            return Err("use_timm_backbone=true is not supported; a Swin backbone is".to_owned());
+        }
+        if self.position_embedding_type != "sine" {
+            return Err(format!(
+                "position_embedding_type={:?} is not supported; \"sine\" is",
+                self.position_embedding_type
+            ));
+        }
+        if levels < stages {
+            return Err(format!(
+                "num_feature_levels={levels} is less than the backbone's {stages} outputs"
+            ));
+        }
+        if self.query_dim != 4 || d % 4 != 0 {
+            return Err(format!(
+                "query_dim={} and d_model={d}: only query_dim 4 and a d_model divisible by 4 work",
+                self.query_dim
+            ));
+        }
+        if !self.two_stage {
+            return Err("two_stage=false is not supported; published models have true".to_owned());
+        }
+        divides("group norm's 32 groups", 32, d)?;
+        divides("encoder_attention_heads", self.encoder_attention_heads, d)?;
+        divides("decoder_attention_heads", self.decoder_attention_heads, d)?;
+        let fusion_heads = self.encoder_attention_heads / 2;
+        divides(
+            "encoder_attention_heads / 2",
+            fusion_heads,
+            self.encoder_ffn_dim / 2,
+        )?;
+        for (i, heads) in self.backbone_config.num_heads.iter().enumerate() {
+            divides("num_heads", *heads, self.backbone_config.channels(i + 1))?;
+        }
+        divides(
+            "num_attention_heads",
+            self.text_config.num_attention_heads,
+            self.text_config.hidden_size,
+        )
+    }
+}
+
+/// A nested configuration that may be null and must be of one model type.
+fn nested<'de, D, T>(deserializer: D, expected: &str, default: T) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::de::DeserializeOwned,
+{
+    use serde::de::Error;
+    let value = Option::<serde_json::Value>::deserialize(deserializer)?;
+    let Some(value) = value else {
+        return Ok(default);
+    };
+    let found = value.get("model_type").and_then(|v| v.as_str());
+    if let Some(found) = found.filter(|found| *found != expected) {
+        return Err(D::Error::custom(format!(
+            "model_type {found:?} is not supported here; {expected:?} is"
+        )));
+    }
+    serde_json::from_value(value).map_err(D::Error::custom)
+}
+
+fn swin_config<'de, D: serde::Deserializer<'de>>(d: D) -> Result<swin::Config, D::Error> {
+    nested(d, "swin", default_backbone())
+}
+
+fn bert_config<'de, D: serde::Deserializer<'de>>(d: D) -> Result<bert::Config, D::Error> {
+    nested(d, "bert", bert::Config::default())
+}

@@ -1,0 +1,177 @@
+//! The decoder: queries attend to each other, to the text and to the image, and refine their boxes
+//! layer by layer.
+
+use candle_core::{DType, Module, Result, Tensor};
+use candle_nn::{Activation, Linear, VarBuilder};
+
+use super::config::Config;
+use super::deformable_attention::{DeformableAttention, Memory};
+use super::multihead_attention;
+use super::pyramid::sine_embedding;
+use crate::models::layers::{LayerNorm, Mlp, MultiheadAttention, layer_norm};
+
+/// The encoder's output, as the decoder reads it.
+#[derive(Debug, Clone, Copy)]
+pub struct DecoderInput<'a> {
+    /// The image side.
+    pub memory: Memory<'a>,
+    /// `[B, T, d]`: the text side.
+    pub text: &'a Tensor,
+    /// `[B, 1, T]`: 0, or very negative for padding.
+    pub text_bias: &'a Tensor,
+}
+
+/// What each decoder layer leaves.
+#[derive(Debug, Clone)]
+pub struct DecoderOutput {
+    /// Per layer, `[B, Q, d]`, normed.
+    pub hidden_states: Vec<Tensor>,
+    /// Per layer, `[B, Q, 4]`: the boxes it hands to the next, cxcywh in 0..1.
+    pub reference_points: Vec<Tensor>,
+}
+
+/// `GroundingDinoDecoder`.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    layers: Vec<DecoderLayer>,
+    norm: LayerNorm,
+    reference_points_head: Mlp,
+    d_model: usize,
+}
+
+impl Decoder {
+    /// Loads `layers.{i}`, `layer_norm` and `reference_points_head`.
+    pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
+        let d = config.d_model;
+        let layers = (0..config.decoder_layers)
+            .map(|i| DecoderLayer::load(vb.pp("layers").pp(i), config))
+            .collect::<Result<_>>()?;
+        let position_width = config.query_dim / 2 * d;
+        Ok(Self {
+            layers,
+            norm: layer_norm(d, config.layer_norm_eps, vb.pp("layer_norm"))?,
+            reference_points_head: Mlp::load(
+                &[position_width, d, d],
+                vb.pp("reference_points_head"),
+            )?,
+            d_model: d,
+        })
+    }
+
+    /// Queries `[B, Q, d]` and their first boxes `[B, Q, 4]` (cxcywh, 0..1), refined by one box head
+    /// per layer.
+    pub fn forward(
+        &self,
+        queries: &Tensor,
+        reference_points: &Tensor,
+        input: DecoderInput,
+        box_heads: &[Mlp],
+    ) -> Result<DecoderOutput> {
+        let _span = tracing::debug_span!("decoder").entered();
+        let dtype = queries.dtype();
+        let ratios = input.memory.pyramid.valid_ratios(queries.device())?;
+        // [B, L, 2] -> [B, 1, L, 4]: boxes are relative to the image, maps include padding
+        let ratios = Tensor::cat(&[&ratios, &ratios], 2)?.unsqueeze(1)?;
+        let mut hidden_states = queries.clone();
+        let mut reference = reference_points.to_dtype(DType::F32)?;
+        let mut output = DecoderOutput {
+            hidden_states: vec![],
+            reference_points: vec![],
+        };
+        for (layer, box_head) in self.layers.iter().zip(box_heads) {
+            let per_level = reference.unsqueeze(2)?.broadcast_mul(&ratios)?;
+            let positions = self.query_positions(&per_level.narrow(2, 0, 1)?.squeeze(2)?, dtype)?;
+            let per_level = per_level.to_dtype(dtype)?;
+            hidden_states = layer.forward(&hidden_states, &positions, &per_level, input)?;
+            let delta = box_head.forward(&hidden_states)?.to_dtype(DType::F32)?;
+            reference = candle_nn::ops::sigmoid(&(delta + inverse_sigmoid(&reference)?)?)?;
+            output
+                .hidden_states
+                .push(self.norm.forward(&hidden_states)?);
+            output.reference_points.push(reference.clone());
+        }
+        Ok(output)
+    }
+
+    /// Boxes `[B, Q, 4]` to position embeddings `[B, Q, d]`; the sines go y, x, width, height.
+    fn query_positions(&self, boxes: &Tensor, dtype: DType) -> Result<Tensor> {
+        let sines = [1, 0, 2, 3]
+            .into_iter()
+            .map(|i| sine_embedding(&boxes.narrow(2, i, 1)?, self.d_model / 2, 10000.0))
+            .collect::<Result<Vec<_>>>()?;
+        let sines = Tensor::cat(&sines, 2)?.to_dtype(dtype)?;
+        self.reference_points_head.forward(&sines)
+    }
+}
+
+/// `torch.special.logit(x, eps=1e-5)`.
+pub(super) fn inverse_sigmoid(xs: &Tensor) -> Result<Tensor> {
+    let xs = xs.clamp(1e-5f32, 1.0 - 1e-5f32)?;
+    (&xs / (1.0 - &xs)?)?.log()
+}
+
+/// `GroundingDinoDecoderLayer`.
+#[derive(Debug, Clone)]
+struct DecoderLayer {
+    self_attn: MultiheadAttention,
+    self_attn_norm: LayerNorm,
+    text_attn: MultiheadAttention,
+    text_attn_norm: LayerNorm,
+    image_attn: DeformableAttention,
+    image_attn_norm: LayerNorm,
+    fc1: Linear,
+    activation: Activation,
+    fc2: Linear,
+    final_norm: LayerNorm,
+}
+
+impl DecoderLayer {
+    fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
+        let (d, eps) = (config.d_model, config.layer_norm_eps);
+        let (heads, points) = (config.decoder_attention_heads, config.decoder_n_points);
+        Ok(Self {
+            self_attn: multihead_attention(vb.pp("self_attn"), d, heads)?,
+            self_attn_norm: layer_norm(d, eps, vb.pp("self_attn_layer_norm"))?,
+            text_attn: multihead_attention(vb.pp("encoder_attn_text"), d, heads)?,
+            text_attn_norm: layer_norm(d, eps, vb.pp("encoder_attn_text_layer_norm"))?,
+            image_attn: DeformableAttention::load(vb.pp("encoder_attn"), config, heads, points)?,
+            image_attn_norm: layer_norm(d, eps, vb.pp("encoder_attn_layer_norm"))?,
+            fc1: candle_nn::linear(d, config.decoder_ffn_dim, vb.pp("fc1"))?,
+            activation: config.activation_function,
+            fc2: candle_nn::linear(config.decoder_ffn_dim, d, vb.pp("fc2"))?,
+            final_norm: layer_norm(d, eps, vb.pp("final_layer_norm"))?,
+        })
+    }
+
+    /// Queries and positions `[B, Q, d]`, boxes per level `[B, Q, L, 4]`; to `[B, Q, d]`.
+    fn forward(
+        &self,
+        hidden_states: &Tensor,
+        positions: &Tensor,
+        reference_points: &Tensor,
+        input: DecoderInput,
+    ) -> Result<Tensor> {
+        let queries = (hidden_states + positions)?;
+        let attended = self
+            .self_attn
+            .forward(&queries, &queries, hidden_states, None)?;
+        let hidden_states = self.self_attn_norm.forward(&(hidden_states + attended)?)?;
+
+        let queries = (&hidden_states + positions)?;
+        let text_bias = input.text_bias.unsqueeze(1)?;
+        let attended =
+            self.text_attn
+                .forward(&queries, input.text, input.text, Some(&text_bias))?;
+        let hidden_states = self.text_attn_norm.forward(&(hidden_states + attended)?)?;
+
+        let queries = (&hidden_states + positions)?;
+        let attended = self
+            .image_attn
+            .forward(&queries, reference_points, input.memory)?;
+        let hidden_states = self.image_attn_norm.forward(&(hidden_states + attended)?)?;
+
+        let widened = hidden_states.apply(&self.fc1)?.apply(&self.activation)?;
+        let output = widened.apply(&self.fc2)?;
+        self.final_norm.forward(&(hidden_states + output)?)
+    }
+}

@@ -1,0 +1,249 @@
+//! Grounding DINO, the detector (Liu et al. 2023, <https://arxiv.org/abs/2303.05499>).
+//!
+//! The image side ([`GroundingDino::encode_image`]: Swin, input projections, positions) does not
+//! depend on the caption; [`GroundingDino::detect`] runs BERT, the feature enhancer, the query
+//! selection and the decoder on top of it.
+
+pub mod config;
+pub mod decoder;
+pub mod deformable_attention;
+pub mod encoder;
+pub mod fusion;
+pub mod input_projection;
+pub mod pyramid;
+pub mod query_selection;
+pub mod text_enhancer;
+pub mod text_mask;
+
+use candle_core::{DType, Result, Tensor};
+use candle_nn::{Linear, VarBuilder};
+
+pub use config::Config;
+pub use encoder::VisionFeatures;
+pub use text_mask::TextTokens;
+
+use self::decoder::{Decoder, DecoderInput, inverse_sigmoid};
+use self::deformable_attention::Memory;
+use self::encoder::Encoder;
+use self::input_projection::InputProjection;
+use self::pyramid::Pyramid;
+use self::query_selection::QuerySelection;
+use crate::models::bert::Bert;
+use crate::models::layers::{Mlp, MultiheadAttention};
+use crate::models::swin::Swin;
+
+/// `GroundingDinoForObjectDetection`.
+#[derive(Debug, Clone)]
+pub struct GroundingDino {
+    backbone: Swin,
+    input_projection: InputProjection,
+    /// `[L, d]`: added to the positions of each level.
+    level_embed: Tensor,
+    text_backbone: Bert,
+    text_projection: Linear,
+    encoder: Encoder,
+    query_selection: QuerySelection,
+    /// `[Q, d]`; without it the chosen tokens' own features are the queries.
+    query_embeddings: Option<Tensor>,
+    decoder: Decoder,
+    /// One per decoder layer; published models share one.
+    box_heads: Vec<Mlp>,
+    config: Config,
+}
+
+/// The decoder's last word on every query.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// `[B, Q, T]`: how well each query fits each text token; minus infinity at padding.
+    pub logits: Tensor,
+    /// `[B, Q, 4]`: boxes cxcywh, 0..1 of the unpadded image.
+    pub pred_boxes: Tensor,
+}
+
+impl GroundingDino {
+    /// Loads a checkpoint in the published names (`model.*`, `bbox_embed.*`).
+    ///
+    /// # Errors
+    /// If the configuration cannot be built, or a tensor is missing or of another shape; the message
+    /// names it.
+    pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
+        config.validate().map_err(candle_core::Error::Msg)?;
+        let d = config.d_model;
+        let vb_m = vb.pp("model");
+        let box_heads = (0..config.decoder_layers)
+            .map(|i| {
+                // tied copies are left out of published files
+                let i = if config.decoder_bbox_embed_share {
+                    0
+                } else {
+                    i
+                };
+                Mlp::load(&[d, d, d, 4], vb.pp("bbox_embed").pp(i))
+            })
+            .collect::<Result<_>>()?;
+        let query_embeddings = if config.embedding_init_target {
+            Some(vb_m.get((config.num_queries, d), "query_position_embeddings.weight")?)
+        } else {
+            None
+        };
+        Ok(Self {
+            backbone: Swin::load(
+                vb_m.pp("backbone.conv_encoder.model"),
+                &config.backbone_config,
+            )?,
+            input_projection: InputProjection::load(vb_m.pp("input_proj_vision"), config)?,
+            level_embed: vb_m.get((config.num_feature_levels, d), "level_embed")?,
+            text_backbone: Bert::load(vb_m.pp("text_backbone"), &config.text_config)?,
+            text_projection: candle_nn::linear(
+                config.text_config.hidden_size,
+                d,
+                vb_m.pp("text_projection"),
+            )?,
+            encoder: Encoder::load(vb_m.pp("encoder"), config)?,
+            query_selection: QuerySelection::load(vb_m.clone(), config)?,
+            query_embeddings,
+            decoder: Decoder::load(vb_m.pp("decoder"), config)?,
+            box_heads,
+            config: config.clone(),
+        })
+    }
+
+    /// The configuration it was loaded with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Normalised pixels `[B, 3, H, W]`, padded at the bottom and the right, and each image's own size
+    /// `(height, width)` in them; to what [`GroundingDino::detect`] needs of the images.
+    pub fn encode_image(
+        &self,
+        pixel_values: &Tensor,
+        valid_sizes: &[(usize, usize)],
+    ) -> Result<VisionFeatures> {
+        let (batch, _, height, width) = pixel_values.dims4()?;
+        if valid_sizes.len() != batch {
+            candle_core::bail!("{batch} images, but {} sizes", valid_sizes.len())
+        }
+        let (device, dtype) = (pixel_values.device(), pixel_values.dtype());
+        let maps = self.backbone.forward(pixel_values)?;
+        let sources = self.input_projection.forward(&maps)?;
+        let shapes = sources
+            .iter()
+            .map(|map| map.dims4().map(|(_, _, height, width)| (height, width)))
+            .collect::<Result<Vec<_>>>()?;
+        let pyramid = Pyramid::new((height, width), valid_sizes, &shapes);
+        let flat = sources
+            .iter()
+            .map(|map| map.flatten_from(2)?.transpose(1, 2))
+            .collect::<Result<Vec<_>>>()?;
+        let d = self.config.d_model;
+        let temperature = self.config.positional_embedding_temperature;
+        let sines = pyramid.sine_positions(d, temperature, device)?;
+        let level_positions = pyramid
+            .levels()
+            .iter()
+            .enumerate()
+            .map(|(i, level)| {
+                self.level_embed
+                    .narrow(0, i, 1)?
+                    .broadcast_as((level.tokens(), d))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let level_positions = Tensor::cat(&level_positions, 0)?;
+        Ok(VisionFeatures {
+            hidden_states: Tensor::cat(&flat, 1)?.contiguous()?,
+            positions: sines.to_dtype(dtype)?.broadcast_add(&level_positions)?,
+            token_mask: pyramid.token_mask(device)?,
+            pyramid,
+        })
+    }
+
+    /// BERT and the projection of its output: `[B, T, d]`.
+    pub fn encode_text(&self, tokens: &TextTokens) -> Result<Tensor> {
+        let dtype = self.level_embed.dtype();
+        let token_types = tokens.input_ids.zeros_like()?;
+        let bias = tokens.phrase_bias.to_dtype(dtype)?;
+        self.text_backbone
+            .forward(&tokens.input_ids, &token_types, &tokens.position_ids, &bias)?
+            .apply(&self.text_projection)
+    }
+
+    /// Finds what the captions name: one caption per image of `features`.
+    ///
+    /// # Errors
+    /// If a caption is longer than `max_text_len` tokens, or there are not as many as images.
+    pub fn detect(&self, features: &VisionFeatures, tokens: &TextTokens) -> Result<Output> {
+        let (captions, length) = tokens.input_ids.dims2()?;
+        let batch = features.hidden_states.dim(0)?;
+        if captions != batch {
+            candle_core::bail!("{batch} images, but {captions} captions")
+        }
+        if length > self.config.max_text_len {
+            let limit = self.config.max_text_len;
+            candle_core::bail!("a caption of {length} tokens; the model takes {limit}")
+        }
+        let text = self.encode_text(tokens)?;
+        let text_bias = tokens.padding_bias(text.dtype())?;
+        let (vision, text) = self.encoder.forward(features, &text, tokens)?;
+        let pyramid = &features.pyramid;
+        let proposals = self
+            .query_selection
+            .forward(&vision, &text, &text_bias, pyramid)?;
+        let reference_points = candle_nn::ops::sigmoid(&proposals.coord_logits)?;
+        let queries = match &self.query_embeddings {
+            Some(embeddings) => {
+                let (_, count, d) = proposals.object_queries.dims3()?;
+                let embeddings = embeddings.narrow(0, 0, count)?.unsqueeze(0)?;
+                embeddings.broadcast_as((batch, count, d))?.contiguous()?
+            }
+            None => proposals.object_queries,
+        };
+        let input = DecoderInput {
+            memory: Memory {
+                hidden_states: &vision,
+                token_mask: features.token_mask.as_ref(),
+                pyramid,
+            },
+            text: &text,
+            text_bias: &text_bias,
+        };
+        let decoded = self
+            .decoder
+            .forward(&queries, &reference_points, input, &self.box_heads)?;
+
+        let last = decoded.hidden_states.len().checked_sub(1);
+        let (Some(last), Some(box_head)) = (last, self.box_heads.last()) else {
+            candle_core::bail!("decoder_layers=0: there is nothing to decode")
+        };
+        let hidden_states = &decoded.hidden_states[last];
+        let before = match last {
+            0 => &reference_points,
+            _ => &decoded.reference_points[last - 1],
+        };
+        let delta = box_head.forward(hidden_states)?.to_dtype(DType::F32)?;
+        Ok(Output {
+            logits: contrastive_logits(hidden_states, &text, &text_bias)?.to_dtype(DType::F32)?,
+            pred_boxes: candle_nn::ops::sigmoid(&(delta + inverse_sigmoid(before)?)?)?,
+        })
+    }
+}
+
+/// `GroundingDinoContrastiveEmbedding`: `[B, Q, d]` against text `[B, T, d]`, `[B, Q, T]`; padding, as
+/// told by `text_bias` `[B, 1, T]`, ends near minus infinity.
+fn contrastive_logits(queries: &Tensor, text: &Tensor, text_bias: &Tensor) -> Result<Tensor> {
+    queries
+        .matmul(&text.transpose(1, 2)?)?
+        .broadcast_add(text_bias)
+}
+
+/// `GroundingDinoMultiheadAttention`: projections of equal width.
+fn multihead_attention(vb: VarBuilder, width: usize, heads: usize) -> Result<MultiheadAttention> {
+    let linear = |name: &str| candle_nn::linear(width, width, vb.pp(name));
+    Ok(MultiheadAttention::new(
+        linear("query")?,
+        linear("key")?,
+        linear("value")?,
+        linear("out_proj")?,
+        heads,
+    ))
+}

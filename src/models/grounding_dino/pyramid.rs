@@ -1,0 +1,242 @@
+//! The geometry of a batch's feature maps: sizes, which part of each is image and which is padding,
+//! and the positions that follow from it. Plain numbers, computed on the host and uploaded.
+
+use std::f32::consts::TAU;
+
+use candle_core::{Device, Result, Tensor};
+
+/// One feature map: its size, and per image how much of it is not padding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Level {
+    /// Rows of the map.
+    pub height: usize,
+    /// Columns of the map.
+    pub width: usize,
+    /// Per image: `(rows, columns)` that show image, counted from the top left.
+    pub valid: Vec<(usize, usize)>,
+}
+
+impl Level {
+    /// Tokens of one image on this level.
+    pub fn tokens(&self) -> usize {
+        self.height * self.width
+    }
+
+    /// The valid share of the level, `(width, height)` in 0..1 (`get_valid_ratio`).
+    fn valid_ratio(&self, image: usize) -> (f32, f32) {
+        let (rows, columns) = self.valid[image];
+        (
+            columns as f32 / self.width as f32,
+            rows as f32 / self.height as f32,
+        )
+    }
+}
+
+/// The levels of a batch, the finest first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pyramid {
+    levels: Vec<Level>,
+    batch: usize,
+}
+
+/// A token's place: image, level, row and column.
+struct Place<'a> {
+    image: usize,
+    index: usize,
+    level: &'a Level,
+    y: usize,
+    x: usize,
+}
+
+impl Place<'_> {
+    fn is_valid(&self) -> bool {
+        let (rows, columns) = self.level.valid[self.image];
+        self.y < rows && self.x < columns
+    }
+}
+
+impl Pyramid {
+    /// `padded` is the batch's pixel size `(height, width)`, `valid` each image's own size in it,
+    /// `shapes` the size of each feature map.
+    pub fn new(
+        padded: (usize, usize),
+        valid: &[(usize, usize)],
+        shapes: &[(usize, usize)],
+    ) -> Self {
+        let levels = shapes
+            .iter()
+            .map(|&(height, width)| Level {
+                height,
+                width,
+                valid: valid
+                    .iter()
+                    .map(|&(rows, columns)| {
+                        let rows = nearest_extent(rows, padded.0, height);
+                        (rows, nearest_extent(columns, padded.1, width))
+                    })
+                    .collect(),
+            })
+            .collect();
+        let batch = valid.len();
+        Self { levels, batch }
+    }
+
+    /// The levels, the finest first.
+    pub fn levels(&self) -> &[Level] {
+        &self.levels
+    }
+
+    /// Tokens of one image over all levels: N.
+    pub fn tokens(&self) -> usize {
+        self.levels.iter().map(Level::tokens).sum()
+    }
+
+    /// `[B, N]` of 1 for image and 0 for padding; `None` where nothing is padding.
+    pub fn token_mask(&self, device: &Device) -> Result<Option<Tensor>> {
+        let mask: Vec<f32> = self
+            .places()
+            .map(|place| f32::from(u8::from(place.is_valid())))
+            .collect();
+        if mask.iter().all(|valid| *valid == 1.0) {
+            return Ok(None);
+        }
+        Tensor::from_vec(mask, (self.batch, self.tokens()), device).map(Some)
+    }
+
+    /// `[B, L, 2]`: the valid share of each level, `(width, height)` in 0..1.
+    pub fn valid_ratios(&self, device: &Device) -> Result<Tensor> {
+        let ratios: Vec<f32> = (0..self.batch)
+            .flat_map(|image| {
+                self.levels
+                    .iter()
+                    .map(move |level| level.valid_ratio(image))
+            })
+            .flat_map(|(width, height)| [width, height])
+            .collect();
+        Tensor::from_vec(ratios, (self.batch, self.levels.len(), 2), device)
+    }
+
+    /// `[B, N, dim]`: sine positions (`GroundingDinoSinePositionEmbedding`): y in the first half of
+    /// the channels, x in the second, each normalised to 0..2 pi over the valid area.
+    pub fn sine_positions(&self, dim: usize, temperature: f32, device: &Device) -> Result<Tensor> {
+        let divisors = sine_divisors(dim / 2, temperature);
+        let mut positions = Vec::with_capacity(self.batch * self.tokens() * dim);
+        for place in self.places() {
+            let (rows, columns) = place.level.valid[place.image];
+            // how many valid cells lie up to here, of how many: the reference sums the mask
+            let inside = |within: bool, count: usize, of: usize| {
+                if within { (count.min(of), of) } else { (0, 0) }
+            };
+            for (count, of) in [
+                inside(place.x < columns, place.y + 1, rows),
+                inside(place.y < rows, place.x + 1, columns),
+            ] {
+                let angle = count as f32 / (of as f32 + 1e-6) * TAU;
+                push_sines(angle, &divisors, &mut positions);
+            }
+        }
+        Tensor::from_vec(positions, (self.batch, self.tokens(), dim), device)
+    }
+
+    /// `[B, N, L, 2]`: every token's centre `(x, y)`, 0..1 of the valid area, as seen on each level
+    /// (`get_reference_points`).
+    pub fn reference_points(&self, device: &Device) -> Result<Tensor> {
+        let mut points = Vec::with_capacity(self.batch * self.tokens() * self.levels.len() * 2);
+        for place in self.places() {
+            let (ratio_x, ratio_y) = place.level.valid_ratio(place.image);
+            let x = (place.x as f32 + 0.5) / (ratio_x * place.level.width as f32);
+            let y = (place.y as f32 + 0.5) / (ratio_y * place.level.height as f32);
+            for level in &self.levels {
+                let (ratio_x, ratio_y) = level.valid_ratio(place.image);
+                points.extend([x * ratio_x, y * ratio_y]);
+            }
+        }
+        let shape = (self.batch, self.tokens(), self.levels.len(), 2);
+        Tensor::from_vec(points, shape, device)
+    }
+
+    /// A box around every token's centre, as logits of cxcywh `[B, N, 4]` (infinite where the box is
+    /// of no use), and `[B, N, 1]` of 1 where it is of use (`generate_encoder_output_proposals`).
+    pub fn proposals(&self, device: &Device) -> Result<(Tensor, Tensor)> {
+        let (mut logits, mut useful) = (vec![], vec![]);
+        for place in self.places() {
+            let (rows, columns) = place.level.valid[place.image];
+            let side = 0.05 * 2f32.powi(place.index as i32);
+            let proposal = [
+                (place.x as f32 + 0.5) / columns as f32,
+                (place.y as f32 + 0.5) / rows as f32,
+                side,
+                side,
+            ];
+            let use_it = place.is_valid() && proposal.iter().all(|p| *p > 0.01 && *p < 0.99);
+            useful.push(f32::from(u8::from(use_it)));
+            logits.extend(proposal.map(|p| {
+                if use_it {
+                    (p / (1.0 - p)).ln()
+                } else {
+                    f32::INFINITY
+                }
+            }));
+        }
+        let tokens = self.tokens();
+        Ok((
+            Tensor::from_vec(logits, (self.batch, tokens, 4), device)?,
+            Tensor::from_vec(useful, (self.batch, tokens, 1), device)?,
+        ))
+    }
+
+    /// Every token of the batch, in the order of the flattened sequence.
+    fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        (0..self.batch).flat_map(move |image| {
+            self.levels
+                .iter()
+                .enumerate()
+                .flat_map(move |(index, level)| {
+                    (0..level.tokens()).map(move |token| Place {
+                        image,
+                        index,
+                        level,
+                        y: token / level.width,
+                        x: token % level.width,
+                    })
+                })
+        })
+    }
+}
+
+/// How many of `cells` read a valid pixel when a mask of `padded` pixels, `valid` of them set, is
+/// sampled by nearest neighbour (`torch.nn.functional.interpolate`).
+fn nearest_extent(valid: usize, padded: usize, cells: usize) -> usize {
+    let scale = padded as f32 / cells as f32;
+    (0..cells)
+        .take_while(|cell| ((*cell as f32 * scale) as usize).min(padded - 1) < valid)
+        .count()
+}
+
+/// `temperature ^ (2 floor(i / 2) / dim)` for the `dim` channels of one coordinate.
+pub(super) fn sine_divisors(dim: usize, temperature: f32) -> Vec<f32> {
+    (0..dim)
+        .map(|i| temperature.powf((2 * (i / 2)) as f32 / dim as f32))
+        .collect()
+}
+
+/// The sine (even channels) and cosine (odd channels) of an angle over the divisors.
+fn push_sines(angle: f32, divisors: &[f32], out: &mut Vec<f32>) {
+    out.extend(divisors.iter().enumerate().map(|(i, divisor)| {
+        let angle = angle / divisor;
+        if i % 2 == 0 { angle.sin() } else { angle.cos() }
+    }));
+}
+
+/// Sine embedding of coordinates on the device (`get_sine_pos_embed`): `[..., 1]` to `[..., dim]`.
+pub(super) fn sine_embedding(position: &Tensor, dim: usize, temperature: f32) -> Result<Tensor> {
+    // sin at the even channels, cos at the odd ones, which share a divisor two by two
+    let divisors: Vec<f32> = sine_divisors(dim, temperature)
+        .into_iter()
+        .step_by(2)
+        .collect();
+    let divisors = Tensor::new(divisors, position.device())?;
+    let angles = (position * f64::from(TAU))?.broadcast_div(&divisors)?;
+    let rank = angles.rank();
+    Tensor::stack(&[angles.sin()?, angles.cos()?], rank)?.flatten(rank - 1, rank)
+}

@@ -1,0 +1,50 @@
+//! Self-attention among the text tokens of each phrase, inside the encoder.
+
+use candle_core::{Module, Result, Tensor};
+use candle_nn::{Activation, Linear, VarBuilder};
+
+use super::config::Config;
+use super::multihead_attention;
+use crate::models::layers::{LayerNorm, MultiheadAttention, layer_norm};
+
+/// `GroundingDinoTextEnhancerLayer`.
+#[derive(Debug, Clone)]
+pub struct TextEnhancerLayer {
+    self_attn: MultiheadAttention,
+    norm_before: LayerNorm,
+    fc1: Linear,
+    activation: Activation,
+    fc2: Linear,
+    norm_after: LayerNorm,
+}
+
+impl TextEnhancerLayer {
+    /// Loads `self_attn`, `fc1`, `fc2`, `layer_norm_before`, `layer_norm_after`.
+    pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
+        let (d, eps) = (config.d_model, config.layer_norm_eps);
+        let heads = config.encoder_attention_heads / 2;
+        let width = config.encoder_ffn_dim / 2;
+        Ok(Self {
+            self_attn: multihead_attention(vb.pp("self_attn"), d, heads)?,
+            norm_before: layer_norm(d, eps, vb.pp("layer_norm_before"))?,
+            fc1: candle_nn::linear(d, width, vb.pp("fc1"))?,
+            activation: config.activation_function,
+            fc2: candle_nn::linear(width, d, vb.pp("fc2"))?,
+            norm_after: layer_norm(d, eps, vb.pp("layer_norm_after"))?,
+        })
+    }
+
+    /// Text `[B, T, d]`, its sine positions `[B, T, d]`, and the additive phrase mask
+    /// `[B, 1, T, T]`; to `[B, T, d]`.
+    pub fn forward(&self, text: &Tensor, positions: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let _span = tracing::debug_span!("text_enhancer").entered();
+        let queries = (text + positions)?;
+        let attended = self
+            .self_attn
+            .forward(&queries, &queries, text, Some(bias))?;
+        let text = self.norm_before.forward(&(text + attended)?)?;
+        let widened = text.apply(&self.fc1)?.apply(&self.activation)?;
+        let output = widened.apply(&self.fc2)?;
+        self.norm_after.forward(&(text + output)?)
+    }
+}

@@ -1,0 +1,206 @@
+//! `config.json` of a SAM checkpoint.
+
+use candle_nn::Activation;
+use serde::{Deserialize, Deserializer};
+
+/// `SamConfig`, with the reference's defaults: a published file may list every field or only those
+/// that differ.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // the reference's own field names
+pub struct Config {
+    #[serde(deserialize_with = "or_default")]
+    pub vision_config: VisionConfig,
+    #[serde(deserialize_with = "or_default")]
+    pub prompt_encoder_config: PromptEncoderConfig,
+    #[serde(deserialize_with = "or_default")]
+    pub mask_decoder_config: MaskDecoderConfig,
+}
+
+/// `SamVisionConfig`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct VisionConfig {
+    pub hidden_size: usize,
+    pub output_channels: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_channels: usize,
+    pub image_size: usize,
+    pub patch_size: usize,
+    pub hidden_act: Activation,
+    pub layer_norm_eps: f64,
+    pub qkv_bias: bool,
+    pub mlp_ratio: f64,
+    pub use_abs_pos: bool,
+    pub use_rel_pos: bool,
+    pub window_size: usize,
+    pub global_attn_indexes: Vec<usize>,
+    pub num_pos_feats: usize,
+    pub mlp_dim: Option<usize>,
+}
+
+/// `SamPromptEncoderConfig`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct PromptEncoderConfig {
+    pub hidden_size: usize,
+    pub image_size: usize,
+    pub patch_size: usize,
+    pub mask_input_channels: usize,
+    pub num_point_embeddings: usize,
+    pub hidden_act: Activation,
+    pub layer_norm_eps: f64,
+}
+
+/// `SamMaskDecoderConfig`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct MaskDecoderConfig {
+    pub hidden_size: usize,
+    pub hidden_act: Activation,
+    pub mlp_dim: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub attention_downsample_rate: usize,
+    pub num_multimask_outputs: usize,
+    pub iou_head_depth: usize,
+    pub iou_head_hidden_dim: usize,
+    pub layer_norm_eps: f64,
+}
+
+impl Default for VisionConfig {
+    fn default() -> Self {
+        Self {
+            hidden_size: 768,
+            output_channels: 256,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            num_channels: 3,
+            image_size: 1024,
+            patch_size: 16,
+            hidden_act: Activation::Gelu,
+            layer_norm_eps: 1e-6,
+            qkv_bias: true,
+            mlp_ratio: 4.0,
+            use_abs_pos: true,
+            use_rel_pos: true,
+            window_size: 14,
+            global_attn_indexes: vec![2, 5, 8, 11],
+            num_pos_feats: 128,
+            mlp_dim: None,
+        }
+    }
+}
+
+impl Default for PromptEncoderConfig {
+    fn default() -> Self {
+        Self {
+            hidden_size: 256,
+            image_size: 1024,
+            patch_size: 16,
+            mask_input_channels: 16,
+            num_point_embeddings: 4,
+            hidden_act: Activation::Gelu,
+            layer_norm_eps: 1e-6,
+        }
+    }
+}
+
+impl Default for MaskDecoderConfig {
+    fn default() -> Self {
+        Self {
+            hidden_size: 256,
+            hidden_act: Activation::Relu,
+            mlp_dim: 2048,
+            num_hidden_layers: 2,
+            num_attention_heads: 8,
+            attention_downsample_rate: 2,
+            num_multimask_outputs: 3,
+            iou_head_depth: 3,
+            iou_head_hidden_dim: 256,
+            layer_norm_eps: 1e-6,
+        }
+    }
+}
+
+impl VisionConfig {
+    /// Rows and columns of the image embedding.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size.max(1)
+    }
+}
+
+impl Config {
+    /// Whether the model can be built from these fields.
+    ///
+    /// # Errors
+    /// A sentence that names the fields and values that do not fit.
+    pub fn validate(&self) -> Result<(), String> {
+        let (vision, prompt, decoder) = (
+            &self.vision_config,
+            &self.prompt_encoder_config,
+            &self.mask_decoder_config,
+        );
+        let divides = |name: &str, parts: usize, whole: usize| {
+            if parts == 0 || whole % parts != 0 {
+                return Err(format!("{name}={parts} does not divide {whole}"));
+            }
+            Ok(())
+        };
+        divides(
+            "vision num_attention_heads",
+            vision.num_attention_heads,
+            vision.hidden_size,
+        )?;
+        divides("vision patch_size", vision.patch_size, vision.image_size)?;
+        divides("mask_input_channels' 4", 4, prompt.mask_input_channels)?;
+        divides("mask decoder hidden_size's 8", 8, decoder.hidden_size)?;
+        divides(
+            "attention_downsample_rate",
+            decoder.attention_downsample_rate,
+            decoder.hidden_size,
+        )?;
+        for rate in [2, decoder.attention_downsample_rate] {
+            let inner = decoder.hidden_size / rate;
+            divides(
+                "mask decoder num_attention_heads",
+                decoder.num_attention_heads,
+                inner,
+            )?;
+        }
+        let widths = [
+            vision.output_channels,
+            prompt.hidden_size,
+            decoder.hidden_size,
+        ];
+        let widths = [widths[0], widths[1], widths[2], 2 * vision.num_pos_feats];
+        if widths.iter().any(|width| *width != widths[0]) {
+            return Err(format!(
+                "output_channels, the prompt encoder's and mask decoder's hidden_size and twice \
+                 num_pos_feats must be equal, but are {widths:?}"
+            ));
+        }
+        if (prompt.image_size, prompt.patch_size) != (vision.image_size, vision.patch_size) {
+            return Err("vision and prompt encoder differ in image_size or patch_size".to_owned());
+        }
+        if prompt.num_point_embeddings != 4 {
+            return Err(format!(
+                "num_point_embeddings={}, not 4",
+                prompt.num_point_embeddings
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}

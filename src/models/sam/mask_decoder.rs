@@ -1,0 +1,163 @@
+//! The mask decoder: image and prompt embeddings to masks and their expected quality.
+
+use candle_core::{IndexOp, Module, Result, Tensor};
+use candle_nn::{Linear, VarBuilder};
+
+use super::config::MaskDecoderConfig;
+use super::two_way_transformer::TwoWayTransformer;
+use crate::models::layers::{LayerNorm, Upscale2x, layer_norm};
+
+/// `SamMaskDecoder`.
+#[derive(Debug, Clone)]
+pub struct MaskDecoder {
+    /// `[1 + M, C]`: the IoU token and the mask tokens.
+    output_tokens: Tensor,
+    transformer: TwoWayTransformer,
+    upscale1: Upscale2x,
+    upscale_norm: LayerNorm,
+    upscale2: Upscale2x,
+    hypernetworks: Vec<FeedForward>,
+    iou_head: FeedForward,
+}
+
+/// Masks of `K` prompts.
+#[derive(Debug, Clone)]
+pub struct Masks {
+    /// `[K, M, 4 G, 4 G]`: logits; above 0 is mask.
+    pub low_res_masks: Tensor,
+    /// `[K, M]`: the IoU each mask is expected to have with the object.
+    pub iou_scores: Tensor,
+}
+
+impl MaskDecoder {
+    /// Loads the tokens, `transformer`, `upscale_*`, `output_hypernetworks_mlps.{i}` and
+    /// `iou_prediction_head`.
+    pub fn load(vb: VarBuilder, config: &MaskDecoderConfig) -> Result<Self> {
+        let width = config.hidden_size;
+        let masks = config.num_multimask_outputs + 1;
+        let iou_token = vb.get((1, width), "iou_token.weight")?;
+        let mask_tokens = vb.get((masks, width), "mask_tokens.weight")?;
+        let hypernetworks = (0..masks)
+            .map(|i| {
+                let vb = vb.pp("output_hypernetworks_mlps").pp(i);
+                FeedForward::load([width, width, width / 8], 3, vb)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            output_tokens: Tensor::cat(&[iou_token, mask_tokens], 0)?,
+            transformer: TwoWayTransformer::load(vb.pp("transformer"), config)?,
+            upscale1: Upscale2x::load(width, width / 4, vb.pp("upscale_conv1"))?,
+            upscale_norm: layer_norm(width / 4, 1e-6, vb.pp("upscale_layer_norm"))?,
+            upscale2: Upscale2x::load(width / 4, width / 8, vb.pp("upscale_conv2"))?,
+            hypernetworks,
+            iou_head: FeedForward::load(
+                [width, config.iou_head_hidden_dim, masks],
+                config.iou_head_depth,
+                vb.pp("iou_prediction_head"),
+            )?,
+        })
+    }
+
+    /// One image's embeddings `[1, C, G, G]` and their positions `[1, G^2, C]`, sparse prompts
+    /// `[K, S, C]` and dense ones `[K or 1, C, G or 1, G or 1]`; to one mask per prompt
+    /// (`multimask` false) or several of different extent.
+    pub fn forward(
+        &self,
+        image_embeddings: &Tensor,
+        image_positions: &Tensor,
+        sparse_embeddings: &Tensor,
+        dense_embeddings: &Tensor,
+        multimask: bool,
+    ) -> Result<Masks> {
+        let (tokens, image) = self.transform(
+            image_embeddings,
+            image_positions,
+            sparse_embeddings,
+            dense_embeddings,
+        )?;
+        let prompts = tokens.dim(0)?;
+        let grid = image_embeddings.dim(2)?;
+        let upscaled = self
+            .upscale1
+            .forward(&image.reshape((prompts, grid, grid, ()))?)?;
+        let upscaled = self.upscale_norm.forward(&upscaled)?.gelu_erf()?;
+        let upscaled = self.upscale2.forward(&upscaled)?.gelu_erf()?;
+        // [K, 16 G^2, C / 8]
+        let upscaled = upscaled.flatten(1, 2)?;
+
+        let wanted = if multimask {
+            1..self.hypernetworks.len()
+        } else {
+            0..1
+        };
+        let weights = wanted
+            .clone()
+            .map(|i| self.hypernetworks[i].forward(&tokens.i((.., 1 + i))?.contiguous()?))
+            .collect::<Result<Vec<_>>>()?;
+        let weights = Tensor::stack(&weights, 1)?;
+        let low_res_masks = weights.matmul(&upscaled.transpose(1, 2)?)?.reshape((
+            prompts,
+            wanted.len(),
+            4 * grid,
+            4 * grid,
+        ))?;
+        let iou_scores = self
+            .iou_head
+            .forward(&tokens.i((.., 0))?.contiguous()?)?
+            .narrow(1, wanted.start, wanted.len())?;
+        Ok(Masks {
+            low_res_masks,
+            iou_scores,
+        })
+    }
+
+    /// The two-way transformer's tokens `[K, 1 + M + S, C]` and image `[K, G^2, C]`.
+    pub fn transform(
+        &self,
+        image_embeddings: &Tensor,
+        image_positions: &Tensor,
+        sparse_embeddings: &Tensor,
+        dense_embeddings: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let _span = tracing::debug_span!("two_way_transformer").entered();
+        let (prompts, _, width) = sparse_embeddings.dims3()?;
+        let output_tokens = self.output_tokens.unsqueeze(0)?;
+        let count = output_tokens.dim(1)?;
+        let output_tokens = output_tokens.broadcast_as((prompts, count, width))?;
+        let tokens = Tensor::cat(&[&output_tokens.contiguous()?, sparse_embeddings], 1)?;
+        let image = image_embeddings
+            .broadcast_add(dense_embeddings)?
+            .flatten_from(2)?
+            .transpose(1, 2)?;
+        let (_, cells, width) = image.dims3()?;
+        let image = image.broadcast_as((prompts, cells, width))?.contiguous()?;
+        self.transformer.forward(&tokens, &image, image_positions)
+    }
+}
+
+/// `SamFeedForward`: linear layers with ReLU between them.
+#[derive(Debug, Clone)]
+struct FeedForward(Vec<Linear>);
+
+impl FeedForward {
+    /// Widths of the input, of what lies between, and of the output; `depth` linear layers, 2 or more.
+    fn load([input, hidden, output]: [usize; 3], depth: usize, vb: VarBuilder) -> Result<Self> {
+        let mut layers = vec![candle_nn::linear(input, hidden, vb.pp("proj_in"))?];
+        for i in 0..depth.saturating_sub(2) {
+            layers.push(candle_nn::linear(hidden, hidden, vb.pp("layers").pp(i))?);
+        }
+        layers.push(candle_nn::linear(hidden, output, vb.pp("proj_out"))?);
+        Ok(Self(layers))
+    }
+
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let mut xs = xs.clone();
+        for (i, layer) in self.0.iter().enumerate() {
+            xs = layer.forward(&xs)?;
+            if i + 1 < self.0.len() {
+                xs = xs.relu()?;
+            }
+        }
+        Ok(xs)
+    }
+}

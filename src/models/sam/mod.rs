@@ -1,0 +1,148 @@
+//! SAM, the segmenter (Kirillov et al. 2023, <https://arxiv.org/abs/2304.02643>).
+//!
+//! [`Sam::encode_image`] is the expensive part and knows no prompt; [`Sam::predict_masks`] answers any
+//! number of prompts on its result.
+
+pub mod config;
+pub mod image_encoder;
+pub mod mask_decoder;
+pub mod prompt_encoder;
+pub mod two_way_transformer;
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+pub use config::Config;
+pub use mask_decoder::Masks;
+pub use prompt_encoder::PointLabel;
+
+use self::image_encoder::ImageEncoder;
+use self::mask_decoder::MaskDecoder;
+use self::prompt_encoder::{PositionEmbedding, PromptEncoder};
+
+/// `SamModel`.
+#[derive(Debug, Clone)]
+pub struct Sam {
+    image_encoder: ImageEncoder,
+    prompt_encoder: PromptEncoder,
+    mask_decoder: MaskDecoder,
+    /// `[1, G^2, C]`: the positions of the image embedding's cells.
+    image_positions: Tensor,
+    config: Config,
+}
+
+/// What to segment in one image: `K` objects, each named by points, by a box, or by both, and
+/// possibly by an earlier mask. Everything is in pixels of the model's input.
+#[derive(Debug, Clone, Default)]
+pub struct Prompts {
+    /// Per object: its points, the same number for each ([`PointLabel::Padding`] fills up).
+    pub points: Option<Vec<Vec<((f32, f32), PointLabel)>>>,
+    /// Per object: its box, xyxy.
+    pub boxes: Option<Vec<[f32; 4]>>,
+    /// `[K or 1, 1, 4 G, 4 G]`: mask logits of an earlier answer.
+    pub masks: Option<Tensor>,
+}
+
+impl Sam {
+    /// Loads a checkpoint in the published names.
+    ///
+    /// # Errors
+    /// If the configuration cannot be built, or a tensor is missing or of another shape; the message
+    /// names it.
+    pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
+        config.validate().map_err(candle_core::Error::Msg)?;
+        let vision = &config.vision_config;
+        let positions =
+            PositionEmbedding::load(vision.num_pos_feats, vb.pp("shared_image_embedding"))?;
+        let image_positions = positions.of_grid(vision.grid(), vb.device())?;
+        Ok(Self {
+            image_encoder: ImageEncoder::load(vb.pp("vision_encoder"), vision)?,
+            prompt_encoder: PromptEncoder::load(
+                vb.pp("prompt_encoder"),
+                &config.prompt_encoder_config,
+                positions,
+            )?,
+            mask_decoder: MaskDecoder::load(vb.pp("mask_decoder"), &config.mask_decoder_config)?,
+            image_positions,
+            config: config.clone(),
+        })
+    }
+
+    /// The configuration it was loaded with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The image encoder.
+    pub fn image_encoder(&self) -> &ImageEncoder {
+        &self.image_encoder
+    }
+
+    /// The prompt encoder.
+    pub fn prompt_encoder(&self) -> &PromptEncoder {
+        &self.prompt_encoder
+    }
+
+    /// The mask decoder.
+    pub fn mask_decoder(&self) -> &MaskDecoder {
+        &self.mask_decoder
+    }
+
+    /// `[1, G^2, C]`: the positions of the image embedding's cells, row by row.
+    pub fn image_positions(&self) -> &Tensor {
+        &self.image_positions
+    }
+
+    /// Normalised, zero-padded pixels `[1, 3, S, S]` to the image embeddings `[1, C, G, G]`.
+    pub fn encode_image(&self, pixel_values: &Tensor) -> Result<Tensor> {
+        self.image_encoder.forward(pixel_values)
+    }
+
+    /// The sparse embeddings `[K, S, C]` of the prompts' points and boxes.
+    ///
+    /// # Errors
+    /// If there is neither a point nor a box, or not as many of one as of the other.
+    pub fn embed_prompts(&self, prompts: &Prompts) -> Result<Tensor> {
+        let encoder = &self.prompt_encoder;
+        match (&prompts.points, &prompts.boxes) {
+            (Some(points), None) => encoder.embed_points(points, true),
+            (None, Some(boxes)) => encoder.embed_boxes(boxes),
+            (Some(points), Some(boxes)) if points.len() == boxes.len() => Tensor::cat(
+                &[
+                    encoder.embed_points(points, false)?,
+                    encoder.embed_boxes(boxes)?,
+                ],
+                1,
+            ),
+            (Some(points), Some(boxes)) => candle_core::bail!(
+                "points for {} objects, but boxes for {}",
+                points.len(),
+                boxes.len()
+            ),
+            (None, None) => candle_core::bail!("a prompt without points and boxes"),
+        }
+    }
+
+    /// The masks of `K` prompts on one image's embeddings: one each, or with `multimask` several of
+    /// different extent.
+    ///
+    /// # Errors
+    /// See [`Sam::embed_prompts`].
+    pub fn predict_masks(
+        &self,
+        image_embeddings: &Tensor,
+        prompts: &Prompts,
+        multimask: bool,
+    ) -> Result<Masks> {
+        let _span = tracing::debug_span!("mask_decoder").entered();
+        let sparse = self.embed_prompts(prompts)?;
+        let dense = self.prompt_encoder.embed_masks(prompts.masks.as_ref())?;
+        self.mask_decoder.forward(
+            image_embeddings,
+            &self.image_positions,
+            &sparse,
+            &dense,
+            multimask,
+        )
+    }
+}

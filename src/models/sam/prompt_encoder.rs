@@ -1,0 +1,195 @@
+//! The prompt encoder: points, boxes and masks to embeddings.
+
+use std::f64::consts::TAU;
+
+use candle_core::{D, Device, Result, Tensor};
+use candle_nn::{Activation, Conv2d, Conv2dConfig, VarBuilder};
+
+use super::config::PromptEncoderConfig;
+use crate::models::layers::LayerNorm2d;
+
+/// What a point says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PointLabel {
+    /// Not part of the object: label 0 of the reference.
+    Background,
+    /// Part of the object: label 1.
+    Foreground,
+    /// No point: fills up the points of an object that has fewer than another; label -10, whose
+    /// embedding is zero.
+    Padding,
+}
+
+/// `SamPositionalEmbedding`: random Fourier features of a place.
+#[derive(Debug, Clone)]
+pub struct PositionEmbedding {
+    /// `[2, F]`.
+    matrix: Tensor,
+}
+
+impl PositionEmbedding {
+    /// Loads `positional_embedding`.
+    pub fn load(features: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            matrix: vb.get((2, features), "positional_embedding")?,
+        })
+    }
+
+    /// Places `(x, y)` in 0..1, `[..., 2]`, to `[..., 2 F]`.
+    pub fn forward(&self, places: &Tensor) -> Result<Tensor> {
+        let angles = ((places * 2.0)? - 1.0)?.broadcast_matmul(&self.matrix)?;
+        let angles = (angles * TAU)?;
+        Tensor::cat(&[angles.sin()?, angles.cos()?], D::Minus1)
+    }
+
+    /// The centres of a `grid` x `grid` map: `[1, grid^2, 2 F]`, row by row.
+    pub fn of_grid(&self, grid: usize, device: &Device) -> Result<Tensor> {
+        let centre = |i: usize| (i as f32 + 0.5) / grid as f32;
+        let places: Vec<f32> = (0..grid * grid)
+            .flat_map(|i| [centre(i % grid), centre(i / grid)])
+            .collect();
+        let places = Tensor::from_vec(places, (1, grid * grid, 2), device)?;
+        self.forward(&places.to_dtype(self.matrix.dtype())?)
+    }
+}
+
+/// `SamPromptEncoder`.
+#[derive(Debug, Clone)]
+pub struct PromptEncoder {
+    positions: PositionEmbedding,
+    /// `[4, C]`: what is added for padding (zero), for no point, background, foreground.
+    point_kinds: Tensor,
+    /// `[2, C]`: what is added for a box's top left and bottom right corner.
+    corner_kinds: Tensor,
+    /// `[1, C, 1, 1]`.
+    no_mask_embed: Tensor,
+    mask_embed: MaskEmbedding,
+    image_size: usize,
+}
+
+impl PromptEncoder {
+    /// Loads `point_embed.{i}`, `not_a_point_embed`, `no_mask_embed` and `mask_embed`.
+    pub fn load(
+        vb: VarBuilder,
+        config: &PromptEncoderConfig,
+        positions: PositionEmbedding,
+    ) -> Result<Self> {
+        let width = config.hidden_size;
+        let embedding = |name: &str| vb.pp(name).get((1, width), "weight");
+        let no_point = embedding("not_a_point_embed")?;
+        let point = |i: usize| embedding(&format!("point_embed.{i}"));
+        Ok(Self {
+            positions,
+            point_kinds: Tensor::cat(&[no_point.zeros_like()?, no_point, point(0)?, point(1)?], 0)?,
+            corner_kinds: Tensor::cat(&[point(2)?, point(3)?], 0)?,
+            no_mask_embed: embedding("no_mask_embed")?.reshape((1, width, 1, 1))?,
+            mask_embed: MaskEmbedding::load(vb.pp("mask_embed"), config)?,
+            image_size: config.image_size,
+        })
+    }
+
+    /// Points of `K` objects in pixels of the model's input, as many for each, to `[K, P, C]`.
+    ///
+    /// Where no box goes with them, `pad` adds the reference's "no point" at the end.
+    ///
+    /// # Errors
+    /// If the objects have different numbers of points.
+    pub fn embed_points(
+        &self,
+        objects: &[Vec<((f32, f32), PointLabel)>],
+        pad: bool,
+    ) -> Result<Tensor> {
+        let (device, dtype) = (self.point_kinds.device(), self.point_kinds.dtype());
+        let count = objects.first().map_or(0, Vec::len);
+        if objects.iter().any(|points| points.len() != count) {
+            candle_core::bail!("objects of one call need the same number of points")
+        }
+        let (mut places, mut kinds, mut placed) = (vec![], vec![], vec![]);
+        for points in objects {
+            for ((x, y), label) in points {
+                places.extend([*x, *y]);
+                let (kind, is_placed) = match label {
+                    PointLabel::Padding => (0u32, 0f32),
+                    PointLabel::Background => (2, 1.0),
+                    PointLabel::Foreground => (3, 1.0),
+                };
+                kinds.push(kind);
+                placed.push(is_placed);
+            }
+            if pad {
+                places.extend([0.0, 0.0]);
+                kinds.push(1);
+                placed.push(0.0);
+            }
+        }
+        let (k, p) = (objects.len(), count + usize::from(pad));
+        let positions = self.embed_pixels(&Tensor::from_vec(places, (k, p, 2), device)?)?;
+        let placed = Tensor::from_vec(placed, (k, p, 1), device)?.to_dtype(dtype)?;
+        let kinds = self
+            .point_kinds
+            .index_select(&Tensor::new(kinds, device)?, 0)?
+            .reshape((k, p, ()))?;
+        positions.broadcast_mul(&placed)? + kinds
+    }
+
+    /// Boxes xyxy in pixels of the model's input, `K` of them, to their corners `[K, 2, C]`.
+    pub fn embed_boxes(&self, boxes: &[[f32; 4]]) -> Result<Tensor> {
+        let corners: Vec<f32> = boxes.iter().flatten().copied().collect();
+        let corners = Tensor::from_vec(corners, (boxes.len(), 2, 2), self.corner_kinds.device())?;
+        self.embed_pixels(&corners)?
+            .broadcast_add(&self.corner_kinds.unsqueeze(0)?)
+    }
+
+    /// Mask logits `[K, 1, 4 G, 4 G]`, as an earlier answer gave them, to `[K, C, G, G]`; without any,
+    /// `[1, C, 1, 1]`, the same everywhere.
+    pub fn embed_masks(&self, masks: Option<&Tensor>) -> Result<Tensor> {
+        match masks {
+            Some(masks) => self.mask_embed.forward(masks),
+            None => Ok(self.no_mask_embed.clone()),
+        }
+    }
+
+    /// Pixels `[..., 2]` to position embeddings, at the pixels' centres.
+    fn embed_pixels(&self, pixels: &Tensor) -> Result<Tensor> {
+        let places = ((pixels + 0.5)? / self.image_size as f64)?;
+        self.positions
+            .forward(&places.to_dtype(self.point_kinds.dtype())?)
+    }
+}
+
+/// `SamMaskEmbedding`: a mask four times as fine as the image embedding, halved twice.
+#[derive(Debug, Clone)]
+struct MaskEmbedding {
+    conv1: Conv2d,
+    norm1: LayerNorm2d,
+    conv2: Conv2d,
+    norm2: LayerNorm2d,
+    conv3: Conv2d,
+    activation: Activation,
+}
+
+impl MaskEmbedding {
+    fn load(vb: VarBuilder, config: &PromptEncoderConfig) -> Result<Self> {
+        let (channels, eps) = (config.mask_input_channels, config.layer_norm_eps);
+        let halving = Conv2dConfig {
+            stride: 2,
+            ..Default::default()
+        };
+        let conv3 = Conv2dConfig::default();
+        Ok(Self {
+            conv1: candle_nn::conv2d(1, channels / 4, 2, halving, vb.pp("conv1"))?,
+            norm1: LayerNorm2d::load(channels / 4, eps, vb.pp("layer_norm1"))?,
+            conv2: candle_nn::conv2d(channels / 4, channels, 2, halving, vb.pp("conv2"))?,
+            norm2: LayerNorm2d::load(channels, eps, vb.pp("layer_norm2"))?,
+            conv3: candle_nn::conv2d(channels, config.hidden_size, 1, conv3, vb.pp("conv3"))?,
+            activation: config.hidden_act,
+        })
+    }
+
+    fn forward(&self, masks: &Tensor) -> Result<Tensor> {
+        let hidden_states = self.norm1.forward(&masks.apply(&self.conv1)?)?;
+        let hidden_states = hidden_states.apply(&self.activation)?.apply(&self.conv2)?;
+        let hidden_states = self.norm2.forward(&hidden_states)?;
+        hidden_states.apply(&self.activation)?.apply(&self.conv3)
+    }
+}

@@ -1,0 +1,445 @@
+//! Swin, the image backbone of Grounding DINO (Liu et al. 2021, <https://arxiv.org/abs/2103.14030>).
+//!
+//! Attention runs in windows, every other block in windows shifted by half their size. Maps of any
+//! size are padded to whole windows; hidden states are channels last throughout.
+
+use candle_core::{Device, IndexOp, Module, Result, Tensor};
+use candle_nn::{Activation, Linear, VarBuilder};
+use serde::Deserialize;
+
+use super::layers::{LayerNorm, PatchEmbedding, attention, layer_norm, merge_heads, split_heads};
+
+/// `SwinConfig`, with the reference's defaults. Sizes that the weights do not depend on
+/// (`image_size`) are not read: any image size works.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // the reference's own field names
+pub struct Config {
+    pub patch_size: usize,
+    pub num_channels: usize,
+    pub embed_dim: usize,
+    pub depths: Vec<usize>,
+    pub num_heads: Vec<usize>,
+    pub window_size: usize,
+    pub mlp_ratio: f64,
+    pub qkv_bias: bool,
+    pub hidden_act: Activation,
+    pub use_absolute_embeddings: bool,
+    pub layer_norm_eps: f64,
+    pub out_features: Option<Vec<String>>,
+    pub out_indices: Option<Vec<i64>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            patch_size: 4,
+            num_channels: 3,
+            embed_dim: 96,
+            depths: vec![2, 2, 6, 2],
+            num_heads: vec![3, 6, 12, 24],
+            window_size: 7,
+            mlp_ratio: 4.0,
+            qkv_bias: true,
+            hidden_act: Activation::Gelu,
+            use_absolute_embeddings: false,
+            layer_norm_eps: 1e-5,
+            out_features: None,
+            out_indices: None,
+        }
+    }
+}
+
+impl Config {
+    /// The stages whose maps are handed out, from 1 (the first) up, in order.
+    ///
+    /// # Errors
+    /// If a name or index is not a stage, or a per-stage list has another length than `depths`.
+    pub fn output_stages(&self) -> std::result::Result<Vec<usize>, String> {
+        let stages = self.depths.len();
+        if self.num_heads.len() != stages {
+            return Err(format!(
+                "depths has {stages} stages, num_heads {}",
+                self.num_heads.len()
+            ));
+        }
+        let chosen: Vec<i64> = match (&self.out_features, &self.out_indices) {
+            (_, Some(indices)) => indices.clone(),
+            (Some(names), None) => names
+                .iter()
+                .map(|name| {
+                    name.strip_prefix("stage")
+                        .and_then(|number| number.parse().ok())
+                        .ok_or_else(|| format!("out_features: {name:?} is not a stage"))
+                })
+                .collect::<std::result::Result<_, _>>()?,
+            (None, None) => vec![stages as i64],
+        };
+        chosen
+            .into_iter()
+            .map(|index| {
+                // Python's negative indices count from the end of [stem, stage1, ...]
+                let stage = if index < 0 {
+                    index + stages as i64 + 1
+                } else {
+                    index
+                };
+                usize::try_from(stage)
+                    .ok()
+                    .filter(|stage| (1..=stages).contains(stage))
+                    .ok_or_else(|| format!("out_indices: {index} is not a stage of 1 to {stages}"))
+            })
+            .collect()
+    }
+
+    /// Channels of stage `stage`, counted from 1.
+    pub fn channels(&self, stage: usize) -> usize {
+        self.embed_dim << (stage - 1)
+    }
+}
+
+/// `SwinBackbone`.
+#[derive(Debug, Clone)]
+pub struct Swin {
+    patch_embedding: PatchEmbedding,
+    norm: LayerNorm,
+    stages: Vec<Stage>,
+    /// By stage: the norm of its output map, where it is handed out.
+    output_norms: Vec<Option<LayerNorm>>,
+}
+
+impl Swin {
+    /// Loads `embeddings`, `encoder.layers.{i}` and `hidden_states_norms.stage{i}`.
+    pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
+        if config.use_absolute_embeddings {
+            candle_core::bail!("backbone_config: use_absolute_embeddings=true is not supported")
+        }
+        let outputs = config
+            .output_stages()
+            .map_err(|reason| candle_core::Error::Msg(format!("backbone_config: {reason}")))?;
+        let vb_e = vb.pp("embeddings");
+        let mut stages = vec![];
+        let mut output_norms = vec![];
+        for stage in 1..=config.depths.len() {
+            let vb_s = vb.pp("encoder.layers").pp(stage - 1);
+            stages.push(Stage::load(vb_s, config, stage)?);
+            let norm = if outputs.contains(&stage) {
+                let vb_n = vb.pp(format!("hidden_states_norms.stage{stage}"));
+                Some(layer_norm(config.channels(stage), 1e-5, vb_n)?)
+            } else {
+                None
+            };
+            output_norms.push(norm);
+        }
+        Ok(Self {
+            patch_embedding: PatchEmbedding::load(
+                config.num_channels,
+                config.embed_dim,
+                config.patch_size,
+                vb_e.pp("patch_embeddings.projection"),
+            )?,
+            norm: layer_norm(config.embed_dim, 1e-5, vb_e.pp("norm"))?,
+            stages,
+            output_norms,
+        })
+    }
+
+    /// Pixels `[B, 3, H, W]` to the output stages' maps, each `[B, H_i, W_i, C_i]`, channels last.
+    pub fn forward(&self, pixel_values: &Tensor) -> Result<Vec<Tensor>> {
+        let _span = tracing::debug_span!("swin").entered();
+        let patches = self.patch_embedding.forward(pixel_values)?;
+        let mut hidden_states = self.norm.forward(&patches)?;
+        let mut maps = vec![];
+        for (stage, norm) in self.stages.iter().zip(&self.output_norms) {
+            hidden_states = stage.forward_blocks(&hidden_states)?;
+            if let Some(norm) = norm {
+                maps.push(norm.forward(&hidden_states)?);
+            }
+            if let Some(merging) = &stage.merging {
+                hidden_states = merging.forward(&hidden_states)?;
+            }
+        }
+        Ok(maps)
+    }
+}
+
+/// `SwinStage`.
+#[derive(Debug, Clone)]
+struct Stage {
+    blocks: Vec<Block>,
+    merging: Option<PatchMerging>,
+    window: usize,
+}
+
+impl Stage {
+    fn load(vb: VarBuilder, config: &Config, stage: usize) -> Result<Self> {
+        let channels = config.channels(stage);
+        let heads = config.num_heads[stage - 1];
+        let blocks = (0..config.depths[stage - 1])
+            .map(|i| {
+                let shifted = i % 2 == 1;
+                Block::load(vb.pp("blocks").pp(i), config, channels, heads, shifted)
+            })
+            .collect::<Result<_>>()?;
+        let merging = if stage < config.depths.len() {
+            Some(PatchMerging::load(vb.pp("downsample"), channels)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            blocks,
+            merging,
+            window: config.window_size,
+        })
+    }
+
+    fn forward_blocks(&self, hidden_states: &Tensor) -> Result<Tensor> {
+        let (_, height, width, _) = hidden_states.dims4()?;
+        let padded = |size: usize| size.next_multiple_of(self.window);
+        let mask = shifted_window_mask(
+            (padded(height), padded(width)),
+            self.window,
+            hidden_states.device(),
+        )?
+        .to_dtype(hidden_states.dtype())?;
+        let mut hidden_states = hidden_states.clone();
+        for block in &self.blocks {
+            hidden_states = block.forward(&hidden_states, &mask)?;
+        }
+        Ok(hidden_states)
+    }
+}
+
+/// `SwinLayer`.
+#[derive(Debug, Clone)]
+struct Block {
+    norm_before: LayerNorm,
+    attention: WindowAttention,
+    norm_after: LayerNorm,
+    intermediate: Linear,
+    activation: Activation,
+    output: Linear,
+    window: usize,
+    shift: usize,
+}
+
+impl Block {
+    fn load(
+        vb: VarBuilder,
+        config: &Config,
+        channels: usize,
+        heads: usize,
+        shifted: bool,
+    ) -> Result<Self> {
+        let eps = config.layer_norm_eps;
+        let width = (config.mlp_ratio * channels as f64) as usize;
+        Ok(Self {
+            norm_before: layer_norm(channels, eps, vb.pp("layernorm_before"))?,
+            attention: WindowAttention::load(vb.pp("attention"), config, channels, heads)?,
+            norm_after: layer_norm(channels, eps, vb.pp("layernorm_after"))?,
+            intermediate: candle_nn::linear(channels, width, vb.pp("intermediate.dense"))?,
+            activation: config.hidden_act,
+            output: candle_nn::linear(width, channels, vb.pp("output.dense"))?,
+            window: config.window_size,
+            shift: if shifted { config.window_size / 2 } else { 0 },
+        })
+    }
+
+    /// `[B, H, W, C]` to the same shape; `mask` is [`shifted_window_mask`]'s.
+    fn forward(&self, hidden_states: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        let (_, height, width, _) = hidden_states.dims4()?;
+        let (rows, columns) = (
+            height.next_multiple_of(self.window),
+            width.next_multiple_of(self.window),
+        );
+        let padded = self
+            .norm_before
+            .forward(hidden_states)?
+            .pad_with_zeros(1, 0, rows - height)?
+            .pad_with_zeros(2, 0, columns - width)?;
+        let shift = self.shift as i32;
+        let shifted = padded.roll(-shift, 1)?.roll(-shift, 2)?;
+        let windows = partition_windows(&shifted, self.window)?;
+        let mask = (self.shift > 0).then_some(mask);
+        let attended = self.attention.forward(&windows, mask)?;
+        let attended = merge_windows(&attended, self.window, (rows, columns))?
+            .roll(shift, 1)?
+            .roll(shift, 2)?
+            .narrow(1, 0, height)?
+            .narrow(2, 0, width)?;
+        let hidden_states = (hidden_states + attended)?;
+        let widened = self
+            .norm_after
+            .forward(&hidden_states)?
+            .apply(&self.intermediate)?
+            .apply(&self.activation)?;
+        hidden_states + widened.apply(&self.output)?
+    }
+}
+
+/// `SwinAttention`: attention inside each window, with a learned bias per relative position.
+#[derive(Debug, Clone)]
+struct WindowAttention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    /// `[1, heads, N, N]` for the `N = window^2` tokens of a window.
+    position_bias: Tensor,
+    heads: usize,
+}
+
+impl WindowAttention {
+    fn load(vb: VarBuilder, config: &Config, channels: usize, heads: usize) -> Result<Self> {
+        let vb_s = vb.pp("self");
+        let linear =
+            |name: &str| candle_nn::linear_b(channels, channels, config.qkv_bias, vb_s.pp(name));
+        let window = config.window_size;
+        let offsets = (2 * window - 1) * (2 * window - 1);
+        let table = vb_s.get((offsets, heads), "relative_position_bias_table")?;
+        let index = relative_position_index(window, vb.device())?;
+        let tokens = window * window;
+        let position_bias = table
+            .index_select(&index, 0)?
+            .reshape((tokens, tokens, heads))?
+            .permute((2, 0, 1))?
+            .unsqueeze(0)?
+            .contiguous()?;
+        Ok(Self {
+            query: linear("query")?,
+            key: linear("key")?,
+            value: linear("value")?,
+            output: candle_nn::linear(channels, channels, vb.pp("output.dense"))?,
+            position_bias,
+            heads,
+        })
+    }
+
+    /// Windows `[B * W, N, C]`, mask `[W, N, N]`; to `[B * W, N, C]`.
+    fn forward(&self, windows: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let query = split_heads(&windows.apply(&self.query)?, self.heads)?;
+        let key = split_heads(&windows.apply(&self.key)?, self.heads)?;
+        let value = split_heads(&windows.apply(&self.value)?, self.heads)?;
+        let bias = match mask {
+            None => self.position_bias.clone(),
+            Some(mask) => {
+                // [1, heads, N, N] + [W, 1, N, N] -> [B * W, heads, N, N]
+                let bias = self.position_bias.broadcast_add(&mask.unsqueeze(1)?)?;
+                let batch = windows.dim(0)? / mask.dim(0)?;
+                if batch == 1 {
+                    bias
+                } else {
+                    bias.repeat((batch, 1, 1, 1))?
+                }
+            }
+        };
+        merge_heads(&attention(&query, &key, &value, Some(&bias))?)?.apply(&self.output)
+    }
+}
+
+/// `SwinPatchMerging`: 2x2 neighbours become one token of twice the channels.
+#[derive(Debug, Clone)]
+struct PatchMerging {
+    norm: LayerNorm,
+    reduction: Linear,
+}
+
+impl PatchMerging {
+    fn load(vb: VarBuilder, channels: usize) -> Result<Self> {
+        Ok(Self {
+            norm: layer_norm(4 * channels, 1e-5, vb.pp("norm"))?,
+            reduction: candle_nn::linear_no_bias(4 * channels, 2 * channels, vb.pp("reduction"))?,
+        })
+    }
+
+    /// `[B, H, W, C]` to `[B, ceil(H / 2), ceil(W / 2), 2 C]`.
+    fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
+        let (batch, height, width, channels) = hidden_states.dims4()?;
+        let (rows, columns) = (height.div_ceil(2), width.div_ceil(2));
+        let quads = hidden_states
+            .pad_with_zeros(1, 0, height % 2)?
+            .pad_with_zeros(2, 0, width % 2)?
+            .reshape((batch, rows, 2, columns, 2, channels))?;
+        let corner = |row: usize, column: usize| quads.i((.., .., row, .., column, ..));
+        // column by column: the order of the checkpoint's 4 C input channels
+        Tensor::cat(
+            &[corner(0, 0)?, corner(1, 0)?, corner(0, 1)?, corner(1, 1)?],
+            3,
+        )?
+        .apply(&self.norm)?
+        .apply(&self.reduction)
+    }
+}
+
+/// `[B, H, W, C]`, whole windows, to `[B * W, window^2, C]`.
+fn partition_windows(xs: &Tensor, window: usize) -> Result<Tensor> {
+    let (batch, height, width, channels) = xs.dims4()?;
+    let (rows, columns) = (height / window, width / window);
+    xs.reshape((batch, rows, window, columns, window, channels))?
+        .permute((0, 1, 3, 2, 4, 5))?
+        .reshape((batch * rows * columns, window * window, channels))
+}
+
+/// The inverse of [`partition_windows`], to `[B, height, width, C]`.
+fn merge_windows(
+    windows: &Tensor,
+    window: usize,
+    (height, width): (usize, usize),
+) -> Result<Tensor> {
+    let (rows, columns) = (height / window, width / window);
+    let (count, _, channels) = windows.dims3()?;
+    windows
+        .reshape((
+            count / (rows * columns),
+            rows,
+            columns,
+            window,
+            window,
+            channels,
+        ))?
+        .permute((0, 1, 3, 2, 4, 5))?
+        .reshape(((), height, width, channels))
+}
+
+/// `[W, N, N]`: 0 where two tokens of a shifted window were neighbours before the shift, else -100
+/// (the reference's value).
+fn shifted_window_mask(
+    (height, width): (usize, usize),
+    window: usize,
+    device: &Device,
+) -> Result<Tensor> {
+    let shift = window / 2;
+    // the band a shifted row or column belongs to: untouched, wrapped partner, wrapped
+    let band = |position: usize, size: usize| {
+        usize::from(position >= size - window) + usize::from(position >= size - shift)
+    };
+    let tokens = window * window;
+    let mut mask = Vec::with_capacity(height * width * tokens);
+    for top in (0..height).step_by(window) {
+        for left in (0..width).step_by(window) {
+            let regions: Vec<usize> = (0..tokens)
+                .map(|i| 3 * band(top + i / window, height) + band(left + i % window, width))
+                .collect();
+            for a in &regions {
+                mask.extend(regions.iter().map(|b| if a == b { 0f32 } else { -100.0 }));
+            }
+        }
+    }
+    Tensor::from_vec(mask, (height * width / tokens, tokens, tokens), device)
+}
+
+/// `[N * N]`: for each pair of tokens of a window, the row of the bias table.
+fn relative_position_index(window: usize, device: &Device) -> Result<Tensor> {
+    let tokens = window * window;
+    let side = 2 * window - 1;
+    let index: Vec<u32> = (0..tokens)
+        .flat_map(|a| {
+            (0..tokens).map(move |b| {
+                let rows = a / window + window - 1 - b / window;
+                let columns = a % window + window - 1 - b % window;
+                (rows * side + columns) as u32
+            })
+        })
+        .collect();
+    Tensor::from_vec(index, tokens * tokens, device)
+}

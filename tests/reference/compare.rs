@@ -1,0 +1,112 @@
+//! Fixtures and the comparison with them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use candle_core::{DType, Device, Tensor};
+use groundling::models::weights::Checkpoint;
+
+/// Largest allowed difference, relative to the largest number of the stage.
+pub const TOLERANCE: f32 = 1e-4;
+
+/// A path beside this file.
+pub fn path(relative: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/reference")
+        .join(relative)
+}
+
+/// A checkpoint folder beside this file.
+pub fn checkpoint(relative: &str) -> Checkpoint {
+    Checkpoint::Folder(path(relative))
+}
+
+/// The tensors of one file.
+pub struct Fixture {
+    name: String,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Fixture {
+    /// Reads `relative` + `.safetensors`.
+    pub fn load(relative: &str) -> Self {
+        let file = path(&format!("{relative}.safetensors"));
+        let tensors = candle_core::safetensors::load(&file, &Device::Cpu)
+            .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        Self {
+            name: relative.to_owned(),
+            tensors,
+        }
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.tensors.contains_key(key)
+    }
+
+    /// A tensor as it is stored.
+    pub fn raw(&self, key: &str) -> &Tensor {
+        self.tensors
+            .get(key)
+            .unwrap_or_else(|| panic!("{}: no {key}", self.name))
+    }
+
+    /// A tensor as f32.
+    pub fn get(&self, key: &str) -> Tensor {
+        self.raw(key).to_dtype(DType::F32).unwrap()
+    }
+
+    /// A tensor's numbers as integers.
+    pub fn integers(&self, key: &str) -> Vec<i64> {
+        let tensor = self.raw(key).to_dtype(DType::I64).unwrap();
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// A pair such as (height, width).
+    pub fn pair(&self, key: &str) -> (usize, usize) {
+        let numbers = self.integers(key);
+        (numbers[0] as usize, numbers[1] as usize)
+    }
+
+    /// Compares `ours` with the stored `key` and prints the largest difference.
+    pub fn compare(&self, key: &str, ours: &Tensor) {
+        self.compare_within(key, ours, TOLERANCE);
+    }
+
+    /// [`Fixture::compare`] with a tolerance of its own.
+    pub fn compare_within(&self, key: &str, ours: &Tensor, tolerance: f32) {
+        let theirs = self.get(key);
+        assert_eq!(ours.dims(), theirs.dims(), "{} {key}: shape", self.name);
+        let ours = numbers(ours);
+        let theirs = numbers(&theirs);
+        let scale = theirs
+            .iter()
+            .filter(|v| v.is_finite())
+            .fold(0f32, |scale, v| scale.max(v.abs()));
+        let mut largest = 0f32;
+        for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
+            if b.is_infinite() {
+                // a mask of minus infinity may be the lowest finite number here
+                let masked = *a == *b || (*b < 0.0 && *a <= f32::MIN / 2.0);
+                assert!(masked, "{} {key}[{i}]: {a}, not {b}", self.name);
+            } else {
+                assert!(a.is_finite(), "{} {key}[{i}]: {a}, not {b}", self.name);
+                largest = largest.max((a - b).abs());
+            }
+        }
+        let relative = largest / scale.max(f32::MIN_POSITIVE);
+        println!(
+            "{:<28} {key:<34} scale {scale:>9.3}  difference {largest:.1e}  relative {relative:.1e}",
+            self.name
+        );
+        assert!(
+            relative <= tolerance,
+            "{} {key}: {relative:e} of the scale, more than {tolerance:e}",
+            self.name
+        );
+    }
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    let tensor = tensor.to_dtype(DType::F32).unwrap();
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}

@@ -1,0 +1,71 @@
+"""Random weights that leave nothing neutral, rounded to float16.
+
+Default initialisation makes norms, biases and layer scales do nothing, so that an implementation which forgets
+them still agrees with the reference. Here every tensor is drawn again, each from a generator seeded by its own
+name, and rounded to float16: the reference computes in float32 on exactly the values that are stored.
+"""
+
+import zlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+NORMS = (nn.LayerNorm, nn.GroupNorm)
+TABLES = ("level_embed", "positional_embedding")
+
+
+def redraw(model: nn.Module, seed: int) -> None:
+    """Draw every parameter and random buffer of `model` again, in place."""
+    norm_weights = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, NORMS) or type(module).__name__.endswith("LayerNorm")
+    }
+    embeddings = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    transposed = {
+        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.ConvTranspose2d)
+    }
+    tensors = dict(model.named_parameters())
+    tensors |= {name: buffer for name, buffer in model.named_buffers() if name.endswith("positional_embedding")}
+    for name, tensor in tensors.items():
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+        noise = torch.randn(tensor.shape, generator=generator)
+        if name in norm_weights:
+            value = 1 + 0.1 * noise
+        elif name.endswith(("vision_param", "text_param")):
+            value = 0.2 + 0.05 * noise
+        elif name.endswith("sampling_offsets.bias"):
+            value = 2 * noise  # cells: many samples fall outside small maps
+        elif name.endswith("bias"):
+            value = 0.1 * noise
+        elif "relative_position_bias_table" in name or "rel_pos_" in name:
+            value = 0.3 * noise
+        elif name in embeddings or name.endswith(TABLES):
+            value = noise
+        elif name.endswith("pos_embed"):
+            value = 0.5 * noise
+        elif name in transposed:
+            value = noise / tensor.shape[0] ** 0.5  # stride = kernel: each output sees one input position
+        else:
+            value = noise / tensor[0].numel() ** 0.5
+        tensor.data.copy_(value.half().float())
+
+
+def save_weights(model: nn.Module, path: Path, drop: tuple[str, ...] = ()) -> None:
+    """Store the weights as float16 under the published names, one name for each tensor that is shared.
+
+    Of several names for the same memory the first that does not contain any of `drop` is kept.
+    """
+    kept = {}
+    for name, tensor in model.state_dict().items():
+        if any(part in name for part in drop):
+            continue
+        kept.setdefault((tensor.data_ptr(), tuple(tensor.shape)), (name, tensor))
+    tensors = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).clone().contiguous()
+        for name, tensor in kept.values()
+    }
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)

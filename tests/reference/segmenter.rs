@@ -1,0 +1,140 @@
+//! SAM.
+
+use candle_core::{DType, Device, IndexOp, Result, Tensor};
+use groundling::models::sam::{Config, PointLabel, Prompts, Sam};
+
+use crate::compare::{Fixture, checkpoint};
+
+const MODELS: [&str; 2] = ["plain", "varied"];
+const CASES: [&str; 8] = [
+    "box",
+    "boxes",
+    "box_multimask",
+    "points",
+    "objects",
+    "points_box",
+    "mask_box",
+    "mask_points",
+];
+
+fn load(model: &str) -> (Sam, Fixture) {
+    let folder = format!("segmenter/{model}");
+    let checkpoint = checkpoint(&folder);
+    let config: Config = checkpoint.config("config.json", Some("sam")).unwrap();
+    let sam = checkpoint
+        .load_weights(DType::F32, &Device::Cpu, |vb| Sam::load(vb, &config))
+        .unwrap();
+    (sam, Fixture::load(&format!("{folder}/image")))
+}
+
+/// The prompts of a case, in pixels of the model's input.
+fn prompts(case: &Fixture) -> Prompts {
+    let points = case.has("input_points").then(|| {
+        let points = case.get("input_points").i(0).unwrap();
+        let count = points.dim(1).unwrap();
+        let labels = case.integers("input_labels");
+        let points: Vec<Vec<Vec<f32>>> = points.to_vec3().unwrap();
+        points
+            .iter()
+            .zip(labels.chunks(count))
+            .map(|(points, labels)| {
+                let label = |label: &i64| match label {
+                    0 => PointLabel::Background,
+                    1 => PointLabel::Foreground,
+                    -10 => PointLabel::Padding,
+                    other => panic!("label {other}"),
+                };
+                let points = points.iter().map(|p| (p[0], p[1]));
+                points.zip(labels.iter().map(label)).collect()
+            })
+            .collect()
+    });
+    let boxes = case.has("input_boxes").then(|| {
+        let boxes: Vec<Vec<f32>> = case.get("input_boxes").i(0).unwrap().to_vec2().unwrap();
+        boxes.iter().map(|b| [b[0], b[1], b[2], b[3]]).collect()
+    });
+    let masks = case.has("input_masks").then(|| case.get("input_masks"));
+    Prompts {
+        points,
+        boxes,
+        masks,
+    }
+}
+
+#[test]
+fn image_encoder() {
+    for model in MODELS {
+        let (sam, image) = load(model);
+        let embeddings = sam.encode_image(&image.get("pixel_values")).unwrap();
+        image.compare("image_embeddings", &embeddings);
+        let (_, cells, channels) = sam.image_positions().dims3().unwrap();
+        let grid = (cells as f64).sqrt() as usize;
+        let positions = sam
+            .image_positions()
+            .transpose(1, 2)
+            .and_then(|p| p.reshape((1, channels, grid, grid)))
+            .unwrap();
+        image.compare("image_wide_positional_embeddings", &positions);
+    }
+}
+
+#[test]
+fn prompts_and_masks() {
+    for model in MODELS {
+        let (sam, image) = load(model);
+        for name in CASES {
+            let case = Fixture::load(&format!("segmenter/{model}/{name}"));
+            compare_case(&sam, &image, &case).unwrap();
+        }
+    }
+}
+
+fn compare_case(sam: &Sam, image: &Fixture, case: &Fixture) -> Result<()> {
+    let embeddings = image.get("image_embeddings");
+    let prompts = prompts(case);
+    let sparse = sam.embed_prompts(&prompts)?;
+    case.compare("sparse_embeddings", &sparse.unsqueeze(0)?);
+    let dense = sam.prompt_encoder().embed_masks(prompts.masks.as_ref())?;
+    if case.has("dense_embeddings") {
+        let theirs = case.raw("dense_embeddings").dims().to_vec();
+        case.compare(
+            "dense_embeddings",
+            &dense.broadcast_as(theirs)?.contiguous()?,
+        );
+    }
+    let (tokens, cells) =
+        sam.mask_decoder()
+            .transform(&embeddings, sam.image_positions(), &sparse, &dense)?;
+    case.compare("decoder.tokens_out", &tokens.unsqueeze(0)?);
+    if case.has("decoder.image_out") {
+        case.compare("decoder.image_out", &cells.unsqueeze(0)?);
+    }
+    let multimask = case.raw("low_res_masks").dim(2)? > 1;
+    let masks = sam.predict_masks(&embeddings, &prompts, multimask)?;
+    case.compare("low_res_masks", &masks.low_res_masks.unsqueeze(0)?);
+    case.compare("iou_scores", &masks.iou_scores.unsqueeze(0)?);
+    Ok(())
+}
+
+#[test]
+fn many_boxes_equal_one_by_one() {
+    for model in MODELS {
+        let (sam, image) = load(model);
+        let embeddings = image.get("image_embeddings");
+        let case = Fixture::load(&format!("segmenter/{model}/boxes"));
+        let boxes = prompts(&case).boxes.unwrap();
+        let theirs: Tensor = case.get("low_res_masks").i(0).unwrap();
+        for (i, one) in boxes.into_iter().enumerate() {
+            let prompts = Prompts {
+                boxes: Some(vec![one]),
+                ..Prompts::default()
+            };
+            let masks = sam.predict_masks(&embeddings, &prompts, false).unwrap();
+            let difference = (masks.low_res_masks - theirs.i(i..i + 1).unwrap())
+                .and_then(|d| d.abs()?.max_all()?.to_scalar::<f32>())
+                .unwrap();
+            println!("{model} box {i} alone: difference {difference:.1e}");
+            assert!(difference < 1e-3);
+        }
+    }
+}
