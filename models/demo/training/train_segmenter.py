@@ -1,0 +1,221 @@
+"""Train the demo model's segmenter: a tiny SAM on drawn scenes.
+
+    python train_segmenter.py segmenter.pt --minutes 80
+    python train_segmenter.py segmenter.pt --minutes 10 --lr 2e-4 --resume segmenter.pt
+
+Two steps of three are prompted with boxes (one mask each), the third with one
+point inside each shape (three masks, the best one learns).
+"""
+
+import argparse
+import math
+import os
+import random
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import (
+    SamConfig,
+    SamMaskDecoderConfig,
+    SamModel,
+    SamPromptEncoderConfig,
+    SamVisionConfig,
+)
+
+from scenes import scene
+
+SIDE = 256  # the model's square input
+PROMPTS = 3  # prompts per scene
+MEAN = np.array([123.675, 116.28, 103.53], np.float32)
+STD = np.array([58.395, 57.12, 57.375], np.float32)
+
+
+def build_model():
+    """A new segmenter with random weights."""
+    config = SamConfig(
+        vision_config=SamVisionConfig(
+            hidden_size=128,
+            output_channels=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            image_size=SIDE,
+            patch_size=16,
+            window_size=8,
+            global_attn_indexes=[1, 3],
+            mlp_dim=384,
+            num_pos_feats=64,
+        ).to_dict(),
+        prompt_encoder_config=SamPromptEncoderConfig(
+            hidden_size=128, image_size=SIDE, patch_size=16, mask_input_channels=16
+        ).to_dict(),
+        mask_decoder_config=SamMaskDecoderConfig(
+            hidden_size=128, mlp_dim=256, num_attention_heads=4, iou_head_hidden_dim=128
+        ).to_dict(),
+    )
+    model = SamModel(config)
+    # Random Fourier positions at scale 1, as in the original SAM; the default
+    # initialisation is 64 times larger and turns positions into noise.
+    positions = model.shared_image_embedding.positional_embedding
+    with torch.no_grad():
+        positions.copy_(torch.randn(positions.shape))
+    shared = model.prompt_encoder.shared_embedding.positional_embedding
+    assert shared.data_ptr() == positions.data_ptr()
+    return model
+
+
+class Scenes(IterableDataset):
+    """Endless training samples: pixels, jittered boxes, masks and one inner point per mask."""
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def __iter__(self):
+        rng = random.Random(self.seed)
+        while True:
+            sample = self.sample(rng)
+            if sample is not None:
+                yield sample
+
+    def sample(self, rng):
+        width = height = SIDE
+        if rng.random() < 0.5:
+            if rng.random() < 0.5:
+                height = rng.randint(150, SIDE)
+            else:
+                width = rng.randint(150, SIDE)
+        # Half of the scenes are drawn smaller or larger and resized, as users' pictures are.
+        scale = rng.uniform(0.6, 2.5) if rng.random() < 0.5 else 1.0
+        picture, shapes = scene(rng, round(width * scale), round(height * scale), 7)
+        if not shapes:
+            return None
+        if scale != 1.0:
+            fx, fy = width / picture.width, height / picture.height
+            picture = picture.resize((width, height), Image.BILINEAR)
+        else:
+            fx = fy = 1.0
+        pixels = np.zeros((SIDE, SIDE, 3), np.float32)
+        pixels[:height, :width] = (np.asarray(picture, np.float32) - MEAN) / STD
+        boxes, masks, points = [], [], []
+        rng.shuffle(shapes)
+        for k in range(PROMPTS):
+            item = shapes[k % len(shapes)]
+            x0, y0, x1, y1 = item.box
+            box = [x0 * fx, y0 * fy, x1 * fx, y1 * fy]
+            jitter = rng.choice([0.0, 0.03, 0.06]) * max(box[2] - box[0], box[3] - box[1])
+            boxes.append([value + rng.gauss(0, jitter) for value in box])
+            mask = item.mask.astype(np.float32)
+            if scale != 1.0:
+                mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.BILINEAR))
+            full = np.zeros((SIDE, SIDE), np.float32)
+            full[:height, :width] = mask
+            masks.append(full)
+            rows, columns = np.nonzero(full > 0.5)
+            if len(rows) == 0:
+                return None
+            chosen = rng.randrange(len(rows))
+            points.append([float(columns[chosen]), float(rows[chosen])])
+        return (
+            torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
+            torch.tensor(boxes, dtype=torch.float32),
+            torch.from_numpy(np.stack(masks)),
+            torch.tensor(points, dtype=torch.float32),
+        )
+
+
+def mask_losses(logits, predicted_iou, target):
+    """Loss and IoU of logits [N, M, h, w] against soft targets [N, h, w]; the best of M masks learns."""
+    target = target[:, None].expand_as(logits)
+    probability = logits.sigmoid()
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    area, outside = target.sum((-1, -2)), (1 - target).sum((-1, -2))
+    balanced = (bce * target).sum((-1, -2)) / area.clamp(min=1)
+    balanced = (balanced + (bce * (1 - target)).sum((-1, -2)) / outside.clamp(min=1)) / 2
+    shared = (probability * target).sum((-1, -2))
+    dice = 1 - (2 * shared + 1) / (probability.sum((-1, -2)) + area + 1)
+    # Pixels per object rather than per picture, so that small shapes count too.
+    per_object = bce.sum((-1, -2)) / area.clamp(min=40)
+    loss = 2 * dice + 0.3 * balanced + per_object
+    with torch.no_grad():
+        hard, truth = logits > 0, target > 0.5
+        inter = (hard & truth).sum((-1, -2)).float()
+        iou = inter / (hard | truth).sum((-1, -2)).clamp(min=1)
+    return loss.min(1)[0].mean() + F.mse_loss(predicted_iou, iou), iou
+
+
+def train_step(model, batch, mode):
+    """Loss and IoU [N, masks] of one batch, prompted by `mode` ("box" or "point")."""
+    pixels, boxes, masks, points = batch
+    if mode == "box":
+        prompt = dict(input_boxes=boxes)
+    else:
+        labels = torch.ones(points.shape[:2] + (1,), dtype=torch.long)
+        prompt = dict(input_points=points[:, :, None, :], input_labels=labels)
+    output = model(pixel_values=pixels, multimask_output=mode == "point", **prompt)
+    # Answers are compared after upsampling, so that logits learn edges between their pixels.
+    side = SIDE if mode == "box" else SIDE // 2
+    logits = output.pred_masks.flatten(0, 1)
+    logits = F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
+    target = masks if side == SIDE else F.interpolate(masks, size=(side, side), mode="area")
+    return mask_losses(logits, output.iou_scores.flatten(0, 1), target.flatten(0, 1))
+
+
+def save(model, step, path):
+    """Write a checkpoint so that readers never see half of it."""
+    torch.save(dict(model=model.state_dict(), step=step), path + ".new")
+    os.replace(path + ".new", path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", help="checkpoint to write")
+    parser.add_argument("--minutes", type=float, default=80)
+    parser.add_argument("--resume", help="checkpoint to start from")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=4e-4)
+    parser.add_argument("--constant", type=float, default=0.5, help="share of the time before the cosine descent")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(args.threads)
+    model = build_model()
+    if args.resume:
+        state = torch.load(args.resume, map_location="cpu", weights_only=True)["model"]
+        model.load_state_dict({name: value.float() for name, value in state.items()})
+    model.train()
+    print(f"parameters: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M", flush=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-4)
+    batches = iter(DataLoader(Scenes(1000 + args.seed), batch_size=args.batch, num_workers=1, prefetch_factor=4))
+    start, step, average, saved = time.time(), 0, {}, time.time()
+    while (elapsed := (time.time() - start) / (args.minutes * 60)) < 1:
+        descent = max(0.0, (elapsed - args.constant) / (1 - args.constant))
+        rate = args.lr * min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * descent))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        mode = "box" if step % 3 else "point"
+        loss, iou = train_step(model, next(batches), mode)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        for name, value in ((f"loss_{mode}", loss), (f"iou_{mode}", iou.max(1)[0].mean())):
+            average[name] = 0.98 * average.get(name, value.item()) + 0.02 * value.item()
+        if step % 50 == 0:
+            figures = " ".join(f"{name} {value:.3f}" for name, value in average.items())
+            print(f"step {step} {time.time() - start:.0f} s {figures}", flush=True)
+        if time.time() - saved > 180:
+            save(model, step, args.output)
+            saved = time.time()
+    save(model, step, args.output)
+    print(f"done after {step} steps", flush=True)
+
+
+if __name__ == "__main__":
+    main()
