@@ -1,2 +1,51 @@
-//! groundling
+//! groundling: words in, boxes and masks out. A Label Studio ML backend.
+//!
+//! The road of a request, module by module:
+//!
+//! 1. [`http`]: the API that Label Studio calls
+//! 2. [`labeling`]: which image a task shows, which controls and labels there are
+//! 3. [`media`]: the image, fetched and decoded
+//! 4. [`prompt`]: what the annotator asked for, as phrases
+//! 5. [`pipeline`]: detect, then segment, on the one thread that computes
+//! 6. [`detector`]: image and prompt to boxes with phrases (Grounding DINO)
+//! 7. [`segmenter`]: boxes to masks (SAM)
+//! 8. [`regions`]: detections to Label Studio regions
+//!
+//! Beside it stand [`models`], the definitions in candle that know neither images nor HTTP;
+//! [`pixels`] and [`geometry`], which detector and segmenter share; [`report`], what the command line
+//! writes; [`config`], [`commands`] and [`telemetry`].
+//!
+//! ```no_run
+//! use candle_core::{DType, Device};
+//! use groundling::detector::{DetectionOptions, Detector};
+//! use groundling::models::weights::Checkpoint;
+//! use groundling::prompt::Prompt;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let checkpoint = Checkpoint::Folder("models/grounding-dino-tiny".into());
+//! let detector = Detector::load(&checkpoint, DType::F32, &Device::Cpu)?;
+//! let image = image::open("kitchen.jpg")?.into_rgb8();
+//! let prompt = Prompt::parse("bok choi. pot.")?;
+//! let found = detector.detect(&[(&image, &prompt)], &DetectionOptions::default())?;
+//! for detection in &found[0] {
+//!     println!("{} {:.2}", detection.phrase, detection.score);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod commands;
+pub mod config;
+pub mod detector;
+pub mod geometry;
+pub mod http;
+pub mod labeling;
+pub mod media;
 pub mod models;
+pub mod pipeline;
+pub mod pixels;
+pub mod prompt;
+pub mod regions;
+pub mod report;
+pub mod segmenter;
+pub mod telemetry;

@@ -1,0 +1,220 @@
+//! `groundling predict`.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::config::{OutputFormat, PredictArgs};
+use crate::labeling::LabelingConfig;
+use crate::media::decode;
+use crate::pipeline::Pipeline;
+use crate::prompt::Prompt;
+use crate::report::label_studio::{Task, config_for, task};
+use crate::report::{Done, ImageReport, Report, overlay};
+
+/// Looks at every image and writes what was found. An image that fails costs only itself.
+///
+/// # Errors
+/// If a setting is wrong or the models cannot be loaded; and, after everything else is written, if an
+/// image failed.
+pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
+    let prompt = Prompt::parse(&args.prompt)?;
+    let labeling = match &args.labeling_config {
+        Some(file) => {
+            let xml = fs::read_to_string(file)
+                .with_context(|| format!("cannot read {}", file.display()))?;
+            LabelingConfig::parse(&xml).with_context(|| file.display().to_string())?
+        }
+        None => config_for(&prompt),
+    };
+    if let Some(folder) = &args.overlay {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    let files = image_files(&args.images)?;
+    let pipeline = Pipeline::load(&args.models)?;
+    let mut run = Run {
+        args,
+        prompt,
+        labeling,
+        pipeline,
+        overlays: HashSet::new(),
+        reports: vec![],
+        tasks: vec![],
+    };
+    let progress = progress_bar(files.len());
+    let mut failed = 0;
+    for file in &files {
+        progress.set_message(file.display().to_string());
+        let line = match run.image(file) {
+            Ok(summary) => summary,
+            Err(error) => {
+                failed += 1;
+                let error = format!("{error:#}");
+                let line = format!("{}: {error}", file.display());
+                run.reports.push(ImageReport::Failed {
+                    image: file.display().to_string(),
+                    error,
+                });
+                line
+            }
+        };
+        progress.suspend(|| eprintln!("{line}"));
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    run.write()?;
+    if failed > 0 {
+        bail!("{failed} of {} images could not be looked at", files.len());
+    }
+    Ok(())
+}
+
+/// A run over images, and what it has found so far.
+struct Run<'a> {
+    args: &'a PredictArgs,
+    prompt: Prompt,
+    labeling: LabelingConfig,
+    pipeline: Pipeline,
+    /// Names of overlays already written.
+    overlays: HashSet<PathBuf>,
+    reports: Vec<ImageReport>,
+    tasks: Vec<Task>,
+}
+
+impl Run<'_> {
+    /// Looks at one image; returns a line that sums it up.
+    fn image(&mut self, file: &Path) -> anyhow::Result<String> {
+        let limits = &self.args.limits;
+        let name = file.display().to_string();
+        let start = Instant::now();
+        let length = fs::metadata(file).context("cannot read the file")?.len();
+        if length > limits.max_image_bytes as u64 {
+            let limit = limits.max_image_bytes;
+            bail!("{length} bytes are more than the {limit} of MAX_IMAGE_BYTES");
+        }
+        let bytes = fs::read(file).context("cannot read the file")?;
+        let image = decode(&bytes, limits.max_image_pixels)?;
+        let decode_time = start.elapsed();
+        let options = self.args.detection.options();
+        let prediction = self
+            .pipeline
+            .predict(&image, &self.prompt, &options, true)?;
+
+        let report = Done::new(name.clone(), &self.prompt, &prediction, decode_time);
+        let found: Vec<String> = report
+            .detections
+            .iter()
+            .map(|d| format!("{} {:.2}", d.phrase, d.score))
+            .collect();
+        let found = if found.is_empty() {
+            "nothing found".to_owned()
+        } else {
+            found.join(", ")
+        };
+        let mut summary = format!("{name}: {found} ({:.0} ms)", report.timings.total_ms);
+        match self.args.format {
+            OutputFormat::Json => self.reports.push(ImageReport::Done(report)),
+            OutputFormat::LabelStudio => {
+                let version = self.model_version();
+                let (task, dropped) = task(&name, &prediction, &self.labeling, &version)?;
+                self.tasks.push(task);
+                if dropped > 0 {
+                    summary += &format!(", {dropped} left out: no such label in the config");
+                }
+            }
+        }
+        if let Some(folder) = &self.args.overlay {
+            let target = overlay_path(folder, file, &mut self.overlays);
+            overlay::draw(&image, &prediction, &self.prompt)
+                .save(&target)
+                .with_context(|| format!("cannot write {}", target.display()))?;
+            summary += &format!(" -> {}", target.display());
+        }
+        Ok(summary)
+    }
+
+    fn model_version(&self) -> String {
+        let models = &self.args.models;
+        format!(
+            "groundling {} {}+{}",
+            env!("CARGO_PKG_VERSION"),
+            models.detector,
+            models.segmenter
+        )
+    }
+
+    /// Writes the results to the file, or to the standard output.
+    fn write(self) -> anyhow::Result<()> {
+        let mut text = match self.args.format {
+            OutputFormat::Json => serde_json::to_string_pretty(&Report {
+                results: self.reports,
+            })?,
+            OutputFormat::LabelStudio => serde_json::to_string_pretty(&self.tasks)?,
+        };
+        text.push('\n');
+        match &self.args.output {
+            Some(file) => {
+                fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+            }
+            None => std::io::stdout()
+                .write_all(text.as_bytes())
+                .context("cannot write to the standard output"),
+        }
+    }
+}
+
+/// The files that were named, and the images in the folders that were named.
+fn image_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = vec![];
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let folder = || format!("cannot read the folder {}", path.display());
+        let mut inside = vec![];
+        for entry in fs::read_dir(path).with_context(folder)? {
+            let entry = entry.with_context(folder)?.path();
+            if entry.is_file() && image::ImageFormat::from_path(&entry).is_ok() {
+                inside.push(entry);
+            }
+        }
+        if inside.is_empty() {
+            bail!("the folder {} has no images", path.display());
+        }
+        inside.sort();
+        files.extend(inside);
+    }
+    Ok(files)
+}
+
+/// `folder/name.png`, numbered where several images have one name.
+fn overlay_path(folder: &Path, file: &Path, taken: &mut HashSet<PathBuf>) -> PathBuf {
+    let stem = file
+        .file_stem()
+        .unwrap_or(file.as_os_str())
+        .to_string_lossy();
+    let numbered = (2..).map(|i| folder.join(format!("{stem}-{i}.png")));
+    let mut names = std::iter::once(folder.join(format!("{stem}.png"))).chain(numbered);
+    let name = names.find(|name| !taken.contains(name)).unwrap_or_default();
+    taken.insert(name.clone());
+    name
+}
+
+fn progress_bar(images: usize) -> ProgressBar {
+    if images < 2 || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(images as u64);
+    let template = "{bar:30} {pos}/{len} images, {per_sec}, {eta} left  {wide_msg}";
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}

@@ -1,0 +1,332 @@
+//! Every flag and its environment variable, grouped by the step of the road it belongs to.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::detector::DetectionOptions;
+
+/// Words in, boxes and masks out: a Label Studio ML backend.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[allow(missing_docs)]
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// What to do; `serve` where nothing is said.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer Label Studio over HTTP (the default).
+    Serve(ServeArgs),
+    /// Find objects in image files and write JSON and pictures.
+    Predict(PredictArgs),
+}
+
+/// `groundling serve`.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub http: HttpArgs,
+    #[command(flatten)]
+    pub media: MediaArgs,
+    #[command(flatten)]
+    pub models: ModelArgs,
+    #[command(flatten)]
+    pub detection: DetectionArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `groundling predict`.
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// Image files, or folders of them.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// What to find: phrases separated by "." or ",", such as "bok choi. pot."
+    #[arg(long, short)]
+    pub prompt: String,
+    /// What to write.
+    #[arg(long, value_enum, default_value_t = OutputFormat::Json)]
+    pub format: OutputFormat,
+    /// Where to write it; the standard output where nothing is said.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Also write a PNG per image to this folder, with boxes, masks, phrases and scores drawn.
+    #[arg(long, value_name = "DIR")]
+    pub overlay: Option<PathBuf>,
+    /// The labeling config whose controls and labels `--format label-studio` uses; without one,
+    /// rectangles go to "label" and masks to "label2", with the prompt's phrases as labels.
+    #[arg(long, value_name = "FILE")]
+    pub labeling_config: Option<PathBuf>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub limits: ImageLimitArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub models: ModelArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub detection: DetectionArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// The server.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Server")]
+pub struct HttpArgs {
+    /// Port to listen on.
+    #[arg(long, env = "PORT", default_value_t = 9090)]
+    pub port: u16,
+    /// Address to listen on; 0.0.0.0 lets other machines and containers connect.
+    #[arg(long, env = "BIND_ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub bind_address: IpAddr,
+    /// Predictions that may wait for the models; more are refused at once.
+    #[arg(long, env = "MAX_QUEUE", default_value_t = 64)]
+    pub max_queue: usize,
+}
+
+/// Where images come from.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Images")]
+pub struct MediaArgs {
+    /// Label Studio's address as this machine reaches it, such as http://localhost:8080.
+    #[arg(long, env = "LABEL_STUDIO_HOST", value_name = "URL")]
+    pub label_studio_host: Option<String>,
+    /// Another name of the same setting.
+    #[arg(long, env = "LABEL_STUDIO_URL", value_name = "URL", hide = true)]
+    pub label_studio_url: Option<String>,
+    /// Label Studio's legacy access token, for images that lie there.
+    #[arg(
+        long,
+        env = "LABEL_STUDIO_ACCESS_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub label_studio_access_token: Option<Secret>,
+    /// Another name of the same setting.
+    #[arg(
+        long,
+        env = "LABEL_STUDIO_API_KEY",
+        value_name = "TOKEN",
+        hide = true,
+        hide_env_values = true
+    )]
+    pub label_studio_api_key: Option<Secret>,
+    /// Seconds for fetching one image.
+    #[arg(long, env = "IMAGE_TIMEOUT_S", default_value_t = 30)]
+    pub image_timeout_s: u64,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub limits: ImageLimitArgs,
+}
+
+impl MediaArgs {
+    /// Label Studio's address under either name; an empty one is none.
+    pub fn host(&self) -> Option<&str> {
+        [&self.label_studio_host, &self.label_studio_url]
+            .into_iter()
+            .flatten()
+            .map(|host| host.trim())
+            .find(|host| !host.is_empty())
+    }
+
+    /// The token under either name; an empty one is none.
+    pub fn token(&self) -> Option<&Secret> {
+        [&self.label_studio_access_token, &self.label_studio_api_key]
+            .into_iter()
+            .flatten()
+            .find(|token| !token.reveal().is_empty())
+    }
+}
+
+/// How large an image may be.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Images")]
+pub struct ImageLimitArgs {
+    /// Bytes an image file may have.
+    #[arg(long, env = "MAX_IMAGE_BYTES", default_value_t = 100 << 20)]
+    pub max_image_bytes: usize,
+    /// Pixels an image may have, told before it is decoded.
+    #[arg(long, env = "MAX_IMAGE_PIXELS", default_value_t = 120_000_000)]
+    pub max_image_pixels: usize,
+}
+
+/// Which models run, and where.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Models")]
+pub struct ModelArgs {
+    /// The detector: a Grounding DINO folder (config.json, model.safetensors, ...), its name in
+    /// MODEL_DIR, or "demo", which knows coloured shapes only.
+    #[arg(
+        long,
+        env = "DETECTOR",
+        default_value = "demo",
+        value_name = "DIR|NAME"
+    )]
+    pub detector: String,
+    /// The segmenter: a SAM folder, its name in MODEL_DIR, "demo", or "none" for boxes only.
+    #[arg(
+        long,
+        env = "SEGMENTER",
+        default_value = "demo",
+        value_name = "DIR|NAME|none"
+    )]
+    pub segmenter: String,
+    /// The folder that model names are looked up in.
+    #[arg(long, env = "MODEL_DIR", default_value = "models", value_name = "DIR")]
+    pub model_dir: PathBuf,
+    /// Where to compute: "auto" is a GPU where the build and the machine have one.
+    #[arg(
+        long,
+        env = "DEVICE",
+        default_value = "auto",
+        value_name = "auto|cpu|cuda[:N]"
+    )]
+    pub device: DeviceChoice,
+}
+
+/// What counts as found.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Detection")]
+pub struct DetectionArgs {
+    /// How sure the detector must be of a box, 0 to 1: lower finds more and errs more.
+    #[arg(long, env = "BOX_THRESHOLD", default_value_t = Fraction(0.3), value_name = "0..1")]
+    pub box_threshold: Fraction,
+    /// How well a phrase must fit to name a box, 0 to 1.
+    #[arg(long, env = "TEXT_THRESHOLD", default_value_t = Fraction(0.25), value_name = "0..1")]
+    pub text_threshold: Fraction,
+    /// Boxes of one phrase that overlap by more than this (IoU) become one; 1 keeps all.
+    #[arg(long, env = "NMS_IOU", default_value_t = Fraction(0.7), value_name = "0..1")]
+    pub nms_iou: Fraction,
+    /// At most this many objects per image, the best; all where nothing is said.
+    #[arg(long, env = "MAX_DETECTIONS", value_name = "N")]
+    pub max_detections: Option<usize>,
+}
+
+impl DetectionArgs {
+    /// The detector's options.
+    pub fn options(&self) -> DetectionOptions {
+        DetectionOptions {
+            box_threshold: self.box_threshold.0,
+            text_threshold: self.text_threshold.0,
+            nms_iou: self.nms_iou.0,
+            max_detections: self.max_detections,
+        }
+    }
+}
+
+/// Logging.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logs")]
+pub struct LogArgs {
+    /// error, warn, info, debug or trace, or a filter such as "info,groundling=debug".
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// Lines for people or JSON for machines.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// What `predict` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// `{"results": [...]}` with boxes in pixels and masks as COCO RLE.
+    Json,
+    /// Tasks with predictions, for Label Studio's import.
+    LabelStudio,
+}
+
+/// A number of 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Fraction(pub f32);
+
+impl FromStr for Fraction {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.trim()
+            .parse()
+            .ok()
+            .filter(|value| (0.0..=1.0).contains(value))
+            .map(Self)
+            .ok_or_else(|| "it must be a number from 0 to 1, such as 0.3".to_owned())
+    }
+}
+
+impl fmt::Display for Fraction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU if there is one.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim().to_lowercase().as_str() {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" | "gpu" => Ok(Self::Cuda(0)),
+            other => other
+                .strip_prefix("cuda:")
+                .and_then(|number| number.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| "it must be auto, cpu, cuda or cuda:N".to_owned()),
+        }
+    }
+}
+
+/// A value that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The value, for the one place that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(value: &str) -> Self {
+        Self(value.trim().to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(...)")
+    }
+}

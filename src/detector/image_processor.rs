@@ -1,0 +1,125 @@
+//! Images to the detector's input (`GroundingDinoImageProcessor`).
+
+use candle_core::{DType, Device, Tensor};
+use image::RgbImage;
+use serde::Deserialize;
+
+use super::DetectError;
+use crate::geometry::ImageSize;
+use crate::pixels::{Normalization, resize};
+
+/// `preprocessor_config.json`, with the reference's defaults.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ImageProcessor {
+    size: Edges,
+    /// Of files written before sizes had names.
+    max_size: Option<usize>,
+    #[serde(flatten)]
+    normalization: Normalization,
+}
+
+impl Default for ImageProcessor {
+    fn default() -> Self {
+        Self {
+            size: Edges::Named {
+                shortest_edge: 800,
+                longest_edge: Some(1333),
+            },
+            max_size: None,
+            normalization: Normalization::default(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(untagged)]
+enum Edges {
+    Named {
+        shortest_edge: usize,
+        longest_edge: Option<usize>,
+    },
+    Shortest(usize),
+}
+
+/// A batch of images as one tensor.
+#[derive(Debug, Clone)]
+pub struct ImageBatch {
+    /// `[B, 3, H, W]`, normalised, zero-padded at the bottom and the right.
+    pub pixel_values: Tensor,
+    /// Each image's own `(height, width)` in it.
+    pub valid_sizes: Vec<(usize, usize)>,
+}
+
+impl ImageProcessor {
+    /// The size an image is resized to: the short side as configured, unless the long side would
+    /// exceed its limit (`get_size_with_aspect_ratio`).
+    pub fn target_size(&self, size: ImageSize) -> ImageSize {
+        let (mut shortest, longest) = match self.size {
+            Edges::Named {
+                shortest_edge,
+                longest_edge,
+            } => (shortest_edge, longest_edge),
+            Edges::Shortest(shortest) => (shortest, self.max_size),
+        };
+        let (height, width) = (size.height as f64, size.width as f64);
+        let (short, long) = (height.min(width), height.max(width));
+        // the exact short side where the long one decides; the long side is computed from it
+        let mut exact = shortest as f64;
+        if let Some(limit) = longest.map(|limit| limit as f64) {
+            if long / short * exact > limit {
+                exact = limit * short / long;
+                shortest = exact.round_ties_even() as usize;
+            }
+        }
+        if size.height.min(size.width) == shortest {
+            return size;
+        }
+        // Python's int() truncates; a sliver keeps at least one pixel where the reference fails
+        let target = if width < height {
+            ImageSize {
+                height: (exact * height / width) as usize,
+                width: shortest,
+            }
+        } else {
+            ImageSize {
+                height: shortest,
+                width: (exact * width / height) as usize,
+            }
+        };
+        ImageSize {
+            height: target.height.max(1),
+            width: target.width.max(1),
+        }
+    }
+
+    /// Resizes, normalises and pads to the largest height and width of the batch.
+    ///
+    /// # Errors
+    /// If an image has no pixels.
+    pub fn process(
+        &self,
+        images: &[&RgbImage],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<ImageBatch, DetectError> {
+        let resized = images
+            .iter()
+            .map(|image| resize(image, self.target_size(ImageSize::of(image))))
+            .collect::<Result<Vec<_>, _>>()?;
+        let sizes = resized.iter().map(|image| ImageSize::of(image));
+        let padded = ImageSize {
+            height: sizes.clone().map(|size| size.height).max().unwrap_or(0),
+            width: sizes.clone().map(|size| size.width).max().unwrap_or(0),
+        };
+        let mut pixels = vec![0f32; images.len() * 3 * padded.area()];
+        for (image, planes) in resized.iter().zip(pixels.chunks_mut(3 * padded.area())) {
+            self.normalization.write_planes(image, padded, planes);
+        }
+        let shape = (images.len(), 3, padded.height, padded.width);
+        Ok(ImageBatch {
+            pixel_values: Tensor::from_vec(pixels, shape, device)?.to_dtype(dtype)?,
+            valid_sizes: sizes.map(|size| (size.height, size.width)).collect(),
+        })
+    }
+}

@@ -1,0 +1,160 @@
+//! The detector: images and prompts to boxes with phrases and scores.
+
+pub mod image_processor;
+pub mod post_process;
+pub mod text_processor;
+
+use std::fmt;
+
+use candle_core::{DType, Device};
+use image::RgbImage;
+
+use self::image_processor::ImageProcessor;
+use self::post_process::{Queries, detections};
+use self::text_processor::TextProcessor;
+use crate::geometry::{Detection, ImageSize};
+use crate::models::grounding_dino::{Config, GroundingDino, TextTokens};
+use crate::models::weights::{Checkpoint, CheckpointError};
+use crate::pixels::ResizeError;
+use crate::prompt::Prompt;
+
+/// What counts as found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DetectionOptions {
+    /// A query's best token probability must exceed this, 0..1.
+    pub box_threshold: f32,
+    /// A phrase names a box if one of its tokens exceeds this, 0..1.
+    pub text_threshold: f32,
+    /// Boxes of one phrase that overlap by more than this IoU are one; 1 switches it off.
+    pub nms_iou: f32,
+    /// At most this many, the best.
+    pub max_detections: Option<usize>,
+}
+
+impl Default for DetectionOptions {
+    fn default() -> Self {
+        Self {
+            box_threshold: 0.3,
+            text_threshold: 0.25,
+            nms_iou: 0.7,
+            max_detections: None,
+        }
+    }
+}
+
+/// Why nothing could be detected.
+#[derive(Debug, thiserror::Error)]
+pub enum DetectError {
+    /// The caption does not fit the model.
+    #[error(
+        "the prompt has {phrases} phrases, {tokens} tokens, and the model takes {limit} tokens: use fewer or shorter phrases"
+    )]
+    #[allow(missing_docs)]
+    PromptTooLong {
+        tokens: usize,
+        limit: usize,
+        phrases: usize,
+    },
+    /// A phrase of which the tokenizer leaves nothing.
+    #[error("the phrase {0:?} has no word that the model's vocabulary keeps")]
+    PhraseWithoutTokens(String),
+    /// The tokenizer failed.
+    #[error("the tokenizer failed: {0}")]
+    Tokenizer(String),
+    /// An image without pixels.
+    #[error(transparent)]
+    Image(#[from] ResizeError),
+    /// The model failed.
+    #[error("the detector failed: {0}")]
+    Model(#[from] candle_core::Error),
+}
+
+/// Grounding DINO with the processing around it.
+pub struct Detector {
+    model: GroundingDino,
+    images: ImageProcessor,
+    text: TextProcessor,
+    device: Device,
+    dtype: DType,
+}
+
+impl fmt::Debug for Detector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Detector")
+            .field("images", &self.images)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Detector {
+    /// Loads a checkpoint folder.
+    ///
+    /// # Errors
+    /// If a file is missing, damaged, or of another architecture; the message names it.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self, CheckpointError> {
+        let config: Config = checkpoint.config("config.json", Some("grounding-dino"))?;
+        config
+            .validate()
+            .map_err(|reason| CheckpointError::Config {
+                file: checkpoint.describe("config.json"),
+                reason,
+            })?;
+        let images = checkpoint.config("preprocessor_config.json", None)?;
+        let text =
+            TextProcessor::from_bytes(&checkpoint.read("tokenizer.json")?, config.max_text_len)
+                .map_err(|reason| CheckpointError::Tokenizer {
+                    file: checkpoint.describe("tokenizer.json"),
+                    reason,
+                })?;
+        let model =
+            checkpoint.load_weights(dtype, device, |vb| GroundingDino::load(vb, &config))?;
+        Ok(Self {
+            model,
+            images,
+            text,
+            device: device.clone(),
+            dtype,
+        })
+    }
+
+    /// Finds what each image's prompt names, all images in one pass; per image the detections, the
+    /// best first, boxes in its own pixels.
+    ///
+    /// # Errors
+    /// See [`DetectError`]; a prompt that does not fit fails the call before anything is computed.
+    pub fn detect(
+        &self,
+        inputs: &[(&RgbImage, &Prompt)],
+        options: &DetectionOptions,
+    ) -> Result<Vec<Vec<Detection>>, DetectError> {
+        let _span = tracing::debug_span!("detect", images = inputs.len()).entered();
+        if inputs.is_empty() {
+            return Ok(vec![]);
+        }
+        let captions = inputs
+            .iter()
+            .map(|(_, prompt)| self.text.process(prompt))
+            .collect::<Result<Vec<_>, _>>()?;
+        let images: Vec<&RgbImage> = inputs.iter().map(|(image, _)| *image).collect();
+        let batch = self.images.process(&images, self.dtype, &self.device)?;
+        let ids: Vec<Vec<u32>> = captions.iter().map(|caption| caption.ids.clone()).collect();
+        let tokens = TextTokens::new(&ids, &self.device)?;
+        let features = self
+            .model
+            .encode_image(&batch.pixel_values, &batch.valid_sizes)?;
+        let output = self.model.detect(&features, &tokens)?;
+        let logits: Vec<Vec<Vec<f32>>> = output.logits.to_vec3()?;
+        let boxes: Vec<Vec<Vec<f32>>> = output.pred_boxes.to_vec3()?;
+        let results = inputs.iter().zip(&captions).zip(logits.iter().zip(&boxes));
+        Ok(results
+            .map(|(((image, prompt), caption), (logits, boxes))| {
+                let queries = Queries { logits, boxes };
+                detections(queries, caption, prompt, ImageSize::of(image), options)
+            })
+            .collect())
+    }
+}

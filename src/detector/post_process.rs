@@ -1,0 +1,186 @@
+//! Queries to detections: thresholds, phrases, suppression of duplicates.
+
+use super::DetectionOptions;
+use super::text_processor::Caption;
+use crate::geometry::{BoundingBox, Detection, ImageSize};
+use crate::prompt::Prompt;
+
+/// What the model says of one image.
+#[derive(Debug, Clone, Copy)]
+pub struct Queries<'a> {
+    /// Per query: a logit per text token.
+    pub logits: &'a [Vec<f32>],
+    /// Per query: cxcywh, 0..1 of the image.
+    pub boxes: &'a [Vec<f32>],
+}
+
+/// Keeps the queries whose largest token probability is above the box threshold, names each by the
+/// phrase that fits best, removes duplicates of the same phrase, and sorts by score.
+///
+/// The score is the reference's (`post_process_grounded_object_detection`). The phrase is not: the
+/// reference strings together single tokens, which can merge two phrases, cut one or give nothing.
+/// Here a phrase is scored as a whole, by the mean probability of its tokens, among the phrases with
+/// a token above the text threshold, or among all where there is none.
+pub fn detections(
+    queries: Queries,
+    caption: &Caption,
+    prompt: &Prompt,
+    size: ImageSize,
+    options: &DetectionOptions,
+) -> Vec<Detection> {
+    let mut kept: Vec<(usize, Detection)> = queries
+        .logits
+        .iter()
+        .zip(queries.boxes)
+        .filter_map(|(logits, cxcywh)| {
+            let probabilities: Vec<f32> = logits.iter().map(|x| sigmoid(*x)).collect();
+            let score = probabilities.iter().fold(0f32, |a, b| a.max(*b));
+            // at 0 every query is wanted, also one whose probability vanished
+            if score <= options.box_threshold && options.box_threshold > 0.0 {
+                return None;
+            }
+            let phrase = best_phrase(&probabilities, &caption.spans, options.text_threshold)?;
+            let cxcywh: [f32; 4] = cxcywh.as_slice().try_into().ok()?;
+            let detection = Detection {
+                phrase: prompt.phrases().get(phrase)?.clone(),
+                score,
+                bounding_box: BoundingBox::from_cxcywh(cxcywh, size),
+            };
+            Some((phrase, detection))
+        })
+        .collect();
+    kept.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
+    let mut detections = suppress(kept, options.nms_iou);
+    detections.truncate(options.max_detections.unwrap_or(usize::MAX));
+    detections
+}
+
+/// The index of the phrase that names a query.
+fn best_phrase(probabilities: &[f32], spans: &[Vec<usize>], text_threshold: f32) -> Option<usize> {
+    let best_of = |only_above: bool| {
+        spans
+            .iter()
+            .enumerate()
+            .filter(|(_, span)| {
+                !only_above || span.iter().any(|i| probabilities[*i] > text_threshold)
+            })
+            .map(|(phrase, span)| {
+                let sum: f32 = span.iter().map(|i| probabilities[*i]).sum();
+                (phrase, sum / span.len() as f32)
+            })
+            // of equal ones the first
+            .reduce(|best, other| if other.1 > best.1 { other } else { best })
+            .map(|(phrase, _)| phrase)
+    };
+    best_of(true).or_else(|| best_of(false))
+}
+
+/// Non-maximum suppression among detections of one phrase, the best first; nothing at an IoU of 1.
+fn suppress(sorted: Vec<(usize, Detection)>, iou: f32) -> Vec<Detection> {
+    let mut kept: Vec<(usize, Detection)> = vec![];
+    for (phrase, detection) in sorted {
+        let is_duplicate = iou < 1.0
+            && kept.iter().any(|(other, better)| {
+                *other == phrase && better.bounding_box.iou(detection.bounding_box) > iou
+            });
+        if !is_duplicate {
+            kept.push((phrase, detection));
+        }
+    }
+    kept.into_iter().map(|(_, detection)| detection).collect()
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: ImageSize = ImageSize {
+        height: 100,
+        width: 200,
+    };
+
+    fn logit(p: f32) -> f32 {
+        (p / (1.0 - p)).ln()
+    }
+
+    /// Detections of queries given as token probabilities, all with boxes at `cx`.
+    fn run(rows: &[([f32; 6], f32)], options: DetectionOptions) -> Vec<(String, f32)> {
+        // [CLS] car . van ##s [SEP], of "car. vans."
+        let prompt = Prompt::parse("car. vans.").unwrap();
+        let caption = Caption {
+            ids: vec![101, 7, 1012, 8, 9, 102],
+            spans: vec![vec![1], vec![3, 4]],
+        };
+        let logits: Vec<Vec<f32>> = rows
+            .iter()
+            .map(|(row, _)| row.iter().map(|p| logit(*p)).collect())
+            .collect();
+        let boxes: Vec<Vec<f32>> = rows
+            .iter()
+            .map(|(_, cx)| vec![*cx, 0.5, 0.2, 0.2])
+            .collect();
+        let queries = Queries {
+            logits: &logits,
+            boxes: &boxes,
+        };
+        detections(queries, &caption, &prompt, SIZE, &options)
+            .into_iter()
+            .map(|d| (d.phrase, (d.score * 100.0).round() / 100.0))
+            .collect()
+    }
+
+    #[test]
+    fn a_phrase_is_whole_or_not_at_all() {
+        let options = DetectionOptions::default();
+        // "car" and a piece of "vans" pass the text threshold: the reference would say "car van"
+        let both = [0.01, 0.5, 0.01, 0.4, 0.1, 0.01];
+        assert_eq!(run(&[(both, 0.5)], options), [("car".to_owned(), 0.5)]);
+        // only a piece of "vans" passes: the reference would say "##s"
+        let piece = [0.01, 0.1, 0.01, 0.2, 0.45, 0.01];
+        assert_eq!(run(&[(piece, 0.5)], options), [("vans".to_owned(), 0.45)]);
+        // only the dot passes: the reference would say "."
+        let dot = [0.01, 0.1, 0.6, 0.2, 0.2, 0.01];
+        assert_eq!(run(&[(dot, 0.5)], options), [("vans".to_owned(), 0.6)]);
+    }
+
+    #[test]
+    fn duplicates_go_only_within_a_phrase() {
+        let car = [0.01, 0.8, 0.01, 0.1, 0.1, 0.01];
+        let weaker = [0.01, 0.7, 0.01, 0.1, 0.1, 0.01];
+        let vans = [0.01, 0.1, 0.01, 0.6, 0.6, 0.01];
+        let rows = [(weaker, 0.5), (car, 0.501), (vans, 0.5), (weaker, 0.1)];
+        let options = DetectionOptions::default();
+        let names = |options| -> Vec<String> {
+            run(&rows, options)
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect()
+        };
+        assert_eq!(names(options), ["car", "car", "vans"]);
+        let off = DetectionOptions {
+            nms_iou: 1.0,
+            ..options
+        };
+        assert_eq!(names(off), ["car", "car", "car", "vans"]);
+        let one = DetectionOptions {
+            max_detections: Some(1),
+            ..options
+        };
+        assert_eq!(names(one), ["car"]);
+    }
+
+    #[test]
+    fn a_box_threshold_of_zero_keeps_every_query() {
+        let nothing = [1e-38; 6];
+        let options = DetectionOptions {
+            box_threshold: 0.0,
+            nms_iou: 1.0,
+            ..DetectionOptions::default()
+        };
+        assert_eq!(run(&[(nothing, 0.5), (nothing, 0.5)], options).len(), 2);
+    }
+}

@@ -1,0 +1,95 @@
+//! Errors to statuses and JSON.
+
+use std::any::Any;
+
+use axum::Json;
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::detector::DetectError;
+use crate::labeling::LabelingError;
+use crate::media::MediaError;
+use crate::pipeline::PredictError;
+use crate::pipeline::worker::WorkerError;
+use crate::prompt::EmptyPrompt;
+
+/// Why a request has no result. The text goes to the client and to the log.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    /// The body is not what Label Studio sends.
+    #[error("the request is not usable: {0}")]
+    Body(String),
+    /// The labeling config cannot be used.
+    #[error(transparent)]
+    Labeling(#[from] LabelingError),
+    /// There is nothing to look for.
+    #[error(transparent)]
+    Prompt(#[from] EmptyPrompt),
+    /// The image cannot be had.
+    #[error(transparent)]
+    Media(#[from] MediaError),
+    /// The models gave nothing.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+}
+
+impl ApiError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Body(_) | Self::Labeling(_) | Self::Prompt(_) => StatusCode::BAD_REQUEST,
+            Self::Media(error) => match error {
+                MediaError::Location(_)
+                | MediaError::Decode { .. }
+                | MediaError::TooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+                MediaError::Unreachable { .. }
+                | MediaError::Refused { .. }
+                | MediaError::Status { .. } => StatusCode::BAD_GATEWAY,
+            },
+            Self::Worker(error) => match error {
+                WorkerError::Busy(_) | WorkerError::NotLoaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+                WorkerError::Predict(PredictError::Detect(
+                    DetectError::PromptTooLong { .. } | DetectError::PhraseWithoutTokens(_),
+                )) => StatusCode::BAD_REQUEST,
+                WorkerError::Predict(_) | WorkerError::Stopped => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        if status.is_server_error() {
+            tracing::error!(status = status.as_u16(), "{self}");
+        } else {
+            tracing::warn!(status = status.as_u16(), "{self}");
+        }
+        failure(status, &self.to_string())
+    }
+}
+
+fn failure(status: StatusCode, text: &str) -> Response {
+    (status, Json(json!({ "error": text }))).into_response()
+}
+
+pub(super) async fn not_found(uri: Uri) -> Response {
+    let text = format!(
+        "there is no {}; see /health, /setup and /predict",
+        uri.path()
+    );
+    failure(StatusCode::NOT_FOUND, &text)
+}
+
+pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    let text = format!("{} does not take {method}", uri.path());
+    failure(StatusCode::METHOD_NOT_ALLOWED, &text)
+}
+
+pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
+    tracing::error!("a handler panicked");
+    failure(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "groundling failed on this request; see its log",
+    )
+}

@@ -1,0 +1,86 @@
+//! Image bytes to upright RGB.
+
+use std::io::Cursor;
+
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits, Rgb, RgbImage, Rgba};
+
+/// Bytes that give no image.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// No decoder knows them, or they are damaged.
+    #[error("not a readable image (PNG, JPEG, WebP, GIF, BMP, TIFF and a few others are): {0}")]
+    Unreadable(#[from] image::ImageError),
+    /// Too many pixels, told before they are decoded.
+    #[error("the image has {width}x{height} pixels, more than {limit} in all (MAX_IMAGE_PIXELS)")]
+    #[allow(missing_docs)]
+    TooManyPixels {
+        width: u32,
+        height: u32,
+        limit: usize,
+    },
+    /// A decoder gave up without saying why.
+    #[error("the decoder panicked on it")]
+    Panicked,
+}
+
+/// Decodes the first picture of a file: its EXIF orientation applied, transparency over white, deeper
+/// channels cut to 8 bits by their high byte, as Pillow does it.
+///
+/// # Errors
+/// If the bytes are no image, damaged, or of more than `max_pixels` pixels.
+pub fn decode(bytes: &[u8], max_pixels: usize) -> Result<RgbImage, DecodeError> {
+    let reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(image::ImageError::IoError)?;
+    let mut decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    if width as usize * height as usize > max_pixels {
+        return Err(DecodeError::TooManyPixels {
+            width,
+            height,
+            limit: max_pixels,
+        });
+    }
+    let mut limits = Limits::default();
+    // 16 bytes a pixel is the most that any format decodes to; decoders need room besides
+    limits.max_alloc = Some(max_pixels as u64 * 16 + (64 << 20));
+    decoder.set_limits(limits)?;
+    let orientation = decoder.orientation()?;
+    let mut image = DynamicImage::from_decoder(decoder)?;
+    image.apply_orientation(orientation);
+    Ok(over_white(image))
+}
+
+fn over_white(image: DynamicImage) -> RgbImage {
+    match image {
+        DynamicImage::ImageRgb8(image) => image,
+        DynamicImage::ImageLuma16(image) => map(&image, |p| Rgb([high_byte(p.0[0]); 3])),
+        DynamicImage::ImageRgb16(image) => map(&image, |p| Rgb(p.0.map(high_byte))),
+        DynamicImage::ImageLumaA16(image) => map(&image, |p| {
+            let [grey, alpha] = p.0.map(high_byte);
+            blend(Rgba([grey, grey, grey, alpha]))
+        }),
+        DynamicImage::ImageRgba16(image) => map(&image, |p| blend(Rgba(p.0.map(high_byte)))),
+        image if image.color().has_alpha() => map(&image.into_rgba8(), |p| blend(*p)),
+        image => image.into_rgb8(),
+    }
+}
+
+fn map<P: image::Pixel>(
+    image: &image::ImageBuffer<P, Vec<P::Subpixel>>,
+    pixel: impl Fn(&P) -> Rgb<u8>,
+) -> RgbImage {
+    RgbImage::from_fn(image.width(), image.height(), |x, y| {
+        pixel(image.get_pixel(x, y))
+    })
+}
+
+fn high_byte(level: u16) -> u8 {
+    (level >> 8) as u8
+}
+
+/// A pixel over white, rounded.
+fn blend(Rgba([r, g, b, alpha]): Rgba<u8>) -> Rgb<u8> {
+    let alpha = u32::from(alpha);
+    Rgb([r, g, b].map(|level| ((u32::from(level) * alpha + 255 * (255 - alpha) + 127) / 255) as u8))
+}

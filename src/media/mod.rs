@@ -1,0 +1,66 @@
+//! From what a task's data says of its image to pixels.
+
+pub mod decode;
+mod fetch;
+mod location;
+
+use image::RgbImage;
+
+pub use decode::{DecodeError, decode};
+pub use fetch::{Fetcher, FetcherConfig};
+pub use location::{LabelStudio, Location, LocationError};
+
+/// Why a task's image cannot be had; every message names the URL, without secrets.
+#[derive(Debug, thiserror::Error)]
+pub enum MediaError {
+    /// Not a URL groundling can follow.
+    #[error(transparent)]
+    Location(#[from] LocationError),
+    /// The request failed on the way.
+    #[error("cannot fetch {url}: {reason}")]
+    #[allow(missing_docs)]
+    Unreachable { url: String, reason: String },
+    /// The host wants other credentials.
+    #[error("{url} answered {status}: {hint}")]
+    #[allow(missing_docs)]
+    Refused {
+        url: String,
+        status: u16,
+        hint: &'static str,
+    },
+    /// The host has no such file, or another answer than the image.
+    #[error("{url} answered {status}")]
+    #[allow(missing_docs)]
+    Status { url: String, status: u16 },
+    /// More bytes than allowed.
+    #[error("{url} has more than the {limit} bytes that an image may have (MAX_IMAGE_BYTES)")]
+    #[allow(missing_docs)]
+    TooLarge { url: String, limit: usize },
+    /// Bytes that are no image.
+    #[error("{url}: {source}")]
+    #[allow(missing_docs)]
+    Decode { url: String, source: DecodeError },
+}
+
+impl Fetcher {
+    /// Fetches and decodes the image that a task's data names.
+    ///
+    /// # Errors
+    /// See [`MediaError`].
+    pub async fn load(&self, url: &str) -> Result<RgbImage, MediaError> {
+        let location = self.label_studio().locate(url)?;
+        let name = location.to_string();
+        let bytes = self.bytes(location).await?;
+        let max_pixels = self.max_pixels();
+        // decoding computes: not on the async threads
+        let decoded = tokio::task::spawn_blocking(move || decode(&bytes, max_pixels)).await;
+        match decoded {
+            Ok(Ok(image)) => Ok(image),
+            Ok(Err(source)) => Err(MediaError::Decode { url: name, source }),
+            Err(_) => Err(MediaError::Decode {
+                url: name,
+                source: DecodeError::Panicked,
+            }),
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Where to compute.
+
+use candle_core::{Device, Result};
+
+use crate::config::DeviceChoice;
+
+/// Opens the chosen device.
+///
+/// # Errors
+/// If a GPU was asked for by number and there is none, or the build has no CUDA.
+pub fn open(choice: DeviceChoice) -> Result<Device> {
+    match choice {
+        DeviceChoice::Auto => Device::cuda_if_available(0),
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda(number) => Device::new_cuda(number),
+    }
+}

@@ -1,0 +1,137 @@
+//! Detect, then segment: one image and one prompt to objects with boxes and masks. Synchronous; the
+//! server runs it on the thread of [`worker`].
+
+pub mod checkpoints;
+pub mod device;
+pub mod worker;
+
+use std::time::{Duration, Instant};
+
+use candle_core::DType;
+use image::RgbImage;
+
+use self::checkpoints::UnknownCheckpoint;
+use crate::config::ModelArgs;
+use crate::detector::{DetectError, DetectionOptions, Detector};
+use crate::geometry::{BoundingBox, Detection, ImageSize};
+use crate::models::weights::CheckpointError;
+use crate::prompt::Prompt;
+use crate::segmenter::{ScoredMask, SegmentError, Segmenter};
+
+/// A detection and, where a segmenter is loaded and wanted, its mask.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DetectedObject {
+    /// What and where.
+    pub detection: Detection,
+    /// Its exact extent.
+    pub mask: Option<ScoredMask>,
+}
+
+/// What one image and one prompt gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    /// The size of the image.
+    pub size: ImageSize,
+    /// The best first.
+    pub objects: Vec<DetectedObject>,
+    /// How long the detector took.
+    pub detector_time: Duration,
+    /// How long the segmenter took; zero where it had nothing to do.
+    pub segmenter_time: Duration,
+}
+
+/// Why there is no prediction.
+#[derive(Debug, thiserror::Error)]
+pub enum PredictError {
+    /// The first half failed.
+    #[error(transparent)]
+    Detect(#[from] DetectError),
+    /// The second half failed.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+}
+
+/// Why there are no models.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A name that is no checkpoint.
+    #[error(transparent)]
+    Unknown(#[from] UnknownCheckpoint),
+    /// A checkpoint that cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The device is not there.
+    #[error("cannot compute on the chosen device: {0}")]
+    Device(#[from] candle_core::Error),
+}
+
+/// The loaded models.
+#[derive(Debug)]
+pub struct Pipeline {
+    detector: Detector,
+    segmenter: Option<Segmenter>,
+}
+
+impl Pipeline {
+    /// Loads the detector, and the segmenter unless it is `none`.
+    ///
+    /// # Errors
+    /// If a checkpoint is unknown, incomplete, damaged, or of another architecture.
+    pub fn load(args: &ModelArgs) -> Result<Self, LoadError> {
+        let device = device::open(args.device)?;
+        let dtype = DType::F32;
+        let detector = checkpoints::detector(&args.detector, &args.model_dir)?;
+        let segmenter = checkpoints::segmenter(&args.segmenter, &args.model_dir)?;
+        let detector = Detector::load(&detector, dtype, &device)?;
+        let segmenter = segmenter
+            .map(|checkpoint| Segmenter::load(&checkpoint, dtype, &device))
+            .transpose()?;
+        Ok(Self {
+            detector,
+            segmenter,
+        })
+    }
+
+    /// Finds and cuts out what the prompt names.
+    ///
+    /// # Errors
+    /// If the prompt does not fit the detector, or a model fails.
+    pub fn predict(
+        &self,
+        image: &RgbImage,
+        prompt: &Prompt,
+        options: &DetectionOptions,
+        with_masks: bool,
+    ) -> Result<Prediction, PredictError> {
+        let start = Instant::now();
+        let found = self.detector.detect(&[(image, prompt)], options)?;
+        let detections: Vec<Detection> = found.into_iter().flatten().collect();
+        let detector_time = start.elapsed();
+
+        let start = Instant::now();
+        let masks = match &self.segmenter {
+            Some(segmenter) if with_masks && !detections.is_empty() => {
+                let encoded = segmenter.encode(image)?;
+                let boxes: Vec<BoundingBox> = detections.iter().map(|d| d.bounding_box).collect();
+                segmenter.segment_boxes(&encoded, &boxes)?
+            }
+            _ => vec![],
+        };
+        let segmenter_time = if masks.is_empty() {
+            Duration::ZERO
+        } else {
+            start.elapsed()
+        };
+        let masks = masks.into_iter().map(Some).chain(std::iter::repeat(None));
+        Ok(Prediction {
+            size: ImageSize::of(image),
+            objects: detections
+                .into_iter()
+                .zip(masks)
+                .map(|(detection, mask)| DetectedObject { detection, mask })
+                .collect(),
+            detector_time,
+            segmenter_time,
+        })
+    }
+}

@@ -1,0 +1,72 @@
+//! Predictions as tasks that Label Studio imports.
+
+use serde::Serialize;
+
+use crate::labeling::{ControlKind, ControlTag, ImageTag, LabelingConfig, LabelingError};
+use crate::pipeline::Prediction;
+use crate::prompt::Prompt;
+use crate::regions::{Region, Unlabeled, regions};
+
+/// A task with its prediction, one element of an import file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Task {
+    /// The image's URL under the key the labeling config asks for.
+    pub data: serde_json::Map<String, serde_json::Value>,
+    /// One prediction.
+    pub predictions: Vec<TaskPrediction>,
+}
+
+/// The prediction of a task.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs)] // Label Studio's own field names
+pub struct TaskPrediction {
+    pub model_version: String,
+    pub score: f32,
+    pub result: Vec<Region>,
+}
+
+/// A task of an image; regions go to the controls of `config`. Returns too how many detections found
+/// no label there.
+///
+/// # Errors
+/// If the config has no image.
+pub fn task(
+    image_url: &str,
+    prediction: &Prediction,
+    config: &LabelingConfig,
+    model_version: &str,
+) -> Result<(Task, usize), LabelingError> {
+    let image = config.image()?;
+    let made = regions(prediction, config, image, Unlabeled::Drop);
+    let mut data = serde_json::Map::new();
+    data.insert(image.data_key.clone(), image_url.into());
+    let task = Task {
+        data,
+        predictions: vec![TaskPrediction {
+            model_version: model_version.to_owned(),
+            score: made.score,
+            result: made.regions,
+        }],
+    };
+    Ok((task, made.dropped))
+}
+
+/// The config that tasks are written for where none is given: `label` (rectangles) and `label2`
+/// (brush) on `image`, with the prompt's phrases as labels.
+pub fn config_for(prompt: &Prompt) -> LabelingConfig {
+    let control = |name: &str, kind: fn(Vec<String>) -> ControlKind| ControlTag {
+        name: name.to_owned(),
+        to_name: "image".to_owned(),
+        kind: kind(prompt.phrases().to_vec()),
+    };
+    LabelingConfig {
+        images: vec![ImageTag {
+            name: "image".to_owned(),
+            data_key: "image".to_owned(),
+        }],
+        controls: vec![
+            control("label", ControlKind::RectangleLabels),
+            control("label2", ControlKind::BrushLabels),
+        ],
+    }
+}

@@ -1,0 +1,210 @@
+//! The segmenter: boxes and points to masks.
+
+pub mod image_processor;
+pub mod post_process;
+
+use std::fmt;
+
+use candle_core::{DType, Device, Tensor};
+use image::RgbImage;
+
+use self::image_processor::{Frame, ImageProcessor};
+use self::post_process::upscale_mask;
+use crate::geometry::{BoundingBox, Mask};
+use crate::models::sam::{Config, Masks, PointLabel, Prompts, Sam};
+use crate::models::weights::{Checkpoint, CheckpointError};
+use crate::pixels::ResizeError;
+
+/// Why nothing could be segmented.
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    /// An image without pixels.
+    #[error(transparent)]
+    Image(#[from] ResizeError),
+    /// The model failed.
+    #[error("the segmenter failed: {0}")]
+    Model(#[from] candle_core::Error),
+}
+
+/// What names one object, in the image's pixels.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ObjectPrompt {
+    /// The object in this box.
+    Box(BoundingBox),
+    /// The object under these places: `(x, y)` and whether it is on the object or off it.
+    Points(Vec<((f32, f32), bool)>),
+}
+
+/// A mask and how good the model thinks it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredMask {
+    /// Of the image's size.
+    pub mask: Mask,
+    /// The IoU it is expected to have with the object, about 0..1.
+    pub score: f32,
+}
+
+/// An image the segmenter has looked at once; any number of prompts can follow.
+#[derive(Debug, Clone)]
+pub struct EncodedImage {
+    embeddings: Tensor,
+    frame: Frame,
+}
+
+/// SAM with the processing around it.
+pub struct Segmenter {
+    model: Sam,
+    images: ImageProcessor,
+    device: Device,
+    dtype: DType,
+}
+
+impl fmt::Debug for Segmenter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Segmenter")
+            .field("images", &self.images)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Boxes that go through the mask decoder together: each needs its own copy of the image tokens (4 MB
+/// at SAM's size) in every layer.
+const BOXES_AT_ONCE: usize = 16;
+
+impl Segmenter {
+    /// Loads a checkpoint folder.
+    ///
+    /// # Errors
+    /// If a file is missing, damaged, or of another architecture; the message names it.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self, CheckpointError> {
+        let config: Config = checkpoint.config("config.json", Some("sam"))?;
+        config
+            .validate()
+            .map_err(|reason| CheckpointError::Config {
+                file: checkpoint.describe("config.json"),
+                reason,
+            })?;
+        let images = checkpoint.config("preprocessor_config.json", None)?;
+        let model = checkpoint.load_weights(dtype, device, |vb| Sam::load(vb, &config))?;
+        Ok(Self {
+            model,
+            images,
+            device: device.clone(),
+            dtype,
+        })
+    }
+
+    /// Runs the image encoder.
+    ///
+    /// # Errors
+    /// If the image has no pixels or the model fails.
+    pub fn encode(&self, image: &RgbImage) -> Result<EncodedImage, SegmentError> {
+        let _span = tracing::debug_span!("encode").entered();
+        let (pixels, frame) =
+            self.images
+                .process(image, self.input_side(), self.dtype, &self.device)?;
+        Ok(EncodedImage {
+            embeddings: self.model.encode_image(&pixels)?,
+            frame,
+        })
+    }
+
+    /// One mask per box, in their order.
+    ///
+    /// # Errors
+    /// If the model fails.
+    pub fn segment_boxes(
+        &self,
+        image: &EncodedImage,
+        boxes: &[BoundingBox],
+    ) -> Result<Vec<ScoredMask>, SegmentError> {
+        let _span = tracing::debug_span!("segment", boxes = boxes.len()).entered();
+        let mut masks = vec![];
+        for boxes in boxes.chunks(BOXES_AT_ONCE) {
+            let prompts = Prompts {
+                boxes: Some(boxes.iter().map(|b| image.frame.corners(*b)).collect()),
+                ..Prompts::default()
+            };
+            let predicted = self
+                .model
+                .predict_masks(&image.embeddings, &prompts, false)?;
+            masks.extend(self.best_masks(&predicted, image.frame)?);
+        }
+        Ok(masks)
+    }
+
+    /// The mask of one object. A box gives one mask; points leave open how much of the object is
+    /// meant, so of several masks the one with the best expected IoU is taken.
+    ///
+    /// # Errors
+    /// If there is no point, or the model fails.
+    pub fn segment(
+        &self,
+        image: &EncodedImage,
+        prompt: &ObjectPrompt,
+    ) -> Result<ScoredMask, SegmentError> {
+        let (prompts, multimask) = match prompt {
+            ObjectPrompt::Box(b) => (
+                Prompts {
+                    boxes: Some(vec![image.frame.corners(*b)]),
+                    ..Prompts::default()
+                },
+                false,
+            ),
+            ObjectPrompt::Points(points) => {
+                let label = |on: bool| {
+                    if on {
+                        PointLabel::Foreground
+                    } else {
+                        PointLabel::Background
+                    }
+                };
+                let points = points
+                    .iter()
+                    .map(|(at, on)| (image.frame.point(*at), label(*on)))
+                    .collect();
+                (
+                    Prompts {
+                        points: Some(vec![points]),
+                        ..Prompts::default()
+                    },
+                    true,
+                )
+            }
+        };
+        let predicted = self
+            .model
+            .predict_masks(&image.embeddings, &prompts, multimask)?;
+        let masks = self.best_masks(&predicted, image.frame)?;
+        masks.into_iter().next().ok_or_else(|| {
+            SegmentError::Model(candle_core::Error::Msg("no mask came back".to_owned()))
+        })
+    }
+
+    fn input_side(&self) -> usize {
+        self.model.config().vision_config.image_size
+    }
+
+    /// Per prompt the mask of the best expected IoU, at the image's size.
+    fn best_masks(&self, masks: &Masks, frame: Frame) -> Result<Vec<ScoredMask>, SegmentError> {
+        let scores: Vec<Vec<f32>> = masks.iou_scores.to_dtype(DType::F32)?.to_vec2()?;
+        let logits = masks.low_res_masks.to_dtype(DType::F32)?.flatten_from(2)?;
+        let mut best = vec![];
+        for (prompt, scores) in scores.iter().enumerate() {
+            let ranked = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+            let Some((index, score)) = ranked else {
+                continue;
+            };
+            let logits: Vec<f32> = logits.get(prompt)?.get(index)?.to_vec1()?;
+            best.push(ScoredMask {
+                mask: upscale_mask(&logits, self.input_side(), frame),
+                score: *score,
+            });
+        }
+        Ok(best)
+    }
+}

@@ -1,0 +1,28 @@
+//! Logs: to the standard error, as lines for people or as JSON for machines.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+use crate::config::{LogArgs, LogFormat};
+
+/// Starts logging; call once.
+///
+/// # Errors
+/// If the level is neither a level nor a filter.
+pub fn init(args: &LogArgs) -> Result<(), ParseError> {
+    // Python's names work too
+    let level = match args.log_level.to_lowercase().as_str() {
+        "warning" => "warn".to_owned(),
+        "critical" | "fatal" => "error".to_owned(),
+        level => level.to_owned(),
+    };
+    let filter = EnvFilter::builder().parse(level)?;
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+    Ok(())
+}
