@@ -39,6 +39,12 @@ impl Fixture {
         }
     }
 
+    /// The names of its tensors.
+    pub fn keys(&self) -> impl Iterator<Item = &String> {
+        self.tensors.keys()
+    }
+
+    /// Whether it holds this tensor.
     pub fn has(&self, key: &str) -> bool {
         self.tensors.contains_key(key)
     }

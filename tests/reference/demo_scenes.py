@@ -35,7 +35,6 @@ BOX_THRESHOLD = 0.3
 TEXT_THRESHOLD = 0.25
 DOT = 1012
 COLOURS = 16
-LARGEST_FILE = 8000  # bytes
 MARGIN = 2e-3  # how far scores stay from what they are compared with
 
 COLOUR_WORDS = "red green blue yellow orange purple pink brown black white cyan gray".split()
@@ -175,12 +174,11 @@ def main() -> None:
     scenes = load_scenes(arguments.scenes or arguments.models / "training" / "scenes.py")
     detector = Detector(arguments.models / "detector")
     segmenter = Segmenter(arguments.models / "segmenter")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows, files = [], {}
     for number, (width, height) in enumerate(SIZES):
-        for attempt in range(200):
+        for attempt in range(1000):
             file, phrases = draw(scenes, 1000 * number + attempt, width, height)
-            if not phrases or len(file) > LARGEST_FILE:
+            if not phrases or len(file) > 2000 + width * height / 10:
                 continue
             image = Image.open(io.BytesIO(file)).convert("RGB")
             detections, clear = detector.detect(image, phrases)
@@ -189,7 +187,7 @@ def main() -> None:
         else:
             raise RuntimeError(f"no clear scene of {width} x {height}")
         name = f"scene_{number:02}.png"
-        (arguments.out / name).write_bytes(file)
+        files[name] = file
         masks, iou_scores = [], []
         if detections:
             masks, iou_scores = segmenter.segment(image, torch.stack([detection["box"] for detection in detections]))
@@ -206,6 +204,9 @@ def main() -> None:
         print(f"{name}: {width} x {height}, {rows[-1]['prompt']!r}: {len(detections)} detections, attempt {attempt}")
     if not any(row["detections"] for row in rows):
         raise RuntimeError("nothing is detected in any scene: the detector is not trained enough to be tested")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, file in files.items():
+        (arguments.out / name).write_bytes(file)
     lines = ",\n".join(json.dumps(row) for row in rows)
     (arguments.out / "expected.json").write_text(
         f'{{"box_threshold": {BOX_THRESHOLD}, "text_threshold": {TEXT_THRESHOLD}, "scenes": [\n{lines}\n]}}\n',

@@ -2,8 +2,16 @@
 //!
 //! The fixtures beside this file are written by `generate.py`. Every test prints its largest
 //! differences: `cargo test --release --test reference -- --nocapture`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    missing_docs
+)]
 
 mod compare;
+mod demo;
 mod detector;
+mod processing;
 mod segmenter;

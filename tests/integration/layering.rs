@@ -1,0 +1,111 @@
+//! Who may use whom: the models know neither images nor HTTP, the server no tensors.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::repository;
+
+/// Folder or file below `src/`, and names that must not follow `use crate::`, `crate::` or stand as a
+/// crate in it.
+const FORBIDDEN: [(&str, &[&str]); 8] = [
+    (
+        "models",
+        &[
+            "axum",
+            "reqwest",
+            "tokio",
+            "image::",
+            "crate::http",
+            "crate::media",
+            "crate::geometry",
+            "crate::prompt",
+            "crate::detector",
+            "crate::segmenter",
+            "crate::config",
+        ],
+    ),
+    (
+        "detector",
+        &[
+            "axum",
+            "reqwest",
+            "tokio::",
+            "crate::http",
+            "crate::media",
+            "crate::segmenter",
+            "crate::labeling",
+            "crate::regions",
+        ],
+    ),
+    (
+        "segmenter",
+        &[
+            "axum",
+            "reqwest",
+            "tokio::",
+            "crate::http",
+            "crate::media",
+            "crate::detector",
+            "crate::labeling",
+            "crate::prompt",
+            "crate::regions",
+        ],
+    ),
+    ("http", &["candle", "crate::models", "crate::segmenter"]),
+    ("labeling", &["candle", "axum", "crate::"]),
+    (
+        "media",
+        &[
+            "candle",
+            "axum",
+            "crate::models",
+            "crate::detector",
+            "crate::pipeline",
+            "crate::http",
+        ],
+    ),
+    ("prompt.rs", &["candle", "axum", "crate::"]),
+    (
+        "regions",
+        &[
+            "candle",
+            "axum",
+            "crate::models",
+            "crate::http",
+            "crate::media",
+        ],
+    ),
+];
+
+fn sources(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.to_owned()];
+    }
+    let entries = fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries.flat_map(|entry| sources(&entry)).collect()
+}
+
+#[test]
+fn modules_keep_to_their_layer() {
+    for (place, forbidden) in FORBIDDEN {
+        let files = sources(&repository("src").join(place));
+        assert!(!files.is_empty());
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            for (number, line) in code.lines().enumerate() {
+                let line = line.split("//").next().unwrap();
+                for name in forbidden {
+                    assert!(
+                        !line.contains(name),
+                        "{}:{}: {place} must not use {name}",
+                        file.display(),
+                        number + 1
+                    );
+                }
+            }
+        }
+    }
+}

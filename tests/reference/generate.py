@@ -1,0 +1,46 @@
+"""Write every fixture of this folder again; with no options, from what is in the repository alone.
+
+The demo scenes are written only when the demo weights are there.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from fixtures import HERE
+
+
+def run(script: str, *options: str) -> None:
+    """One script in its own process, on one thread."""
+    command = [sys.executable, str(HERE / script), *options]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocabulary", type=Path, help="BERT's vocab.txt: build the tiny tokenizer again")
+    parser.add_argument("--bert-tokenizer", type=Path, help="bert-base-uncased's tokenizer.json, for tokens.json")
+    parser.add_argument("--brush-vectors", type=Path, help="JSON of the editor's brush run lengths, to be copied")
+    arguments = parser.parse_args()
+
+    def option(name: str, value: Path | None) -> list[str]:
+        return [name, str(value)] if value else []
+
+    run("generate_detector.py", *option("--vocabulary", arguments.vocabulary))
+    run("generate_segmenter.py")
+    run(
+        "generate_processing.py",
+        *option("--bert-tokenizer", arguments.bert_tokenizer),
+        *option("--brush-vectors", arguments.brush_vectors),
+    )
+    weights = [HERE.parent.parent / "models" / "demo" / part / "model.safetensors" for part in ("detector", "segmenter")]
+    if all(path.exists() for path in weights):
+        run("demo_scenes.py")
+    else:
+        print("demo weights are not there: demo/ is left as it is")
+
+
+if __name__ == "__main__":
+    main()
