@@ -1,0 +1,23 @@
+# A small image with one binary in it. Not built in CI yet: see "State" in README.md.
+FROM rust:1.95-bookworm AS build
+WORKDIR /build
+COPY Cargo.toml Cargo.lock ./
+COPY src src
+COPY models models
+COPY examples examples
+RUN cargo build --locked --profile dist --bin groundling
+
+FROM debian:bookworm-slim
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates curl \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --create-home --uid 1001 groundling
+COPY --from=build /build/target/dist/groundling /usr/local/bin/groundling
+USER groundling
+# inside a container the server must be reachable from other containers
+ENV BIND_ADDRESS=0.0.0.0 PORT=9090 MODEL_DIR=/models
+VOLUME /models
+EXPOSE 9090
+HEALTHCHECK --interval=10s --timeout=3s CMD curl --fail --silent "http://127.0.0.1:${PORT}/health"
+ENTRYPOINT ["groundling"]
+CMD ["serve"]
