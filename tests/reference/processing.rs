@@ -85,6 +85,11 @@ fn resizing_is_pillows() {
         let resized = resize(&image, target).unwrap();
         let (largest, mean) = level_difference(&resized, expected.raw(key));
         println!("{key:<24} largest difference {largest} levels, mean {mean:.4}");
+        // Pillow 13 goes along the columns first where it finds that less work, which rounds in another
+        // order; earlier versions never do, and none does where the aspect ratio is kept
+        let columns_first = ["photo.20x111", "tall.80x4", "tall.31x2"];
+        let allowed = u8::from(columns_first.contains(&key.as_str()));
+        assert!(largest <= allowed, "{key}: {largest} levels");
         worst = worst.max(largest);
         pixels += 1.0;
         off += mean;
@@ -93,8 +98,7 @@ fn resizing_is_pillows() {
         "resize: largest difference {worst}, mean {:.4} levels",
         off / pixels
     );
-    // both round each of the two passes, from coefficients of different precision
-    assert!(worst <= 1, "{worst}");
+    assert!(pixels > 20.0);
 }
 
 #[test]
@@ -124,8 +128,6 @@ fn target_sizes_are_the_references() {
 #[test]
 fn pixel_values_are_the_references() {
     let expected = Fixture::load("processing/preprocess");
-    // stored as float16, on images that may differ by one level: 1 / 255 / 0.224
-    let level = 0.0176;
     let compare = |key: &str, ours: &Tensor| {
         let theirs = expected.get(key);
         assert_eq!(ours.dims(), theirs.dims());
@@ -133,7 +135,9 @@ fn pixel_values_are_the_references() {
         let largest = difference.max_all().unwrap().to_scalar::<f32>().unwrap();
         let mean = difference.mean_all().unwrap().to_scalar::<f32>().unwrap();
         println!("{key:<32} largest difference {largest:.4}, mean {mean:.5}");
-        assert!(largest < level + 2e-3 && mean < 1e-3, "{key}");
+        // they are stored as float16; the sliver is one of those of the resizing test
+        let level = if key.contains("tall") { 0.018 } else { 0.0 };
+        assert!(largest < 2e-3 + level && mean < 1e-3, "{key}");
     };
 
     let detector: DetectorImages =
