@@ -1,5 +1,7 @@
 //! Logs: to the standard error, as lines for people or as JSON for machines.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
@@ -19,6 +21,7 @@ pub fn init(args: &LogArgs) -> Result<(), ParseError> {
     let filter = EnvFilter::builder().parse(level)?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Text => logs.init(),

@@ -9,7 +9,6 @@ use crate::config::{MediaArgs, ServeArgs};
 use crate::http::{AppState, model_version, router};
 use crate::media::{Fetcher, FetcherConfig, LabelStudio};
 use crate::pipeline::Pipeline;
-use crate::pipeline::checkpoints::DEMO;
 use crate::pipeline::worker::Worker;
 
 /// Listens, loads the models, and serves until the process is told to stop.
@@ -43,9 +42,6 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 /// If a setting is wrong.
 pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
     let fetcher = fetcher(&args.media)?;
-    if args.models.detector == DEMO {
-        tracing::warn!("the demo detector knows coloured shapes only; --detector loads a real one");
-    }
     let version = model_version(&args);
     let models = args.models;
     Ok(AppState {

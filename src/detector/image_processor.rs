@@ -66,11 +66,11 @@ impl ImageProcessor {
         let (short, long) = (height.min(width), height.max(width));
         // the exact short side where the long one decides; the long side is computed from it
         let mut exact = shortest as f64;
-        if let Some(limit) = longest.map(|limit| limit as f64) {
-            if long / short * exact > limit {
-                exact = limit * short / long;
-                shortest = exact.round_ties_even() as usize;
-            }
+        if let Some(limit) = longest.map(|limit| limit as f64)
+            && long / short * exact > limit
+        {
+            exact = limit * short / long;
+            shortest = exact.round_ties_even() as usize;
         }
         if size.height.min(size.width) == shortest {
             return size;

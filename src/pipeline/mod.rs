@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use candle_core::DType;
 use image::RgbImage;
 
-use self::checkpoints::UnknownCheckpoint;
+use self::checkpoints::{DEMO, UnknownCheckpoint};
 use crate::config::ModelArgs;
 use crate::detector::{DetectError, DetectionOptions, Detector};
 use crate::geometry::{BoundingBox, Detection, ImageSize};
@@ -78,6 +78,13 @@ impl Pipeline {
     /// # Errors
     /// If a checkpoint is unknown, incomplete, damaged, or of another architecture.
     pub fn load(args: &ModelArgs) -> Result<Self, LoadError> {
+        if args.detector == DEMO || args.segmenter == DEMO {
+            tracing::warn!(
+                detector = args.detector,
+                segmenter = args.segmenter,
+                "the demo models know coloured shapes only"
+            );
+        }
         let device = device::open(args.device)?;
         let dtype = DType::F32;
         let detector = checkpoints::detector(&args.detector, &args.model_dir)?;

@@ -85,7 +85,7 @@ impl Config {
         let stages = self.backbone_config.output_stages()?.len();
         let (d, levels) = (self.d_model, self.num_feature_levels);
         let divides = |name: &str, parts: usize, whole: usize| {
-            if parts == 0 || whole % parts != 0 {
+            if parts == 0 || !whole.is_multiple_of(parts) {
                 return Err(format!("{name}={parts} does not divide {whole}"));
             }
             Ok(())
@@ -104,7 +104,7 @@ impl Config {
                 "num_feature_levels={levels} is less than the backbone's {stages} outputs"
             ));
         }
-        if self.query_dim != 4 || d % 4 != 0 {
+        if self.query_dim != 4 || !d.is_multiple_of(4) {
             return Err(format!(
                 "query_dim={} and d_model={d}: only query_dim 4 and a d_model divisible by 4 work",
                 self.query_dim

@@ -146,7 +146,7 @@ impl Config {
             &self.mask_decoder_config,
         );
         let divides = |name: &str, parts: usize, whole: usize| {
-            if parts == 0 || whole % parts != 0 {
+            if parts == 0 || !whole.is_multiple_of(parts) {
                 return Err(format!("{name}={parts} does not divide {whole}"));
             }
             Ok(())

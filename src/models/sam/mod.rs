@@ -14,7 +14,7 @@ use candle_nn::VarBuilder;
 
 pub use config::Config;
 pub use mask_decoder::Masks;
-pub use prompt_encoder::PointLabel;
+pub use prompt_encoder::{LabelledPoint, PointLabel};
 
 use self::image_encoder::ImageEncoder;
 use self::mask_decoder::MaskDecoder;
@@ -36,7 +36,7 @@ pub struct Sam {
 #[derive(Debug, Clone, Default)]
 pub struct Prompts {
     /// Per object: its points, the same number for each ([`PointLabel::Padding`] fills up).
-    pub points: Option<Vec<Vec<((f32, f32), PointLabel)>>>,
+    pub points: Option<Vec<Vec<LabelledPoint>>>,
     /// Per object: its box, xyxy.
     pub boxes: Option<Vec<[f32; 4]>>,
     /// `[K or 1, 1, 4 G, 4 G]`: mask logits of an earlier answer.

@@ -20,6 +20,9 @@ pub enum PointLabel {
     Padding,
 }
 
+/// A place `(x, y)` in pixels of the model's input, and what it says.
+pub type LabelledPoint = ((f32, f32), PointLabel);
+
 /// `SamPositionalEmbedding`: random Fourier features of a place.
 #[derive(Debug, Clone)]
 pub struct PositionEmbedding {
@@ -94,11 +97,7 @@ impl PromptEncoder {
     ///
     /// # Errors
     /// If the objects have different numbers of points.
-    pub fn embed_points(
-        &self,
-        objects: &[Vec<((f32, f32), PointLabel)>],
-        pad: bool,
-    ) -> Result<Tensor> {
+    pub fn embed_points(&self, objects: &[Vec<LabelledPoint>], pad: bool) -> Result<Tensor> {
         let (device, dtype) = (self.point_kinds.device(), self.point_kinds.dtype());
         let count = objects.first().map_or(0, Vec::len);
         if objects.iter().any(|points| points.len() != count) {
