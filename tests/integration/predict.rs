@@ -68,6 +68,25 @@ async fn a_typed_prompt_gives_boxes_and_masks() {
 }
 
 #[tokio::test]
+async fn health_and_setup_answer_while_a_prediction_runs() {
+    let app = app();
+    let request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle");
+    let running = {
+        let app = app.clone();
+        tokio::spawn(async move { post(&app, "/predict", &request).await })
+    };
+    tokio::task::yield_now().await;
+    let (health, _) = get_json(&app, "/health").await;
+    let (setup, _) = post(&app, "/setup", &payload("setup")).await;
+    assert_eq!((health, setup), (StatusCode::OK, StatusCode::OK));
+    assert!(!running.is_finished(), "both came before the prediction");
+    assert_eq!(
+        kinds(regions(&running.await.unwrap())),
+        both_of(&["Red Circle"])
+    );
+}
+
+#[tokio::test]
 async fn a_phrase_that_is_no_label_comes_unlabeled() {
     let request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "circle");
     let answer = post(&app(), "/predict", &request).await;
