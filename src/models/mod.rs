@@ -11,3 +11,4 @@ pub mod ops;
 pub mod sam;
 pub mod swin;
 pub mod weights;
+pub mod windows;

@@ -8,6 +8,7 @@ use candle_nn::{Activation, Linear, VarBuilder};
 use serde::Deserialize;
 
 use super::layers::{LayerNorm, PatchEmbedding, attention, layer_norm, merge_heads, split_heads};
+use super::windows::{merge_windows, partition_windows};
 
 /// `SwinConfig`, with the reference's defaults. Sizes that the weights do not depend on
 /// (`image_size`) are not read: any image size works.
@@ -261,7 +262,8 @@ impl Block {
         let shifted = padded.roll(-shift, 1)?.roll(-shift, 2)?;
         let windows = partition_windows(&shifted, self.window)?;
         let mask = (self.shift > 0).then_some(mask);
-        let attended = self.attention.forward(&windows, mask)?;
+        let attended = self.attention.forward(&windows.flatten(1, 2)?, mask)?;
+        let attended = attended.reshape(windows.shape())?;
         let attended = merge_windows(&attended, self.window, (rows, columns))?
             .roll(shift, 1)?
             .roll(shift, 2)?
@@ -369,36 +371,6 @@ impl PatchMerging {
         .apply(&self.norm)?
         .apply(&self.reduction)
     }
-}
-
-/// `[B, H, W, C]`, whole windows, to `[B * W, window^2, C]`.
-fn partition_windows(xs: &Tensor, window: usize) -> Result<Tensor> {
-    let (batch, height, width, channels) = xs.dims4()?;
-    let (rows, columns) = (height / window, width / window);
-    xs.reshape((batch, rows, window, columns, window, channels))?
-        .permute((0, 1, 3, 2, 4, 5))?
-        .reshape((batch * rows * columns, window * window, channels))
-}
-
-/// The inverse of [`partition_windows`], to `[B, height, width, C]`.
-fn merge_windows(
-    windows: &Tensor,
-    window: usize,
-    (height, width): (usize, usize),
-) -> Result<Tensor> {
-    let (rows, columns) = (height / window, width / window);
-    let (count, _, channels) = windows.dims3()?;
-    windows
-        .reshape((
-            count / (rows * columns),
-            rows,
-            columns,
-            window,
-            window,
-            channels,
-        ))?
-        .permute((0, 1, 3, 2, 4, 5))?
-        .reshape(((), height, width, channels))
 }
 
 /// `[W, N, N]`: 0 where two tokens of a shifted window were neighbours before the shift, else -100

@@ -6,6 +6,7 @@ use candle_nn::{Activation, Conv2d, Conv2dConfig, Linear, VarBuilder};
 
 use super::config::VisionConfig;
 use crate::models::layers::{LayerNorm, LayerNorm2d, PatchEmbedding, layer_norm};
+use crate::models::windows::{merge_windows, partition_windows};
 
 /// `SamVisionEncoder`.
 #[derive(Debug, Clone)]
@@ -265,39 +266,4 @@ impl Neck {
         let maps = self.norm1.forward(&maps.apply(&self.conv1)?)?;
         self.norm2.forward(&maps.apply(&self.conv2)?)
     }
-}
-
-/// `[B, H, W, C]` to `[B * W, window, window, C]`, zero-padded to whole windows.
-fn partition_windows(xs: &Tensor, window: usize) -> Result<Tensor> {
-    let (batch, height, width, channels) = xs.dims4()?;
-    let (rows, columns) = (height.div_ceil(window), width.div_ceil(window));
-    xs.pad_with_zeros(1, 0, rows * window - height)?
-        .pad_with_zeros(2, 0, columns * window - width)?
-        .reshape((batch, rows, window, columns, window, channels))?
-        .permute((0, 1, 3, 2, 4, 5))?
-        .reshape((batch * rows * columns, window, window, channels))
-}
-
-/// The inverse of [`partition_windows`], without the padding.
-fn merge_windows(
-    windows: &Tensor,
-    window: usize,
-    (height, width): (usize, usize),
-) -> Result<Tensor> {
-    let (rows, columns) = (height.div_ceil(window), width.div_ceil(window));
-    let (count, _, _, channels) = windows.dims4()?;
-    windows
-        .reshape((
-            count / (rows * columns),
-            rows,
-            columns,
-            window,
-            window,
-            channels,
-        ))?
-        .permute((0, 1, 3, 2, 4, 5))?
-        .reshape(((), rows * window, columns * window, channels))?
-        .narrow(1, 0, height)?
-        .narrow(2, 0, width)?
-        .contiguous()
 }
