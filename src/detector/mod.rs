@@ -96,13 +96,7 @@ impl Detector {
         dtype: DType,
         device: &Device,
     ) -> Result<Self, CheckpointError> {
-        let config: Config = checkpoint.config("config.json", Some("grounding-dino"))?;
-        config
-            .validate()
-            .map_err(|reason| CheckpointError::Config {
-                file: checkpoint.describe("config.json"),
-                reason,
-            })?;
+        let config = checkpoint.model_config("grounding-dino", Config::validate)?;
         let images = checkpoint.config("preprocessor_config.json", None)?;
         let text =
             TextProcessor::from_bytes(&checkpoint.read("tokenizer.json")?, config.max_text_len)

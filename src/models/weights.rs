@@ -109,6 +109,24 @@ impl Checkpoint {
         serde_json::from_value(value).map_err(|e| error(e.to_string()))
     }
 
+    /// `config.json` of a model of this type, if `validate` finds nothing wrong with it.
+    ///
+    /// # Errors
+    /// See [`Checkpoint::config`]; what `validate` says names the file too.
+    pub fn model_config<T: serde::de::DeserializeOwned>(
+        &self,
+        model_type: &str,
+        validate: impl FnOnce(&T) -> Result<(), String>,
+    ) -> Result<T, CheckpointError> {
+        const FILE: &str = "config.json";
+        let config = self.config(FILE, Some(model_type))?;
+        validate(&config).map_err(|reason| CheckpointError::Config {
+            file: self.describe(FILE),
+            reason,
+        })?;
+        Ok(config)
+    }
+
     /// The tensors of `model.safetensors`, converted to `dtype` as they are loaded, through `load`.
     ///
     /// # Errors

@@ -81,13 +81,7 @@ impl Segmenter {
         dtype: DType,
         device: &Device,
     ) -> Result<Self, CheckpointError> {
-        let config: Config = checkpoint.config("config.json", Some("sam"))?;
-        config
-            .validate()
-            .map_err(|reason| CheckpointError::Config {
-                file: checkpoint.describe("config.json"),
-                reason,
-            })?;
+        let config = checkpoint.model_config("sam", Config::validate)?;
         let images = checkpoint.config("preprocessor_config.json", None)?;
         let model = checkpoint.load_weights(dtype, device, |vb| Sam::load(vb, &config))?;
         Ok(Self {
