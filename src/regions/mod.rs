@@ -207,6 +207,7 @@ mod tests {
         assert!(!kept.regions[2].value.contains_key("rectanglelabels"));
         assert_eq!(kept.regions[1].score, 1.0);
         let mut ids: Vec<_> = kept.regions.iter().map(|r| &r.id).collect();
+        ids.sort();
         ids.dedup();
         assert_eq!(ids.len(), 4);
 

@@ -26,15 +26,6 @@ pub enum SegmentError {
     Model(#[from] candle_core::Error),
 }
 
-/// What names one object, in the image's pixels.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ObjectPrompt {
-    /// The object in this box.
-    Box(BoundingBox),
-    /// The object under these places: `(x, y)` and whether it is on the object or off it.
-    Points(Vec<((f32, f32), bool)>),
-}
-
 /// A mask and how good the model thinks it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoredMask {
@@ -131,48 +122,35 @@ impl Segmenter {
         Ok(masks)
     }
 
-    /// The mask of one object. A box gives one mask; points leave open how much of the object is
-    /// meant, so of several masks the one with the best expected IoU is taken.
+    /// The mask of the object under these places of the image, in pixels: each `(x, y)` and whether it is
+    /// on the object or off it. Points leave open how much of the object is meant: of several masks the
+    /// one with the best expected IoU is taken.
     ///
     /// # Errors
-    /// If there is no point, or the model fails.
-    pub fn segment(
+    /// If the model fails.
+    pub fn segment_points(
         &self,
         image: &EncodedImage,
-        prompt: &ObjectPrompt,
+        points: &[((f32, f32), bool)],
     ) -> Result<ScoredMask, SegmentError> {
-        let (prompts, multimask) = match prompt {
-            ObjectPrompt::Box(b) => (
-                Prompts {
-                    boxes: Some(vec![image.frame.corners(*b)]),
-                    ..Prompts::default()
-                },
-                false,
-            ),
-            ObjectPrompt::Points(points) => {
-                let label = |on: bool| {
-                    if on {
-                        PointLabel::Foreground
-                    } else {
-                        PointLabel::Background
-                    }
-                };
-                let points = points
-                    .iter()
-                    .map(|(at, on)| (image.frame.point(*at), label(*on)))
-                    .collect();
-                (
-                    Prompts {
-                        points: Some(vec![points]),
-                        ..Prompts::default()
-                    },
-                    true,
-                )
+        let label = |on: bool| {
+            if on {
+                PointLabel::Foreground
+            } else {
+                PointLabel::Background
             }
+        };
+        let points = points
+            .iter()
+            .map(|(at, on)| (image.frame.point(*at), label(*on)))
+            .collect();
+        let prompts = Prompts {
+            points: Some(vec![points]),
+            ..Prompts::default()
         };
         let predicted = self
             .model
-            .predict_masks(&image.embeddings, &prompts, multimask)?;
+            .predict_masks(&image.embeddings, &prompts, true)?;
         let masks = self.best_masks(&predicted, image.frame)?;
         masks.into_iter().next().ok_or_else(|| {
             SegmentError::Model(candle_core::Error::Msg("no mask came back".to_owned()))

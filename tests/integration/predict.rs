@@ -131,6 +131,8 @@ async fn images_come_from_label_studio_and_elsewhere() {
         "/data/local-files/?d=shapes.png".to_owned(),
         format!("{host}/data/upload/1/shapes.png"),
         format!("{elsewhere}/open.png"),
+        // the token does not follow a redirect to another host
+        "/data/upload/1/moved.png".to_owned(),
     ] {
         let request = prompt_request(SHAPES_CONFIG, &image, "red circle");
         let answer = post(&app, "/predict", &request).await;

@@ -110,8 +110,9 @@ pub fn prompt_request(config: &str, image: &str, prompt: &str) -> Value {
     body
 }
 
-/// A host with images: `/open.png`, `/data/upload/1/shapes.png` and `/data/local-files/?d=shapes.png`
-/// for those with the token, `/text.png` that is none, `/elsewhere` that leads to another host.
+/// A host with images: `/data/upload/1/shapes.png` and `/data/local-files/?d=shapes.png`
+/// for those with the token, `/open.png` for those who do not bring it, `/text.png` that is no image,
+/// `/data/upload/1/moved.png` that leads to `/open.png` of another host (`localhost`).
 /// Returns its address.
 pub async fn image_host() -> String {
     let png = || ([("content-type", "image/png")], SHAPES);
@@ -136,7 +137,14 @@ pub async fn image_host() -> String {
             false => ([("content-type", "image/png")], SHAPES).into_response(),
         }
     };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let moved = format!("http://localhost:{}/open.png", address.port());
     let routes = Router::new()
+        .route(
+            "/data/upload/1/moved.png",
+            get(|| async move { axum::response::Redirect::temporary(&moved) }),
+        )
         .route("/open.png", get(echo_token))
         .route(
             "/data/upload/1/shapes.png",
@@ -144,10 +152,8 @@ pub async fn image_host() -> String {
         )
         .route("/data/local-files/", get(local_files))
         .route("/text.png", get(|| async { "this is no image" }));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, routes).await });
-    address
+    format!("http://{address}")
 }
 
 /// Decodes Label Studio's brush RLE, by its description and not by our encoder.

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use groundling::models::weights::Checkpoint;
 
 /// Largest allowed difference, relative to the largest number of the stage.
-pub const TOLERANCE: f32 = 1e-4;
+const TOLERANCE: f32 = 1e-4;
 
 /// A path beside this file.
 pub fn path(relative: &str) -> PathBuf {
@@ -75,11 +75,6 @@ impl Fixture {
 
     /// Compares `ours` with the stored `key` and prints the largest difference.
     pub fn compare(&self, key: &str, ours: &Tensor) {
-        self.compare_within(key, ours, TOLERANCE);
-    }
-
-    /// [`Fixture::compare`] with a tolerance of its own.
-    pub fn compare_within(&self, key: &str, ours: &Tensor, tolerance: f32) {
         let theirs = self.get(key);
         assert_eq!(ours.dims(), theirs.dims(), "{} {key}: shape", self.name);
         let ours = numbers(ours);
@@ -105,8 +100,8 @@ impl Fixture {
             self.name
         );
         assert!(
-            relative <= tolerance,
-            "{} {key}: {relative:e} of the scale, more than {tolerance:e}",
+            relative <= TOLERANCE,
+            "{} {key}: {relative:e} of the scale, more than {TOLERANCE:e}",
             self.name
         );
     }

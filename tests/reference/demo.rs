@@ -157,3 +157,27 @@ fn scenes_are_seen_as_by_the_reference() {
         worst_box <= 0.5 && worst_score <= 1e-3 && worst_mask >= 0.999 && worst_quality <= 1e-3
     );
 }
+
+#[test]
+fn a_point_on_an_object_finds_it() {
+    let file = path("../../examples/images/shapes.png");
+    let image = decode(&fs::read(file).unwrap(), 1 << 24).unwrap();
+    let nowhere = path("");
+    let device = &Device::Cpu;
+    let segmenter = checkpoints::segmenter("demo", &nowhere).unwrap().unwrap();
+    let segmenter = Segmenter::load(&segmenter, DType::F32, device).unwrap();
+    let encoded = segmenter.encode(&image).unwrap();
+    // the red circle: its box, its middle, and a place beside it that is off it
+    let circle = BoundingBox {
+        x0: 414.0,
+        y0: 285.0,
+        x1: 596.0,
+        y1: 466.0,
+    };
+    let boxed = segmenter.segment_boxes(&encoded, &[circle]).unwrap();
+    let points = [((505.0, 375.0), true), ((380.0, 250.0), false)];
+    let pointed = segmenter.segment_points(&encoded, &points).unwrap();
+    let iou = pointed.mask.iou(&boxed[0].mask);
+    println!("from points against from the box: IoU {iou:.3}");
+    assert!(iou > 0.8, "{iou}");
+}
