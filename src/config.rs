@@ -28,6 +28,22 @@ pub enum Command {
     Serve(ServeArgs),
     /// Find objects in image files and write JSON and pictures.
     Predict(PredictArgs),
+    /// Predict all tasks of a Label Studio project, and store what was found there.
+    Annotate(AnnotateArgs),
+    /// Look for what keeps Label Studio and groundling from working together, and say what to change.
+    Doctor(DoctorArgs),
+}
+
+impl Command {
+    /// How it logs, and how much where nothing is said.
+    pub fn log(&self) -> (&LogArgs, &'static str) {
+        match self {
+            Self::Serve(args) => (&args.log, "info"),
+            Self::Predict(args) => (&args.log, "warn"),
+            Self::Annotate(args) => (&args.log, "warn"),
+            Self::Doctor(args) => (&args.log, "error"),
+        }
+    }
 }
 
 /// `groundling serve`.
@@ -82,6 +98,52 @@ pub struct PredictArgs {
     pub log: LogArgs,
 }
 
+/// `groundling annotate`.
+#[derive(Debug, Args)]
+pub struct AnnotateArgs {
+    /// The number of the project, as in its address: http://localhost:8080/projects/7.
+    #[arg(long, value_name = "N")]
+    pub project: u64,
+    /// What to find; without one, the prompt last used in the project, else its labels.
+    #[arg(long)]
+    pub prompt: Option<String>,
+    /// Leave out tasks that have annotations.
+    #[arg(long)]
+    pub only_unlabeled: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub media: MediaArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub models: ModelArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub detection: DetectionArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `groundling doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Look at this project too: its labeling config, an image of it, its connected backends.
+    #[arg(long, value_name = "N")]
+    pub project: Option<u64>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub media: MediaArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub models: ModelArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub detection: DetectionArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
 /// The server.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
@@ -95,6 +157,20 @@ pub struct HttpArgs {
     /// Predictions that may wait for the models; more are refused at once.
     #[arg(long, env = "MAX_QUEUE", default_value_t = 64)]
     pub max_queue: usize,
+    /// Seconds for a batch, below the 100 that Label Studio waits; what is left then goes on behind.
+    #[arg(long, env = "PREDICT_DEADLINE_S", default_value_t = 80)]
+    pub predict_deadline_s: u64,
+    /// The user that must be given to connect; without one, everybody may.
+    #[arg(long, env = "BASIC_AUTH_USER", value_name = "USER")]
+    pub basic_auth_user: Option<String>,
+    /// The password of that user.
+    #[arg(
+        long,
+        env = "BASIC_AUTH_PASS",
+        value_name = "PASSWORD",
+        hide_env_values = true
+    )]
+    pub basic_auth_pass: Option<Secret>,
 }
 
 /// Where images come from.
@@ -107,7 +183,7 @@ pub struct MediaArgs {
     /// Another name of the same setting.
     #[arg(long, env = "LABEL_STUDIO_URL", value_name = "URL", hide = true)]
     pub label_studio_url: Option<String>,
-    /// Label Studio's legacy access token, for images that lie there.
+    /// A personal access token of Label Studio (a legacy token works too), for images that lie there.
     #[arg(
         long,
         env = "LABEL_STUDIO_ACCESS_TOKEN",
@@ -124,6 +200,28 @@ pub struct MediaArgs {
         hide_env_values = true
     )]
     pub label_studio_api_key: Option<Secret>,
+    /// The folder that Label Studio serves local files from, if this machine has it too: they are then
+    /// read from disk.
+    #[arg(long, env = "LOCAL_FILES_DOCUMENT_ROOT", value_name = "DIR")]
+    pub local_files_document_root: Option<PathBuf>,
+    /// Another name of the same setting.
+    #[arg(
+        long,
+        env = "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
+        value_name = "DIR",
+        hide = true
+    )]
+    pub label_studio_local_files_document_root: Option<PathBuf>,
+    /// Hosts besides Label Studio that images may come from although their addresses are private, such
+    /// as "minio:9000, nas"; "*" for all.
+    #[arg(
+        long,
+        env = "ALLOWED_IMAGE_HOSTS",
+        default_value = "",
+        value_name = "HOST[:PORT],...",
+        hide_default_value = true
+    )]
+    pub allowed_image_hosts: String,
     /// Seconds for fetching one image.
     #[arg(long, env = "IMAGE_TIMEOUT_S", default_value_t = 30)]
     pub image_timeout_s: u64,
@@ -142,12 +240,24 @@ impl MediaArgs {
             .find(|host| !host.is_empty())
     }
 
-    /// The token under either name; an empty one is none.
-    pub fn token(&self) -> Option<&Secret> {
+    /// The token under either name, blanks around it taken off; an empty one is none.
+    pub fn token(&self) -> Option<Secret> {
         [&self.label_studio_access_token, &self.label_studio_api_key]
             .into_iter()
             .flatten()
+            .map(|token| Secret::from(token.reveal().trim()))
             .find(|token| !token.reveal().is_empty())
+    }
+
+    /// The folder of local files under either name; an empty one is none.
+    pub fn local_files(&self) -> Option<&PathBuf> {
+        [
+            &self.local_files_document_root,
+            &self.label_studio_local_files_document_root,
+        ]
+        .into_iter()
+        .flatten()
+        .find(|folder| !folder.as_os_str().is_empty())
     }
 }
 
@@ -213,6 +323,15 @@ pub struct DetectionArgs {
     /// At most this many objects per image, the best; all where nothing is said.
     #[arg(long, env = "MAX_DETECTIONS", value_name = "N")]
     pub max_detections: Option<usize>,
+    /// How far a polygon may be from its mask's boundary, in percent of the image's longer side: more
+    /// means fewer corners.
+    #[arg(
+        long,
+        env = "POLYGON_TOLERANCE",
+        default_value_t = 0.2,
+        value_name = "PERCENT"
+    )]
+    pub polygon_tolerance: f32,
 }
 
 impl DetectionArgs {
@@ -231,9 +350,10 @@ impl DetectionArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {
-    /// error, warn, info, debug or trace, or a filter such as "info,groundling=debug".
-    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
-    pub log_level: String,
+    /// error, warn, info, debug or trace, or a filter such as "info,groundling=debug"; info for serve,
+    /// warn or error for the other commands where nothing is said.
+    #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
     /// Lines for people or JSON for machines.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -310,22 +430,27 @@ impl FromStr for DeviceChoice {
 
 /// A value that is never printed.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret<T = String>(T);
 
-impl Secret {
+impl<T> Secret<T> {
+    /// Hides a value.
+    pub fn new(value: T) -> Self {
+        Self(value)
+    }
+
     /// The value, for the one place that needs it.
-    pub fn reveal(&self) -> &str {
+    pub fn reveal(&self) -> &T {
         &self.0
     }
 }
 
 impl From<&str> for Secret {
     fn from(value: &str) -> Self {
-        Self(value.trim().to_owned())
+        Self(value.to_owned())
     }
 }
 
-impl fmt::Debug for Secret {
+impl<T> fmt::Debug for Secret<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(...)")
     }

@@ -92,6 +92,26 @@ pub struct Detection {
     pub bounding_box: BoundingBox,
 }
 
+/// A place in an image, in pixels from its top left corner.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Point {
+    /// To the right.
+    pub x: f32,
+    /// Down.
+    pub y: f32,
+    /// Whether it is on the object; else it is beside it.
+    pub is_positive: bool,
+}
+
+/// What an annotator marked to have one object cut out: a box around it, points on and beside it, or
+/// both.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[allow(missing_docs)]
+pub struct Mark {
+    pub bounding_box: Option<BoundingBox>,
+    pub points: Vec<Point>,
+}
+
 /// A mask of an image's size, kept as runs: masks of large photographs stay small.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mask {

@@ -3,17 +3,19 @@
 //! The road of a request, module by module:
 //!
 //! 1. [`http`]: the API that Label Studio calls
-//! 2. [`labeling`]: which image a task shows, which controls and labels there are
-//! 3. [`media`]: the image, fetched and decoded
-//! 4. [`prompt`]: what the annotator asked for, as phrases
-//! 5. [`pipeline`]: detect, then segment, on the one thread that computes
-//! 6. [`detector`]: image and prompt to boxes with phrases (Grounding DINO)
-//! 7. [`segmenter`]: boxes to masks (SAM)
-//! 8. [`regions`]: detections to Label Studio regions
+//! 2. [`preannotation`]: a task on its way through all that follows; what a project is known for
+//! 3. [`labeling`]: which image a task shows, which controls and labels there are
+//! 4. [`media`]: the image, fetched and decoded
+//! 5. [`prompt`]: what the annotator asked for, as phrases
+//! 6. [`pipeline`]: detect, then segment, on the one thread that computes
+//! 7. [`detector`]: image and prompt to boxes with phrases (Grounding DINO)
+//! 8. [`segmenter`]: boxes and points to masks (SAM)
+//! 9. [`regions`]: detections and masks to Label Studio regions
 //!
 //! Beside it stand [`models`], the definitions in candle that know neither images nor HTTP;
 //! [`pixels`] and [`geometry`], which detector and segmenter share; [`report`], what the command line
-//! writes; [`config`], [`commands`] and [`telemetry`].
+//! writes; [`label_studio`], its address, token and API; [`config`], [`commands`], [`metrics`] and
+//! [`telemetry`].
 //!
 //! ```no_run
 //! use candle_core::{DType, Device};
@@ -39,11 +41,14 @@ pub mod config;
 pub mod detector;
 pub mod geometry;
 pub mod http;
+pub mod label_studio;
 pub mod labeling;
 pub mod media;
+pub mod metrics;
 pub mod models;
 pub mod pipeline;
 pub mod pixels;
+pub mod preannotation;
 pub mod prompt;
 pub mod regions;
 pub mod report;

@@ -1,20 +1,19 @@
 //! The groundling binary: reads the command line, starts the logs, runs the command.
 
 use clap::Parser;
-use groundling::commands::{predict, serve};
+use groundling::commands::{annotate, doctor, predict, serve};
 use groundling::config::{Cli, Command};
 use groundling::telemetry;
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(args) => {
-            telemetry::init(&args.log)?;
-            serve::run(args)
-        }
-        Command::Predict(args) => {
-            telemetry::init(&args.log)?;
-            predict::run(&args)
-        }
+    let command = cli.command.unwrap_or(Command::Serve(cli.serve));
+    let (log, level) = command.log();
+    telemetry::init(log, level)?;
+    match command {
+        Command::Serve(args) => serve::run(args),
+        Command::Predict(args) => predict::run(&args),
+        Command::Annotate(args) => annotate::run(args),
+        Command::Doctor(args) => doctor::run(args),
     }
 }

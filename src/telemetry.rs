@@ -7,13 +7,19 @@ use tracing_subscriber::filter::ParseError;
 
 use crate::config::{LogArgs, LogFormat};
 
-/// Starts logging; call once.
+/// Starts logging, at a level of `default` where nothing is said; call once.
 ///
 /// # Errors
 /// If the level is neither a level nor a filter.
-pub fn init(args: &LogArgs) -> Result<(), ParseError> {
+pub fn init(args: &LogArgs, default: &str) -> Result<(), ParseError> {
     // Python's names work too
-    let level = match args.log_level.to_lowercase().as_str() {
+    let level = match args
+        .log_level
+        .as_deref()
+        .unwrap_or(default)
+        .to_lowercase()
+        .as_str()
+    {
         "warning" => "warn".to_owned(),
         "critical" | "fatal" => "error".to_owned(),
         level => level.to_owned(),

@@ -13,7 +13,9 @@ use crate::config::{OutputFormat, PredictArgs};
 use crate::labeling::LabelingConfig;
 use crate::media::decode;
 use crate::pipeline::Pipeline;
+use crate::preannotation::version;
 use crate::prompt::Prompt;
+use crate::regions::{Style, Unlabeled};
 use crate::report::label_studio::{Task, config_for, task};
 use crate::report::{Done, ImageReport, Report, overlay};
 
@@ -121,8 +123,13 @@ impl Run<'_> {
         match self.args.format {
             OutputFormat::Json => self.reports.push(ImageReport::Done(report)),
             OutputFormat::LabelStudio => {
-                let version = self.model_version();
-                let (task, dropped) = task(&name, &prediction, &self.labeling, &version)?;
+                let version = version::plain(&version::models(&self.args.models), &options);
+                let style = Style {
+                    unlabeled: Unlabeled::Drop,
+                    label_thresholds: None,
+                    polygon_tolerance: self.args.detection.polygon_tolerance,
+                };
+                let (task, dropped) = task(&name, &prediction, &self.labeling, &style, &version)?;
                 self.tasks.push(task);
                 if dropped > 0 {
                     summary += &format!(", {dropped} left out: no such label in the config");
@@ -137,16 +144,6 @@ impl Run<'_> {
             summary += &format!(" -> {}", target.display());
         }
         Ok(summary)
-    }
-
-    fn model_version(&self) -> String {
-        let models = &self.args.models;
-        format!(
-            "groundling {} {}+{}",
-            env!("CARGO_PKG_VERSION"),
-            models.detector,
-            models.segmenter
-        )
     }
 
     /// Writes the results to the file, or to the standard output.

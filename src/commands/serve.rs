@@ -1,25 +1,22 @@
 //! `groundling serve`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 
-use crate::config::{MediaArgs, ServeArgs};
-use crate::http::{AppState, model_version, router};
-use crate::media::{Fetcher, FetcherConfig, LabelStudio};
-use crate::pipeline::Pipeline;
-use crate::pipeline::worker::Worker;
+use super::road;
+use crate::config::{HttpArgs, ServeArgs};
+use crate::http::{AppState, BasicAuth, router};
+use crate::preannotation::memory::ProjectMemory;
 
 /// Listens, loads the models, and serves until the process is told to stop.
 ///
 /// # Errors
 /// If the port is taken or a setting is wrong; models that cannot be loaded are reported by `/health`.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(serve(args))
+    road::runtime()?.block_on(serve(args))
 }
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
@@ -41,34 +38,42 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 /// # Errors
 /// If a setting is wrong.
 pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
-    let fetcher = fetcher(&args.media)?;
-    let version = model_version(&args);
-    let models = args.models;
+    let basic_auth = basic_auth(&args.http)?;
+    let queue = args.http.max_queue;
+    let memory = ProjectMemory::open(&args.models.model_dir);
+    let preannotator =
+        road::preannotator(&args.media, args.models, &args.detection, memory, queue)?;
+    match (args.media.host(), args.media.token()) {
+        (None, None) => tracing::warn!(
+            "LABEL_STUDIO_HOST is not set: uploads and local files are asked for where the last /setup says, if that address works from here"
+        ),
+        (None, Some(_)) => tracing::warn!(
+            "LABEL_STUDIO_HOST is not set, so LABEL_STUDIO_ACCESS_TOKEN goes nowhere"
+        ),
+        (Some(_), None) => tracing::warn!(
+            "LABEL_STUDIO_ACCESS_TOKEN is not set: the legacy token of /setup is used, which works only where legacy tokens are enabled"
+        ),
+        (Some(host), Some(_)) => tracing::info!(host, "Label Studio"),
+    }
     Ok(AppState {
-        worker: Worker::start(args.http.max_queue, move || Pipeline::load(&models))?,
-        fetcher,
-        options: args.detection.options(),
-        model_version: version.into(),
+        preannotator: Arc::new(preannotator),
+        basic_auth,
+        predict_deadline: Duration::from_secs(args.http.predict_deadline_s),
     })
 }
 
-/// The way to images, as configured.
-fn fetcher(args: &MediaArgs) -> anyhow::Result<Fetcher> {
-    let label_studio = match args.host() {
-        Some(host) => LabelStudio::new(host).context("LABEL_STUDIO_HOST")?,
-        None => {
-            tracing::warn!("LABEL_STUDIO_HOST is not set: uploads and local files cannot be read");
-            LabelStudio::default()
-        }
-    };
-    let config = FetcherConfig {
-        label_studio,
-        access_token: args.token().cloned(),
-        timeout: Duration::from_secs(args.image_timeout_s),
-        max_bytes: args.limits.max_image_bytes,
-        max_pixels: args.limits.max_image_pixels,
-    };
-    Ok(Fetcher::new(config)?)
+fn basic_auth(args: &HttpArgs) -> anyhow::Result<Option<BasicAuth>> {
+    let user = args.basic_auth_user.as_deref().unwrap_or_default();
+    let password = args.basic_auth_pass.as_ref();
+    let password = password.map_or("", |password| password.reveal());
+    match (user.is_empty(), password.is_empty()) {
+        (true, true) => Ok(None),
+        (false, false) => BasicAuth::new(user, password)
+            .map(Some)
+            .map_err(anyhow::Error::msg),
+        (false, true) => bail!("BASIC_AUTH_USER is set and BASIC_AUTH_PASS is not: set both"),
+        (true, false) => bail!("BASIC_AUTH_PASS is set and BASIC_AUTH_USER is not: set both"),
+    }
 }
 
 /// Resolves on Ctrl-C, and on SIGTERM where there is one.

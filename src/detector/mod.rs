@@ -45,16 +45,12 @@ impl Default for DetectionOptions {
 /// Why nothing could be detected.
 #[derive(Debug, thiserror::Error)]
 pub enum DetectError {
-    /// The caption does not fit the model.
+    /// A phrase alone does not fit the model.
     #[error(
-        "the prompt has {phrases} phrases, {tokens} tokens, and the model takes {limit} tokens: use fewer or shorter phrases"
+        "a phrase of the prompt has {tokens} tokens, and the model takes {limit} tokens: use shorter phrases, separated by \".\" or \",\""
     )]
     #[allow(missing_docs)]
-    PromptTooLong {
-        tokens: usize,
-        limit: usize,
-        phrases: usize,
-    },
+    PromptTooLong { tokens: usize, limit: usize },
     /// A phrase of which the tokenizer leaves nothing.
     #[error("the phrase {0:?} has no word that the model's vocabulary keeps")]
     PhraseWithoutTokens(String),
@@ -115,11 +111,12 @@ impl Detector {
         })
     }
 
-    /// Finds what each image's prompt names, all images in one pass; per image the detections, the
-    /// best first, boxes in its own pixels.
+    /// Finds what each image's prompt names, all images in one go; per image the detections, the best
+    /// first, boxes in its own pixels. A prompt of more tokens than the model takes is read in several
+    /// passes over the same image features.
     ///
     /// # Errors
-    /// See [`DetectError`]; a prompt that does not fit fails the call before anything is computed.
+    /// See [`DetectError`]; a phrase that does not fit fails the call before anything is computed.
     pub fn detect(
         &self,
         inputs: &[(&RgbImage, &Prompt)],
@@ -129,26 +126,43 @@ impl Detector {
         if inputs.is_empty() {
             return Ok(vec![]);
         }
-        let captions = inputs
+        let passes = inputs
             .iter()
-            .map(|(_, prompt)| self.text.process(prompt))
+            .map(|(_, prompt)| self.text.passes(prompt))
             .collect::<Result<Vec<_>, _>>()?;
         let images: Vec<&RgbImage> = inputs.iter().map(|(image, _)| *image).collect();
         let batch = self.images.process(&images, self.dtype, &self.device)?;
-        let ids: Vec<Vec<u32>> = captions.iter().map(|caption| caption.ids.clone()).collect();
-        let tokens = TextTokens::new(&ids, &self.device)?;
         let features = self
             .model
             .encode_image(&batch.pixel_values, &batch.valid_sizes)?;
-        let output = self.model.detect(&features, &tokens)?;
-        let logits: Vec<Vec<Vec<f32>>> = output.logits.to_vec3()?;
-        let boxes: Vec<Vec<Vec<f32>>> = output.pred_boxes.to_vec3()?;
-        let results = inputs.iter().zip(&captions).zip(logits.iter().zip(&boxes));
-        Ok(results
-            .map(|(((image, prompt), caption), (logits, boxes))| {
-                let queries = Queries { logits, boxes };
-                detections(queries, caption, prompt, ImageSize::of(image), options)
-            })
-            .collect())
+        let mut found: Vec<Vec<Detection>> = vec![vec![]; inputs.len()];
+        for round in 0..passes.iter().map(Vec::len).max().unwrap_or(0) {
+            // an image whose passes are through is asked its first again, and not listened to
+            let captions: Vec<_> = passes
+                .iter()
+                .filter_map(|passes| passes.get(round).or(passes.first()))
+                .collect();
+            let ids: Vec<Vec<u32>> = captions.iter().map(|(_, c)| c.ids.clone()).collect();
+            let tokens = TextTokens::new(&ids, &self.device)?;
+            let output = self.model.detect(&features, &tokens)?;
+            let logits: Vec<Vec<Vec<f32>>> = output.logits.to_vec3()?;
+            let boxes: Vec<Vec<Vec<f32>>> = output.pred_boxes.to_vec3()?;
+            for (i, (prompt, caption)) in captions.into_iter().enumerate() {
+                if round < passes[i].len() {
+                    let queries = Queries {
+                        logits: &logits[i],
+                        boxes: &boxes[i],
+                    };
+                    let size = ImageSize::of(images[i]);
+                    found[i].extend(detections(queries, caption, prompt, size, options));
+                }
+            }
+        }
+        for detections in &mut found {
+            // a pass is sorted already, and this sort keeps the order of equals
+            detections.sort_by(|a, b| b.score.total_cmp(&a.score));
+            detections.truncate(options.max_detections.unwrap_or(usize::MAX));
+        }
+        Ok(found)
     }
 }

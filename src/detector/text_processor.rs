@@ -37,6 +37,38 @@ impl TextProcessor {
         })
     }
 
+    /// The prompt in as few parts as fit the model, each with its caption; phrases keep their order.
+    ///
+    /// # Errors
+    /// As [`Self::process`]; a phrase too long for a pass of its own is [`DetectError::PromptTooLong`].
+    pub fn passes(&self, prompt: &Prompt) -> Result<Vec<(Prompt, Caption)>, DetectError> {
+        let room = self.max_tokens.saturating_sub(2); // [CLS] and [SEP]
+        let mut parts: Vec<Vec<&str>> = vec![];
+        let mut used = 0;
+        for phrase in prompt.phrases() {
+            let text = format!("{}.", phrase.to_lowercase());
+            let encoding = self
+                .tokenizer
+                .encode(text.as_str(), false)
+                .map_err(|e| DetectError::Tokenizer(e.to_string()))?;
+            used += encoding.len();
+            match parts.last_mut() {
+                Some(part) if used <= room => part.push(phrase),
+                _ => {
+                    used = encoding.len();
+                    parts.push(vec![phrase]);
+                }
+            }
+        }
+        let prompts = parts.into_iter().map(|part| {
+            // the phrases come from a prompt: they are not empty
+            let part = Prompt::from_phrases(part).unwrap_or_else(|_| prompt.clone());
+            let caption = self.process(&part)?;
+            Ok((part, caption))
+        });
+        prompts.collect()
+    }
+
     /// Tokenises the prompt's caption.
     ///
     /// # Errors
@@ -53,7 +85,6 @@ impl TextProcessor {
             return Err(DetectError::PromptTooLong {
                 tokens: ids.len(),
                 limit: self.max_tokens,
-                phrases: prompt.phrases().len(),
             });
         }
         let spans = ranges
@@ -77,5 +108,38 @@ impl TextProcessor {
             ids: ids.to_vec(),
             spans,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phrases_go_into_as_few_passes_as_fit() {
+        let bytes = include_bytes!("../../models/demo/detector/tokenizer.json");
+        let phrases = ["red circle", "blue star", "green square", "red star"];
+        let prompt = Prompt::from_phrases(phrases).unwrap();
+        let split = |limit: usize| {
+            let text = TextProcessor::from_bytes(bytes, limit).unwrap();
+            let passes = text.passes(&prompt);
+            passes.map(|passes| {
+                for (part, caption) in &passes {
+                    assert!(caption.ids.len() <= limit);
+                    assert_eq!(caption, &text.process(part).unwrap());
+                }
+                let prompts = passes.iter().map(|(part, _)| part.phrases().len());
+                prompts.collect::<Vec<_>>()
+            })
+        };
+        // two words and a full stop each, and two tokens around all
+        assert_eq!(split(14).unwrap(), [4]);
+        assert_eq!(split(13).unwrap(), [3, 1]);
+        assert_eq!(split(8).unwrap(), [2, 2]);
+        assert_eq!(split(5).unwrap(), [1, 1, 1, 1]);
+        assert!(matches!(
+            split(4),
+            Err(DetectError::PromptTooLong { tokens: 5, .. })
+        ));
     }
 }

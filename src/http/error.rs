@@ -12,7 +12,7 @@ use crate::labeling::LabelingError;
 use crate::media::MediaError;
 use crate::pipeline::PredictError;
 use crate::pipeline::worker::WorkerError;
-use crate::prompt::EmptyPrompt;
+use crate::preannotation::PreannotationError;
 
 /// Why a request has no result. The text goes to the client and to the log.
 #[derive(Debug, thiserror::Error)]
@@ -20,38 +20,45 @@ pub(super) enum ApiError {
     /// The body is not what Label Studio sends.
     #[error("the request is not usable: {0}")]
     Body(String),
-    /// The labeling config cannot be used.
+    /// The task cannot be predicted.
     #[error(transparent)]
-    Labeling(#[from] LabelingError),
-    /// There is nothing to look for.
-    #[error(transparent)]
-    Prompt(#[from] EmptyPrompt),
-    /// The image cannot be had.
-    #[error(transparent)]
-    Media(#[from] MediaError),
-    /// The models gave nothing.
-    #[error(transparent)]
-    Worker(#[from] WorkerError),
+    Preannotation(#[from] PreannotationError),
+}
+
+impl From<LabelingError> for ApiError {
+    fn from(error: LabelingError) -> Self {
+        Self::Preannotation(error.into())
+    }
 }
 
 impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Body(_) | Self::Labeling(_) | Self::Prompt(_) => StatusCode::BAD_REQUEST,
-            Self::Media(error) => match error {
+            Self::Body(_)
+            | Self::Preannotation(
+                PreannotationError::Labeling(_) | PreannotationError::Prompt(_),
+            ) => StatusCode::BAD_REQUEST,
+            Self::Preannotation(PreannotationError::Media(error)) => match error {
                 MediaError::Location(_)
+                | MediaError::Private(_)
                 | MediaError::Decode { .. }
                 | MediaError::TooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-                MediaError::Unreachable { .. }
+                MediaError::Token(_)
+                | MediaError::Unreachable { .. }
                 | MediaError::Refused { .. }
                 | MediaError::Status { .. } => StatusCode::BAD_GATEWAY,
             },
-            Self::Worker(error) => match error {
+            Self::Preannotation(PreannotationError::Worker(error)) => match error {
                 WorkerError::Busy(_) | WorkerError::NotLoaded(_) => StatusCode::SERVICE_UNAVAILABLE,
-                WorkerError::Predict(PredictError::Detect(
-                    DetectError::PromptTooLong { .. } | DetectError::PhraseWithoutTokens(_),
-                )) => StatusCode::BAD_REQUEST,
-                WorkerError::Predict(_) | WorkerError::Stopped => StatusCode::INTERNAL_SERVER_ERROR,
+                WorkerError::Predict(
+                    PredictError::NoSegmenter
+                    | PredictError::Detect(
+                        DetectError::PromptTooLong { .. } | DetectError::PhraseWithoutTokens(_),
+                    ),
+                ) => StatusCode::BAD_REQUEST,
+                WorkerError::Predict(_) | WorkerError::Panicked | WorkerError::Stopped => {
+                    StatusCode::INTERNAL_SERVER_ERROR
+                }
             },
         }
     }
@@ -69,13 +76,14 @@ impl IntoResponse for ApiError {
     }
 }
 
-fn failure(status: StatusCode, text: &str) -> Response {
+/// `{"error": text}`.
+pub(super) fn failure(status: StatusCode, text: &str) -> Response {
     (status, Json(json!({ "error": text }))).into_response()
 }
 
 pub(super) async fn not_found(uri: Uri) -> Response {
     let text = format!(
-        "there is no {}; see /health, /setup and /predict",
+        "there is no {}; see /health, /setup, /predict and /api-docs",
         uri.path()
     );
     failure(StatusCode::NOT_FOUND, &text)

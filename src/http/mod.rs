@@ -3,78 +3,102 @@
 //! | route | what it answers |
 //! |---|---|
 //! | `GET /`, `GET /health` | that the server is up; never waits for a model |
+//! | `GET /ready` | 200 once the models can serve, 503 with the reason before |
 //! | `POST /setup` | the version of the models and settings |
-//! | `POST /predict` | regions for tasks: interactively for a typed prompt, in a batch for labels |
+//! | `POST /predict` | regions for tasks: interactively for what an annotator did, in a batch for a prompt or the labels |
+//! | `POST /webhook` | at once that it was heard |
+//! | `GET /versions` | the model version |
+//! | `GET /metrics` | counters for Prometheus |
+//! | `GET /api-docs` | this table as OpenAPI |
 
+mod auth;
 mod error;
 mod health;
+mod operations;
 mod predict;
 mod setup;
+mod webhook;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::decompression::RequestDecompressionLayer;
 use tower_http::trace::TraceLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use crate::config::ServeArgs;
-use crate::detector::DetectionOptions;
-use crate::media::Fetcher;
-use crate::pipeline::worker::Worker;
+pub use self::auth::BasicAuth;
+use crate::preannotation::Preannotator;
 
 /// What every handler shares.
 #[derive(Debug, Clone)]
 pub struct AppState {
-    /// The models.
-    pub worker: Worker,
-    /// The way to images.
-    pub fetcher: Fetcher,
-    /// What counts as found.
-    pub options: DetectionOptions,
-    /// The tag of every prediction.
-    pub model_version: Arc<str>,
+    /// The road from a task to its regions.
+    pub preannotator: Arc<Preannotator>,
+    /// Who may ask; everybody where there is none.
+    pub basic_auth: Option<BasicAuth>,
+    /// For a batch; Label Studio waits 100 s.
+    pub predict_deadline: Duration,
 }
 
 /// Tasks come with all their annotations, masks included: many MB are normal.
 const MAX_BODY_BYTES: usize = 256 << 20;
 
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "groundling",
+    description = "A Label Studio ML backend: words in, boxes and masks out."
+))]
+struct ApiDoc;
+
 /// All routes.
 pub fn router(state: AppState) -> Router {
-    Router::new()
-        .route("/", get(health::health))
-        .route("/health", get(health::health))
-        .route("/setup", post(setup::setup))
-        .route("/predict", post(predict::predict))
+    let (guarded, guarded_docs) = OpenApiRouter::with_openapi(ApiDoc::openapi())
+        .routes(routes!(health::root))
+        .routes(routes!(health::health))
+        .routes(routes!(setup::setup))
+        .routes(routes!(predict::predict))
+        .routes(routes!(operations::versions))
+        .routes(routes!(operations::metrics))
+        .split_for_parts();
+    let (open, open_docs) = OpenApiRouter::new()
+        // Label Studio signs no webhooks, and whether the models are loaded is no secret
+        .routes(routes!(webhook::webhook))
+        .routes(routes!(health::ready))
+        .split_for_parts();
+    let docs = operations::document(guarded_docs.merge_from(open_docs), &state);
+    let guarded = guarded
+        .route("/api-docs", axum::routing::get(operations::api_docs(docs)))
+        .route_layer(from_fn_with_state(state.clone(), auth::require));
+    guarded
+        .merge(open)
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(CatchPanicLayer::custom(error::panicked))
-        .layer(TraceLayer::new_for_http())
+        .layer(from_fn_with_state(state.clone(), count))
+        // failures log themselves, with their cause
+        .layer(TraceLayer::new_for_http().on_failure(()))
+        .layer(RequestDecompressionLayer::new())
+        .layer(CompressionLayer::new())
         .with_state(state)
 }
 
-/// Names the models and every setting that changes what they answer: while it stays the same, Label
-/// Studio does not ask again for tasks that have a prediction.
-pub fn model_version(args: &ServeArgs) -> String {
-    let name = |model: &str| {
-        let path = std::path::Path::new(model);
-        path.file_name()
-            .map_or(model.to_owned(), |name| name.to_string_lossy().into_owned())
-    };
-    let options = args.detection.options();
-    let limit = options
-        .max_detections
-        .map(|n| format!(" max={n}"))
-        .unwrap_or_default();
-    format!(
-        "groundling {} {}+{} box={} text={} nms={}{limit}",
-        env!("CARGO_PKG_VERSION"),
-        name(&args.models.detector),
-        name(&args.models.segmenter),
-        options.box_threshold,
-        options.text_threshold,
-        options.nms_iou,
-    )
+/// Counts requests by route, status and time.
+async fn count(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    // only routes of the server, so that nobody can fill the counters
+    let path = request.extensions().get::<MatchedPath>();
+    let route = path.map_or("other".to_owned(), |path| path.as_str().to_owned());
+    let response = next.run(request).await;
+    let metrics = &state.preannotator.metrics;
+    metrics.request(&route, response.status().as_u16(), start.elapsed());
+    response
 }

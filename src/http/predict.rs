@@ -1,33 +1,40 @@
 //! `POST /predict`: tasks in, regions out.
 
-use std::sync::Arc;
-
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::AppState;
 use super::error::ApiError;
-use crate::labeling::{ControlKind, ImageTag, LabelingConfig, LabelingError};
-use crate::pipeline::worker::Request;
-use crate::prompt::Prompt;
-use crate::regions::{Region, Unlabeled, regions};
+use super::setup::project_name;
+use crate::config::Secret;
+use crate::labeling::{ControlKind, LabelingConfig};
+use crate::preannotation::{Origin, Outcome, Task, TaskPrediction};
 
 #[derive(Debug, Deserialize)]
 struct PredictRequest {
-    tasks: Vec<Task>,
+    tasks: Vec<WireTask>,
     label_config: Option<String>,
     #[serde(default)]
-    params: Params,
+    project: Value,
+    #[serde(default)]
+    params: Option<Params>,
 }
 
+/// Annotations hold masks and may be many MB: they stay text until somebody needs them.
 #[derive(Debug, Deserialize)]
-struct Task {
+struct WireTask {
     #[serde(default)]
     id: Value,
     #[serde(default)]
-    data: Map<String, Value>,
+    data: Option<Map<String, Value>>,
+    #[serde(default)]
+    annotations: Option<Box<RawValue>>,
+    #[serde(default)]
+    drafts: Option<Box<RawValue>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -35,6 +42,9 @@ struct Task {
 struct Params {
     /// `{"result": [...]}` interactively, null in a batch; other clients send any JSON.
     context: Value,
+    /// For protected image URLs.
+    login: Option<String>,
+    password: Option<String>,
 }
 
 /// One entry per task, in their order.
@@ -46,156 +56,140 @@ pub(super) struct PredictResponse {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum TaskResult {
-    Done {
-        result: Vec<Region>,
-        score: f32,
-        model_version: String,
-    },
+    Done(TaskPrediction),
     /// Without `result` Label Studio stores nothing and will ask again.
-    Failed { error: String },
+    Failed {
+        error: String,
+    },
 }
 
-/// What to do with every task of a request.
-struct Job<'a> {
-    config: &'a LabelingConfig,
-    image: &'a ImageTag,
-    prompt: Prompt,
-    unlabeled: Unlabeled,
-}
-
+/// Regions for tasks. With `params.context.result`, one task and what an annotator did in it; without,
+/// any number of tasks, as many as the deadline allows.
+#[utoipa::path(
+    post,
+    path = "/predict",
+    request_body(content = Value, description = "`{tasks, project, label_config, params: {context, login, password}}`"),
+    responses(
+        (status = 200, description = "`{results: [{result, score, model_version} or {error}]}`, one per task", body = Value),
+        (status = 400, description = "The request, the labeling config or the prompt is not usable", body = Value),
+        (status = 422, description = "The image is not usable", body = Value),
+        (status = 502, description = "The image's host does not give it", body = Value),
+        (status = 503, description = "Too many wait, or the models are not loaded", body = Value)
+    )
+)]
 pub(super) async fn predict(
     State(state): State<AppState>,
-    body: axum::body::Bytes,
+    body: Bytes,
 ) -> Result<Json<PredictResponse>, ApiError> {
     // a body may hold many MB of annotations: reading it is not for the async threads
-    let request: PredictRequest =
-        tokio::task::spawn_blocking(move || serde_json::from_slice(&body))
-            .await
-            .map_err(|e| ApiError::Body(e.to_string()))?
-            .map_err(|e| ApiError::Body(e.to_string()))?;
-    let xml = request.label_config.as_deref().unwrap_or_default();
-    let context = request
-        .params
-        .context
-        .get("result")
-        .and_then(Value::as_array);
-    if context.is_some_and(Vec::is_empty) {
-        // sent after Submit: there is nothing to do
-        let empty = |_: &Task| TaskResult::Done {
-            result: vec![],
-            score: 0.0,
-            model_version: state.model_version.to_string(),
-        };
-        let results = request.tasks.iter().map(empty).collect();
-        return Ok(Json(PredictResponse { results }));
-    }
-    let config = LabelingConfig::parse(xml)?;
-    let image = config.image()?;
-    let is_interactive = context.is_some();
-    let (prompt, unlabeled) = match context {
-        Some(context) => (typed_prompt(context, &config, image)?, Unlabeled::Keep),
-        None => (labels_as_prompt(&config, image)?, Unlabeled::Drop),
+    let (request, config) = tokio::task::spawn_blocking(move || read(&body))
+        .await
+        .map_err(|e| ApiError::Body(e.to_string()))??;
+    let params = request.params.unwrap_or_default();
+    let login = params.login.filter(|login| !login.is_empty());
+    let origin = Origin {
+        project: project_name(&request.project),
+        login: login.map(|user| {
+            let password = params.password.unwrap_or_default();
+            (user, Secret::from(password.as_str()))
+        }),
     };
-    if !config
-        .controls_of(image)
-        .any(|c| c.kind != ControlKind::TextArea)
-    {
-        return Err(LabelingError::NoLabels(image.name.clone()).into());
-    }
-    let job = Job {
-        config: &config,
-        image,
-        prompt,
-        unlabeled,
+    let context = params.context.get("result").and_then(Value::as_array);
+    let results = match context {
+        Some(context) => interact(&state, &origin, &config, request.tasks, context).await?,
+        None => batch(&state, origin, config, request.tasks).await?,
     };
-    let mut results = vec![];
-    for task in &request.tasks {
-        match predict_task(&state, &job, task).await {
-            Ok(result) => results.push(result),
-            // the one task of an interactive request is the request
-            Err(error) if is_interactive => return Err(error),
-            Err(error) => {
-                tracing::error!(task = %task.id, "{error}");
-                results.push(TaskResult::Failed {
-                    error: error.to_string(),
-                });
-            }
-        }
-    }
     Ok(Json(PredictResponse { results }))
 }
 
-/// The text that was typed, from the context's text area regions.
-fn typed_prompt(
-    context: &[Value],
+/// The body's JSON and its labeling config.
+fn read(body: &[u8]) -> Result<(PredictRequest, LabelingConfig), ApiError> {
+    let request: PredictRequest =
+        serde_json::from_slice(body).map_err(|e| ApiError::Body(e.to_string()))?;
+    let xml = request.label_config.as_deref().unwrap_or_default();
+    if xml.trim().is_empty() {
+        return Err(ApiError::Body("it has no label_config".to_owned()));
+    }
+    let config = LabelingConfig::parse(xml)?;
+    Ok((request, config))
+}
+
+/// An annotator waits: what fails is the answer.
+async fn interact(
+    state: &AppState,
+    origin: &Origin,
     config: &LabelingConfig,
-    image: &ImageTag,
-) -> Result<Prompt, ApiError> {
-    let is_text = |region: &&Value| region["type"] == "textarea";
-    let mut texts = vec![];
-    for region in context.iter().filter(is_text) {
-        match &region["value"]["text"] {
-            Value::String(text) => texts.push(text.as_str()),
-            Value::Array(lines) => texts.extend(lines.iter().filter_map(Value::as_str)),
-            _ => {}
+    tasks: Vec<WireTask>,
+    context: &[Value],
+) -> Result<Vec<TaskResult>, ApiError> {
+    let preannotator = &state.preannotator;
+    let mut results = vec![];
+    for task in tasks {
+        let task = task.read(config);
+        let answer = preannotator.interact(origin, config, &task, context).await;
+        if answer.is_err() {
+            preannotator.metrics.failed();
+        }
+        results.push(TaskResult::Done(answer?));
+    }
+    Ok(results)
+}
+
+/// Nobody waits for a single task: one that fails costs only itself.
+async fn batch(
+    state: &AppState,
+    origin: Origin,
+    config: LabelingConfig,
+    tasks: Vec<WireTask>,
+) -> Result<Vec<TaskResult>, ApiError> {
+    let preannotator = &state.preannotator;
+    let tasks = tasks.into_iter().map(|task| task.read(&config)).collect();
+    let plan = preannotator.plan(&origin, config, None)?;
+    let outcomes = preannotator
+        .predict_within(origin, plan, tasks, state.predict_deadline)
+        .await;
+    let seconds = state.predict_deadline.as_secs();
+    let result = |outcome| match outcome {
+        Outcome::Done(prediction) => TaskResult::Done(prediction),
+        Outcome::Failed(error) => TaskResult::Failed {
+            error: error.to_string(),
+        },
+        Outcome::Later => TaskResult::Failed {
+            error: format!(
+                "not within {seconds} s (PREDICT_DEADLINE_S); it is being worked on: ask again"
+            ),
+        },
+    };
+    Ok(outcomes.into_iter().map(result).collect())
+}
+
+impl WireTask {
+    /// Its regions are read only for a labeling config with thresholds in it.
+    fn read(self, config: &LabelingConfig) -> Task {
+        let is_number = |kind: &ControlKind| matches!(kind, ControlKind::Number { .. });
+        let mut controls = config.controls.iter();
+        let regions = if controls.any(|control| is_number(&control.kind)) {
+            let parts = [&self.annotations, &self.drafts].into_iter().flatten();
+            parts.flat_map(|part| regions(part)).collect()
+        } else {
+            vec![]
+        };
+        Task {
+            id: self.id.as_u64(),
+            data: self.data.unwrap_or_default(),
+            regions,
         }
     }
-    if !context.iter().any(|region| is_text(&region)) {
-        let kinds: Vec<&str> = context.iter().filter_map(|r| r["type"].as_str()).collect();
-        return Err(ApiError::Body(format!(
-            "its context has regions of type {kinds:?}; only text typed into a <TextArea> is a prompt"
-        )));
-    }
-    config.text_area(image)?;
-    Ok(Prompt::parse(&texts.join("\n"))?)
 }
 
-/// In a batch nobody types: the labels are what to look for.
-fn labels_as_prompt(config: &LabelingConfig, image: &ImageTag) -> Result<Prompt, ApiError> {
-    Prompt::from_phrases(config.labels(image))
-        .map_err(|_| LabelingError::NoLabels(image.name.clone()).into())
-}
-
-async fn predict_task(
-    state: &AppState,
-    job: &Job<'_>,
-    task: &Task,
-) -> Result<TaskResult, ApiError> {
-    let key = &job.image.data_key;
-    let url = task.data.get(key).and_then(Value::as_str).ok_or_else(|| {
-        ApiError::Body(format!(
-            "the data of task {} has no text under {key:?}, which <Image name=\"{}\"> shows",
-            task.id, job.image.name
-        ))
-    })?;
-    let image = state.fetcher.load(url).await?;
-    let mut controls = job.config.controls_of(job.image);
-    let with_masks = controls.any(|c| matches!(c.kind, ControlKind::BrushLabels(_)));
-    let prediction = state
-        .worker
-        .predict(Request {
-            image: Arc::new(image),
-            prompt: job.prompt.clone(),
-            options: state.options,
-            with_masks,
-        })
-        .await?;
-    let made = regions(&prediction, job.config, job.image, job.unlabeled);
-    tracing::info!(
-        task = %task.id,
-        prompt = %job.prompt,
-        box_threshold = state.options.box_threshold,
-        text_threshold = state.options.text_threshold,
-        found = prediction.objects.len(),
-        regions = made.regions.len(),
-        without_label = made.dropped,
-        detector_ms = prediction.detector_time.as_millis() as u64,
-        segmenter_ms = prediction.segmenter_time.as_millis() as u64,
-        "predicted"
-    );
-    Ok(TaskResult::Done {
-        result: made.regions,
-        score: made.score,
-        model_version: state.model_version.to_string(),
-    })
+/// The regions of annotations or drafts, whatever else they hold.
+fn regions(part: &RawValue) -> Vec<Value> {
+    let part: Value = serde_json::from_str(part.get()).unwrap_or_default();
+    let mut entries = part.as_array().cloned().unwrap_or_default();
+    let results = entries.iter_mut().map(|entry| entry["result"].take());
+    let lists = results.filter_map(|result| match result {
+        Value::Array(regions) => Some(regions),
+        _ => None,
+    });
+    lists.flatten().collect()
 }

@@ -1,12 +1,15 @@
 //! `POST /setup`: Label Studio connects a project, and asks again before every batch.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::AppState;
-use crate::labeling::LabelingConfig;
+use crate::config::Secret;
+use crate::label_studio::{Credentials, LabelStudio, TokenSource};
+use crate::labeling::{LabelingConfig, LabelingError};
 
 /// As far as it is used; the rest is ignored.
 #[derive(Debug, Default, Deserialize)]
@@ -14,22 +17,67 @@ use crate::labeling::LabelingConfig;
 struct SetupRequest {
     project: Value,
     schema: Option<String>,
+    hostname: Option<String>,
+    access_token: Option<String>,
+    extra_params: Value,
 }
 
-/// Answers with the model version whatever the labeling config looks like: a project is often
-/// connected before its config is written. What is wrong with it goes to the log.
-pub(super) async fn setup(State(state): State<AppState>, body: String) -> Json<Value> {
-    let request: SetupRequest = serde_json::from_str(&body).unwrap_or_default();
-    let problem = match request.schema.as_deref().map(LabelingConfig::parse) {
-        None => None,
-        Some(Err(error)) => Some(error),
-        Some(Ok(config)) => config
-            .image()
-            .and_then(|image| config.text_area(image).map(|_| ()))
-            .err(),
-    };
-    if let Some(problem) = problem {
-        tracing::warn!(project = %request.project, "prompts will not work here yet: {problem}");
+/// The model version, at once and whatever the labeling config looks like: a project is often connected
+/// before its config is written. What is wrong with it goes to the log.
+#[utoipa::path(
+    post,
+    path = "/setup",
+    request_body(content = Value, description = "`{project, schema, hostname, access_token, extra_params}`"),
+    responses((status = 200, description = "`{model_version}`, which names the models and all that changes results", body = Value))
+)]
+pub(super) async fn setup(State(state): State<AppState>, body: Bytes) -> Json<Value> {
+    let request: SetupRequest = serde_json::from_slice(&body).unwrap_or_else(|error| {
+        tracing::warn!(%error, "this /setup is not Label Studio's");
+        SetupRequest::default()
+    });
+    let project = project_name(&request.project);
+    let config = request.schema.as_deref().map(LabelingConfig::parse);
+    if let Some(Err(problem)) = config.as_ref().map(usable) {
+        tracing::warn!(project, "predictions will not work here yet: {problem}");
     }
-    Json(json!({ "model_version": &*state.model_version }))
+    let preannotator = &state.preannotator;
+    if !project.is_empty() {
+        let studio = introduced(&request);
+        let memory = &preannotator.memory;
+        memory.remember_setup(&project, &request.extra_params, studio);
+    }
+    let config = config.and_then(Result::ok);
+    let version = preannotator.version(&project, config.as_ref());
+    Json(json!({ "model_version": version }))
+}
+
+/// Label Studio's name of a project: a text, or from other clients a number.
+pub(super) fn project_name(project: &Value) -> String {
+    match project {
+        Value::String(name) => name.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => String::new(),
+    }
+}
+
+/// Label Studio by its own word: the last resort where neither host nor token are configured.
+fn introduced(request: &SetupRequest) -> LabelStudio {
+    let text = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+    let token = text(&request.access_token).map(|token| Secret::from(token.as_str()));
+    let credentials = token.map(|token| Credentials::new(token, TokenSource::Setup));
+    let host = text(&request.hostname);
+    LabelStudio::new(host.as_deref(), credentials).unwrap_or_else(|error| {
+        tracing::debug!(%error, "the hostname of /setup is of no use");
+        LabelStudio::default()
+    })
+}
+
+/// Whether a config has what prompts and results need.
+fn usable(config: &Result<LabelingConfig, LabelingError>) -> Result<(), LabelingError> {
+    let config = config.as_ref().map_err(Clone::clone)?;
+    let image = config.image()?;
+    match config.region_controls(image).next() {
+        Some(_) => Ok(()),
+        None => Err(LabelingError::NoRegionControl(image.name.clone())),
+    }
 }

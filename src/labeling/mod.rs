@@ -1,13 +1,18 @@
-//! The labeling config: which image a task shows, which controls it offers, and their labels.
+//! The labeling config: which images a task shows, which controls it offers, and their labels.
 
+mod label;
 mod parse;
 
+use serde_json::{Map, Value};
+
+pub use label::Label;
+
 /// What groundling needs to know of a labeling config.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LabelingConfig {
     /// Every `<Image>`.
     pub images: Vec<ImageTag>,
-    /// Every `<TextArea>`, `<RectangleLabels>` and `<BrushLabels>`.
+    /// Every control of a kind that groundling uses.
     pub controls: Vec<ControlTag>,
 }
 
@@ -16,30 +21,64 @@ pub struct LabelingConfig {
 pub struct ImageTag {
     /// What controls call it.
     pub name: String,
-    /// The key of the task's data that holds the URL.
-    pub data_key: String,
+    /// Its URL: `$key` of the task's data, or a text with such keys in it.
+    pub value: String,
 }
 
-/// A control attached to an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A control attached to objects of the task.
+#[derive(Debug, Clone, PartialEq)]
 pub struct ControlTag {
     /// `from_name` of its regions.
     pub name: String,
-    /// `to_name` of its regions.
-    pub to_name: String,
+    /// The objects it belongs to.
+    pub to_names: Vec<String>,
     /// What it makes.
     pub kind: ControlKind,
+    /// Its labels, in order.
+    pub labels: Vec<Label>,
 }
 
 /// The kinds of control that groundling uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ControlKind {
-    /// Where the prompt is typed.
-    TextArea,
-    /// Boxes, with these labels.
-    RectangleLabels(Vec<String>),
-    /// Masks, with these labels.
-    BrushLabels(Vec<String>),
+    /// `<TextArea>`: where a prompt is typed.
+    TextArea {
+        /// Whether its name or class says that it is the prompt.
+        is_prompt: bool,
+    },
+    /// `<Number>`: a threshold, if its name says so.
+    Number {
+        /// Its `defaultValue`.
+        default: Option<f32>,
+    },
+    /// `<Labels>`: labels for shapes without labels of their own.
+    Labels,
+    /// `<RectangleLabels>` and the like: a shape with its labels.
+    ShapeLabels(Shape),
+    /// `<Rectangle>` and the like: a shape that takes its label from a `<Labels>`.
+    Shape(Shape),
+}
+
+/// What a region looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A box.
+    Rectangle,
+    /// A mask.
+    Brush,
+    /// An outline.
+    Polygon,
+}
+
+/// A control that takes regions, and the control that labels them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RegionControl<'a> {
+    /// What its regions look like.
+    pub shape: Shape,
+    /// Where they go.
+    pub control: &'a ControlTag,
+    /// Where their labels come from: the control itself, a `<Labels>` of the same image, or nowhere.
+    pub labels: Option<&'a ControlTag>,
 }
 
 /// Why a labeling config cannot be used.
@@ -51,7 +90,7 @@ pub enum LabelingError {
     /// Nothing to look at.
     #[error("the labeling config has no <Image> tag: add <Image name=\"image\" value=\"$image\"/>")]
     NoImage,
-    /// An image without what it needs.
+    /// A tag without what it needs.
     #[error("<{tag}> has no usable {attribute}=\"...\": {hint}")]
     #[allow(missing_docs)]
     Attribute {
@@ -59,6 +98,11 @@ pub enum LabelingError {
         attribute: &'static str,
         hint: &'static str,
     },
+    /// Several pages in one tag.
+    #[error(
+        "<Image name=\"{0}\"> shows a list of pages (valueList), and groundling answers for single images: use value=\"$image\" and a task per page"
+    )]
+    ValueList(String),
     /// Nowhere to type a prompt.
     #[error(
         "the labeling config has no <TextArea> for the image \"{0}\": add <TextArea name=\"prompt\" toName=\"{0}\"/>"
@@ -66,32 +110,59 @@ pub enum LabelingError {
     NoTextArea(String),
     /// No control for results.
     #[error(
-        "the labeling config has neither <RectangleLabels> nor <BrushLabels> for the image \"{0}\", so results have nowhere to go"
+        "the labeling config has no <RectangleLabels>, <BrushLabels> or <PolygonLabels> for the image \"{0}\", so results have nowhere to go"
+    )]
+    NoRegionControl(String),
+    /// Nothing to look for where nobody typed a prompt.
+    #[error(
+        "no prompt was given, and the controls of the image \"{0}\" have no <Label> to look for"
     )]
     NoLabels(String),
+    /// A task without its image.
+    #[error("the task's data has no text under {key:?}, which <Image name=\"{image}\"> shows")]
+    #[allow(missing_docs)]
+    NoData { image: String, key: String },
 }
 
 impl LabelingConfig {
     /// Reads the XML of a labeling config.
     ///
     /// # Errors
-    /// If it is malformed, has no image, or a tag lacks a name.
+    /// If it is malformed, has no image, shows lists of images, or a tag lacks what it needs.
     pub fn parse(xml: &str) -> Result<Self, LabelingError> {
         parse::parse(xml)
     }
 
-    /// The image that prompts are about: the one a text area belongs to, else the first with label
-    /// controls, else the first.
+    /// The image of this name.
+    pub fn image_named(&self, name: &str) -> Option<&ImageTag> {
+        self.images.iter().find(|image| image.name == name)
+    }
+
+    /// The images whose controls take regions, in order.
+    pub fn images_with_regions(&self) -> impl Iterator<Item = &ImageTag> {
+        let takes_regions = |image: &&ImageTag| self.region_controls(image).next().is_some();
+        self.images.iter().filter(takes_regions)
+    }
+
+    /// The image that prompts are about: the one the prompt's text area belongs to, else the first that
+    /// takes regions, else the first.
     ///
     /// # Errors
     /// If there is none.
     pub fn image(&self) -> Result<&ImageTag, LabelingError> {
-        let attached = |is_wanted: fn(&ControlKind) -> bool| {
-            let mut wanted = self.controls.iter().filter(|c| is_wanted(&c.kind));
-            wanted.find_map(|c| self.images.iter().find(|image| image.name == c.to_name))
+        let of_prompt = |explicit_only: bool| {
+            let mut areas = self.controls.iter().filter(|control| match control.kind {
+                ControlKind::TextArea { is_prompt } => is_prompt || !explicit_only,
+                _ => false,
+            });
+            areas.find_map(|area| area.to_names.iter().find_map(|name| self.image_named(name)))
         };
-        attached(|kind| matches!(kind, ControlKind::TextArea))
-            .or_else(|| attached(|kind| !matches!(kind, ControlKind::TextArea)))
+        let takes_regions = |image: &&ImageTag| self.region_controls(image).next().is_some();
+        of_prompt(true)
+            .or_else(|| of_prompt(false))
+            .filter(takes_regions)
+            .or_else(|| self.images_with_regions().next())
+            .or_else(|| of_prompt(false))
             .or_else(|| self.images.first())
             .ok_or(LabelingError::NoImage)
     }
@@ -103,33 +174,66 @@ impl LabelingConfig {
     ) -> impl Iterator<Item = &'a ControlTag> + 'a {
         self.controls
             .iter()
-            .filter(move |control| control.to_name == image.name)
+            .filter(move |control| control.to_names.contains(&image.name))
     }
 
-    /// The name of the text area that holds an image's prompt: one named `prompt` before others.
+    /// The controls that take an image's regions.
+    pub fn region_controls<'a>(
+        &'a self,
+        image: &'a ImageTag,
+    ) -> impl Iterator<Item = RegionControl<'a>> + 'a {
+        let mut of_image = self.controls_of(image);
+        let shared = of_image.find(|control| control.kind == ControlKind::Labels);
+        self.controls_of(image)
+            .filter_map(move |control| match control.kind {
+                ControlKind::ShapeLabels(shape) => Some(RegionControl {
+                    shape,
+                    control,
+                    labels: Some(control),
+                }),
+                ControlKind::Shape(shape) => Some(RegionControl {
+                    shape,
+                    control,
+                    labels: shared,
+                }),
+                _ => None,
+            })
+    }
+
+    /// The text area that holds an image's prompt: of those attached to it one named or classed `prompt`
+    /// before others, else one so named that belongs to something else of the task.
     ///
     /// # Errors
     /// If there is none.
-    pub fn text_area(&self, image: &ImageTag) -> Result<&str, LabelingError> {
-        let mut areas = self
-            .controls
-            .iter()
-            .filter(|c| c.to_name == image.name && c.kind == ControlKind::TextArea)
-            .map(|control| control.name.as_str());
-        let first = areas.clone().next();
-        areas
-            .find(|name| *name == "prompt")
-            .or(first)
+    pub fn text_area<'a>(&'a self, image: &'a ImageTag) -> Result<&'a ControlTag, LabelingError> {
+        let is_prompt = |control: &&ControlTag| {
+            matches!(control.kind, ControlKind::TextArea { is_prompt: true })
+        };
+        let is_area = |control: &&ControlTag| matches!(control.kind, ControlKind::TextArea { .. });
+        let of_image = || self.controls_of(image);
+        let belongs_to_image = |control: &&ControlTag| {
+            control
+                .to_names
+                .iter()
+                .any(|n| self.image_named(n).is_some())
+        };
+        of_image()
+            .find(is_prompt)
+            .or_else(|| of_image().find(is_area))
+            .or_else(|| {
+                let mut others = self.controls.iter().filter(is_prompt);
+                others.find(|control| !belongs_to_image(control))
+            })
             .ok_or_else(|| LabelingError::NoTextArea(image.name.clone()))
     }
 
-    /// Every label of an image's controls, each once, in order.
-    pub fn labels<'a>(&'a self, image: &'a ImageTag) -> Vec<&'a str> {
-        let mut labels = vec![];
-        for control in self.controls_of(image) {
-            for label in control.labels() {
-                if !labels.contains(&label.as_str()) {
-                    labels.push(label.as_str());
+    /// Every label of an image's regions, each once, in order.
+    pub fn labels<'a>(&'a self, image: &'a ImageTag) -> Vec<&'a Label> {
+        let mut labels: Vec<&Label> = vec![];
+        for control in self.region_controls(image).filter_map(|c| c.labels) {
+            for label in &control.labels {
+                if !labels.iter().any(|known| known.name() == label.name()) {
+                    labels.push(label);
                 }
             }
         }
@@ -138,25 +242,71 @@ impl LabelingConfig {
 }
 
 impl ControlTag {
-    /// Its labels; a text area has none.
-    pub fn labels(&self) -> &[String] {
-        match &self.kind {
-            ControlKind::TextArea => &[],
-            ControlKind::RectangleLabels(labels) | ControlKind::BrushLabels(labels) => labels,
+    /// The label a phrase names; see [`Label::find`] for the order.
+    pub fn label_for(&self, phrase: &str) -> Option<&Label> {
+        Label::find(&self.labels, phrase)
+    }
+}
+
+impl Shape {
+    /// The `type` of a region without labels of its own: `rectangle`, `brush`, `polygon`.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Rectangle => "rectangle",
+            Self::Brush => "brush",
+            Self::Polygon => "polygon",
         }
     }
 
-    /// The label a phrase names: the same text, else the same but for case and blanks.
-    pub fn label_for(&self, phrase: &str) -> Option<&str> {
-        let folded = |text: &str| {
-            let words: Vec<_> = text.split_whitespace().map(str::to_lowercase).collect();
-            words.join(" ")
+    /// The `type` of a region with labels, and the key of its labels: `rectanglelabels` and so on.
+    pub fn labels_kind(self) -> &'static str {
+        match self {
+            Self::Rectangle => "rectanglelabels",
+            Self::Brush => "brushlabels",
+            Self::Polygon => "polygonlabels",
+        }
+    }
+}
+
+impl ImageTag {
+    /// The image's URL in a task's data: `$key` is replaced by what the data has there, `$a.b` by what
+    /// it has under `b` of `a` where there is no key `a.b`.
+    ///
+    /// # Errors
+    /// If the data has no text there.
+    pub fn url(&self, data: &Map<String, Value>) -> Result<String, LabelingError> {
+        let look_up = |key: &str| {
+            let nested = || {
+                let mut parts = key.split('.');
+                let first = data.get(parts.next()?)?;
+                parts.try_fold(first, |value, part| value.get(part))
+            };
+            let found = data.get(key).or_else(nested).and_then(Value::as_str);
+            found
+                .filter(|text| !text.trim().is_empty())
+                .ok_or_else(|| LabelingError::NoData {
+                    image: self.name.clone(),
+                    key: key.to_owned(),
+                })
         };
-        let labels = self.labels();
-        labels
-            .iter()
-            .find(|label| *label == phrase)
-            .or_else(|| labels.iter().find(|label| folded(label) == folded(phrase)))
-            .map(String::as_str)
+        let mut parts = self.value.split('$');
+        let mut url = parts.next().unwrap_or_default().to_owned();
+        if url.is_empty() && parts.clone().count() == 1 {
+            // the usual form, where a key may hold any character
+            return look_up(parts.next().unwrap_or_default()).map(str::to_owned);
+        }
+        for part in parts {
+            let end = part
+                .find(|c: char| !c.is_alphanumeric() && c != '_')
+                .unwrap_or(part.len());
+            url.push_str(look_up(&part[..end])?);
+            url.push_str(&part[end..]);
+        }
+        Ok(url)
+    }
+
+    /// The key of a task's data that holds the URL, where the tag names one key and nothing else.
+    pub fn data_key(&self) -> &str {
+        self.value.trim_start_matches('$')
     }
 }

@@ -2,7 +2,7 @@
 
 use roxmltree::{Document, Node};
 
-use super::{ControlKind, ControlTag, ImageTag, LabelingConfig, LabelingError};
+use super::{ControlKind, ControlTag, ImageTag, Label, LabelingConfig, LabelingError, Shape};
 
 pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
     let document =
@@ -12,21 +12,11 @@ pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
         controls: vec![],
     };
     for node in document.descendants().filter(Node::is_element) {
-        let kind = match node.tag_name().name() {
-            "Image" => {
-                config.images.push(image(node)?);
-                continue;
-            }
-            "TextArea" => ControlKind::TextArea,
-            "RectangleLabels" => ControlKind::RectangleLabels(labels(node)),
-            "BrushLabels" => ControlKind::BrushLabels(labels(node)),
-            _ => continue,
-        };
-        config.controls.push(ControlTag {
-            name: required(node, "name", "a control needs a name")?,
-            to_name: required(node, "toName", "it must be the name of an <Image>")?,
-            kind,
-        });
+        if node.has_tag_name("Image") {
+            config.images.push(image(node)?);
+        } else if let Some(kind) = kind(node) {
+            config.controls.push(control(node, kind)?);
+        }
     }
     if config.images.is_empty() {
         return Err(LabelingError::NoImage);
@@ -35,27 +25,117 @@ pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
 }
 
 fn image(node: Node) -> Result<ImageTag, LabelingError> {
-    let value = required(node, "value", "it must be like \"$image\"")?;
-    let data_key = value.strip_prefix('$').filter(|key| !key.is_empty());
-    Ok(ImageTag {
-        name: required(node, "name", "controls refer to it")?,
-        data_key: data_key
-            .ok_or_else(|| LabelingError::Attribute {
-                tag: "Image".to_owned(),
-                attribute: "value",
-                hint: "it must be like \"$image\", the key of a task's data after a dollar",
-            })?
-            .to_owned(),
+    let name = required(node, "name", "controls refer to it")?;
+    if node.attribute("valueList").is_some() {
+        return Err(LabelingError::ValueList(name));
+    }
+    let hint = "it must be like \"$image\", the key of a task's data after a dollar";
+    let value = required(node, "value", hint)?;
+    if !value.contains('$') || value.ends_with('$') {
+        return Err(LabelingError::Attribute {
+            tag: "Image".to_owned(),
+            attribute: "value",
+            hint,
+        });
+    }
+    Ok(ImageTag { name, value })
+}
+
+/// What a tag is to groundling; `None` for all others.
+fn kind(node: Node) -> Option<ControlKind> {
+    Some(match node.tag_name().name() {
+        // one per region holds what is said of the region, not of the image
+        "TextArea" if node.attribute("perRegion") != Some("true") => ControlKind::TextArea {
+            is_prompt: is_prompt(node),
+        },
+        "Number" => ControlKind::Number {
+            default: node
+                .attribute("defaultValue")
+                .and_then(|value| value.trim().parse().ok()),
+        },
+        "Labels" => ControlKind::Labels,
+        "RectangleLabels" => ControlKind::ShapeLabels(Shape::Rectangle),
+        "BrushLabels" => ControlKind::ShapeLabels(Shape::Brush),
+        "PolygonLabels" => ControlKind::ShapeLabels(Shape::Polygon),
+        "Rectangle" => ControlKind::Shape(Shape::Rectangle),
+        "Brush" => ControlKind::Shape(Shape::Brush),
+        "Polygon" => ControlKind::Shape(Shape::Polygon),
+        _ => return None,
     })
 }
 
-/// The `<Label value="...">` below a control, at any depth.
-fn labels(node: Node) -> Vec<String> {
-    node.descendants()
+/// Whether a text area is named `prompt`, or it or a view around it has that class.
+fn is_prompt(node: Node) -> bool {
+    let is_classed = |node: Node| {
+        ["className", "class", "classname"]
+            .iter()
+            .filter_map(|attribute| node.attribute(*attribute))
+            .any(|classes| classes.split_whitespace().any(|class| class == "prompt"))
+    };
+    node.attribute("name").map(str::trim) == Some("prompt") || node.ancestors().any(is_classed)
+}
+
+fn control(node: Node, kind: ControlKind) -> Result<ControlTag, LabelingError> {
+    let name = required(node, "name", "a control needs a name")?;
+    let to_name = required(node, "toName", "it must be the name of an <Image>")?;
+    let own_threshold = threshold(node)?;
+    // labels may stand in views below the control
+    let labels = node
+        .descendants()
         .filter(|child| child.has_tag_name("Label"))
-        .filter_map(|child| child.attribute("value"))
-        .map(str::to_owned)
-        .collect()
+        .filter_map(|child| label(child, own_threshold).transpose())
+        .collect::<Result<_, _>>()?;
+    Ok(ControlTag {
+        name,
+        to_names: to_name
+            .split(',')
+            .map(|name| name.trim().to_owned())
+            .collect(),
+        kind,
+        labels,
+    })
+}
+
+/// `None` for a label that has neither a value nor an alias.
+fn label(node: Node, control_threshold: Option<f32>) -> Result<Option<Label>, LabelingError> {
+    let text = |attribute: &str| {
+        let value = node.attribute(attribute).map(str::trim);
+        value.filter(|value| !value.is_empty()).map(str::to_owned)
+    };
+    let alias = text("alias");
+    let Some(value) = text("value").or_else(|| alias.clone()) else {
+        return Ok(None);
+    };
+    let predicted_values = node.attribute("predicted_values").unwrap_or_default();
+    Ok(Some(Label {
+        value,
+        alias,
+        predicted_values: predicted_values
+            .split(',')
+            .map(str::trim)
+            .filter(|value| !value.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        hint: text("hint"),
+        score_threshold: threshold(node)?.or(control_threshold),
+    }))
+}
+
+/// `score_threshold`, else `model_score_threshold`.
+fn threshold(node: Node) -> Result<Option<f32>, LabelingError> {
+    for attribute in ["score_threshold", "model_score_threshold"] {
+        let Some(value) = node.attribute(attribute) else {
+            continue;
+        };
+        let value: Option<f32> = value.trim().parse().ok();
+        let value = value.filter(|value| (0.0..=1.0).contains(value));
+        return value.map(Some).ok_or_else(|| LabelingError::Attribute {
+            tag: node.tag_name().name().to_owned(),
+            attribute,
+            hint: "it must be a number from 0 to 1, such as 0.3",
+        });
+    }
+    Ok(None)
 }
 
 fn required(
@@ -76,23 +156,37 @@ fn required(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     const SEED: &str = include_str!("../../examples/label-studio/labeling_config.xml");
 
+    fn parsed(xml: &str) -> LabelingConfig {
+        LabelingConfig::parse(xml).unwrap()
+    }
+
+    fn names(labels: Vec<&Label>) -> Vec<&str> {
+        labels.into_iter().map(Label::name).collect()
+    }
+
     #[test]
     fn the_example_is_understood() {
-        let config = LabelingConfig::parse(SEED).unwrap();
+        let config = parsed(SEED);
         let image = config.image().unwrap();
+        assert_eq!((image.name.as_str(), image.data_key()), ("image", "image"));
+        assert_eq!(config.text_area(image).unwrap().name, "prompt");
+        assert_eq!(names(config.labels(image)), ["Bok Choi", "Pot"]);
+        let shapes: Vec<_> = config
+            .region_controls(image)
+            .map(|c| (c.control.name.as_str(), c.shape))
+            .collect();
         assert_eq!(
-            (image.name.as_str(), image.data_key.as_str()),
-            ("image", "image")
+            shapes,
+            [("label", Shape::Rectangle), ("label2", Shape::Brush)]
         );
-        assert_eq!(config.text_area(image).unwrap(), "prompt");
-        assert_eq!(config.labels(image), ["Bok Choi", "Pot"]);
-        let names: Vec<_> = config.controls_of(image).map(|c| c.name.as_str()).collect();
-        assert_eq!(names, ["prompt", "label", "label2"]);
-        assert_eq!(config.controls[1].label_for("bok  choi"), Some("Bok Choi"));
+        let label = config.controls[1].label_for("bok  choi").unwrap();
+        assert_eq!(label.name(), "Bok Choi");
         assert_eq!(config.controls[1].label_for("dog"), None);
     }
 
@@ -102,13 +196,22 @@ mod tests {
         assert!(error("<View><Text name=\"t\" value=\"$t\"/></View>").contains("no <Image> tag"));
         assert!(error("<View><Image name=\"i\" value=\"$i\"></View>").contains("not well-formed"));
         assert!(error("<View><Image name=\"i\"/></View>").contains("<Image> has no usable value"));
+        let list = error("<View><Image name='i' valueList='$pages'/></View>");
+        assert!(list.contains("valueList"), "{list}");
         let image = "<Image name=\"i\" value=\"$i\"/>";
         let control = error(&format!("<View>{image}<BrushLabels name=\"b\"/></View>"));
         assert!(
             control.contains("<BrushLabels> has no usable toName"),
             "{control}"
         );
-        let config = LabelingConfig::parse(&format!("<View>{image}</View>")).unwrap();
+        let label = "<Label value='x' model_score_threshold='30'/>";
+        let control = format!("<BrushLabels name='b' toName='i'>{label}</BrushLabels>");
+        let threshold = error(&format!("<View>{image}{control}</View>"));
+        assert!(
+            threshold.contains("model_score_threshold") && threshold.contains("from 0 to 1"),
+            "{threshold}"
+        );
+        let config = parsed(&format!("<View>{image}</View>"));
         let text_area = config.text_area(config.image().unwrap()).unwrap_err();
         assert!(
             text_area
@@ -119,14 +222,87 @@ mod tests {
 
     #[test]
     fn entities_comments_and_other_names_are_fine() {
-        let config = LabelingConfig::parse(
-            "\n<View><!-- two pictures --><Image name='a' value='$left'/><Image name='b' value='$right'/>
+        let config = parsed(
+            "\n<View><!-- two pictures --><Image name='a' value='$left'/><Image\n name=' b ' value='$right'/>
              <View><RectangleLabels name='r' toName='b'><View><Label value='Salt &amp; Pepper'/></View></RectangleLabels></View>
              <TextArea name='what' toName='b'/></View>",
-        )
-        .unwrap();
+        );
         let image = config.image().unwrap();
-        assert_eq!(image.data_key, "right");
-        assert_eq!(config.labels(image), ["Salt & Pepper"]);
+        assert_eq!(image.data_key(), "right");
+        assert_eq!(names(config.labels(image)), ["Salt & Pepper"]);
+    }
+
+    #[test]
+    fn the_prompt_is_the_text_area_that_says_so() {
+        let xml = |areas: &str| {
+            parsed(&format!(
+                "<View><Image name='i' value='$i'/><Text name='t' value='$t'/>{areas}
+                 <Brush name='b' toName='i'/></View>"
+            ))
+        };
+        let chosen = |areas: &str| {
+            let config = xml(areas);
+            let image = config.image().unwrap();
+            config.text_area(image).map(|area| area.name.clone()).ok()
+        };
+        let notes = "<TextArea name='notes' toName='i'/>";
+        assert_eq!(chosen(notes).unwrap(), "notes");
+        let named = format!("{notes}<TextArea name='prompt' toName='i'/>");
+        assert_eq!(chosen(&named).unwrap(), "prompt");
+        let classed =
+            format!("{notes}<View className='wide prompt'><TextArea name='p' toName='i'/></View>");
+        assert_eq!(chosen(&classed).unwrap(), "p");
+        assert_eq!(
+            chosen("<TextArea name='prompt' toName='t'/>").unwrap(),
+            "prompt"
+        );
+        assert_eq!(chosen("<TextArea name='other' toName='t'/>"), None);
+        assert_eq!(
+            chosen("<TextArea name='c' toName='i' perRegion='true'/>"),
+            None
+        );
+    }
+
+    #[test]
+    fn shapes_share_the_labels_of_their_image() {
+        let config = parsed(
+            "<View><Image name='i' value='$i'/>
+             <Labels name='l' toName='i' model_score_threshold='0.6'>
+               <Label value='Cup' alias='cup' predicted_values='mug, , glass'/><Label value='Pot' score_threshold='0.2'/><Label/>
+             </Labels>
+             <Rectangle name='r' toName='i'/><Polygon name='p' toName='i'/></View>",
+        );
+        let image = config.image().unwrap();
+        assert_eq!(config.region_controls(image).count(), 2);
+        let labels = config.labels(image);
+        assert_eq!(labels[0].phrases(), ["mug", "glass"]);
+        assert_eq!(labels[1].phrases(), ["Pot"]);
+        let thresholds: Vec<_> = labels.iter().map(|l| l.score_threshold).collect();
+        assert_eq!(thresholds, [Some(0.6), Some(0.2)]);
+        assert_eq!(names(labels), ["cup", "Pot"]);
+    }
+
+    #[test]
+    fn the_url_is_found_under_any_key() {
+        let data = json!({"my image": "a", "a": {"b": "c"}, "a.d": "e", "n": 1, "file": "x.png"});
+        let Value::Object(data) = data else {
+            unreachable!()
+        };
+        let url = |value: &str| {
+            let tag = ImageTag {
+                name: "i".to_owned(),
+                value: value.to_owned(),
+            };
+            tag.url(&data).map_err(|e| e.to_string())
+        };
+        assert_eq!(url("$my image").unwrap(), "a");
+        assert_eq!(url("$a.b").unwrap(), "c");
+        assert_eq!(url("$a.d").unwrap(), "e");
+        assert_eq!(
+            url("https://host/$file?x=1").unwrap(),
+            "https://host/x.png?x=1"
+        );
+        assert!(url("$n").unwrap_err().contains("no text under \"n\""));
+        assert!(url("$none").unwrap_err().contains("<Image name=\"i\">"));
     }
 }

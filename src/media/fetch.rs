@@ -1,33 +1,55 @@
 //! Bounded fetching of images.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::header::AUTHORIZATION;
+use reqwest::header::{AUTHORIZATION, LOCATION};
 use reqwest::redirect::Policy;
+use reqwest::{Response, StatusCode, Url};
 
-use super::{LabelStudio, Location, MediaError};
+use super::MediaError;
+use super::guard::{AllowedHosts, PrivateHost, PublicOnly, check_literal};
+use super::location::{Location, describe};
 use crate::config::Secret;
+use crate::label_studio::LabelStudio;
+use crate::label_studio::api::causes;
 
-/// Limits and credentials of a [`Fetcher`].
+/// Limits of a [`Fetcher`].
 #[derive(Debug, Clone)]
 pub struct FetcherConfig {
-    /// Where relative URLs lie.
-    pub label_studio: LabelStudio,
-    /// Label Studio's legacy access token.
-    pub access_token: Option<Secret>,
     /// For one image, redirects included.
     pub timeout: Duration,
     /// Of the file.
     pub max_bytes: usize,
     /// Of the decoded image.
     pub max_pixels: usize,
+    /// Hosts besides Label Studio whose addresses may be private.
+    pub allowed_hosts: AllowedHosts,
+    /// The folder that Label Studio serves local files from, where this machine has it too.
+    pub local_files: Option<PathBuf>,
+}
+
+/// Which image to get, and on whose behalf.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageRequest<'a> {
+    /// What the task's data says.
+    pub value: &'a str,
+    /// Where relative URLs lie, and who gets the token.
+    pub label_studio: &'a LabelStudio,
+    /// Label Studio's number of the task.
+    pub task: Option<u64>,
+    /// The project's user and password for protected image URLs.
+    pub login: Option<&'a (String, Secret)>,
 }
 
 /// Gets images; clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
-    client: reqwest::Client,
-    config: FetcherConfig,
+    /// For Label Studio and the hosts that were named.
+    trusted: reqwest::Client,
+    /// For the rest of the world: it resolves no name to a private address.
+    guarded: reqwest::Client,
+    pub(super) config: FetcherConfig,
 }
 
 const MAX_REDIRECTS: usize = 5;
@@ -38,77 +60,171 @@ impl Fetcher {
     /// # Errors
     /// If the system's TLS settings cannot be read.
     pub fn new(config: FetcherConfig) -> Result<Self, reqwest::Error> {
-        // reqwest drops Authorization on a redirect to another host
-        let client = reqwest::Client::builder()
-            .timeout(config.timeout)
-            .redirect(Policy::limited(MAX_REDIRECTS))
-            .user_agent(concat!("groundling/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { client, config })
-    }
-
-    pub(super) fn label_studio(&self) -> &LabelStudio {
-        &self.config.label_studio
-    }
-
-    pub(super) fn max_pixels(&self) -> usize {
-        self.config.max_pixels
+        let client = || {
+            reqwest::Client::builder()
+                // every hop is looked at here
+                .redirect(Policy::none())
+                .user_agent(concat!("groundling/", env!("CARGO_PKG_VERSION")))
+        };
+        Ok(Self {
+            trusted: client().build()?,
+            guarded: client().dns_resolver(PublicOnly::shared()).build()?,
+            config,
+        })
     }
 
     /// The bytes at a location.
-    pub(super) async fn bytes(&self, location: Location) -> Result<Vec<u8>, MediaError> {
-        let limit = self.config.max_bytes;
-        let name = location.to_string();
-        let (url, is_label_studio) = match location {
-            Location::Inline(bytes) if bytes.len() > limit => {
-                return Err(MediaError::TooLarge { url: name, limit });
-            }
-            Location::Inline(bytes) => return Ok(bytes),
-            Location::Remote {
+    pub(super) async fn bytes(
+        &self,
+        location: Location,
+        request: ImageRequest<'_>,
+    ) -> Result<Vec<u8>, MediaError> {
+        let url = location.describe(request.label_studio);
+        let fetched = tokio::time::timeout(self.config.timeout, self.read(location, request)).await;
+        fetched.unwrap_or_else(|_| {
+            let seconds = self.config.timeout.as_secs();
+            Err(MediaError::Unreachable {
                 url,
-                is_label_studio,
-            } => (url, is_label_studio),
-        };
-        let unreachable = |error: reqwest::Error| MediaError::Unreachable {
-            url: name.clone(),
-            reason: causes(&error.without_url()),
-        };
-        let mut request = self.client.get(url);
-        if let Some(token) = self
-            .config
-            .access_token
-            .as_ref()
-            .filter(|_| is_label_studio)
-        {
-            request = request.header(AUTHORIZATION, format!("Token {}", token.reveal()));
+                reason: format!("it took more than {seconds} s (IMAGE_TIMEOUT_S)"),
+            })
+        })
+    }
+
+    async fn read(
+        &self,
+        location: Location,
+        request: ImageRequest<'_>,
+    ) -> Result<Vec<u8>, MediaError> {
+        let limit = self.config.max_bytes;
+        match location {
+            Location::Inline(bytes) if bytes.len() > limit => Err(MediaError::TooLarge {
+                url: Location::Inline(bytes).describe(request.label_studio),
+                limit,
+            }),
+            Location::Inline(bytes) => Ok(bytes),
+            Location::File(path) => {
+                let limit = limit as u64;
+                let read = tokio::task::spawn_blocking(move || read_file(path, limit)).await;
+                read.unwrap_or_else(|e| {
+                    Err(MediaError::Unreachable {
+                        url: "a local file".to_owned(),
+                        reason: e.to_string(),
+                    })
+                })
+            }
+            Location::Remote { url, otherwise } => {
+                let first = self.download(url, request).await;
+                match (first, otherwise) {
+                    (Err(MediaError::Status { url, status }), Some(other)) => {
+                        let second = self.download(other, request).await;
+                        second.map_err(|_| MediaError::Status { url, status })
+                    }
+                    (first, _) => first,
+                }
+            }
         }
-        let mut response = request.send().await.map_err(unreachable)?;
+    }
+
+    /// Follows a URL to its bytes. Each hop is held against the hosts that may be asked, and only Label
+    /// Studio itself sees the token.
+    async fn download(&self, start: Url, request: ImageRequest<'_>) -> Result<Vec<u8>, MediaError> {
+        let mut url = start.clone();
+        let mut may_renew = true;
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.hop(&url, &start, request).await?;
+            let status = response.status();
+            if status == StatusCode::UNAUTHORIZED
+                && request.label_studio.owns(&url)
+                && std::mem::take(&mut may_renew)
+                && request.label_studio.forget_access().await
+            {
+                continue;
+            }
+            if !status.is_redirection() {
+                return self.body(response, &url, request).await;
+            }
+            let target = response.headers().get(LOCATION);
+            let target = target.and_then(|target| target.to_str().ok());
+            let next = target.and_then(|target| url.join(target).ok());
+            url = next
+                .filter(|next| matches!(next.scheme(), "http" | "https"))
+                .ok_or_else(|| MediaError::Unreachable {
+                    url: describe(&url, request.label_studio),
+                    reason: format!("it answered {status} without a usable address to go on to"),
+                })?;
+        }
+        Err(MediaError::Unreachable {
+            url: describe(&start, request.label_studio),
+            reason: format!("it leads through more than {MAX_REDIRECTS} redirects"),
+        })
+    }
+
+    /// One request of a download.
+    async fn hop(
+        &self,
+        url: &Url,
+        start: &Url,
+        request: ImageRequest<'_>,
+    ) -> Result<Response, MediaError> {
+        let studio = request.label_studio;
+        let is_own = studio.owns(url);
+        let client = if is_own || self.config.allowed_hosts.contains(url) {
+            &self.trusted
+        } else {
+            check_literal(url)?;
+            &self.guarded
+        };
+        let mut get = client.get(url.clone());
+        if is_own {
+            if let Some(header) = studio.authorization(&self.trusted).await? {
+                get = get.header(AUTHORIZATION, header);
+            }
+        } else if let Some((user, password)) = request.login
+            && url.origin() == start.origin()
+        {
+            get = get.basic_auth(user, Some(password.reveal()));
+        }
+        get.send().await.map_err(|e| failed(e, url, studio))
+    }
+
+    /// The body of the last answer, if it is an image's.
+    async fn body(
+        &self,
+        mut response: Response,
+        url: &Url,
+        request: ImageRequest<'_>,
+    ) -> Result<Vec<u8>, MediaError> {
+        let studio = request.label_studio;
         let status = response.status();
+        let name = || describe(url, studio);
         if matches!(status.as_u16(), 401 | 403) {
             return Err(MediaError::Refused {
-                url: name,
+                url: name(),
                 status: status.as_u16(),
-                hint: match (is_label_studio, &self.config.access_token) {
-                    (true, None) => {
-                        "set LABEL_STUDIO_ACCESS_TOKEN to a token of Label Studio (Account & Settings)"
-                    }
-                    (true, Some(_)) => {
-                        "Label Studio does not accept the token in LABEL_STUDIO_ACCESS_TOKEN"
-                    }
-                    (false, _) => "the host does not give this image to groundling",
+                hint: if studio.owns(url) {
+                    studio.refusal_hint()
+                } else if studio.base().and_then(host_of) == url.host_str().map(str::to_owned) {
+                    "it is not the origin of LABEL_STUDIO_HOST, so it gets no token; set LABEL_STUDIO_HOST to this scheme, host and port"
+                } else {
+                    "the host does not give this image to groundling"
                 },
             });
         }
         if !status.is_success() {
             return Err(MediaError::Status {
-                url: name,
+                url: name(),
                 status: status.as_u16(),
             });
         }
+        let limit = self.config.max_bytes;
+        let too_large = || MediaError::TooLarge { url: name(), limit };
+        if response.content_length().is_some_and(|n| n > limit as u64) {
+            return Err(too_large());
+        }
         let mut bytes = vec![];
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        while let Some(chunk) = response.chunk().await.map_err(|e| failed(e, url, studio))? {
             if bytes.len() + chunk.len() > limit {
-                return Err(MediaError::TooLarge { url: name, limit });
+                return Err(too_large());
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -116,13 +232,40 @@ impl Fetcher {
     }
 }
 
-/// An error and what caused it, in one line.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
+fn host_of(base: &str) -> Option<String> {
+    Url::parse(base).ok()?.host_str().map(str::to_owned)
+}
+
+/// A request that failed on the way; the resolver's refusal is told as what it is.
+fn failed(error: reqwest::Error, url: &Url, studio: &LabelStudio) -> MediaError {
+    let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        if let Some(private) = cause.downcast_ref::<PrivateHost>() {
+            return MediaError::Private(private.clone());
+        }
         source = cause.source();
     }
-    text
+    MediaError::Unreachable {
+        url: describe(url, studio),
+        reason: causes(&error.without_url()),
+    }
+}
+
+fn read_file(path: PathBuf, limit: u64) -> Result<Vec<u8>, MediaError> {
+    let name = path.display().to_string();
+    let unreadable = |reason: String| MediaError::Unreachable {
+        url: name.clone(),
+        reason: format!("{reason} (LOCAL_FILES_DOCUMENT_ROOT)"),
+    };
+    let metadata = std::fs::metadata(&path).map_err(|e| unreadable(e.to_string()))?;
+    if !metadata.is_file() {
+        return Err(unreadable("it is not a file".to_owned()));
+    }
+    if metadata.len() > limit {
+        return Err(MediaError::TooLarge {
+            url: name,
+            limit: limit as usize,
+        });
+    }
+    std::fs::read(&path).map_err(|e| unreadable(e.to_string()))
 }

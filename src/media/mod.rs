@@ -2,13 +2,17 @@
 
 pub mod decode;
 mod fetch;
+pub mod guard;
 mod location;
 
 use image::RgbImage;
 
 pub use decode::{DecodeError, decode};
-pub use fetch::{Fetcher, FetcherConfig};
-pub use location::{LabelStudio, Location, LocationError};
+pub use fetch::{Fetcher, FetcherConfig, ImageRequest};
+pub use location::{Location, LocationError, Surroundings, locate};
+
+use self::guard::PrivateHost;
+use crate::label_studio::TokenError;
 
 /// Why a task's image cannot be had; every message names the URL, without secrets.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +20,12 @@ pub enum MediaError {
     /// Not a URL groundling can follow.
     #[error(transparent)]
     Location(#[from] LocationError),
+    /// A host that is not asked.
+    #[error(transparent)]
+    Private(#[from] PrivateHost),
+    /// Nothing to sign the request with.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The request failed on the way.
     #[error("cannot fetch {url}: {reason}")]
     #[allow(missing_docs)]
@@ -47,11 +57,16 @@ impl Fetcher {
     ///
     /// # Errors
     /// See [`MediaError`].
-    pub async fn load(&self, url: &str) -> Result<RgbImage, MediaError> {
-        let location = self.label_studio().locate(url)?;
-        let name = location.to_string();
-        let bytes = self.bytes(location).await?;
-        let max_pixels = self.max_pixels();
+    pub async fn load(&self, request: ImageRequest<'_>) -> Result<RgbImage, MediaError> {
+        let around = Surroundings {
+            label_studio: request.label_studio,
+            task: request.task,
+            local_files: self.config.local_files.as_deref(),
+        };
+        let location = locate(request.value, around)?;
+        let name = location.describe(request.label_studio);
+        let bytes = self.bytes(location, request).await?;
+        let max_pixels = self.config.max_pixels;
         // decoding computes: not on the async threads
         let decoded = tokio::task::spawn_blocking(move || decode(&bytes, max_pixels)).await;
         match decoded {

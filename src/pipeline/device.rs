@@ -1,6 +1,6 @@
 //! Where to compute.
 
-use candle_core::{Device, Result};
+use candle_core::{Device, DeviceLocation, Result};
 
 use crate::config::DeviceChoice;
 
@@ -13,5 +13,14 @@ pub fn open(choice: DeviceChoice) -> Result<Device> {
         DeviceChoice::Auto => Device::cuda_if_available(0),
         DeviceChoice::Cpu => Ok(Device::Cpu),
         DeviceChoice::Cuda(number) => Device::new_cuda(number),
+    }
+}
+
+/// `cpu`, or `cuda:0` with the GPU's number.
+pub fn name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu => "cpu".to_owned(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
 }

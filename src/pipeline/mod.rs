@@ -7,13 +7,13 @@ pub mod worker;
 
 use std::time::{Duration, Instant};
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 use image::RgbImage;
 
 use self::checkpoints::{DEMO, UnknownCheckpoint};
 use crate::config::ModelArgs;
 use crate::detector::{DetectError, DetectionOptions, Detector};
-use crate::geometry::{BoundingBox, Detection, ImageSize};
+use crate::geometry::{BoundingBox, Detection, ImageSize, Mark};
 use crate::models::weights::CheckpointError;
 use crate::prompt::Prompt;
 use crate::segmenter::{ScoredMask, SegmentError, Segmenter};
@@ -49,6 +49,9 @@ pub enum PredictError {
     /// The second half failed.
     #[error(transparent)]
     Segment(#[from] SegmentError),
+    /// A mask was asked for, and nothing can make one.
+    #[error("no segmenter is loaded (SEGMENTER=none), so nothing can be cut out")]
+    NoSegmenter,
 }
 
 /// Why there are no models.
@@ -70,6 +73,7 @@ pub enum LoadError {
 pub struct Pipeline {
     detector: Detector,
     segmenter: Option<Segmenter>,
+    device: Device,
 }
 
 impl Pipeline {
@@ -96,6 +100,7 @@ impl Pipeline {
         Ok(Self {
             detector,
             segmenter,
+            device,
         })
     }
 
@@ -140,5 +145,25 @@ impl Pipeline {
             detector_time,
             segmenter_time,
         })
+    }
+
+    /// Cuts out what an annotator marked, one mask per mark, in their order.
+    ///
+    /// # Errors
+    /// If no segmenter is loaded, or the model fails.
+    pub fn cut_out(
+        &self,
+        image: &RgbImage,
+        marks: &[Mark],
+    ) -> Result<Vec<ScoredMask>, PredictError> {
+        let segmenter = self.segmenter.as_ref().ok_or(PredictError::NoSegmenter)?;
+        let encoded = segmenter.encode(image)?;
+        let masks = marks.iter().map(|m| segmenter.segment_mark(&encoded, m));
+        Ok(masks.collect::<Result<_, _>>()?)
+    }
+
+    /// Where it computes: `cpu`, or `cuda` with its number.
+    pub fn device(&self) -> String {
+        device::name(&self.device)
     }
 }

@@ -1,29 +1,11 @@
 //! The one thread that computes, behind a bounded queue.
 //!
-//! Requests wait in async code; the models run here, one prediction after the other. The thread loads
-//! the models itself, so that the server listens before they are there.
+//! Requests wait in async code; the models run here, one request after the other. The thread loads the
+//! models itself, so that the server listens before they are there.
 
-use std::sync::Arc;
-
-use image::RgbImage;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Pipeline, PredictError, Prediction};
-use crate::detector::DetectionOptions;
-use crate::prompt::Prompt;
-
-/// One prediction to make.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The decoded image.
-    pub image: Arc<RgbImage>,
-    /// What to find in it.
-    pub prompt: Prompt,
-    /// What counts as found.
-    pub options: DetectionOptions,
-    /// Whether to cut it out too.
-    pub with_masks: bool,
-}
+use super::{Pipeline, PredictError};
 
 /// Where the models are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +13,15 @@ pub enum Status {
     /// Being loaded; requests wait.
     Loading,
     /// Ready to compute.
-    Ready,
+    Ready {
+        /// Where: `cpu` or `cuda:0`.
+        device: String,
+    },
     /// They will not come; the reason.
     Failed(String),
 }
 
-/// Why the worker gave no prediction.
+/// Why the worker gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// Too many requests are waiting.
@@ -48,16 +33,16 @@ pub enum WorkerError {
     /// The thread is gone.
     #[error("the model thread has stopped; restart groundling")]
     Stopped,
+    /// A defect that cost this request, not the server.
+    #[error("the models panicked on this request")]
+    Panicked,
     /// The prediction itself failed.
     #[error(transparent)]
     Predict(#[from] PredictError),
 }
 
-struct Job {
-    request: Request,
-    span: tracing::Span,
-    reply: oneshot::Sender<Result<Prediction, WorkerError>>,
-}
+/// What to do with the models, or with the reason why there are none.
+type Job = Box<dyn FnOnce(Result<&Pipeline, &str>) + Send>;
 
 /// A handle to the model thread; clones share it.
 #[derive(Debug, Clone)]
@@ -79,21 +64,26 @@ impl Worker {
     where
         E: std::fmt::Display,
     {
-        let (jobs, inbox) = mpsc::channel(queue.max(1));
+        let (jobs, mut inbox) = mpsc::channel::<Job>(queue.max(1));
         let (report, status) = watch::channel(Status::Loading);
         std::thread::Builder::new()
             .name("models".to_owned())
-            .spawn(move || match load() {
-                Ok(pipeline) => {
-                    tracing::info!("the models are loaded");
-                    report.send_replace(Status::Ready);
-                    serve(&pipeline, inbox);
+            .spawn(move || {
+                let pipeline = load().map_err(|error| error.to_string());
+                match &pipeline {
+                    Ok(pipeline) => {
+                        let device = pipeline.device();
+                        tracing::info!(%device, "the models are loaded");
+                        report.send_replace(Status::Ready { device });
+                    }
+                    Err(reason) => {
+                        tracing::error!(%reason, "the models could not be loaded");
+                        report.send_replace(Status::Failed(reason.clone()));
+                    }
                 }
-                Err(error) => {
-                    let reason = error.to_string();
-                    tracing::error!(%reason, "the models could not be loaded");
-                    report.send_replace(Status::Failed(reason.clone()));
-                    refuse(&reason, inbox);
+                // until every handle is gone
+                while let Some(job) = inbox.blocking_recv() {
+                    job(pipeline.as_ref().map_err(String::as_str));
                 }
             })?;
         Ok(Self { jobs, status })
@@ -104,17 +94,41 @@ impl Worker {
         self.status.borrow().clone()
     }
 
-    /// Waits for a prediction.
+    /// Waits until the models are loaded, or have failed to.
+    pub async fn loaded(&self) -> Status {
+        let mut status = self.status.clone();
+        // an error means that the thread is gone, and then the status stays as it is
+        let _ = status.wait_for(|status| *status != Status::Loading).await;
+        self.status()
+    }
+
+    /// How many requests are waiting.
+    pub fn waiting(&self) -> usize {
+        self.jobs.max_capacity() - self.jobs.capacity()
+    }
+
+    /// Runs `work` with the models and waits for what it gives. It is not run if nobody waits any more
+    /// when its turn comes.
     ///
     /// # Errors
     /// At once if the queue is full; later if the models could not be loaded or fail.
-    pub async fn predict(&self, request: Request) -> Result<Prediction, WorkerError> {
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Pipeline) -> Result<T, PredictError> + Send + 'static,
+    ) -> Result<T, WorkerError> {
         let (reply, answer) = oneshot::channel();
-        let job = Job {
-            request,
-            span: tracing::Span::current(),
-            reply,
-        };
+        let span = tracing::Span::current();
+        let job: Job = Box::new(move |pipeline| {
+            if reply.is_closed() {
+                return;
+            }
+            let answer = match pipeline {
+                Ok(pipeline) => span.in_scope(|| caught(|| work(pipeline))),
+                Err(reason) => Err(WorkerError::NotLoaded(reason.to_owned())),
+            };
+            // a client that has gone meanwhile needs no answer
+            let _ = reply.send(answer);
+        });
         self.jobs.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => WorkerError::Busy(self.jobs.max_capacity()),
             mpsc::error::TrySendError::Closed(_) => WorkerError::Stopped,
@@ -123,44 +137,10 @@ impl Worker {
     }
 }
 
-/// Answers jobs until every handle is gone.
-fn serve(pipeline: &Pipeline, mut inbox: mpsc::Receiver<Job>) {
-    while let Some(job) = inbox.blocking_recv() {
-        // nobody waits for it any more: the client has gone
-        if job.reply.is_closed() {
-            continue;
-        }
-        let answer = job.span.in_scope(|| compute(pipeline, &job.request));
-        // a client that has gone meanwhile needs no answer
-        let _ = job.reply.send(answer);
-    }
-}
-
-/// One prediction; a panic in the models costs this request, not the server.
-fn compute(pipeline: &Pipeline, request: &Request) -> Result<Prediction, WorkerError> {
-    let predict = || {
-        pipeline.predict(
-            &request.image,
-            &request.prompt,
-            &request.options,
-            request.with_masks,
-        )
-    };
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(predict)) {
-        Ok(prediction) => Ok(prediction?),
-        Err(_) => {
-            let reason = "the models panicked on this request".to_owned();
-            let error = candle_core::Error::Msg(reason);
-            Err(PredictError::Detect(crate::detector::DetectError::Model(error)).into())
-        }
-    }
-}
-
-/// Answers every job with the reason why there are no models.
-fn refuse(reason: &str, mut inbox: mpsc::Receiver<Job>) {
-    while let Some(job) = inbox.blocking_recv() {
-        let _ = job
-            .reply
-            .send(Err(WorkerError::NotLoaded(reason.to_owned())));
+/// A panic in the models costs one request, not the server.
+fn caught<T>(work: impl FnOnce() -> Result<T, PredictError>) -> Result<T, WorkerError> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(WorkerError::Panicked),
     }
 }

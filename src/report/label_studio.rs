@@ -2,10 +2,12 @@
 
 use serde::Serialize;
 
-use crate::labeling::{ControlKind, ControlTag, ImageTag, LabelingConfig, LabelingError};
+use crate::labeling::{
+    ControlKind, ControlTag, ImageTag, Label, LabelingConfig, LabelingError, Shape,
+};
 use crate::pipeline::Prediction;
 use crate::prompt::Prompt;
-use crate::regions::{Region, Unlabeled, regions};
+use crate::regions::{Region, Style, regions};
 
 /// A task with its prediction, one element of an import file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -34,12 +36,13 @@ pub fn task(
     image_url: &str,
     prediction: &Prediction,
     config: &LabelingConfig,
+    style: &Style,
     model_version: &str,
 ) -> Result<(Task, usize), LabelingError> {
     let image = config.image()?;
-    let made = regions(prediction, config, image, Unlabeled::Drop);
+    let made = regions(prediction, config, image, style);
     let mut data = serde_json::Map::new();
-    data.insert(image.data_key.clone(), image_url.into());
+    data.insert(image.data_key().to_owned(), image_url.into());
     let task = Task {
         data,
         predictions: vec![TaskPrediction {
@@ -54,19 +57,22 @@ pub fn task(
 /// The config that tasks are written for where none is given: `label` (rectangles) and `label2`
 /// (brush) on `image`, with the prompt's phrases as labels.
 pub fn config_for(prompt: &Prompt) -> LabelingConfig {
-    let control = |name: &str, kind: fn(Vec<String>) -> ControlKind| ControlTag {
+    let phrases = prompt.phrases().iter();
+    let labels: Vec<Label> = phrases.map(|phrase| Label::new(phrase)).collect();
+    let control = |name: &str, shape| ControlTag {
         name: name.to_owned(),
-        to_name: "image".to_owned(),
-        kind: kind(prompt.phrases().to_vec()),
+        to_names: vec!["image".to_owned()],
+        kind: ControlKind::ShapeLabels(shape),
+        labels: labels.clone(),
     };
     LabelingConfig {
         images: vec![ImageTag {
             name: "image".to_owned(),
-            data_key: "image".to_owned(),
+            value: "$image".to_owned(),
         }],
         controls: vec![
-            control("label", ControlKind::RectangleLabels),
-            control("label2", ControlKind::BrushLabels),
+            control("label", Shape::Rectangle),
+            control("label2", Shape::Brush),
         ],
     }
 }

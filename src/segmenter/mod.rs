@@ -10,7 +10,7 @@ use image::RgbImage;
 
 use self::image_processor::{Frame, ImageProcessor};
 use self::post_process::upscale_mask;
-use crate::geometry::{BoundingBox, Mask};
+use crate::geometry::{BoundingBox, Mark, Mask, Point};
 use crate::models::sam::{Config, Masks, PointLabel, Prompts, Sam};
 use crate::models::weights::{Checkpoint, CheckpointError};
 use crate::pixels::ResizeError;
@@ -122,35 +122,33 @@ impl Segmenter {
         Ok(masks)
     }
 
-    /// The mask of the object under these places of the image, in pixels: each `(x, y)` and whether it is
-    /// on the object or off it. Points leave open how much of the object is meant: of several masks the
-    /// one with the best expected IoU is taken.
+    /// The mask of the object an annotator marked. Points alone leave open how much of the object is
+    /// meant: of several masks the one with the best expected IoU is taken.
     ///
     /// # Errors
-    /// If the model fails.
-    pub fn segment_points(
+    /// If there is nothing in the mark, or the model fails.
+    pub fn segment_mark(
         &self,
         image: &EncodedImage,
-        points: &[((f32, f32), bool)],
+        mark: &Mark,
     ) -> Result<ScoredMask, SegmentError> {
-        let label = |on: bool| {
-            if on {
-                PointLabel::Foreground
-            } else {
-                PointLabel::Background
-            }
+        let label = |point: &Point| match point.is_positive {
+            true => PointLabel::Foreground,
+            false => PointLabel::Background,
         };
-        let points = points
-            .iter()
-            .map(|(at, on)| (image.frame.point(*at), label(*on)))
+        let points = mark.points.iter();
+        let points: Vec<_> = points
+            .map(|p| (image.frame.point((p.x, p.y)), label(p)))
             .collect();
         let prompts = Prompts {
-            points: Some(vec![points]),
+            points: (!points.is_empty()).then(|| vec![points]),
+            boxes: mark.bounding_box.map(|b| vec![image.frame.corners(b)]),
             ..Prompts::default()
         };
+        let is_ambiguous = mark.bounding_box.is_none();
         let predicted = self
             .model
-            .predict_masks(&image.embeddings, &prompts, true)?;
+            .predict_masks(&image.embeddings, &prompts, is_ambiguous)?;
         let masks = self.best_masks(&predicted, image.frame)?;
         masks.into_iter().next().ok_or_else(|| {
             SegmentError::Model(candle_core::Error::Msg("no mask came back".to_owned()))

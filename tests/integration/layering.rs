@@ -7,7 +7,7 @@ use crate::support::repository;
 
 /// Folder or file below `src/`, and names that must not follow `use crate::`, `crate::` or stand as a
 /// crate in it.
-const FORBIDDEN: [(&str, &[&str]); 8] = [
+const FORBIDDEN: [(&str, &[&str]); 10] = [
     (
         "models",
         &[
@@ -52,7 +52,29 @@ const FORBIDDEN: [(&str, &[&str]); 8] = [
         ],
     ),
     ("http", &["candle", "crate::models", "crate::segmenter"]),
+    (
+        "preannotation",
+        &[
+            "candle",
+            "axum",
+            "crate::models",
+            "crate::http",
+            "crate::commands",
+        ],
+    ),
     ("labeling", &["candle", "axum", "crate::"]),
+    (
+        "label_studio",
+        &[
+            "candle",
+            "axum",
+            "crate::http",
+            "crate::media",
+            "crate::pipeline",
+            "crate::preannotation",
+            "crate::labeling",
+        ],
+    ),
     (
         "media",
         &[

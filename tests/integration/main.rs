@@ -7,9 +7,15 @@
     missing_docs
 )]
 
+mod annotate;
+mod batch;
 mod checkpoints;
 mod cli;
+mod contract;
+mod labeling;
 mod layering;
+mod media;
 mod predict;
 mod server;
+mod studio;
 mod support;

@@ -1,52 +1,14 @@
 //! `POST /predict`: regions for good requests, clear errors for others, and the server stays up.
 
-use axum::Router;
 use axum::http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{
-    SHAPES, SHAPES_CONFIG, TOKEN, app, app_with, check_regions, data_uri, get_json, image_host,
-    payload, post, prompt_request,
+    SHAPES, SHAPES_CONFIG, app, app_with, batch_request, both_of, check_regions, data_uri,
+    get_json, kinds, payload, post, prompt_request, refused, regions,
 };
 
 const LABELS: [&str; 2] = ["Red Circle", "Blue Star"];
-
-/// The regions of an answer to one task.
-fn regions(answer: &(StatusCode, Value)) -> &Value {
-    let (status, body) = answer;
-    assert_eq!(*status, StatusCode::OK, "{body}");
-    assert_eq!(body["results"].as_array().unwrap().len(), 1);
-    let result = &body["results"][0];
-    assert!(result["model_version"].is_string());
-    &result["result"]
-}
-
-/// Types and labels of regions.
-fn kinds(regions: &Value) -> Vec<(String, String)> {
-    let mut kinds: Vec<(String, String)> = regions
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|region| {
-            let kind = region["type"].as_str().unwrap().to_owned();
-            let label = region["value"][&kind][0].as_str().unwrap_or("").to_owned();
-            (kind, label)
-        })
-        .collect();
-    kinds.sort();
-    kinds
-}
-
-fn both_of(labels: &[&str]) -> Vec<(String, String)> {
-    let mut kinds: Vec<_> = labels
-        .iter()
-        .flat_map(|label| {
-            ["rectanglelabels", "brushlabels"].map(|kind| (kind.to_owned(), (*label).to_owned()))
-        })
-        .collect();
-    kinds.sort();
-    kinds
-}
 
 #[tokio::test]
 async fn a_typed_prompt_gives_boxes_and_masks() {
@@ -116,42 +78,10 @@ async fn after_submit_an_empty_context_is_answered_at_once() {
 }
 
 #[tokio::test]
-async fn images_come_from_label_studio_and_elsewhere() {
-    let host = image_host().await;
-    let app = app_with(&[
-        "--label-studio-host",
-        &host,
-        "--label-studio-access-token",
-        TOKEN,
-    ]);
-    // the same host by another name is another origin: it gets no token
-    let elsewhere = host.replace("127.0.0.1", "localhost");
-    for image in [
-        "/data/upload/1/shapes.png".to_owned(),
-        "/data/local-files/?d=shapes.png".to_owned(),
-        format!("{host}/data/upload/1/shapes.png"),
-        format!("{elsewhere}/open.png"),
-        // the token does not follow a redirect to another host
-        "/data/upload/1/moved.png".to_owned(),
-    ] {
-        let request = prompt_request(SHAPES_CONFIG, &image, "red circle");
-        let answer = post(&app, "/predict", &request).await;
-        assert_eq!(kinds(regions(&answer)), both_of(&["Red Circle"]), "{image}");
-    }
-}
-
-#[tokio::test]
 async fn a_batch_uses_the_labels_and_survives_a_bad_task() {
-    let mut request = payload("predict_batch");
-    request["label_config"] = json!(SHAPES_CONFIG);
-    let template = request["tasks"][0].clone();
-    let task = |image: &str| {
-        let mut task = template.clone();
-        task["data"] = json!({ "image": image });
-        task
-    };
     let good = data_uri(SHAPES);
-    request["tasks"] = json!([task(&good), task("data:image/png;base64,AAAA"), task(&good)]);
+    let images = [&good, "data:image/png;base64,AAAA", &good];
+    let request = batch_request(SHAPES_CONFIG, &images);
     let (status, body) = post(&app(), "/predict", &request).await;
     assert_eq!(status, StatusCode::OK);
     let results = body["results"].as_array().unwrap();
@@ -167,15 +97,6 @@ async fn a_batch_uses_the_labels_and_survives_a_bad_task() {
             .unwrap()
             .contains("not a readable image")
     );
-}
-
-/// The error of a bad request; after it the server still serves.
-async fn refused(app: &Router, request: &Value) -> (u16, String) {
-    let (status, body) = post(app, "/predict", request).await;
-    assert!(!status.is_success(), "{body}");
-    let (health, _) = get_json(app, "/health").await;
-    assert_eq!(health, StatusCode::OK);
-    (status.as_u16(), body["error"].as_str().unwrap().to_owned())
 }
 
 #[tokio::test]
@@ -201,6 +122,18 @@ async fn what_is_wrong_with_a_request_is_named() {
             json!({"label_config": SHAPES_CONFIG}),
             "missing field `tasks`",
         ),
+        (json!({"tasks": []}), "no label_config"),
+        (
+            prompt("<View><Image name='i' valueList='$pages'/></View>", "star"),
+            "valueList",
+        ),
+        (
+            prompt(
+                "<View><Image name='image' value='$image'/><TextArea name='prompt' toName='image'/></View>",
+                "star",
+            ),
+            "results have nowhere to go",
+        ),
         (json!("text"), "not usable"),
     ] {
         let (status, error) = refused(&app, &request).await;
@@ -214,55 +147,4 @@ async fn what_is_wrong_with_a_request_is_named() {
     // and now a good one
     let answer = post(&app, "/predict", &prompt(SHAPES_CONFIG, "red circle")).await;
     assert_eq!(kinds(regions(&answer)), both_of(&["Red Circle"]));
-}
-
-#[tokio::test]
-async fn what_is_wrong_with_an_image_is_named() {
-    let host = image_host().await;
-    let with_token = app_with(&[
-        "--label-studio-host",
-        &host,
-        "--label-studio-access-token",
-        TOKEN,
-    ]);
-    let no_token = app_with(&["--label-studio-host", &host]);
-    let no_host = app_with(&[]);
-    let small = app_with(&["--max-image-pixels", "1000"]);
-    let upload = "/data/upload/1/shapes.png";
-    let missing = "/data/upload/1/missing.png";
-    for (app, image, status, expected) in [
-        (&with_token, missing, 502, "missing.png answered 404"),
-        (
-            &no_token,
-            upload,
-            502,
-            "answered 401: set LABEL_STUDIO_ACCESS_TOKEN",
-        ),
-        (&no_host, upload, 422, "set LABEL_STUDIO_HOST"),
-        (
-            &with_token,
-            &format!("{host}/text.png"),
-            422,
-            "not a readable image",
-        ),
-        (
-            &with_token,
-            "http://127.0.0.1:1/x.png",
-            502,
-            "cannot fetch http://127.0.0.1:1/x.png",
-        ),
-        (
-            &with_token,
-            "s3://bucket/x.png",
-            422,
-            "s3://bucket/x.png is not an image URL",
-        ),
-        (&small, &data_uri(SHAPES), 422, "640x480 pixels"),
-    ] {
-        let request = prompt_request(SHAPES_CONFIG, image, "star");
-        let (code, error) = refused(app, &request).await;
-        assert!(error.contains(expected), "{error}");
-        assert!(!error.contains(TOKEN));
-        assert_eq!(code, status, "{error}");
-    }
 }

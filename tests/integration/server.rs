@@ -1,9 +1,59 @@
-//! Health, setup, and what is not there.
+//! Health, readiness, setup, credentials, compression, metrics, documentation, and what is not there.
 
-use axum::http::StatusCode;
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
-use crate::support::{SHAPES_CONFIG, app, app_with, call, get_json, payload, post, prompt_request};
+use crate::support::{
+    SHAPES, SHAPES_CONFIG, app, app_with, call, data_uri, get_json, payload, post, prompt_request,
+    regions,
+};
+
+/// Sends a request with these headers; the answer as it comes.
+async fn send(
+    app: &Router,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Vec<u8>,
+) -> Response<Body> {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Body::from(body)).unwrap();
+    app.clone().oneshot(request).await.unwrap()
+}
+
+async fn bytes(response: Response<Body>) -> Vec<u8> {
+    response
+        .into_body()
+        .collect()
+        .await
+        .unwrap()
+        .to_bytes()
+        .to_vec()
+}
+
+/// Waits until the models are loaded.
+async fn ready(app: &Router) {
+    let start = Instant::now();
+    while get_json(app, "/ready").await.0 != StatusCode::OK {
+        assert!(start.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
 
 #[tokio::test]
 async fn health_answers_before_the_models_are_there() {
@@ -18,11 +68,15 @@ async fn health_answers_before_the_models_are_there() {
 
 #[tokio::test]
 async fn setup_answers_the_version_whatever_comes() {
-    let app = app();
+    let app = app_with(&[]);
     let (status, body) = post(&app, "/setup", &payload("setup")).await;
     assert_eq!(status, StatusCode::OK);
     let version = body["model_version"].as_str().unwrap().to_owned();
     assert!(!version.is_empty());
+    // the models and thresholds, where nothing is known of a project
+    let (_, body) = get_json(&app, "/versions").await;
+    let plain = body["versions"][0].clone();
+    assert!(version.starts_with(plain.as_str().unwrap()), "{version}");
     for odd in [
         json!({}),
         json!({"schema": "<View"}),
@@ -30,13 +84,10 @@ async fn setup_answers_the_version_whatever_comes() {
         Value::Null,
     ] {
         let (status, body) = post(&app, "/setup", &odd).await;
-        assert_eq!(
-            (status, &body["model_version"]),
-            (StatusCode::OK, &json!(version))
-        );
+        assert_eq!((status, &body["model_version"]), (StatusCode::OK, &plain));
     }
     // what changes results changes the version
-    let other = app_with(&["--box-threshold", "0.4"]);
+    let other = app_with(&["--text-threshold", "0.4"]);
     let (_, body) = post(&other, "/setup", &payload("setup")).await;
     assert_ne!(body["model_version"], json!(version));
 }
@@ -79,4 +130,183 @@ async fn models_that_cannot_be_loaded_are_reported() {
             .unwrap()
             .contains("no-such-model")
     );
+}
+
+#[tokio::test]
+async fn live_and_ready_are_two_things() {
+    let app = app();
+    ready(&app).await;
+    let (_, health) = get_json(&app, "/health").await;
+    assert_eq!(
+        (&health["ready"], &health["device"]),
+        (&json!(true), &json!("cpu"))
+    );
+    let broken = app_with(&["--segmenter", "no-such-model"]);
+    let start = Instant::now();
+    loop {
+        let (status, body) = get_json(&broken, "/ready").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        if body["reason"].as_str().unwrap().contains("no-such-model") {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{body}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(get_json(&broken, "/health").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn credentials_are_wanted_where_label_studio_sends_them() {
+    let app = app_with(&[
+        "--basic-auth-user",
+        "user",
+        "--basic-auth-pass",
+        "pa ss:wörd",
+    ]);
+    let header = |pair: &[u8]| format!("Basic {}", STANDARD.encode(pair));
+    let (utf_8, latin_1) = (
+        header("user:pa ss:wörd".as_bytes()),
+        header(b"user:pa ss:w\xf6rd"),
+    );
+    let wrong = header(b"user:other");
+    let setup = payload("setup").to_string().into_bytes();
+    for (method, path) in [
+        ("GET", "/"),
+        ("GET", "/health"),
+        ("POST", "/setup"),
+        ("POST", "/predict"),
+        ("GET", "/versions"),
+        ("GET", "/metrics"),
+        ("GET", "/api-docs"),
+    ] {
+        for headers in [vec![], vec![("authorization", wrong.as_str())]] {
+            let answer = send(&app, method, path, &headers, setup.clone()).await;
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");
+            let challenge = answer.headers()["www-authenticate"].to_str().unwrap();
+            assert!(challenge.starts_with("Basic realm="), "{challenge}");
+        }
+        for header in [&utf_8, &latin_1] {
+            let headers = [("authorization", header.as_str())];
+            let answer = send(&app, method, path, &headers, setup.clone()).await;
+            assert_ne!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");
+        }
+    }
+    // Label Studio signs no webhooks, and orchestrators ask whether it is ready
+    let webhook = payload("webhook_annotation_created");
+    assert_eq!(
+        post(&app, "/webhook", &webhook).await.0,
+        StatusCode::CREATED
+    );
+    ready(&app).await;
+    assert_eq!(get_json(&app, "/nowhere").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn gzip_both_ways_and_bodies_of_many_megabytes() {
+    let mut request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle");
+    // annotations with masks: 12 MB of numbers
+    let rle: Vec<u8> = (0..3_000_000).map(|i| (i % 251) as u8).collect();
+    let mask = json!({"type": "brushlabels", "value": {"format": "rle", "rle": rle}});
+    request["tasks"][0]["annotations"] = json!([{"result": [mask]}]);
+    let text = request.to_string().into_bytes();
+    assert!(text.len() > 10_000_000);
+    let mut encoder = GzEncoder::new(vec![], Compression::fast());
+    encoder.write_all(&text).unwrap();
+    let packed = encoder.finish().unwrap();
+    let app = app();
+    let plain = [("content-type", "application/json")];
+    let gzip = [
+        ("content-encoding", "gzip"),
+        ("accept-encoding", "gzip, deflate"),
+    ];
+    let answer = send(&app, "POST", "/predict", &plain, text).await;
+    assert!(answer.headers().get("content-encoding").is_none());
+    let plain: Value = serde_json::from_slice(&bytes(answer).await).unwrap();
+    let answer = send(
+        &app,
+        "POST",
+        "/predict",
+        &[&gzip[..], &plain_type()].concat(),
+        packed,
+    )
+    .await;
+    assert_eq!(answer.headers()["content-encoding"], "gzip");
+    let mut unpacked = vec![];
+    GzDecoder::new(bytes(answer).await.as_slice())
+        .read_to_end(&mut unpacked)
+        .unwrap();
+    let unpacked: Value = serde_json::from_slice(&unpacked).unwrap();
+    let count = |body: &Value| {
+        regions(&(StatusCode::OK, body.clone()))
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    assert_eq!((count(&plain), count(&unpacked)), (2, 2));
+    let broken = send(&app, "POST", "/predict", &gzip, b"no gzip".to_vec()).await;
+    assert!(broken.status().is_client_error(), "{}", broken.status());
+}
+
+fn plain_type() -> [(&'static str, &'static str); 1] {
+    [("content-type", "application/json")]
+}
+
+#[tokio::test]
+async fn metrics_count_what_was_done() {
+    let app = app_with(&[]);
+    let request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle");
+    post(&app, "/predict", &request).await;
+    // the same again is not computed again
+    post(&app, "/predict", &request).await;
+    post(&app, "/predict", &json!({})).await;
+    get_json(&app, "/some/other/path").await;
+    let answer = send(&app, "GET", "/metrics", &[], vec![]).await;
+    let kind = answer.headers()["content-type"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+    let text = String::from_utf8(bytes(answer).await).unwrap();
+    for line in [
+        "groundling_predictions_total 1",
+        "groundling_regions_total 4",
+        "groundling_requests_total{route=\"/predict\",status=\"200\"} 2",
+        "groundling_requests_total{route=\"/predict\",status=\"400\"} 1",
+        "groundling_requests_total{route=\"other\",status=\"404\"} 1",
+        "groundling_detector_duration_seconds_count 1",
+        "groundling_ready 1.0",
+        "groundling_waiting 0",
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn every_route_is_documented() {
+    let app = app();
+    let (status, docs) = get_json(&app, "/api-docs").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(docs["openapi"].as_str().unwrap().starts_with("3."));
+    let paths = docs["paths"].as_object().unwrap();
+    for path in [
+        "/",
+        "/health",
+        "/ready",
+        "/setup",
+        "/predict",
+        "/webhook",
+        "/versions",
+        "/metrics",
+    ] {
+        assert!(paths.contains_key(path), "{path}");
+    }
+    // and what is documented is there
+    for (path, methods) in paths {
+        for method in methods.as_object().unwrap().keys() {
+            let answer = send(&app, &method.to_uppercase(), path, &[], vec![]).await;
+            let status = answer.status();
+            assert!(status != StatusCode::NOT_FOUND && status != StatusCode::METHOD_NOT_ALLOWED);
+        }
+    }
 }

@@ -1,12 +1,11 @@
 //! A server on the demo models, a host for images, and what answers are held against.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, Request, StatusCode, Uri};
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::http::{Request, StatusCode};
 use base64::Engine;
 use clap::Parser;
 use groundling::commands::serve::state;
@@ -17,9 +16,6 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 pub const SHAPES: &[u8] = include_bytes!("../../examples/images/shapes.png");
-
-/// The token that [`image_host`] wants.
-pub const TOKEN: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// The seed's labeling config with labels the demo model knows.
 pub const SHAPES_CONFIG: &str = r#"<View>
@@ -42,11 +38,15 @@ pub fn repository(relative: &str) -> std::path::PathBuf {
     std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(relative)
 }
 
-/// A recorded request of Label Studio.
-pub fn payload(name: &str) -> Value {
+/// What was recorded of Label Studio under a name.
+pub fn recorded(name: &str) -> Value {
     let file = repository(&format!("tests/integration/payloads/{name}.json"));
-    let recorded: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    recorded["request"]["body"].clone()
+    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+}
+
+/// The body of a recorded request of Label Studio.
+pub fn payload(name: &str) -> Value {
+    recorded(name)["request"]["body"].clone()
 }
 
 /// An image as a data URI.
@@ -55,9 +55,22 @@ pub fn data_uri(bytes: &[u8]) -> String {
     format!("data:image/png;base64,{data}")
 }
 
-/// The server's state with these flags.
+/// A folder that this run of the tests may write to.
+pub fn scratch() -> &'static std::path::Path {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    FOLDER.get_or_init(|| tempfile::tempdir().unwrap()).path()
+}
+
+/// The server's state with these flags; what it remembers goes to a folder of its own unless they name one.
 pub fn state_with(flags: &[&str]) -> AppState {
-    let cli = Cli::try_parse_from([&["groundling"], flags].concat()).unwrap();
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::SeqCst);
+    let folder = scratch().join(format!("models-{number}"));
+    let mut all = [&["groundling"], flags].concat();
+    if !flags.contains(&"--model-dir") {
+        all.extend(["--model-dir", folder.to_str().unwrap()]);
+    }
+    let cli = Cli::try_parse_from(all).unwrap();
     state(cli.serve).unwrap()
 }
 
@@ -93,12 +106,34 @@ pub async fn call(app: &Router, method: &str, path: &str, body: &Value) -> (Stat
     (status, json)
 }
 
+/// Keeps an answer to `/predict` in the folder that `GROUNDLING_ANSWERS` names, for
+/// `tests/label_studio/validate_answers.py`, which holds it against Label Studio's own SDK.
+fn keep_answer(request: &Value, answer: &Value) {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let Some(folder) = std::env::var_os("GROUNDLING_ANSWERS") else {
+        return;
+    };
+    let kept = json!({
+        "label_config": request["label_config"],
+        "interactive": request["params"]["context"]["result"].is_array(),
+        "results": answer["results"],
+    });
+    let number = COUNT.fetch_add(1, Ordering::SeqCst);
+    let file = std::path::Path::new(&folder).join(format!("{}-{number}.json", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(file, kept.to_string()).unwrap();
+}
+
 pub async fn get_json(app: &Router, path: &str) -> (StatusCode, Value) {
     call(app, "GET", path, &Value::Null).await
 }
 
 pub async fn post(app: &Router, path: &str, body: &Value) -> (StatusCode, Value) {
-    call(app, "POST", path, body).await
+    let answer = call(app, "POST", path, body).await;
+    if path == "/predict" && answer.0.is_success() {
+        keep_answer(body, &answer.1);
+    }
+    answer
 }
 
 /// An interactive request as the page makes it, after a prompt was typed.
@@ -110,50 +145,69 @@ pub fn prompt_request(config: &str, image: &str, prompt: &str) -> Value {
     body
 }
 
-/// A host with images: `/data/upload/1/shapes.png` and `/data/local-files/?d=shapes.png`
-/// for those with the token, `/open.png` for those who do not bring it, `/text.png` that is no image,
-/// `/data/upload/1/moved.png` that leads to `/open.png` of another host (`localhost`).
-/// Returns its address.
-pub async fn image_host() -> String {
-    let png = || ([("content-type", "image/png")], SHAPES);
-    let with_token = move |headers: HeaderMap| {
-        let sent = headers.get("authorization").and_then(|v| v.to_str().ok());
-        if sent == Some(&format!("Token {TOKEN}")) {
-            png().into_response()
-        } else {
-            (StatusCode::UNAUTHORIZED, "{\"detail\": \"Invalid token.\"}").into_response()
-        }
-    };
-    let local_files = move |uri: Uri, headers: HeaderMap| async move {
-        match uri.query() {
-            Some("d=shapes.png") => with_token(headers),
-            _ => StatusCode::NOT_FOUND.into_response(),
-        }
-    };
-    let echo_token = |headers: HeaderMap| async move {
-        // an image only for those who do not bring a token where it does not belong
-        match headers.contains_key("authorization") {
-            true => StatusCode::IM_A_TEAPOT.into_response(),
-            false => ([("content-type", "image/png")], SHAPES).into_response(),
-        }
-    };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let moved = format!("http://localhost:{}/open.png", address.port());
-    let routes = Router::new()
-        .route(
-            "/data/upload/1/moved.png",
-            get(|| async move { axum::response::Redirect::temporary(&moved) }),
-        )
-        .route("/open.png", get(echo_token))
-        .route(
-            "/data/upload/1/shapes.png",
-            get(move |h: HeaderMap| async move { with_token(h) }),
-        )
-        .route("/data/local-files/", get(local_files))
-        .route("/text.png", get(|| async { "this is no image" }));
-    tokio::spawn(async move { axum::serve(listener, routes).await });
-    format!("http://{address}")
+/// The regions of an answer to one task.
+pub fn regions(answer: &(StatusCode, Value)) -> &Value {
+    let (status, body) = answer;
+    assert_eq!(*status, StatusCode::OK, "{body}");
+    assert_eq!(body["results"].as_array().unwrap().len(), 1);
+    let result = &body["results"][0];
+    assert!(result["model_version"].is_string());
+    &result["result"]
+}
+
+/// Types and labels of regions, sorted.
+pub fn kinds(regions: &Value) -> Vec<(String, String)> {
+    let mut kinds: Vec<(String, String)> = regions
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|region| {
+            let kind = region["type"].as_str().unwrap().to_owned();
+            let label = region["value"][&kind][0].as_str().unwrap_or("").to_owned();
+            (kind, label)
+        })
+        .collect();
+    kinds.sort();
+    kinds
+}
+
+/// A rectangle and a mask of each label, as [`kinds`] tells them.
+pub fn both_of(labels: &[&str]) -> Vec<(String, String)> {
+    let mut kinds: Vec<_> = labels
+        .iter()
+        .flat_map(|label| {
+            ["rectanglelabels", "brushlabels"].map(|kind| (kind.to_owned(), (*label).to_owned()))
+        })
+        .collect();
+    kinds.sort();
+    kinds
+}
+
+/// The error of a bad request; after it the server still serves.
+pub async fn refused(app: &Router, request: &Value) -> (u16, String) {
+    let (status, body) = post(app, "/predict", request).await;
+    assert!(!status.is_success(), "{body}");
+    let (health, _) = get_json(app, "/health").await;
+    assert_eq!(health, StatusCode::OK);
+    (status.as_u16(), body["error"].as_str().unwrap().to_owned())
+}
+
+/// A batch for a labeling config: a task per image, in a project where nobody typed a prompt yet.
+pub fn batch_request(config: &str, images: &[&str]) -> Value {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let mut request = payload("predict_batch");
+    let number = 9000 + COUNT.fetch_add(1, Ordering::SeqCst);
+    request["project"] = json!(format!("{number}.1795353181"));
+    request["label_config"] = json!(config);
+    let template = request["tasks"][0].clone();
+    let tasks = images.iter().enumerate().map(|(i, image)| {
+        let mut task = template.clone();
+        task["id"] = json!(1000 + i);
+        task["data"] = json!({ "image": image });
+        task
+    });
+    request["tasks"] = tasks.collect();
+    request
 }
 
 /// Decodes Label Studio's brush RLE, by its description and not by our encoder.
@@ -195,10 +249,15 @@ pub fn check_regions(regions: &Value, width: usize, height: usize, labels: &[&st
         assert_eq!(region["to_name"], "image");
         assert_eq!(region["original_width"], width);
         assert_eq!(region["original_height"], height);
-        let score = region["score"].as_f64().unwrap();
-        assert!((0.0..=1.0).contains(&score), "{score}");
         let value = &region["value"];
         let kind = region["type"].as_str().unwrap();
+        if kind == "textarea" {
+            assert_eq!(region["from_name"], "prompt");
+            assert!(value["text"][0].is_string());
+            continue;
+        }
+        let score = region["score"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&score), "{score}");
         if let Some(given) = value.get(kind) {
             let [label] = given.as_array().unwrap().as_slice() else {
                 panic!("{given} is not one label");

@@ -5,7 +5,7 @@ use std::fs;
 
 use candle_core::{DType, Device};
 use groundling::detector::{DetectionOptions, Detector};
-use groundling::geometry::{BoundingBox, ImageSize, Mask};
+use groundling::geometry::{BoundingBox, ImageSize, Mark, Mask, Point};
 use groundling::media::decode;
 use groundling::pipeline::checkpoints;
 use groundling::prompt::Prompt;
@@ -175,8 +175,12 @@ fn a_point_on_an_object_finds_it() {
         y1: 466.0,
     };
     let boxed = segmenter.segment_boxes(&encoded, &[circle]).unwrap();
-    let points = [((505.0, 375.0), true), ((380.0, 250.0), false)];
-    let pointed = segmenter.segment_points(&encoded, &points).unwrap();
+    let point = |x, y, is_positive| Point { x, y, is_positive };
+    let mark = Mark {
+        bounding_box: None,
+        points: vec![point(505.0, 375.0, true), point(380.0, 250.0, false)],
+    };
+    let pointed = segmenter.segment_mark(&encoded, &mark).unwrap();
     let iou = pointed.mask.iou(&boxed[0].mask);
     println!("from points against from the box: IoU {iou:.3}");
     assert!(iou > 0.8, "{iou}");

@@ -1,0 +1,75 @@
+//! The road from settings: what `serve`, `annotate` and `doctor` start with.
+
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::config::{DetectionArgs, MediaArgs, ModelArgs};
+use crate::label_studio::{Credentials, LabelStudio, TokenSource};
+use crate::media::guard::AllowedHosts;
+use crate::media::{Fetcher, FetcherConfig};
+use crate::metrics::Metrics;
+use crate::pipeline::Pipeline;
+use crate::pipeline::worker::Worker;
+use crate::preannotation::cache::PredictionCache;
+use crate::preannotation::memory::ProjectMemory;
+use crate::preannotation::{Preannotator, version};
+
+/// The async threads.
+///
+/// # Errors
+/// If the system gives none.
+pub(super) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+}
+
+/// Everything from task to regions; starts the thread that loads the models.
+///
+/// # Errors
+/// If a setting is wrong.
+pub(super) fn preannotator(
+    media: &MediaArgs,
+    models: ModelArgs,
+    detection: &DetectionArgs,
+    memory: ProjectMemory,
+    queue: usize,
+) -> anyhow::Result<Preannotator> {
+    Ok(Preannotator {
+        fetcher: fetcher(media)?,
+        label_studio: label_studio(media)?,
+        defaults: detection.options(),
+        polygon_tolerance: detection.polygon_tolerance,
+        models: version::models(&models),
+        memory,
+        cache: PredictionCache::default(),
+        metrics: Metrics::default(),
+        worker: Worker::start(queue, move || Pipeline::load(&models))?,
+    })
+}
+
+/// Label Studio, as configured.
+///
+/// # Errors
+/// If its address is not one.
+pub(super) fn label_studio(args: &MediaArgs) -> anyhow::Result<LabelStudio> {
+    let token = args.token();
+    let credentials = token.map(|token| Credentials::new(token, TokenSource::Settings));
+    LabelStudio::new(args.host(), credentials).context("LABEL_STUDIO_HOST")
+}
+
+/// The way to images, as configured.
+///
+/// # Errors
+/// If the system's TLS settings cannot be read.
+pub(super) fn fetcher(args: &MediaArgs) -> anyhow::Result<Fetcher> {
+    let config = FetcherConfig {
+        timeout: Duration::from_secs(args.image_timeout_s),
+        max_bytes: args.limits.max_image_bytes,
+        max_pixels: args.limits.max_image_pixels,
+        allowed_hosts: AllowedHosts::parse(&args.allowed_image_hosts),
+        local_files: args.local_files().cloned(),
+    };
+    Ok(Fetcher::new(config)?)
+}

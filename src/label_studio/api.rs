@@ -1,0 +1,342 @@
+//! The part of Label Studio's API that `annotate` and `doctor` use.
+
+use std::time::Duration;
+
+use reqwest::header::AUTHORIZATION;
+use reqwest::redirect::Policy;
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::{LabelStudio, TokenError};
+
+/// Why a call gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Nobody said where Label Studio is.
+    #[error("LABEL_STUDIO_HOST is not set: where is Label Studio?")]
+    NoHost,
+    /// Signing failed.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// No answer.
+    #[error("cannot reach Label Studio at {url}: {reason} (LABEL_STUDIO_HOST)")]
+    #[allow(missing_docs)]
+    Unreachable { url: String, reason: String },
+    /// 401 or 403.
+    #[error("{path} answered {status}: {hint}")]
+    #[allow(missing_docs)]
+    Refused {
+        path: String,
+        status: u16,
+        hint: &'static str,
+    },
+    /// Another status, with the beginning of what it says.
+    #[error("{path} answered {status}: {text}")]
+    #[allow(missing_docs)]
+    Status {
+        path: String,
+        status: u16,
+        text: String,
+    },
+    /// An answer of another form.
+    #[error("{path} answered something that is not Label Studio's: {reason}")]
+    #[allow(missing_docs)]
+    Answer { path: String, reason: String },
+}
+
+/// A project.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(missing_docs)]
+pub struct Project {
+    pub id: u64,
+    #[serde(default)]
+    pub title: String,
+    pub label_config: String,
+}
+
+/// A task with what is known of it; annotations and the regions of predictions are not kept.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(missing_docs)]
+pub struct Task {
+    pub id: u64,
+    #[serde(default)]
+    pub data: Map<String, Value>,
+    #[serde(default)]
+    pub total_annotations: u64,
+    #[serde(default)]
+    pub predictions: Vec<StoredPrediction>,
+}
+
+/// A prediction that Label Studio has.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(missing_docs)]
+pub struct StoredPrediction {
+    #[serde(default)]
+    pub model_version: Option<String>,
+}
+
+/// One page of a project's tasks.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TaskPage {
+    /// In the order of their ids.
+    pub tasks: Vec<Task>,
+    /// Of the whole project.
+    pub total: u64,
+}
+
+/// A connected ML backend.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(missing_docs)]
+pub struct Backend {
+    #[serde(default)]
+    pub title: String,
+    #[serde(default)]
+    pub url: String,
+    #[serde(default)]
+    pub readable_state: String,
+    #[serde(default)]
+    pub error_message: Option<String>,
+    #[serde(default)]
+    pub is_interactive: bool,
+    #[serde(default)]
+    pub extra_params: Value,
+}
+
+/// Who a token belongs to.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(missing_docs)]
+pub struct User {
+    #[serde(default)]
+    pub email: String,
+}
+
+/// A signed way to the API.
+#[derive(Debug, Clone)]
+pub struct Api {
+    client: reqwest::Client,
+    label_studio: LabelStudio,
+}
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// A busy Label Studio answers 500 or not at all, and then answers again.
+const TRIES: u32 = 4;
+const PATIENCE: Duration = Duration::from_millis(500);
+
+impl Api {
+    /// A client of its own.
+    ///
+    /// # Errors
+    /// If the system's TLS settings cannot be read.
+    pub fn new(label_studio: LabelStudio) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder()
+            .timeout(TIMEOUT)
+            // a redirect could lead away from Label Studio
+            .redirect(Policy::none())
+            .user_agent(concat!("groundling/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self {
+            client,
+            label_studio,
+        })
+    }
+
+    /// The release of Label Studio; needs no token.
+    ///
+    /// # Errors
+    /// As all calls: see [`ApiError`].
+    pub async fn version(&self) -> Result<String, ApiError> {
+        #[derive(Deserialize)]
+        struct Version {
+            release: String,
+        }
+        let version: Version = self.get("/api/version").await?;
+        Ok(version.release)
+    }
+
+    /// Who the token belongs to.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn whoami(&self) -> Result<User, ApiError> {
+        self.get("/api/current-user/whoami").await
+    }
+
+    /// A project.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn project(&self, id: u64) -> Result<Project, ApiError> {
+        self.get(&format!("/api/projects/{id}/")).await
+    }
+
+    /// A page of a project's tasks, the first being 1, with URLs as they were imported.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn tasks(&self, project: u64, page: u64, size: u64) -> Result<TaskPage, ApiError> {
+        self.get(&format!(
+            "/api/tasks/?project={project}&page={page}&page_size={size}&fields=all&resolve_uri=false"
+        ))
+        .await
+    }
+
+    /// The predictions that a task has.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn predictions(&self, task: u64) -> Result<Vec<StoredPrediction>, ApiError> {
+        self.get(&format!("/api/predictions/?task={task}")).await
+    }
+
+    /// The ML backends of a project.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn backends(&self, project: u64) -> Result<Vec<Backend>, ApiError> {
+        self.get(&format!("/api/ml?project={project}")).await
+    }
+
+    /// Stores a prediction (`task`, `result`, `score`, `model_version`), once: if no answer came, it is
+    /// looked up before it is sent again.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn store_prediction(
+        &self,
+        task: u64,
+        model_version: &str,
+        prediction: &Value,
+    ) -> Result<(), ApiError> {
+        let mut tries = 0;
+        loop {
+            let sent: Result<Value, _> = self
+                .call(Method::POST, "/api/predictions/", Some(prediction))
+                .await;
+            tries += 1;
+            match sent {
+                Err(error) if error.is_passing() && tries < TRIES => {
+                    tokio::time::sleep(PATIENCE * tries).await;
+                    let stored = self.predictions(task).await?;
+                    let is_there =
+                        |p: &StoredPrediction| p.model_version.as_deref() == Some(model_version);
+                    if stored.iter().any(is_there) {
+                        return Ok(());
+                    }
+                }
+                sent => return sent.map(|_| ()),
+            }
+        }
+    }
+
+    /// A GET, patiently.
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        let mut tries = 0;
+        loop {
+            let answer = self.call(Method::GET, path, None).await;
+            tries += 1;
+            match answer {
+                Err(error) if error.is_passing() && tries < TRIES => {
+                    tokio::time::sleep(PATIENCE * tries).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T, ApiError> {
+        let first = self.send(&method, path, body).await?;
+        let response = if first.status() == StatusCode::UNAUTHORIZED
+            && self.label_studio.forget_access().await
+        {
+            self.send(&method, path, body).await?
+        } else {
+            first
+        };
+        let status = response.status();
+        let path = path.split('?').next().unwrap_or_default().to_owned();
+        if matches!(status.as_u16(), 401 | 403) {
+            return Err(ApiError::Refused {
+                path,
+                status: status.as_u16(),
+                hint: self.label_studio.refusal_hint(),
+            });
+        }
+        let location = response.headers().get("location").cloned();
+        let text = response.text().await.map_err(|e| self.unreachable(e))?;
+        if status.is_redirection() {
+            let to = location.as_ref().and_then(|to| to.to_str().ok());
+            return Err(ApiError::Status {
+                path,
+                status: status.as_u16(),
+                text: format!(
+                    "it leads to {}; set LABEL_STUDIO_HOST to the final address",
+                    to.unwrap_or("nowhere")
+                ),
+            });
+        }
+        if !status.is_success() {
+            return Err(ApiError::Status {
+                path,
+                status: status.as_u16(),
+                text: text.chars().take(300).collect(),
+            });
+        }
+        serde_json::from_str(&text).map_err(|e| ApiError::Answer {
+            path,
+            reason: e.to_string(),
+        })
+    }
+
+    async fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<reqwest::Response, ApiError> {
+        let base = self.label_studio.base().ok_or(ApiError::NoHost)?;
+        let mut request = self.client.request(method.clone(), format!("{base}{path}"));
+        if let Some(header) = self.label_studio.authorization(&self.client).await? {
+            request = request.header(AUTHORIZATION, header);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        request.send().await.map_err(|e| self.unreachable(e))
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> ApiError {
+        ApiError::Unreachable {
+            url: self.label_studio.base().unwrap_or_default().to_owned(),
+            reason: causes(&error.without_url()),
+        }
+    }
+}
+
+impl ApiError {
+    /// Whether it may pass by itself.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Status { status, .. } => *status >= 500 || *status == 429,
+            _ => false,
+        }
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

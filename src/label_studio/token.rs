@@ -1,0 +1,258 @@
+//! Token kinds, and the exchange of a personal access token.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use reqwest::Url;
+use reqwest::header::HeaderValue;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use crate::config::Secret;
+
+/// What a token is, told by its looks (contract, section 7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    /// 40 hexadecimal digits, sent as `Token ...`; switched off in new organisations.
+    Legacy,
+    /// A JWT that refreshes: it is exchanged for short-lived access tokens.
+    Personal,
+    /// A JWT of five minutes, sent as `Bearer ...`.
+    Access,
+}
+
+/// Where a token came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenSource {
+    /// `LABEL_STUDIO_ACCESS_TOKEN` or `LABEL_STUDIO_API_KEY`.
+    Settings,
+    /// Label Studio's `/setup` request.
+    Setup,
+}
+
+/// Why there is no token to sign with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Label Studio did not take the personal access token.
+    #[error(
+        "Label Studio answered {0} to the personal access token in LABEL_STUDIO_ACCESS_TOKEN: it was revoked or belongs to another Label Studio; make a new one under Account & Settings"
+    )]
+    Refused(u16),
+    /// The exchange did not come about.
+    #[error("the personal access token could not be exchanged at {url}: {reason}")]
+    #[allow(missing_docs)]
+    Unreachable { url: String, reason: String },
+    /// Characters that no header may hold.
+    #[error("LABEL_STUDIO_ACCESS_TOKEN holds characters that no token has")]
+    Characters,
+}
+
+/// A token and, for a personal one, the access token it was last exchanged for.
+#[derive(Debug, Clone)]
+pub struct Credentials(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    token: Secret,
+    kind: TokenKind,
+    source: TokenSource,
+    access: Mutex<Option<Access>>,
+}
+
+#[derive(Debug)]
+struct Access {
+    header: HeaderValue,
+    renew_at: Instant,
+}
+
+/// The part of a JWT's payload that is read; its signature is Label Studio's business.
+#[derive(Debug, Default, Deserialize)]
+struct Claims {
+    token_type: Option<String>,
+    exp: Option<u64>,
+    iat: Option<u64>,
+}
+
+/// Renewed this long before it expires.
+const MARGIN: Duration = Duration::from_secs(60);
+/// How long an access token lives where it does not say so.
+const DEFAULT_LIFE: Duration = Duration::from_secs(300);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl TokenKind {
+    /// Tells the kind of a token.
+    pub fn of(token: &str) -> Self {
+        match claims(token) {
+            None => Self::Legacy,
+            Some(claims) if claims.token_type.as_deref() == Some("access") => Self::Access,
+            Some(_) => Self::Personal,
+        }
+    }
+
+    /// For people: "a personal access token" and so on.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Legacy => "a legacy token",
+            Self::Personal => "a personal access token",
+            Self::Access => "a short-lived access token",
+        }
+    }
+}
+
+impl Credentials {
+    /// From a token.
+    pub fn new(token: Secret, source: TokenSource) -> Self {
+        let kind = TokenKind::of(token.reveal());
+        Self(Arc::new(Inner {
+            token,
+            kind,
+            source,
+            access: Mutex::new(None),
+        }))
+    }
+
+    /// What kind of token it is.
+    pub fn kind(&self) -> TokenKind {
+        self.0.kind
+    }
+
+    pub(super) async fn header(
+        &self,
+        base: &Url,
+        client: &reqwest::Client,
+    ) -> Result<HeaderValue, TokenError> {
+        let token = self.0.token.reveal();
+        match self.0.kind {
+            TokenKind::Legacy => signed("Token", token),
+            TokenKind::Access => signed("Bearer", token),
+            TokenKind::Personal => {
+                // held while exchanging: others wait for the same answer
+                let mut access = self.0.access.lock().await;
+                match &*access {
+                    Some(known) if Instant::now() < known.renew_at => Ok(known.header.clone()),
+                    _ => {
+                        let fresh = exchange(token, base, client).await?;
+                        Ok(access.insert(fresh).header.clone())
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) async fn forget_access(&self) -> bool {
+        self.0.access.lock().await.take().is_some()
+    }
+
+    pub(super) fn refusal_hint(&self) -> &'static str {
+        match (self.0.source, self.0.kind) {
+            (TokenSource::Setup, _) => {
+                "LABEL_STUDIO_ACCESS_TOKEN is not set, and Label Studio does not accept the legacy token it sent itself: set it to a personal access token (Label Studio: Account & Settings)"
+            }
+            (TokenSource::Settings, TokenKind::Legacy) => {
+                "Label Studio does not accept the legacy token in LABEL_STUDIO_ACCESS_TOKEN: it is wrong, or the organisation has legacy tokens switched off; use a personal access token (Account & Settings)"
+            }
+            (TokenSource::Settings, TokenKind::Personal) => {
+                "the user of the personal access token in LABEL_STUDIO_ACCESS_TOKEN may not see this"
+            }
+            (TokenSource::Settings, TokenKind::Access) => {
+                "the token in LABEL_STUDIO_ACCESS_TOKEN is a short-lived access token, and has expired: use a personal access token (Account & Settings)"
+            }
+        }
+    }
+}
+
+fn signed(scheme: &str, token: &str) -> Result<HeaderValue, TokenError> {
+    let mut header =
+        HeaderValue::from_str(&format!("{scheme} {token}")).map_err(|_| TokenError::Characters)?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+/// `POST /api/token/refresh/`.
+async fn exchange(token: &str, base: &Url, client: &reqwest::Client) -> Result<Access, TokenError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        access: String,
+    }
+    let url = format!("{}/api/token/refresh/", base.as_str().trim_end_matches('/'));
+    let unreachable = |error: reqwest::Error| TokenError::Unreachable {
+        url: url.clone(),
+        reason: super::api::causes(&error.without_url()),
+    };
+    let response = client
+        .post(&url)
+        .timeout(EXCHANGE_TIMEOUT)
+        .json(&serde_json::json!({ "refresh": token }))
+        .send()
+        .await
+        .map_err(unreachable)?;
+    let status = response.status();
+    if matches!(status.as_u16(), 400 | 401 | 403) {
+        return Err(TokenError::Refused(status.as_u16()));
+    }
+    if !status.is_success() {
+        return Err(TokenError::Unreachable {
+            url,
+            reason: format!("it answered {status}"),
+        });
+    }
+    let answer: Answer = response.json().await.map_err(unreachable)?;
+    let claims = claims(&answer.access).unwrap_or_default();
+    // the token's own clock: this machine's may differ
+    let life = match (claims.exp, claims.iat) {
+        (Some(expires), Some(issued)) => Duration::from_secs(expires.saturating_sub(issued)),
+        _ => DEFAULT_LIFE,
+    };
+    tracing::debug!(
+        seconds = life.as_secs(),
+        "exchanged the personal access token"
+    );
+    Ok(Access {
+        header: signed("Bearer", &answer.access)?,
+        renew_at: Instant::now() + life.saturating_sub(MARGIN),
+    })
+}
+
+/// The payload of a JWT; `None` for what is none.
+fn claims(token: &str) -> Option<Claims> {
+    let mut parts = token.split('.');
+    let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    let payload = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
+    serde_json::from_slice(&payload).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_told_apart() {
+        let jwt = |payload: &str| format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(payload));
+        assert_eq!(
+            TokenKind::of("0123456789abcdef0123456789abcdef01234567"),
+            TokenKind::Legacy
+        );
+        assert_eq!(
+            TokenKind::of(&jwt("{\"token_type\":\"refresh\",\"exp\":9}")),
+            TokenKind::Personal
+        );
+        assert_eq!(
+            TokenKind::of(&jwt("{\"token_type\":\"access\"}")),
+            TokenKind::Access
+        );
+        assert_eq!(TokenKind::of("a.b.c"), TokenKind::Legacy);
+    }
+
+    #[test]
+    fn a_token_is_never_printed() {
+        let credentials = Credentials::new(Secret::from("hush"), TokenSource::Settings);
+        assert!(!format!("{credentials:?}").contains("hush"));
+        let header = signed("Token", "hush").unwrap();
+        assert!(!format!("{header:?}").contains("hush"));
+    }
+}

@@ -1,0 +1,143 @@
+//! Which label a phrase names.
+
+/// `<Label value="Bok Choi" alias="bok_choi" predicted_values="bok choi, pak choi" hint="a cabbage"/>`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Label {
+    /// What the annotator reads.
+    pub value: String,
+    /// What is written in results instead of the value.
+    pub alias: Option<String>,
+    /// What a model calls it: phrases to look for in its stead, as in Label Studio's YOLO backend.
+    pub predicted_values: Vec<String>,
+    /// What the annotator reads when hovering over it.
+    pub hint: Option<String>,
+    /// How sure the detector must be of it, 0..1: its own `score_threshold` or `model_score_threshold`,
+    /// else its control's.
+    pub score_threshold: Option<f32>,
+}
+
+impl Label {
+    /// A label that is only a value.
+    pub fn new(value: &str) -> Self {
+        Self {
+            value: value.to_owned(),
+            alias: None,
+            predicted_values: vec![],
+            hint: None,
+            score_threshold: None,
+        }
+    }
+
+    /// What stands in results: the alias where there is one.
+    pub fn name(&self) -> &str {
+        self.alias.as_deref().unwrap_or(&self.value)
+    }
+
+    /// What to look for where nobody typed a prompt: the predicted values, else the value.
+    pub fn phrases(&self) -> Vec<&str> {
+        if self.predicted_values.is_empty() {
+            vec![&self.value]
+        } else {
+            self.predicted_values.iter().map(String::as_str).collect()
+        }
+    }
+
+    /// The label a phrase names: the first whose value is the phrase, else whose alias, else one of whose
+    /// predicted values, else whose hint; then once more in this order, regardless of case, blanks,
+    /// punctuation between phrases, and singular or plural.
+    pub fn find<'a>(labels: &'a [Self], phrase: &str) -> Option<&'a Self> {
+        let by = |is_same: fn(&str, &str) -> bool| {
+            let find = |is_named: &dyn Fn(&Self) -> bool| labels.iter().find(|l| is_named(l));
+            find(&|l| is_same(&l.value, phrase))
+                .or_else(|| find(&|l| l.alias.iter().any(|alias| is_same(alias, phrase))))
+                .or_else(|| find(&|l| l.predicted_values.iter().any(|v| is_same(v, phrase))))
+                .or_else(|| find(&|l| l.hint.iter().any(|hint| is_same(hint, phrase))))
+        };
+        by(|a, b| a == b)
+            .or_else(|| by(|a, b| words(a) == words(b)))
+            .or_else(|| by(is_same_but_for_number))
+    }
+}
+
+/// Lower-case words; what separates phrases of a prompt, hyphens and underscores separate words here.
+fn words(text: &str) -> Vec<String> {
+    text.split(|c: char| c.is_whitespace() || ".,;?-_".contains(c))
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect()
+}
+
+fn is_same_but_for_number(a: &str, b: &str) -> bool {
+    let (a, b) = (words(a), words(b));
+    let is_plural = |many: &str, one: &str| {
+        let stem = many.strip_suffix("ies").filter(|stem| !stem.is_empty());
+        many.strip_suffix('s') == Some(one)
+            || many.strip_suffix("es") == Some(one)
+            || stem.is_some_and(|stem| one.strip_suffix('y') == Some(stem))
+    };
+    !a.is_empty()
+        && a.len() == b.len()
+        && a.iter()
+            .zip(&b)
+            .all(|(a, b)| a == b || is_plural(a, b) || is_plural(b, a))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_is_value_alias_predicted_values_hint_then_spelling() {
+        let labels = [
+            Label {
+                hint: Some("cup".to_owned()),
+                ..Label::new("Mug")
+            },
+            Label {
+                predicted_values: vec!["cup".to_owned(), "beaker".to_owned()],
+                ..Label::new("Vessel")
+            },
+            Label {
+                alias: Some("cup".to_owned()),
+                ..Label::new("Drinking cup")
+            },
+            Label::new("CUP"),
+            Label::new("cup"),
+        ];
+        let find = |labels: &[Label], phrase: &str| {
+            Label::find(labels, phrase).map(|label| label.value.clone())
+        };
+        let found = |labels: &[Label]| find(labels, "cup").unwrap();
+        assert_eq!(found(&labels), "cup");
+        assert_eq!(found(&labels[..4]), "Drinking cup");
+        assert_eq!(found(&labels[..2]), "Vessel");
+        assert_eq!(found(&labels[..1]), "Mug");
+        assert_eq!(found(&labels[3..4]), "CUP");
+        assert_eq!(find(&labels, "Beakers").unwrap(), "Vessel");
+        assert_eq!(find(&labels, "plate"), None);
+        assert_eq!(labels[2].name(), "cup");
+    }
+
+    #[test]
+    fn spelling_is_forgiven_and_words_are_not() {
+        let find = |value: &str, phrase: &str| Label::find(&[Label::new(value)], phrase).is_some();
+        for (value, phrase) in [
+            ("Bok Choi", "bok  choi"),
+            ("bok_choi", "bok-chois"),
+            ("Berry", "berries"),
+            ("Boxes", "box"),
+            ("No. 5 valve", "No 5 valve"),
+            ("Äpfel", "äpfel"),
+        ] {
+            assert!(find(value, phrase), "{value} {phrase}");
+        }
+        for (value, phrase) in [
+            ("C++", "c"),
+            ("Red Circle", "circle"),
+            ("ies", "y"),
+            ("", "x"),
+        ] {
+            assert!(!find(value, phrase), "{value} {phrase}");
+        }
+    }
+}

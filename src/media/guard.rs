@@ -1,0 +1,197 @@
+//! Which hosts an image may come from: public ones, and those that were named.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use reqwest::Url;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+/// Hosts whose addresses may be private (`ALLOWED_IMAGE_HOSTS`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AllowedHosts(Vec<String>);
+
+/// A host that images are not fetched from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{host} is at a private address, where groundling does not go by itself: add {host} to ALLOWED_IMAGE_HOSTS if images lie there"
+)]
+pub struct PrivateHost {
+    /// Its name or address.
+    pub host: String,
+}
+
+impl AllowedHosts {
+    /// From `host`, `host:port` or `*` for all, separated by commas.
+    pub fn parse(list: &str) -> Self {
+        let hosts = list.split([',', ' ']).map(|host| {
+            let host = host.trim().trim_end_matches('/').to_lowercase();
+            let host = host.split("://").last().unwrap_or_default();
+            host.to_owned()
+        });
+        Self(hosts.filter(|host| !host.is_empty()).collect())
+    }
+
+    /// Whether a URL's host was named.
+    pub fn contains(&self, url: &Url) -> bool {
+        let Some(host) = url.host_str() else {
+            return false;
+        };
+        let with_port = format!("{host}:{}", url.port_or_known_default().unwrap_or_default());
+        let is_named = |name: &String| name == "*" || name == host || *name == with_port;
+        self.0.iter().any(is_named)
+    }
+}
+
+/// Refuses a URL whose host is written as a private address; names are looked at when they are resolved.
+///
+/// # Errors
+/// [`PrivateHost`].
+pub fn check_literal(url: &Url) -> Result<(), PrivateHost> {
+    let host = url.host_str().unwrap_or_default();
+    // the parser has written every spelling of an address in its usual form
+    let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() else {
+        return Ok(());
+    };
+    match is_public(address) {
+        true => Ok(()),
+        false => Err(PrivateHost {
+            host: host.to_owned(),
+        }),
+    }
+}
+
+/// Resolves names to public addresses only: what is connected to is what was checked.
+#[derive(Debug, Clone, Copy)]
+pub struct PublicOnly;
+
+impl Resolve for PublicOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let host = name.as_str();
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((host, 0)).await?.collect();
+            let (public, private): (Vec<_>, Vec<_>) =
+                found.into_iter().partition(|a| is_public(a.ip()));
+            if public.is_empty() && !private.is_empty() {
+                let host = host.to_owned();
+                return Err(
+                    Box::new(PrivateHost { host }) as Box<dyn std::error::Error + Send + Sync>
+                );
+            }
+            Ok(Box::new(public.into_iter()) as Addrs)
+        })
+    }
+}
+
+impl PublicOnly {
+    /// For a client's builder.
+    pub fn shared() -> Arc<Self> {
+        Arc::new(Self)
+    }
+}
+
+/// Whether an address belongs to the public internet (IANA's special-purpose registries).
+pub fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let is_special = address.is_private()
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_documentation()
+        || a == 0
+        // shared by carriers; cloud providers keep services there
+        || (a == 100 && (64..128).contains(&b))
+        || (a == 192 && b == 0 && c == 0)
+        // benchmarks
+        || (a == 198 && (18..20).contains(&b))
+        // multicast, reserved, broadcast
+        || a >= 224;
+    !is_special
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let s = address.segments();
+    let embedded = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        is_public_v4(Ipv4Addr::new(a, b, c, d))
+    };
+    match s {
+        // ::, ::1, and IPv4 in IPv6 clothes
+        [0, 0, 0, 0, 0, 0, _, _] => false,
+        [0, 0, 0, 0, 0, 0xffff, high, low] => embedded(high, low),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
+        [0x2002, high, low, ..] => embedded(high, low),
+        // Teredo and its neighbours, documentation
+        [0x2001, second, ..] if second < 0x200 || second == 0xdb8 => false,
+        // global unicast
+        [first, ..] => (0x2000..0x4000).contains(&first),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_addresses_are_known() {
+        for address in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.100.100.200",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:a00:1::",
+            "2001:db8::1",
+        ] {
+            assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+        for address in [
+            "8.8.8.8",
+            "172.32.0.1",
+            "100.128.0.1",
+            "2606:4700::1111",
+            "::ffff:8.8.8.8",
+        ] {
+            assert!(is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn literal_addresses_are_refused_in_every_spelling() {
+        for url in [
+            "http://127.0.0.1/x",
+            "http://2130706433/x",
+            "http://0x7f.1/x",
+            "http://[::ffff:127.0.0.1]/x",
+        ] {
+            let error = check_literal(&Url::parse(url).unwrap()).unwrap_err();
+            assert!(error.to_string().contains("ALLOWED_IMAGE_HOSTS"));
+        }
+        assert!(check_literal(&Url::parse("http://8.8.8.8/x").unwrap()).is_ok());
+        assert!(check_literal(&Url::parse("http://localhost/x").unwrap()).is_ok());
+    }
+
+    #[test]
+    fn hosts_are_named_with_or_without_port() {
+        let allowed = AllowedHosts::parse("minio:9000, http://nas/ , 10.0.0.5");
+        let contains = |url: &str| allowed.contains(&Url::parse(url).unwrap());
+        assert!(contains("http://minio:9000/x") && contains("https://nas/x"));
+        assert!(contains("http://10.0.0.5:81/x") && !contains("http://minio/x"));
+        assert!(AllowedHosts::parse("*").contains(&Url::parse("http://a").unwrap()));
+    }
+}

@@ -1,0 +1,414 @@
+//! What an annotator just did, from the context of an interactive request.
+
+use serde_json::Value;
+
+use super::settings::{Numbers, fraction};
+use crate::geometry::{BoundingBox, ImageSize, Mark, Point};
+use crate::labeling::{ControlKind, ImageTag, LabelingConfig, LabelingError};
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Interaction<'a> {
+    /// Nothing: the page says so after Submit.
+    Nothing,
+    /// A text was typed into the prompt of an image.
+    Prompt {
+        /// As typed.
+        text: String,
+        /// The image to look at.
+        image: &'a ImageTag,
+    },
+    /// Something was drawn with a smart tool.
+    Drawing {
+        /// What was drawn.
+        drawn: Vec<Drawn>,
+        /// The label it was drawn with.
+        label: Option<String>,
+        /// The image it was drawn on.
+        image: &'a ImageTag,
+    },
+    /// A threshold was changed: what was asked before is asked anew.
+    Threshold,
+    /// Something groundling has no use for; the reason.
+    Unusable(String),
+}
+
+/// A shape drawn with a smart tool; places and lengths in percent of the image.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs)]
+pub enum Drawn {
+    Rectangle {
+        x: f32,
+        y: f32,
+        width: f32,
+        height: f32,
+        /// Degrees clockwise around the top left corner.
+        rotation: f32,
+    },
+    Point {
+        x: f32,
+        y: f32,
+        is_positive: bool,
+    },
+}
+
+/// Reads the regions of a context.
+///
+/// # Errors
+/// If a prompt is for an image that the labeling config does not have.
+pub fn interaction<'a>(
+    regions: &[Value],
+    config: &'a LabelingConfig,
+) -> Result<Interaction<'a>, LabelingError> {
+    if regions.is_empty() {
+        return Ok(Interaction::Nothing);
+    }
+    let texts: Vec<&Value> = regions.iter().filter(|r| is_type(r, "textarea")).collect();
+    if !texts.is_empty() {
+        return typed(&texts, config);
+    }
+    let drawn: Vec<Drawn> = regions.iter().filter_map(drawn).collect();
+    if let Some(first) = regions.iter().find(|region| self::drawn(region).is_some()) {
+        if regions.iter().any(|r| number(&r["image_rotation"]) != 0.0) {
+            let reason = "the image is turned in the editor: turn it back to use smart tools";
+            return Ok(Interaction::Unusable(reason.to_owned()));
+        }
+        return Ok(Interaction::Drawing {
+            drawn,
+            label: label(first),
+            image: named_image(first, config)?,
+        });
+    }
+    if regions.iter().any(|region| of_number(region).is_some()) {
+        return Ok(Interaction::Threshold);
+    }
+    let kinds: Vec<&str> = regions.iter().filter_map(|r| r["type"].as_str()).collect();
+    Ok(Interaction::Unusable(format!(
+        "it has regions of type {kinds:?}; a prompt typed into a <TextArea>, rectangles and keypoints are used"
+    )))
+}
+
+fn is_type(region: &Value, kind: &str) -> bool {
+    region["type"].as_str() == Some(kind)
+}
+
+/// The prompt among typed texts.
+fn typed<'a>(
+    texts: &[&Value],
+    config: &'a LabelingConfig,
+) -> Result<Interaction<'a>, LabelingError> {
+    // the image the text was typed for, or, for a text area of something else, the one prompts are about
+    let to_name = texts.iter().find_map(|region| region["to_name"].as_str());
+    let image = match to_name.and_then(|name| config.image_named(name)) {
+        Some(image) if config.region_controls(image).next().is_some() => image,
+        _ => config.image()?,
+    };
+    let area = config.text_area(image)?;
+    let is_prompt = |region: &&&Value| match region["from_name"].as_str() {
+        Some(name) => name == area.name,
+        None => true,
+    };
+    let lines: Vec<String> = texts
+        .iter()
+        .filter(is_prompt)
+        .flat_map(|r| lines(r))
+        .collect();
+    if lines.is_empty() && !texts.iter().any(|region| is_prompt(&region)) {
+        let names: Vec<&str> = texts
+            .iter()
+            .filter_map(|r| r["from_name"].as_str())
+            .collect();
+        return Ok(Interaction::Unusable(format!(
+            "its text is of {names:?}, and prompts are typed into {:?}",
+            area.name
+        )));
+    }
+    Ok(Interaction::Prompt {
+        text: lines.join("\n"),
+        image,
+    })
+}
+
+/// The text of a text area's region: a list with an entry per submission, or, from other clients, a
+/// plain text.
+fn lines(region: &Value) -> Vec<String> {
+    match &region["value"]["text"] {
+        Value::String(text) => vec![text.clone()],
+        Value::Array(lines) => lines
+            .iter()
+            .filter_map(|line| line.as_str().map(str::to_owned))
+            .collect(),
+        _ => vec![],
+    }
+}
+
+/// What was typed into a text area, from all of a task's regions.
+pub(super) fn text_of(area: &str, regions: &[Value]) -> Option<String> {
+    let typed = regions
+        .iter()
+        .rfind(|region| is_type(region, "textarea") && region["from_name"] == area)?;
+    let text = lines(typed).join("\n");
+    (!text.trim().is_empty()).then_some(text)
+}
+
+fn named_image<'a>(
+    region: &Value,
+    config: &'a LabelingConfig,
+) -> Result<&'a ImageTag, LabelingError> {
+    let name = region["to_name"].as_str();
+    match name.and_then(|name| config.image_named(name)) {
+        Some(image) => Ok(image),
+        None => config.image(),
+    }
+}
+
+fn drawn(region: &Value) -> Option<Drawn> {
+    let value = &region["value"];
+    let place = |key: &str| value[key].as_f64().map(|n| n as f32);
+    let (x, y) = (place("x")?, place("y")?);
+    match region["type"].as_str()? {
+        "rectanglelabels" | "rectangle" => Some(Drawn::Rectangle {
+            x,
+            y,
+            width: place("width")?,
+            height: place("height")?,
+            rotation: number(&value["rotation"]),
+        }),
+        "keypointlabels" | "keypoint" => Some(Drawn::Point {
+            x,
+            y,
+            is_positive: region["is_positive"].as_bool().unwrap_or(true),
+        }),
+        _ => None,
+    }
+}
+
+fn number(value: &Value) -> f32 {
+    value.as_f64().unwrap_or(0.0) as f32
+}
+
+/// The label a region was drawn with.
+fn label(region: &Value) -> Option<String> {
+    let kind = region["type"].as_str()?;
+    let labels = [kind, "labels"].into_iter();
+    let mut first = labels.filter_map(|key| region["value"][key][0].as_str());
+    first.next().map(str::to_owned)
+}
+
+/// The thresholds that `<Number>` controls give: the context's before those of the task's other regions
+/// (the last of each), those before the controls' default values.
+pub fn numbers(config: &LabelingConfig, context: &[Value], task: &[Value]) -> Numbers {
+    let of = |start: &str| {
+        let given = |regions: &[Value]| {
+            let of_control = |region: &Value| {
+                let (name, value) = of_number(region)?;
+                name.starts_with(start).then_some(value)
+            };
+            regions.iter().rev().find_map(of_control)
+        };
+        let default = || {
+            config
+                .controls
+                .iter()
+                .find_map(|control| match control.kind {
+                    ControlKind::Number { default } if control.name.starts_with(start) => {
+                        default.filter(|value| (0.0..=1.0).contains(value))
+                    }
+                    _ => None,
+                })
+        };
+        given(context).or_else(|| given(task)).or_else(default)
+    };
+    Numbers {
+        box_threshold: of("box_threshold"),
+        text_threshold: of("text_threshold"),
+    }
+}
+
+/// A number region's control and its value of 0..1, if it is a threshold's.
+fn of_number(region: &Value) -> Option<(&str, f32)> {
+    let name = region["from_name"].as_str()?;
+    let is_threshold = name.starts_with("box_threshold") || name.starts_with("text_threshold");
+    if !is_type(region, "number") || !is_threshold {
+        return None;
+    }
+    let value = fraction(&region["value"]["number"]);
+    if value.is_none() {
+        tracing::warn!(control = name, value = %region["value"]["number"], "a threshold must be from 0 to 1");
+    }
+    Some((name, value?))
+}
+
+/// What was drawn, in pixels: a mark per rectangle, one for all points; points with a single rectangle
+/// refine it.
+pub fn marks(drawn: &[Drawn], size: ImageSize) -> Vec<Mark> {
+    let (width, height) = (size.width as f32 / 100.0, size.height as f32 / 100.0);
+    let (mut marks, mut points) = (vec![], vec![]);
+    for shape in drawn {
+        match *shape {
+            Drawn::Point { x, y, is_positive } => points.push(Point {
+                x: x * width,
+                y: y * height,
+                is_positive,
+            }),
+            Drawn::Rectangle {
+                x,
+                y,
+                width: w,
+                height: h,
+                rotation,
+            } => marks.push(Mark {
+                bounding_box: Some(around(
+                    (x * width, y * height),
+                    (w * width, h * height),
+                    rotation,
+                )),
+                points: vec![],
+            }),
+        }
+    }
+    match marks.as_mut_slice() {
+        [only] => only.points = points,
+        _ if !points.is_empty() => marks.push(Mark {
+            bounding_box: None,
+            points,
+        }),
+        _ => {}
+    }
+    marks
+}
+
+/// The upright box around a box turned around its top left corner; it may be drawn from any corner.
+fn around((x, y): (f32, f32), (w, h): (f32, f32), degrees: f32) -> BoundingBox {
+    let (sin, cos) = degrees.to_radians().sin_cos();
+    let corners = [(0.0, 0.0), (w, 0.0), (0.0, h), (w, h)];
+    let turned = corners.map(|(dx, dy)| (x + dx * cos - dy * sin, y + dx * sin + dy * cos));
+    let low = |pick: fn(&(f32, f32)) -> f32| turned.iter().map(pick).fold(f32::MAX, f32::min);
+    let high = |pick: fn(&(f32, f32)) -> f32| turned.iter().map(pick).fold(f32::MIN, f32::max);
+    BoundingBox {
+        x0: low(|p| p.0),
+        y0: low(|p| p.1),
+        x1: high(|p| p.0),
+        y1: high(|p| p.1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn config() -> LabelingConfig {
+        LabelingConfig::parse(
+            "<View><Image name='a' value='$a'/><Image name='b' value='$b'/>
+             <TextArea name='prompt' toName='a'/><TextArea name='notes' toName='a'/>
+             <TextArea name='other' toName='b'/>
+             <Number name='box_threshold' toName='a' defaultValue='0.2'/>
+             <Number name='count' toName='a'/>
+             <BrushLabels name='m' toName='a'><Label value='x'/></BrushLabels>
+             <BrushLabels name='n' toName='b'><Label value='x'/></BrushLabels></View>",
+        )
+        .unwrap()
+    }
+
+    fn text(from: &str, to: &str, text: Value) -> Value {
+        json!({"type": "textarea", "from_name": from, "to_name": to, "value": {"text": text}})
+    }
+
+    #[test]
+    fn a_prompt_is_about_the_image_it_was_typed_for() {
+        let config = config();
+        let asked = |regions: &[Value]| match interaction(regions, &config).unwrap() {
+            Interaction::Prompt { text, image } => format!("{}: {text}", image.name),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(
+            asked(&[text("prompt", "a", json!(["dog", "cat"]))]),
+            "a: dog\ncat"
+        );
+        assert_eq!(asked(&[text("other", "b", json!("dog"))]), "b: dog");
+        let notes = asked(&[text("notes", "a", json!(["dog"]))]);
+        assert!(
+            notes.contains("Unusable") && notes.contains("notes"),
+            "{notes}"
+        );
+        assert_eq!(asked(&[]), "Nothing");
+        let odd = asked(&[json!({"type": "ellipselabels"}), json!(5)]);
+        assert!(odd.contains("ellipselabels"), "{odd}");
+    }
+
+    #[test]
+    fn smart_tools_give_marks_in_pixels() {
+        let config = config();
+        let point = |x: f64, positive: bool| {
+            json!({"type": "keypointlabels", "to_name": "b", "is_positive": positive,
+                   "value": {"x": x, "y": 50, "width": 0.2, "keypointlabels": ["Cup"]}})
+        };
+        let regions = [point(10.0, true), point(20.0, false)];
+        let Interaction::Drawing {
+            drawn,
+            label,
+            image,
+        } = interaction(&regions, &config).unwrap()
+        else {
+            panic!("no drawing");
+        };
+        assert_eq!((label.as_deref(), image.name.as_str()), (Some("Cup"), "b"));
+        let size = ImageSize {
+            height: 100,
+            width: 200,
+        };
+        let made = marks(&drawn, size);
+        assert_eq!(made.len(), 1);
+        assert_eq!((made[0].points[0].x, made[0].points[0].y), (20.0, 50.0));
+        assert!(!made[0].points[1].is_positive);
+
+        let rectangle = |rotation: f32| Drawn::Rectangle {
+            x: 50.0,
+            y: 50.0,
+            width: 10.0,
+            height: 10.0,
+            rotation,
+        };
+        let boxed = |rotation| {
+            marks(&[rectangle(rotation)], size)[0]
+                .bounding_box
+                .unwrap()
+                .corners()
+        };
+        assert_eq!(boxed(0.0), [100.0, 50.0, 120.0, 60.0]);
+        let turned = boxed(90.0);
+        for (got, wanted) in turned.iter().zip([90.0, 50.0, 100.0, 70.0]) {
+            assert!((got - wanted).abs() < 1e-3, "{turned:?}");
+        }
+        let both = marks(&[rectangle(0.0), drawn[0]], size);
+        assert!(both.len() == 1 && both[0].points.len() == 1);
+        assert_eq!(
+            marks(&[rectangle(0.0), rectangle(0.0), drawn[0]], size).len(),
+            3
+        );
+    }
+
+    #[test]
+    fn numbers_are_taken_from_the_nearest_place() {
+        let config = config();
+        let number = |name: &str, value: Value| json!({"type": "number", "from_name": name, "value": {"number": value}});
+        let of = |context: &[Value], task: &[Value]| numbers(&config, context, task).box_threshold;
+        assert_eq!(of(&[], &[]), Some(0.2));
+        let task = [
+            number("box_threshold", json!(0.5)),
+            number("box_threshold", json!(0.6)),
+        ];
+        assert_eq!(of(&[], &task), Some(0.6));
+        assert_eq!(of(&[number("box_threshold", json!(0.7))], &task), Some(0.7));
+        assert_eq!(of(&[number("box_threshold", json!(70))], &[]), Some(0.2));
+        let changed = [number("box_threshold", json!(0.7))];
+        assert_eq!(
+            interaction(&changed, &config).unwrap(),
+            Interaction::Threshold
+        );
+        let count = interaction(&[number("count", json!(1))], &config).unwrap();
+        assert!(matches!(count, Interaction::Unusable(_)));
+    }
+}

@@ -1,0 +1,148 @@
+//! The model version: it names everything that changes what is answered.
+//!
+//! While it stays the same, Label Studio does not ask again for tasks that have a prediction.
+
+use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
+use super::memory::Remembered;
+use crate::config::ModelArgs;
+use crate::detector::DetectionOptions;
+use crate::labeling::{LabelingConfig, Shape};
+use crate::prompt::Prompt;
+
+/// `groundling 0.1.0 demo+demo`: what is always part of it.
+pub fn models(args: &ModelArgs) -> String {
+    let name = |model: &str| {
+        let file_name = Path::new(model).file_name();
+        file_name.map_or(model.to_owned(), |name| name.to_string_lossy().into_owned())
+    };
+    format!(
+        "groundling {} {}+{}",
+        env!("CARGO_PKG_VERSION"),
+        name(&args.detector),
+        name(&args.segmenter)
+    )
+}
+
+/// The models and the thresholds, for predictions outside of any project.
+pub fn plain(models: &str, options: &DetectionOptions) -> String {
+    let limit = options.max_detections.map(|n| format!(" max={n}"));
+    format!(
+        "{models} box={} text={} nms={}{}",
+        options.box_threshold,
+        options.text_threshold,
+        options.nms_iou,
+        limit.unwrap_or_default()
+    )
+}
+
+/// The version for a project: also what its `extra_params` and its last prompt change, and a digest of
+/// the images, controls and labels of its labeling config.
+pub fn of_project(
+    models: &str,
+    defaults: &DetectionOptions,
+    polygon_tolerance: f32,
+    known: &Remembered,
+    config: Option<&LabelingConfig>,
+) -> String {
+    let settings = &known.settings;
+    let options = DetectionOptions {
+        box_threshold: settings.box_threshold.unwrap_or(defaults.box_threshold),
+        text_threshold: settings.text_threshold.unwrap_or(defaults.text_threshold),
+        nms_iou: settings.nms_iou.unwrap_or(defaults.nms_iou),
+        max_detections: settings.max_detections.or(defaults.max_detections),
+    };
+    let mut version = plain(models, &options);
+    // writing to a string does not fail
+    if settings.segment == Some(false) {
+        let _ = write!(version, " segment=no");
+    }
+    if let Some(config) = config {
+        let mut shapes = config.images.iter().flat_map(|i| config.region_controls(i));
+        if shapes.any(|control| control.shape == Shape::Polygon) {
+            let _ = write!(version, " polygon={polygon_tolerance}");
+        }
+        let _ = write!(version, " labels={:06x}", digest(&format!("{config:?}")));
+    }
+    if let Some(Ok(prompt)) = known.prompt.as_deref().map(Prompt::parse) {
+        let prompt = prompt.to_string();
+        let _ = match prompt.char_indices().nth(60) {
+            Some((end, _)) => write!(
+                version,
+                " prompt={:?}..{:06x}",
+                &prompt[..end],
+                digest(&prompt)
+            ),
+            None => write!(version, " prompt={prompt:?}"),
+        };
+    }
+    version
+}
+
+/// 24 bits are enough to tell a project's configs apart.
+fn digest(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish() & 0xff_ffff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preannotation::settings::ProjectSettings;
+
+    #[test]
+    fn it_changes_with_what_changes_results_and_with_nothing_else() {
+        let defaults = DetectionOptions::default();
+        let xml = |label: &str| {
+            let control = format!("<BrushLabels name='b' toName='i'>{label}</BrushLabels>");
+            let xml = format!("<View><Image name='i' value='$i'/>{control}</View>");
+            LabelingConfig::parse(&xml).unwrap()
+        };
+        let version = |known: &Remembered, config: &LabelingConfig| {
+            of_project("groundling", &defaults, 0.25, known, Some(config))
+        };
+        let cup = xml("<Label value='Cup'/>");
+        let nothing = Remembered::default();
+        let plain = version(&nothing, &cup);
+        assert!(
+            plain.starts_with("groundling box=0.3 text=0.25 nms=0.7 labels="),
+            "{plain}"
+        );
+        // a colour changes nothing
+        assert_eq!(
+            version(&nothing, &xml("<Label value='Cup' background='red'/>")),
+            plain
+        );
+        let prompted = |prompt: &str| Remembered {
+            prompt: Some(prompt.to_owned()),
+            ..Remembered::default()
+        };
+        assert_eq!(
+            version(&prompted("Dog, cat"), &cup),
+            version(&prompted("dog. cat."), &cup)
+        );
+        let strict = Remembered {
+            settings: ProjectSettings {
+                box_threshold: Some(0.5),
+                ..ProjectSettings::default()
+            },
+            ..Remembered::default()
+        };
+        let long = "a long prompt, ".repeat(2) + &"with many words ".repeat(20);
+        let mut all = vec![
+            plain,
+            version(&nothing, &xml("<Label value='Pot'/>")),
+            version(&prompted("dog"), &cup),
+            version(&strict, &cup),
+            version(&prompted(&long), &cup),
+            version(&prompted(&format!("{long} more")), &cup),
+        ];
+        assert!(all.iter().all(|version| version.len() < 200));
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 6);
+    }
+}
