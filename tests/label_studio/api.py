@@ -1,0 +1,143 @@
+"""Label Studio's API as its user, and the labeling configs of the check."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, List, Optional
+
+import requests
+from studio import ROOT, CheckFailed, Process, ensure
+
+SHAPES = ROOT / "examples/images/shapes.png"
+LABELS = ("Red Circle", "Blue Star")
+PROMPT = "red circle. blue star."
+CONFIG = (
+    (ROOT / "examples/label-studio/labeling_config.xml")
+    .read_text(encoding="utf-8")
+    .replace("Bok Choi", LABELS[0])
+    .replace("Pot", LABELS[1])
+)
+KEYPOINTS = """  <Header>Points</Header>
+  <KeyPointLabels name="point" toName="image" smart="true">
+    <Label value="Red Circle" background="orange"/><Label value="Blue Star" background="purple"/>
+  </KeyPointLabels>
+</View>"""
+SMART_CONFIG = CONFIG.rstrip().removesuffix("</View>") + KEYPOINTS
+
+
+def prompt_context(text: str) -> dict:
+    """The context that the page sends for a typed prompt."""
+    prompt = {"value": {"text": [text]}, "id": "p1", "from_name": "prompt", "to_name": "image"}
+    return {"result": [prompt | {"type": "textarea", "origin": "manual"}]}
+
+
+class Api:
+    """Calls as the user, with access tokens made from a personal access token: they outlive the legacy token."""
+
+    def __init__(self, host: str, legacy_token: str) -> None:
+        self.host = host
+        self.session = requests.Session()
+        self.session.headers["Authorization"] = f"Token {legacy_token}"
+        self.renew_at = float("inf")
+        self.allow_tokens(legacy=True)
+        self.pat = self.post("/api/token/", {})["token"]
+        self.renew()
+
+    def renew(self) -> None:
+        """A new access token, which lives 300 s."""
+        answer = requests.post(f"{self.host}/api/token/refresh/", json={"refresh": self.pat}, timeout=30)
+        ensure(answer.ok, f"POST /api/token/refresh/: {answer.status_code} {answer.text[:300]}")
+        self.session.headers["Authorization"] = f"Bearer {answer.json()['access']}"
+        self.renew_at = time.monotonic() + 200
+
+    def send(self, method: str, path: str, **arguments: Any) -> requests.Response:
+        """The answer of a call, whatever it is."""
+        if time.monotonic() > self.renew_at:
+            self.renew()
+        return self.session.request(method, self.host + path, timeout=120, **arguments)
+
+    def call(self, method: str, path: str, **arguments: Any) -> Any:
+        """JSON of a call that must succeed."""
+        answer = self.send(method, path, **arguments)
+        if not answer.ok:
+            raise CheckFailed(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
+        return answer.json() if answer.content else None
+
+    def get(self, path: str) -> Any:
+        """JSON of a GET."""
+        return self.call("GET", path)
+
+    def post(self, path: str, body: Any) -> Any:
+        """JSON of a POST of JSON."""
+        return self.call("POST", path, json=body)
+
+    def allow_tokens(self, legacy: bool) -> None:
+        """Personal access tokens on, legacy tokens on or off, for the organisation."""
+        self.post("/api/jwt/settings", {"api_tokens_enabled": True, "legacy_api_tokens_enabled": legacy})
+
+    def project(self, title: str, config: str = CONFIG, preannotate: Optional[bool] = False) -> int:
+        """A new project; `preannotate` is `show_collab_predictions`, None leaves Label Studio's default."""
+        body = {"title": title, "label_config": config}
+        if preannotate is not None:
+            body["show_collab_predictions"] = preannotate
+        return self.post("/api/projects", body)["id"]
+
+    def upload(self, project: int, *pictures: Path) -> List[int]:
+        """Uploads pictures; the ids of the project's tasks, oldest first."""
+        for picture in pictures:
+            kind = "image/jpeg" if picture.suffix == ".jpg" else "image/png"
+            files = {"file": (picture.name, picture.read_bytes(), kind)}
+            self.call("POST", f"/api/projects/{project}/import", files=files)
+        return self.tasks(project)
+
+    def import_urls(self, project: int, urls: List[str]) -> None:
+        """Tasks whose image is a URL."""
+        self.post(f"/api/projects/{project}/import", [{"data": {"image": url}} for url in urls])
+
+    def tasks(self, project: int) -> List[int]:
+        """The ids of the project's tasks, oldest first."""
+        return sorted(task["id"] for task in self.get(f"/api/tasks?project={project}&page_size=200")["tasks"])
+
+    def connect(self, project: int, backend: Process, **more: Any) -> dict:
+        """Connects a backend, which must be healthy: Label Studio's record of it."""
+        connected = self.post("/api/ml", self.connection(project, backend) | more)
+        ensure(connected["state"] == "CO", f"{backend.name} is not connected: {connected}")
+        ensure(connected["model_version"], f"{backend.name} told no model version: {connected}")
+        return connected
+
+    @staticmethod
+    def connection(project: int, backend: Process) -> dict:
+        """What the form of Settings > Model sends."""
+        body = {"project": project, "title": backend.name, "url": backend.url, "is_interactive": True}
+        return body | {"auth_method": "NONE", "extra_params": ""}
+
+    def test_request(self, ml: int) -> list:
+        """The regions that the test request of Settings > Model shows."""
+        answer = self.call("POST", f"/api/ml/{ml}/predict/test?random=true")
+        ensure(answer.get("status") == 200, f"test request: {json.dumps(answer)[:500]}")
+        predictions = answer["response"]
+        ensure(isinstance(predictions, list) and len(predictions) == 1, f"test request: {str(predictions)[:300]}")
+        return predictions[0]["result"]
+
+    def interactive(self, ml: int, task: int, context: Any) -> dict:
+        """The answer to the page's request: has "data" or "errors"."""
+        return self.post(f"/api/ml/{ml}/interactive-annotating", {"task": task, "context": context})
+
+    def suggest(self, ml: int, task: int, context: Any) -> list:
+        """The regions of an interactive request that must succeed."""
+        answer = self.interactive(ml, task, context)
+        ensure("data" in answer, f"interactive request for task {task}: {answer}")
+        return answer["data"]["result"]
+
+    def retrieve_predictions(self, project: int) -> None:
+        """Data manager > Retrieve predictions, for all tasks."""
+        body = {"selectedItems": {"all": True, "excluded": []}, "project": project}
+        self.post(f"/api/dm/actions?id=retrieve_tasks_predictions&project={project}", body)
+
+    def predictions(self, task: int) -> list:
+        """The stored predictions of a task."""
+        return self.get(f"/api/predictions?task={task}")
+
+    def annotations(self, task: int) -> list:
+        """The annotations of a task."""
+        return self.get(f"/api/tasks/{task}")["annotations"]

@@ -1,0 +1,189 @@
+"""What other programs, batches and commands do."""
+
+import shutil
+from pathlib import Path
+from typing import Dict, List
+from urllib.parse import quote
+
+import pictures
+from api import CONFIG, LABELS, PROMPT, SHAPES, prompt_context
+from regions import check_prediction, check_regions, drawn, mask_of, pairs, summary
+from studio import World, ensure, free_port
+
+
+def batch(world: World) -> None:
+    """Retrieve predictions for uploads, local files, web addresses and data URIs in one request."""
+    api = world.api
+    project = api.project("batch")
+    made = pictures.varied(world.out / "pictures/batch", 30)
+    api.upload(project, *made[:10])
+    add_local_files(world, project, made[10:20])
+    web = world.out / "web"
+    web.mkdir(exist_ok=True)
+    base = world.serve_images(web)
+    urls = [f"{base}/{shutil.copy(path, web / path.name.replace(' ', '-')).name}" for path in made[20:25]]
+    api.import_urls(project, urls + [pictures.data_uri(path) for path in made[25:]])
+    tasks = api.get(f"/api/tasks?project={project}&page_size=200")["tasks"]
+    # Label Studio syncs local files to addresses with its own host
+    synced = f"{world.studio.url}/data/local-files/?d="
+    expected = {"/data/upload/": 10, "/data/local-files/?d=": 5, synced: 5, f"{base}/": 5, "data:": 5}
+    found = {form: sum(task["data"]["image"].startswith(form) for task in tasks) for form in expected}
+    ensure(found == expected, f"tasks of each form of address: {found}")
+
+    version = api.connect(project, world.legacy)["model_version"]
+    api.retrieve_predictions(project)
+    first = predictions_of(world, project)
+    images = {task["id"]: task["data"]["image"][:60] for task in tasks}
+    missing = [images[task] for task, found in first.items() if not found]
+    ensure(not missing, f"{len(missing)} of {len(tasks)} tasks have no prediction: {missing}; see {world.legacy.log}")
+    for task, found in first.items():
+        what = f"batch, task {task} ({images[task]})"
+        ensure(len(found) == 1, f"{what}: {len(found)} predictions")
+        ensure(found[0]["model_version"] == version, f"{what}: version {found[0]['model_version']}, not {version}")
+        regions = found[0]["result"]
+        ensure(len(regions) >= 2, f"{what}: {summary(regions)}")
+        check_prediction(what, found[0], CONFIG)
+        for region in regions:
+            if region["type"] == "brushlabels":
+                ensure(mask_of(region).any(), f"{what}: an empty mask")
+
+    api.retrieve_predictions(project)
+    ensure(ids_of(predictions_of(world, project)) == ids_of(first), "retrieving again changed the predictions")
+
+
+def add_local_files(world: World, project: int, paths: list) -> None:
+    """Tasks of a folder that Label Studio serves as /data/local-files: half synced, half imported by their address."""
+    folder = world.files / "batch pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    half = len(paths) // 2
+    for path in paths[:half]:
+        shutil.copy(path, folder)
+    storage = {"project": project, "title": "local", "path": str(folder), "regex_filter": r".*\.png"}
+    made = world.api.post("/api/storages/localfiles", storage | {"use_blob_urls": True})
+    synced = world.api.post(f"/api/storages/localfiles/{made['id']}/sync", {})
+    ensure(synced["last_sync_count"] == half, f"local files: {synced}")
+    names = [Path(shutil.copy(path, folder)).relative_to(world.files) for path in paths[half:]]
+    world.api.import_urls(project, [f"/data/local-files/?d={quote(str(name))}" for name in names])
+
+
+def predictions_of(world: World, project: int) -> Dict[int, List[dict]]:
+    """The stored predictions of each task of a project."""
+    found: Dict[int, List[dict]] = {task: [] for task in world.api.tasks(project)}
+    for prediction in world.api.get(f"/api/predictions?task__project={project}"):
+        found.setdefault(prediction["task"], []).append(prediction)
+    return found
+
+
+def ids_of(found: Dict[int, List[dict]]) -> Dict[int, List[int]]:
+    """The ids of the predictions of each task."""
+    return {task: sorted(prediction["id"] for prediction in predictions) for task, predictions in found.items()}
+
+
+def tokens(world: World) -> None:
+    """A personal access token works, also where legacy tokens are disabled; a legacy token then says what to do."""
+    api = world.api
+    project = api.project("tokens")
+    # a task of its own for each question, lest an answer come from a cache
+    tasks = api.upload(project, *[SHAPES] * 5)
+    pat, legacy = (api.connect(project, backend)["id"] for backend in (world.pat, world.legacy))
+    prompt = prompt_context(PROMPT)
+
+    def check(what: str, ml: int, task: int) -> None:
+        check_regions(what, api.suggest(ml, task, prompt))
+
+    check("legacy token", legacy, tasks[0])
+    check("personal access token", pat, tasks[1])
+    api.allow_tokens(legacy=False)
+    try:
+        check("personal access token, legacy tokens disabled", pat, tasks[2])
+        seen = len(world.legacy.log_text())
+        answer = api.interactive(legacy, tasks[3], prompt)
+        ensure("errors" in answer, "the legacy token was disabled, and yet the image was read")
+        said = world.legacy.log_text()[seen:] + str(answer["errors"])
+        ensure("LABEL_STUDIO_ACCESS_TOKEN" in said, f"the disabled token's setting is not named: {said[-1500:]}")
+        ensure("legacy" in said.lower(), f"it is not said that legacy tokens are disabled: {said[-1500:]}")
+    finally:
+        api.allow_tokens(legacy=True)
+    check("legacy token, enabled again", legacy, tasks[4])
+
+
+def annotate(world: World) -> None:
+    """`groundling annotate` gives every task of a project one prediction, once."""
+    api = world.api
+    project = api.project("annotate")
+    tasks = api.upload(project, *pictures.varied(world.out / "pictures/annotate", 12, first=5))
+    environment = world.groundling_environment("annotate", world.secrets["legacy token"], free_port())
+    command = ["annotate", "--project", project, "--prompt", "red circle"]
+
+    code, output = world.run_groundling("annotate-1", command, environment)
+    ensure(code == 0, f"annotate ended with {code}: {output[-1500:]}")
+    first = predictions_of(world, project)
+    counts = [len(first[task]) for task in tasks]
+    ensure(counts == [1] * 12, f"predictions of the 12 tasks: {counts}: {output[-1500:]}")
+    for task in tasks:
+        prediction = first[task][0]
+        what = f"annotate, task {task}"
+        ensure(prediction["model_version"], f"{what}: no model version")
+        result = drawn(prediction["result"])
+        ensure(summary(result) == pairs(LABELS[:1]), f"{what}: {summary(result)}")
+        check_prediction(what, {"result": result, "score": prediction["score"]}, CONFIG)
+
+    code, output = world.run_groundling("annotate-2", command, environment)
+    ensure(code == 0, f"annotate again ended with {code}: {output[-1500:]}")
+    ensure(
+        ids_of(predictions_of(world, project)) == ids_of(first), f"annotate again changed something: {output[-1500:]}"
+    )
+
+    project = api.project("annotate, only unlabeled")
+    tasks = api.upload(project, SHAPES, SHAPES, SHAPES)
+    prompt = prompt_context("red circle")["result"]
+    api.post(f"/api/tasks/{tasks[1]}/annotations", {"result": prompt, "was_cancelled": False})
+    command[2] = project
+    code, output = world.run_groundling("annotate-3", [*command, "--only-unlabeled"], environment)
+    ensure(code == 0, f"annotate --only-unlabeled ended with {code}: {output[-1500:]}")
+    found = predictions_of(world, project)
+    counts = [len(found[task]) for task in tasks]
+    ensure(counts == [1, 0, 1], f"--only-unlabeled: predictions of tasks whose second is annotated: {counts}")
+    ensure(len(api.annotations(tasks[1])) == 1, "annotate touched an annotation")
+
+
+def doctor(world: World) -> None:
+    """`groundling doctor` finds nothing wrong with a good setup, and names the setting that is wrong."""
+    api = world.api
+    project = api.project("doctor")
+    api.upload(project, SHAPES)
+    api.connect(project, world.legacy)
+    good = world.legacy.environment
+    command = ["doctor", "--project", project]
+    wrong_token, no_server = "f" * 40, f"http://127.0.0.1:{free_port()}"
+    cases = [
+        ("good", good, 0, ""),
+        ("good-pat", good | {"LABEL_STUDIO_ACCESS_TOKEN": api.pat}, 0, ""),
+        ("wrong-token", good | {"LABEL_STUDIO_ACCESS_TOKEN": wrong_token}, 1, "LABEL_STUDIO_ACCESS_TOKEN"),
+        ("wrong-port", good | {"LABEL_STUDIO_HOST": no_server}, 1, "LABEL_STUDIO_HOST"),
+    ]
+    for name, environment, expected, named in cases:
+        code, output = world.run_groundling(f"doctor-{name}", command, environment)
+        ensure(code == expected, f"doctor, {name}: ended with {code}, not {expected}: {output[-1500:]}")
+        ensure(named in output, f"doctor, {name}: does not name {named}: {output[-1500:]}")
+        ensure(wrong_token not in output, f"doctor, {name}: prints the token")
+
+
+def basic_auth(world: World) -> None:
+    """User name and password for the backend."""
+    api = world.api
+    password = world.secrets["basic auth password"] = "pa ss:wörd"
+    token = world.secrets["legacy token"]
+    backend = world.start_groundling("basic-auth", token, BASIC_AUTH_USER="user", BASIC_AUTH_PASS=password)
+    project = api.project("basic auth")
+    [task] = api.upload(project, SHAPES)
+    credentials = {"auth_method": "BASIC_AUTH", "basic_auth_user": "user", "basic_auth_pass": password}
+    wrong = [{"auth_method": "NONE"}, credentials | {"basic_auth_pass": "password"}]
+    for attempt in wrong:
+        answer = api.send("POST", "/api/ml", json=api.connection(project, backend) | attempt)
+        ensure(answer.status_code == 400, f"wrong credentials: {answer.status_code} {answer.text[:500]}")
+        ensure("authentication" in answer.text.lower(), f"wrong credentials: {answer.text[:500]}")
+    connected = api.connect(project, backend, **credentials)
+    check_regions("basic auth, test request", drawn(api.test_request(connected["id"])))
+    check_regions("basic auth", api.suggest(connected["id"], task, prompt_context(PROMPT)))
+    backend.stop()

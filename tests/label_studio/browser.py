@@ -1,0 +1,198 @@
+"""Label Studio's page in headless Chromium."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any, List, Tuple
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Request, Response, sync_playwright
+from studio import PASSWORD, USER, ensure
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+TIMEOUT_MS = 45_000
+INTERACTIVE = "/interactive-annotating"
+# everything the labeling editor has drawn, as its own store tells it
+STORE = """() => {
+  const annotation = Htx.annotationStore.selected;
+  const seen = (region) => ({
+    type: region.results[0].type, labels: [...(region.labels || [])], score: region.score,
+    hasMask: region.type === "brushregion" && !!(region.rle && region.rle.length)
+  });
+  return {
+    suggestions: [...annotation.suggestions.values()].map(seen),
+    regions: annotation.regions.filter((region) => region.type).map(seen),
+  };
+}"""
+
+
+class Browser:
+    """The user's page: logged in once, one task at a time."""
+
+    def __init__(self, host: str, folder: Path) -> None:
+        self.host, self.folder = host, folder
+        self.contexts: List[Any] = []
+        self.errors: List[str] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        self.playwright = sync_playwright().start()
+        self.chromium = self.playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, headless=True)
+        self.page = self.chromium.new_page(viewport={"width": 1500, "height": 1250})
+        self.page.set_default_timeout(TIMEOUT_MS)
+        self.page.route(lambda url: not url.startswith((host, "blob:", "data:")), lambda route: route.abort())
+        self.page.on("request", self.note_request)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(f"{host}/user/login/")
+        self.page.fill("input[name=email]", USER)
+        self.page.fill("input[name=password]", PASSWORD)
+        self.page.click("button[type=submit]")
+        self.page.wait_for_url(lambda url: "login" not in url)
+
+    def note_request(self, request: Request) -> None:
+        """Keeps the contexts that the page sends to the backend."""
+        if INTERACTIVE in request.url:
+            self.contexts.append(request.post_data_json["context"])
+
+    def close(self) -> None:
+        """Ends Chromium."""
+        self.chromium.close()
+        self.playwright.stop()
+
+    def screenshot(self, name: str) -> None:
+        """The page as a PNG."""
+        self.page.screenshot(path=self.folder / f"{name}.png")
+
+    def open_task(self, project: int, task: int) -> None:
+        """The task in the data manager, once its picture is drawn."""
+        self.contexts.clear()
+        self.errors.clear()
+        self.page.goto(f"{self.host}/projects/{project}/data?task={task}")
+        self.page.wait_for_selector("[data-testid=textarea-control]")
+        self.page.wait_for_function(
+            "task => typeof Htx === 'object' && Htx.task && Htx.task.id === task && Htx.annotationStore.selected",
+            arg=task,
+        )
+        self.page.wait_for_function("(document.querySelector('.lsf-image img') || {}).naturalWidth > 0")
+        self.page.wait_for_selector(".konvajs-content canvas")
+        self.settle()
+
+    def settle(self) -> None:
+        """Until two screenshots of the picture in a row are the same."""
+        last = None
+        for _ in range(40):
+            now = self.picture()
+            if last is not None and now.shape == last.shape and (now == last).all():
+                return
+            last = now
+            self.page.wait_for_timeout(250)
+
+    def picture(self) -> np.ndarray:
+        """What is drawn of the picture, as pixels."""
+        png = self.page.locator(".konvajs-content").screenshot(animations="disabled")
+        return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(np.int16)
+
+    def natural_size(self) -> Tuple[int, int]:
+        """Width and height of the picture for the browser."""
+        image = "document.querySelector('.lsf-image img')"
+        return tuple(self.page.evaluate(f"[{image}.naturalWidth, {image}.naturalHeight]"))
+
+    def store(self) -> dict:
+        """Suggestions and regions of the open annotation."""
+        return self.page.evaluate(STORE)
+
+    def auto_annotation(self) -> None:
+        """Switches Auto-Annotation on, which the browser remembers."""
+        if not self.page.evaluate("Htx.autoAnnotation"):
+            self.page.click("label:has([data-testid=bottombar-auto-annotation-toggle])")
+        self.page.wait_for_function("Htx.autoAnnotation")
+
+    def type_prompt(self, text: str) -> dict:
+        """Types a prompt and presses Add: the answer as the page got it, once its suggestions are drawn."""
+        self.page.fill("[data-testid=textarea-input]", text)
+        with self.page.expect_response(lambda response: INTERACTIVE in response.url) as waiting:
+            self.page.click("[data-testid=textarea-add-button]")
+        return self.suggestions(waiting.value)
+
+    def suggestions(self, response: Response) -> dict:
+        """The answer of an interactive request, once its suggestions are drawn."""
+        answer = response.json()
+        ensure("data" in answer and answer["data"]["result"], f"the page got no regions: {json.dumps(answer)[:500]}")
+        self.page.wait_for_function("Htx.annotationStore.selected.suggestions.size > 0")
+        self.settle()
+        return answer["data"]
+
+    def suggestion_count(self) -> str:
+        """What the bottom bar says of suggestions."""
+        return self.page.inner_text(".lsf-auto-accept__info")
+
+    def accept_all(self) -> None:
+        """Accepts all suggestions."""
+        self.page.click("[data-testid=bottombar-accept-suggestions-button]")
+        self.page.wait_for_function("Htx.annotationStore.selected.suggestions.size === 0")
+        self.settle()
+
+    def outliner(self) -> List[str]:
+        """The lines of the region list."""
+        lines = self.page.locator(".lsf-outliner-item__content").all_inner_texts()
+        return [" ".join(line.split()) for line in lines]
+
+    def save(self, button: str) -> dict:
+        """Presses Submit or Update; the annotation as Label Studio answers it.
+
+        With Auto-Annotation on the page then sends a request without regions; its answer is awaited too.
+        """
+
+        def saved(response: Response) -> bool:
+            return (
+                response.request.method in ("POST", "PATCH")
+                and "/annotations" in response.url
+                and "draft" not in response.url
+            )
+
+        page, before = self.page, len(self.contexts)
+        with page.expect_response(lambda response: INTERACTIVE in response.url) as echo:
+            with page.expect_response(saved) as waiting:
+                page.click(f"[data-testid=bottombar-{button}-button]")
+        ensure(waiting.value.ok, f"{button}: {waiting.value.status} {waiting.value.text()[:300]}")
+        sent = self.contexts[before:]
+        ensure(sent == [{"result": []}], f"after {button} the page sent {json.dumps(sent)[:300]}")
+        answer = echo.value.json()
+        ensure("errors" not in answer, f"after {button} the backend failed: {answer}")
+        ensure(not answer["data"]["result"], f"after {button} the backend found regions: {summary_of(answer)}")
+        page.wait_for_selector("[data-testid=bottombar-update-button]")
+        self.settle()
+        return waiting.value.json()
+
+    def relabel_rectangle(self, labels: Tuple[str, ...]) -> None:
+        """Selects the last rectangle in the region list and gives it one label after the other."""
+        self.page.locator(".lsf-tree__node_type_rectangleregion").last.click()
+        for label in labels:
+            self.page.locator(".lsf-labels").first.get_by_text(label, exact=True).click()
+            self.page.wait_for_timeout(200)
+
+    def smart_rectangle(self, label: str, box: Tuple[float, float, float, float]) -> dict:
+        """Draws a rectangle with the smart tool, in shares of the picture: the answer as the page got it."""
+        self.page.locator(".lsf-labels", has_text=label).first.get_by_text(label, exact=True).click()
+        self.page.locator(".lsf-toolbar .lsf-tool_smart").first.click()
+        frame = self.page.locator(".konvajs-content").bounding_box()
+        at = [(frame["x"] + x * frame["width"], frame["y"] + y * frame["height"]) for x, y in (box[:2], box[2:])]
+        mouse = self.page.mouse
+        with self.page.expect_response(lambda response: INTERACTIVE in response.url) as waiting:
+            mouse.move(*at[0])
+            mouse.down()
+            mouse.move(*at[1], steps=8)
+            mouse.up()
+        return self.suggestions(waiting.value)
+
+    def check_errors(self, what: str) -> None:
+        """No script of the page failed since the task was opened."""
+        ensure(not self.errors, f"{what}: errors in the page: {self.errors[:3]}")
+
+
+def summary_of(answer: dict) -> str:
+    """An answer's regions, in short."""
+    return str([region["type"] for region in answer["data"]["result"]])

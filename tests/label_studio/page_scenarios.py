@@ -1,0 +1,231 @@
+"""What a user sees and does in the page."""
+
+from typing import List, Sequence, Tuple
+
+import numpy as np
+import pictures
+from api import CONFIG, LABELS, PROMPT, SHAPES, SMART_CONFIG, prompt_context
+from browser import Browser
+from regions import (
+    by_label,
+    check_prediction,
+    check_regions,
+    drawn,
+    iou,
+    mask_box,
+    mask_of,
+    pairs,
+    rectangle_box,
+    summary,
+)
+from studio import World, ensure, until
+
+# where the red circle is, in shares of the picture
+CIRCLE_BOX = (0.645, 0.590, 0.935, 0.975)
+CIRCLE_CENTRE = (0.79, 0.78)
+
+
+def page_of(world: World) -> Browser:
+    """The browser, logged in."""
+    if world.browser is None:
+        world.browser = Browser(world.studio.url, world.out / "screenshots")
+    return world.browser
+
+
+def seen(regions: Sequence[dict]) -> List[Tuple[str, str]]:
+    """Type and label of the regions in the page's store, which must all have what it takes to be drawn."""
+    for region in regions:
+        ensure(region["type"] != "brushlabels" or region["hasMask"], f"a brush region without a mask: {region}")
+        ensure(len(region["labels"]) == 1, f"a region with the labels {region['labels']}")
+    return sorted((region["type"], region["labels"][0]) for region in regions)
+
+
+def changed(before: np.ndarray, after: np.ndarray, box: Tuple[float, ...]) -> float:
+    """The share of pixels that differ between two screenshots in a box, given in shares of the picture."""
+    ensure(before.shape == after.shape, f"the picture's size changed: {before.shape} and {after.shape}")
+    height, width, _ = before.shape
+    x0, x1 = int(box[0] * width), int(box[2] * width)
+    y0, y1 = int(box[1] * height), int(box[3] * height)
+    return float((np.abs(after - before).max(axis=2) > 12)[y0:y1, x0:x1].mean())
+
+
+def check_drawn(what: str, before: np.ndarray, after: np.ndarray, rectangles: dict) -> None:
+    """The canvas shows something where the regions are, and nothing far from them."""
+    for label, region in rectangles.items():
+        value = region["value"]
+        x, y = value["x"] / 100, value["y"] / 100
+        share = changed(before, after, (x, y, x + value["width"] / 100, y + value["height"] / 100))
+        ensure(share > 0.5, f"{what}: only {share:.0%} of the pixels changed where {label} is")
+    share = changed(before, after, (0, 0, 0.9, 0.5))
+    ensure(share < 0.02, f"{what}: {share:.0%} of the pixels changed where nothing was found")
+
+
+def connect(world: World) -> None:
+    """A backend is connected, tells its version, and answers the test request."""
+    api = world.api
+    project = api.project("connect")
+    api.upload(project, SHAPES)
+    connected = api.connect(project, world.legacy)
+    ensure(connected["is_interactive"], f"not interactive: {connected}")
+    check_regions("test request", drawn(api.test_request(connected["id"])))
+
+
+def browser(world: World) -> None:
+    """Typed prompt, suggestions, accept, submit, update."""
+    api, page = world.api, page_of(world)
+    project = api.project("typed prompt")
+    [task] = api.upload(project, SHAPES)
+    api.connect(project, world.legacy)
+
+    page.open_task(project, task)
+    page.auto_annotation()
+    page.settle()
+    before = page.picture()
+    page.screenshot("browser-1-open")
+    answer = page.type_prompt(PROMPT)
+    page.screenshot("browser-2-suggestions")
+    check_regions("typed prompt", answer["result"])
+    ensure([context["result"][0]["value"] for context in page.contexts] == [{"text": [PROMPT]}], str(page.contexts))
+    store = page.store()
+    ensure(seen(store["suggestions"]) == pairs(), f"suggestions in the page: {store['suggestions']}")
+    ensure(store["regions"] == [], f"regions in the page before accepting: {store['regions']}")
+    ensure(page.suggestion_count() == "4 suggestions", f"the bottom bar says {page.suggestion_count()!r}")
+    rectangles = by_label(answer["result"], "rectanglelabels")
+    check_drawn("suggestions", before, page.picture(), rectangles)
+
+    page.accept_all()
+    page.screenshot("browser-3-accepted")
+    store = page.store()
+    ensure(seen(store["regions"]) == pairs(), f"regions in the page after accepting: {store['regions']}")
+    lines = page.outliner()
+    ensure(len(lines) == 4 and all(any(label in line for label in LABELS) for line in lines), f"region list: {lines}")
+    check_drawn("accepted regions", before, page.picture(), rectangles)
+
+    page.save("submit")
+    page.screenshot("browser-4-submitted")
+    [annotation] = api.annotations(task)
+    ensure(summary(annotation["result"]) == sorted([("textarea",), *pairs()]), f"saved: {annotation['result']}"[:600])
+    check_regions("saved annotation", drawn(annotation["result"]))
+    scores = {region["id"]: region["score"] for region in answer["result"]}
+    for region in drawn(annotation["result"]):
+        ensure(abs(region["score"] - scores[region["id"]]) < 1e-6, f"the score of {region['id']} was not kept")
+    check_prediction("saved annotation", {"result": drawn(annotation["result"])}, CONFIG)
+    # the page then sent a context without regions, whose answer changes nothing
+    store = page.store()
+    ensure(store["suggestions"] == [] and seen(store["regions"]) == pairs(), f"in the page after Submit: {store}")
+
+    # the label away and back again: Update is only enabled after a change
+    rectangles = [region for region in annotation["result"] if region["type"] == "rectanglelabels"]
+    [label] = rectangles[-1]["value"]["rectanglelabels"]
+    [other] = set(LABELS) - {label}
+    page.relabel_rectangle((other, label))
+    page.save("update")
+    page.screenshot("browser-5-updated")
+    [updated] = api.annotations(task)
+    ensure(updated["id"] == annotation["id"], "Update made another annotation")
+    ids = [sorted(region["id"] for region in version["result"]) for version in (annotation, updated)]
+    ensure(ids[0] == ids[1] and len(set(ids[1])) == 5, f"regions before and after Update: {ids}")
+    check_regions("updated annotation", drawn(updated["result"]))
+    ensure(api.predictions(task) == [], "typing a prompt stored predictions")
+    page.check_errors("typed prompt")
+
+
+def exif(world: World) -> None:
+    """A JPEG that lies on its side: regions are those of the upright picture."""
+    api, page = world.api, page_of(world)
+    project = api.project("EXIF orientation")
+    plain, turned = api.upload(project, SHAPES, pictures.turned(world.out / "pictures/turned.jpg"))
+    connected = api.connect(project, world.legacy)
+    expected = by_label(api.suggest(connected["id"], plain, prompt_context(PROMPT)), "rectanglelabels")
+
+    page.open_task(project, turned)
+    page.auto_annotation()
+    before = page.picture()
+    answer = page.type_prompt(PROMPT)
+    page.screenshot("exif-suggestions")
+    check_regions("EXIF", answer["result"], size=page.natural_size())
+    ensure(page.natural_size() == (640, 480), f"the browser did not turn the picture: {page.natural_size()}")
+    ensure(seen(page.store()["suggestions"]) == pairs(), "EXIF: other suggestions in the page than in the answer")
+    found = by_label(answer["result"], "rectanglelabels")
+    check_drawn("EXIF", before, page.picture(), found)
+    for label in LABELS:
+        for key in ("x", "y", "width", "height"):
+            values = expected[label]["value"][key], found[label]["value"][key]
+            ensure(abs(values[0] - values[1]) < 1.5, f"EXIF: {key} of {label}: {values[0]} upright, {values[1]} turned")
+    page.check_errors("EXIF")
+
+
+def smart(world: World) -> None:
+    """Smart keypoint and smart rectangle: a mask with the tool's label."""
+    api, page = world.api, page_of(world)
+    project = api.project("smart tools", SMART_CONFIG)
+    task, other = api.upload(project, SHAPES, SHAPES)
+    ml = api.connect(project, world.legacy)["id"]
+    x, y = (100 * share for share in CIRCLE_CENTRE)
+    point = {"x": x, "y": y, "width": 0.23, "labels": ["Red Circle"], "keypointlabels": ["Red Circle"]}
+    left, top, right, bottom = (100 * share for share in CIRCLE_BOX)
+    box = {"x": left, "y": top, "width": right - left, "height": bottom - top, "rotation": 0}
+    common = {"original_width": 640, "original_height": 480, "image_rotation": 0, "to_name": "image"}
+    keypoint = {"value": point, "is_positive": True, "id": "cxvSijQTlr", "from_name": "point", "type": "keypointlabels"}
+    rectangle = {"value": box | {"rectanglelabels": ["Red Circle"]}, "id": "5nWIeItrpA", "from_name": "label"}
+    for region in (keypoint, rectangle | {"type": "rectanglelabels"}):
+        check_smart(api.suggest(ml, task, {"result": [common | region | {"origin": "manual"}]}), region["type"])
+
+    page.open_task(project, other)
+    page.auto_annotation()
+    answer = page.smart_rectangle("Red Circle", CIRCLE_BOX)
+    page.screenshot("smart-1-rectangle")
+    check_smart(answer["result"], "smart rectangle in the page")
+    ensure(seen(page.store()["suggestions"]) == [("brushlabels", "Red Circle")], f"suggestions: {page.store()}")
+    page.accept_all()
+    page.screenshot("smart-2-accepted")
+    # the page takes the rectangle that was drawn away again
+    ensure(seen(page.store()["regions"]) == [("brushlabels", "Red Circle")], f"accepted: {page.store()}")
+    page.check_errors("smart rectangle")
+
+
+def check_smart(regions: list, what: str) -> None:
+    """One mask of the red circle, with its label."""
+    ensure(summary(regions) == [("brushlabels", "Red Circle")], f"{what}: {summary(regions)}")
+    ensure(regions[0]["from_name"] == "label2", f"{what}: a brush region of {regions[0]['from_name']}")
+    check_prediction(what, {"result": regions}, SMART_CONFIG)
+    mask = mask_of(regions[0])
+    x, y = int(CIRCLE_CENTRE[0] * mask.shape[1]), int(CIRCLE_CENTRE[1] * mask.shape[0])
+    ensure(mask[y, x], f"{what}: the mask does not hold the circle's centre")
+    width, height = mask.shape[::-1]
+    box = (CIRCLE_BOX[0] * width, CIRCLE_BOX[1] * height, CIRCLE_BOX[2] * width, CIRCLE_BOX[3] * height)
+    overlap = iou(box, mask_box(mask))
+    ensure(overlap > 0.5, f"{what}: mask and circle overlap by {overlap:.2f} only")
+
+
+def memory(world: World) -> None:
+    """A prompt typed for one task pre-annotates the next one that is opened, as Label Studio is set by default."""
+    api, page = world.api, page_of(world)
+    project = api.project("prompt memory", preannotate=None)
+    settings = api.get(f"/api/projects/{project}")
+    ensure(settings["show_collab_predictions"], "opening a task does not ask for predictions by default")
+    first, second = api.upload(project, *pictures.varied(world.out / "pictures/memory", 2))
+    api.connect(project, world.legacy)
+
+    page.open_task(project, first)
+    page.auto_annotation()
+    answer = page.type_prompt("red circle.")
+    page.screenshot("memory-1-typed")
+    ensure(summary(answer["result"]) == pairs(LABELS[:1]), f"typed: {summary(answer['result'])}")
+
+    ensure(api.predictions(second) == [], "the second task has predictions before it is opened")
+    page.open_task(project, second)
+    page.screenshot("memory-2-next-task")
+    predictions = until("a prediction for the opened task", lambda: api.predictions(second))
+    # opened twice at the same time, the page makes Label Studio store the same prediction twice
+    results = [drawn(prediction["result"]) for prediction in predictions]
+    for result in results:
+        ensure(summary(result) == pairs(LABELS[:1]), f"next task: {summary(result)}, not the typed prompt's regions")
+        check_regions("next task", result, LABELS[:1], page.natural_size())
+        check_prediction("next task", {"result": result}, CONFIG)
+    store = page.store()
+    ensure(seen(store["regions"]) == pairs(LABELS[:1]), f"next task in the page: {store}")
+    both = (answer["result"], results[0])
+    boxes = [rectangle_box(by_label(result, "rectanglelabels")[LABELS[0]]) for result in both]
+    ensure(iou(*boxes) < 0.9, "next task: the first task's places were given again")
+    page.check_errors("prompt memory")

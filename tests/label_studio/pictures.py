@@ -1,0 +1,45 @@
+"""Pictures made from examples/images/shapes.png."""
+
+import base64
+from pathlib import Path
+from typing import List
+
+from api import SHAPES
+from PIL import Image, ImageOps
+from studio import ensure
+
+ORIENTATION, TURN_RIGHT = 0x0112, 6
+
+
+def varied(folder: Path, count: int, first: int = 0) -> List[Path]:
+    """Pictures that differ a little: cropped at the edges, every other one mirrored."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = Image.open(SHAPES).convert("RGB")
+    paths = []
+    for number in range(first, first + count):
+        picture = shapes.crop((number % 20, number, shapes.width - number % 7, shapes.height - number % 3))
+        if number % 2:
+            picture = ImageOps.mirror(picture)
+        paths.append(folder / f"shapes {number:02}.png")
+        picture.save(paths[-1], compress_level=1)
+    return paths
+
+
+def turned(path: Path) -> Path:
+    """A JPEG whose stored pixels lie on their side and whose EXIF tag says how to turn them upright."""
+    shapes = Image.open(SHAPES).convert("RGB")
+    exif = Image.Exif()
+    exif[ORIENTATION] = TURN_RIGHT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shapes.transpose(Image.Transpose.ROTATE_90).save(path, quality=97, exif=exif)
+    stored = Image.open(path)
+    upright = ImageOps.exif_transpose(stored)
+    ensure(stored.size == shapes.size[::-1] and upright.size == shapes.size, f"{path} is not turned")
+    return path
+
+
+def data_uri(path: Path) -> str:
+    """The picture itself as an address, as a JPEG to be short."""
+    jpeg = path.with_suffix(".uri.jpg")
+    Image.open(path).save(jpeg, quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.read_bytes()).decode("ascii")

@@ -1,0 +1,87 @@
+"""What regions must be like."""
+
+from typing import Dict, Iterable, List, Sequence, Tuple
+
+import numpy as np
+from api import LABELS
+from label_studio_sdk.converter.brush import decode_rle
+from label_studio_sdk.label_interface import LabelInterface
+from studio import ensure
+
+Box = Tuple[float, float, float, float]
+KINDS = ("rectanglelabels", "brushlabels")
+
+
+def summary(regions: Iterable[dict]) -> List[Tuple[str, ...]]:
+    """Type and labels of each region, sorted."""
+    return sorted((region["type"], *region["value"].get(region["type"], ())) for region in regions)
+
+
+def pairs(labels: Sequence[str] = LABELS) -> List[Tuple[str, ...]]:
+    """The summary of a rectangle and a mask per label."""
+    return sorted((kind, label) for kind in KINDS for label in labels)
+
+
+def drawn(regions: Iterable[dict]) -> List[dict]:
+    """The regions without the prompt's text."""
+    return [region for region in regions if region["type"] != "textarea"]
+
+
+def mask_of(region: dict) -> np.ndarray:
+    """A brush region's mask, height x width, decoded by Label Studio's own decoder."""
+    width, height = region["original_width"], region["original_height"]
+    values = decode_rle(region["value"]["rle"])
+    ensure(len(values) == width * height * 4, f"a mask of {len(values)} values, not {width}x{height}x4")
+    mask = np.asarray(values).reshape(height, width, 4)
+    ensure(set(np.unique(mask)) <= {0, 255}, f"mask values {np.unique(mask)}")
+    ensure((mask == mask[:, :, :1]).all(), "the four channels of a mask differ")
+    return mask[:, :, 3] == 255
+
+
+def mask_box(mask: np.ndarray) -> Box:
+    """The box around a mask, in pixels."""
+    ensure(mask.any(), "an empty mask")
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+
+
+def rectangle_box(region: dict) -> Box:
+    """A rectangle region's box, in pixels."""
+    value, width, height = region["value"], region["original_width"] / 100, region["original_height"] / 100
+    x, y = value["x"] * width, value["y"] * height
+    return x, y, x + value["width"] * width, y + value["height"] * height
+
+
+def iou(one: Box, other: Box) -> float:
+    """The overlap of two boxes, 0 to 1."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    common = max(width, 0) * max(height, 0)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return common / (areas - common)
+
+
+def by_label(regions: Iterable[dict], kind: str) -> Dict[str, dict]:
+    """Regions of a kind by their label."""
+    return {region["value"][kind][0]: region for region in regions if region["type"] == kind}
+
+
+def check_regions(what: str, regions: list, labels: Sequence[str] = LABELS, size: Tuple[int, int] = (640, 480)) -> None:
+    """A rectangle and a mask that agree for each label, of a picture of that size, with scores and ids of their own."""
+    ensure(summary(regions) == pairs(labels), f"{what}: {summary(regions)} and not {pairs(labels)}")
+    ids = [region["id"] for region in regions]
+    ensure(len(set(ids)) == len(ids), f"{what}: ids twice: {ids}")
+    for region in regions:
+        found = (region["original_width"], region["original_height"])
+        ensure(found == size, f"{what}: a region of a picture of {found}, not {size}")
+        ensure(0 < (region.get("score") or 0) <= 1, f"{what}: score {region.get('score')} of a {region['type']}")
+    rectangles, brushes = by_label(regions, "rectanglelabels"), by_label(regions, "brushlabels")
+    for label in labels:
+        overlap = iou(rectangle_box(rectangles[label]), mask_box(mask_of(brushes[label])))
+        ensure(overlap > 0.7, f"{what}: mask and rectangle of {label} overlap by {overlap:.2f} only")
+
+
+def check_prediction(what: str, prediction: dict, config: str) -> None:
+    """Label Studio's SDK finds nothing wrong with it."""
+    problems = LabelInterface(config).validate_prediction(prediction, return_errors=True)
+    ensure(problems == [], f"{what}: {problems}")

@@ -1,0 +1,232 @@
+"""Label Studio and groundling as processes of this check, and Label Studio's API as its user."""
+
+import functools
+import http.server
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Optional, Tuple
+
+import requests
+
+ROOT = Path(__file__).resolve().parents[2]
+GROUNDLING = Path(os.environ.get("GROUNDLING_BIN", ROOT / "target/release/groundling")).resolve()
+USER, PASSWORD = "user@example.com", "a long password"
+HEALTH_SECONDS, STUDIO_SECONDS = 60, 240
+
+
+class CheckFailed(Exception):
+    """Something is not as it should be; the message says what."""
+
+
+def ensure(condition: Any, message: str) -> None:
+    """The condition, or the end of the check."""
+    if not condition:
+        raise CheckFailed(message)
+
+
+def until(what: str, probe: Callable[[], Any], seconds: float = 30, pause: float = 0.3) -> Any:
+    """The probe's first answer that is true."""
+    end = time.monotonic() + seconds
+    while True:
+        answer = probe()
+        if answer:
+            return answer
+        ensure(time.monotonic() < end, f"{what}: not in {seconds} s")
+        time.sleep(pause)
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class Process:
+    """A server on 127.0.0.1 and its log."""
+
+    name: str
+    url: str
+    environment: dict
+    log: Path
+    running: subprocess.Popen
+
+    def log_text(self) -> str:
+        """Everything it logged so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def wait_for_health(self, seconds: float, ready: Callable[[dict], bool] = lambda health: True) -> None:
+        """Until `/health` answers 200 with a body that is ready."""
+
+        user, password = (self.environment.get(f"BASIC_AUTH_{part}", "") for part in ("USER", "PASS"))
+        # UTF-8 here, Latin-1 when Label Studio sends them: both must work
+        credentials = (user.encode(), password.encode()) if user else None
+
+        def probe() -> bool:
+            code = self.running.poll()
+            ensure(code is None, f"{self.name} ended with {code}; see {self.log}")
+            try:
+                answer = requests.get(f"{self.url}/health", auth=credentials, timeout=2)
+                return answer.status_code == 200 and ready(answer.json())
+            except requests.RequestException:
+                return False
+
+        until(f"{self.name} at {self.url}/health", probe, seconds, pause=0.5)
+
+    def stop(self) -> None:
+        """Ends it and its children."""
+        if self.running.poll() is None:
+            os.killpg(self.running.pid, signal.SIGTERM)
+            try:
+                self.running.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.running.pid, signal.SIGKILL)
+                self.running.wait(10)
+
+
+@dataclass
+class World:
+    """What the scenarios share: the folder of the results, the servers, and the secrets no log may hold."""
+
+    out: Path
+    studio: Optional[Process] = None
+    legacy: Optional[Process] = None
+    pat: Optional[Process] = None
+    api: Any = None
+    browser: Any = None
+    secrets: dict = field(default_factory=dict)
+    processes: list = field(default_factory=list)
+    images: Optional[http.server.ThreadingHTTPServer] = None
+
+    @property
+    def files(self) -> Path:
+        """Label Studio's document root for local files."""
+        return self.out / "files"
+
+    @property
+    def logs(self) -> Path:
+        """Where every process' log goes."""
+        return self.out / "logs"
+
+    def spawn(self, name: str, command: list, port: int, environment: dict) -> Process:
+        """A server in a process group of its own."""
+        log = self.logs / f"{name}.log"
+        with log.open("w") as sink:
+            running = subprocess.Popen(
+                [str(part) for part in command],
+                env=os.environ | environment,
+                cwd=self.out,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+            )
+        process = Process(name, f"http://127.0.0.1:{port}", environment, log, running)
+        self.processes.append(process)
+        return process
+
+    def start_label_studio(self) -> None:
+        """Label Studio with one user whose legacy token is known, local files, and leave to reach local backends."""
+        port, data = free_port(), self.out / "data"
+        self.files.mkdir(parents=True, exist_ok=True)
+        self.secrets["legacy token"] = secrets.token_hex(20)
+        environment = {
+            "ML_BLOCK_LOCAL_IP": "false",
+            "SSRF_PROTECTION_ENABLED": "false",
+            "COLLECT_ANALYTICS": "false",
+            "LATEST_VERSION_CHECK": "false",
+            "SENTRY_DSN": "",
+            "FRONTEND_SENTRY_DSN": "",
+            "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+            "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(self.files),
+            "LABEL_STUDIO_BASE_DATA_DIR": str(data),
+            "LABEL_STUDIO_HOST": f"http://127.0.0.1:{port}",
+        }
+        program = Path(sys.executable).with_name("label-studio")
+        command = [
+            program,
+            "start",
+            "--no-browser",
+            "--internal-host",
+            "127.0.0.1",
+            "--port",
+            port,
+            "--data-dir",
+            data,
+            "--username",
+            USER,
+        ]
+        command += ["--password", PASSWORD, "--user-token", self.secrets["legacy token"]]
+        self.studio = self.spawn("label-studio", command, port, environment)
+
+    def groundling_environment(self, name: str, token: str, port: int) -> dict:
+        """The settings of a groundling on the demo models, with a model folder of its own."""
+        models = self.out / "models" / name
+        models.mkdir(parents=True, exist_ok=True)
+        return {
+            "PORT": str(port),
+            "LABEL_STUDIO_HOST": self.studio.url,
+            "LABEL_STUDIO_ACCESS_TOKEN": token,
+            "MODEL_DIR": str(models),
+            "ALLOWED_IMAGE_HOSTS": "127.0.0.1",
+            "LOG_LEVEL": "debug",
+        }
+
+    def start_groundling(self, name: str, token: str, **more: str) -> Process:
+        """A groundling whose models are loaded."""
+        port = free_port()
+        environment = self.groundling_environment(name, token, port) | more
+        process = self.spawn(f"groundling-{name}", [GROUNDLING], port, environment)
+        process.wait_for_health(HEALTH_SECONDS, lambda health: health.get("models") == "ready")
+        return process
+
+    def run_groundling(self, log: str, arguments: list, environment: dict, seconds: float = 120) -> Tuple[int, str]:
+        """A groundling command that ends: its exit code and output, which is kept as a log."""
+        command = [str(part) for part in [GROUNDLING, *arguments]]
+        path = self.logs / f"groundling-{log}.log"
+        with path.open("w") as sink:
+            running = subprocess.Popen(
+                command, env=os.environ | environment, cwd=self.out, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+            )
+            try:
+                code = running.wait(seconds)
+            except subprocess.TimeoutExpired:
+                running.kill()
+                running.wait(10)
+                raise CheckFailed(f"groundling {' '.join(command[1:])}: still running after {seconds} s; see {path}")
+        return code, path.read_text(encoding="utf-8", errors="replace")
+
+    def serve_images(self, folder: Path) -> str:
+        """The address of a web server for a folder."""
+        handler = functools.partial(QuietHandler, directory=str(folder))
+        self.images = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=self.images.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self.images.server_port}"
+
+    def stop(self) -> None:
+        """Ends everything that was started, the last first."""
+        try:
+            if self.browser is not None:
+                self.browser.close()
+            if self.images is not None:
+                self.images.shutdown()
+        finally:
+            for process in reversed(self.processes):
+                process.stop()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Files of a folder, without a line per request."""
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
