@@ -18,6 +18,6 @@ USER groundling
 ENV BIND_ADDRESS=0.0.0.0 PORT=9090 MODEL_DIR=/models
 VOLUME /models
 EXPOSE 9090
-HEALTHCHECK --interval=10s --timeout=3s CMD curl --fail --silent "http://127.0.0.1:${PORT}/health"
+HEALTHCHECK --interval=10s --timeout=3s CMD curl --fail --silent "http://127.0.0.1:${PORT}/ready"
 ENTRYPOINT ["groundling"]
 CMD ["serve"]
