@@ -38,10 +38,10 @@ impl Command {
     /// How it logs, and how much where nothing is said.
     pub fn log(&self) -> (&LogArgs, &'static str) {
         match self {
-            Self::Serve(args) => (&args.log, "info"),
+            Self::Serve(args) => (&args.road.log, "info"),
             Self::Predict(args) => (&args.log, "warn"),
-            Self::Annotate(args) => (&args.log, "warn"),
-            Self::Doctor(args) => (&args.log, "error"),
+            Self::Annotate(args) => (&args.road.log, "warn"),
+            Self::Doctor(args) => (&args.road.log, "error"),
         }
     }
 }
@@ -52,6 +52,14 @@ impl Command {
 pub struct ServeArgs {
     #[command(flatten)]
     pub http: HttpArgs,
+    #[command(flatten)]
+    pub road: RoadArgs,
+}
+
+/// The road from a task of Label Studio to its regions.
+#[derive(Debug, Args)]
+#[allow(missing_docs)]
+pub struct RoadArgs {
     #[command(flatten)]
     pub media: MediaArgs,
     #[command(flatten)]
@@ -112,16 +120,7 @@ pub struct AnnotateArgs {
     pub only_unlabeled: bool,
     #[allow(missing_docs)]
     #[command(flatten)]
-    pub media: MediaArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub models: ModelArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub detection: DetectionArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub log: LogArgs,
+    pub road: RoadArgs,
 }
 
 /// `groundling doctor`.
@@ -132,16 +131,7 @@ pub struct DoctorArgs {
     pub project: Option<u64>,
     #[allow(missing_docs)]
     #[command(flatten)]
-    pub media: MediaArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub models: ModelArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub detection: DetectionArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub log: LogArgs,
+    pub road: RoadArgs,
 }
 
 /// The server.

@@ -39,7 +39,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
     if let Some(prompt) = &args.prompt {
         Prompt::parse(prompt)?;
     }
-    let label_studio = road::label_studio(&args.media)?;
+    let label_studio = road::label_studio(&args.road.media)?;
     let api = Api::new(label_studio)?;
     let project = api
         .project(args.project)
@@ -48,7 +48,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
     let config = LabelingConfig::parse(&project.label_config)
         .with_context(|| format!("project {}", project.id))?;
 
-    let memory = ProjectMemory::look(&args.models.model_dir);
+    let memory = ProjectMemory::look(&args.road.models.model_dir);
     let name = memory.name_of_number(project.id);
     let origin = Origin {
         project: name.unwrap_or_else(|| project.id.to_string()),
@@ -64,13 +64,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
     if let Some(prompt) = &args.prompt {
         memory.remember_prompt(&origin.project, prompt);
     }
-    let preannotator = Arc::new(road::preannotator(
-        &args.media,
-        args.models,
-        &args.detection,
-        memory,
-        2 * AT_ONCE,
-    )?);
+    let preannotator = Arc::new(road::preannotator(args.road, memory, 2 * AT_ONCE)?);
     let version = preannotator.version(&origin.project, Some(&config));
     let plan = preannotator.plan(&origin, config, None)?;
     let prompts: Vec<String> = plan.prompts().map(Prompt::to_string).collect();

@@ -24,7 +24,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let runtime = road::runtime()?;
     runtime.block_on(label_studio(&args, &mut findings));
     models(&args, &mut findings);
-    memory_file(&args.models.model_dir, &mut findings);
+    memory_file(&args.road.models.model_dir, &mut findings);
     println!("{SWITCHES}");
     match findings.bad {
         0 => {
@@ -65,14 +65,14 @@ impl Findings {
 }
 
 async fn label_studio(args: &DoctorArgs, findings: &mut Findings) {
-    let studio = match road::label_studio(&args.media) {
+    let studio = match road::label_studio(&args.road.media) {
         Ok(studio) => studio,
         Err(error) => return findings.bad(format!("{error:#}")),
     };
     if studio.base().is_none() {
         return findings.bad("LABEL_STUDIO_HOST is not set: it is Label Studio's address as this machine reaches it, such as http://localhost:8080");
     }
-    let (api, fetcher) = match (Api::new(studio.clone()), road::fetcher(&args.media)) {
+    let (api, fetcher) = match (Api::new(studio.clone()), road::fetcher(&args.road.media)) {
         (Ok(api), Ok(fetcher)) => (api, fetcher),
         (Err(error), _) => return findings.bad(error),
         (_, Err(error)) => return findings.bad(error),
@@ -240,7 +240,7 @@ fn connected(backend: &Backend, findings: &mut Findings) {
 /// Loads the models and runs them once.
 fn models(args: &DoctorArgs, findings: &mut Findings) {
     let free = available_memory();
-    let models = &args.models;
+    let models = &args.road.models;
     let pipeline = match Pipeline::load(models) {
         Ok(pipeline) => pipeline,
         Err(error) => return findings.bad(error),
@@ -250,7 +250,7 @@ fn models(args: &DoctorArgs, findings: &mut Findings) {
         models.detector, models.segmenter
     );
     let grey = image::RgbImage::from_pixel(640, 480, image::Rgb([128; 3]));
-    let options = args.detection.options();
+    let options = args.road.detection.options();
     let predicted = Prompt::parse("thing")
         .map_err(anyhow::Error::from)
         .and_then(|prompt| Ok(pipeline.predict(&grey, &prompt, &options, true)?));
@@ -262,7 +262,7 @@ fn models(args: &DoctorArgs, findings: &mut Findings) {
         )),
         Err(error) => findings.bad(format!("{names}: {error}")),
     }
-    if args.models.detector == crate::pipeline::checkpoints::DEMO {
+    if args.road.models.detector == crate::pipeline::checkpoints::DEMO {
         findings.odd("the demo detector knows coloured shapes only (DETECTOR)");
     }
     if let (Some(before), Some(after)) = (free, available_memory()) {

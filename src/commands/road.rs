@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::config::{DetectionArgs, MediaArgs, ModelArgs};
+use crate::config::{MediaArgs, RoadArgs};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::media::guard::AllowedHosts;
 use crate::media::{Fetcher, FetcherConfig};
@@ -30,15 +30,19 @@ pub(super) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// # Errors
 /// If a setting is wrong.
 pub(super) fn preannotator(
-    media: &MediaArgs,
-    models: ModelArgs,
-    detection: &DetectionArgs,
+    args: RoadArgs,
     memory: ProjectMemory,
     queue: usize,
 ) -> anyhow::Result<Preannotator> {
+    let RoadArgs {
+        media,
+        models,
+        detection,
+        ..
+    } = args;
     Ok(Preannotator {
-        fetcher: fetcher(media)?,
-        label_studio: label_studio(media)?,
+        fetcher: fetcher(&media)?,
+        label_studio: label_studio(&media)?,
         defaults: detection.options(),
         polygon_tolerance: detection.polygon_tolerance,
         models: version::models(&models),

@@ -11,6 +11,9 @@ use crate::config::{HttpArgs, ServeArgs};
 use crate::http::{AppState, BasicAuth, router};
 use crate::preannotation::memory::ProjectMemory;
 
+/// Label Studio's `ML_TIMEOUT_PREDICT` where nobody changed it, in seconds.
+const LABEL_STUDIO_WAITS: u64 = 100;
+
 /// Listens, loads the models, and serves until the process is told to stop.
 ///
 /// # Errors
@@ -39,11 +42,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 /// If a setting is wrong.
 pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
     let basic_auth = basic_auth(&args.http)?;
-    let queue = args.http.max_queue;
-    let memory = ProjectMemory::open(&args.models.model_dir);
-    let preannotator =
-        road::preannotator(&args.media, args.models, &args.detection, memory, queue)?;
-    match (args.media.host(), args.media.token()) {
+    let media = &args.road.media;
+    match (media.host(), media.token()) {
         (None, None) => tracing::warn!(
             "LABEL_STUDIO_HOST is not set: uploads and local files are asked for where the last /setup says, if that address works from here"
         ),
@@ -55,8 +55,15 @@ pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
         ),
         (Some(host), Some(_)) => tracing::info!(host, "Label Studio"),
     }
+    if args.http.predict_deadline_s >= LABEL_STUDIO_WAITS {
+        tracing::warn!(
+            seconds = args.http.predict_deadline_s,
+            "PREDICT_DEADLINE_S is not below the {LABEL_STUDIO_WAITS} s that Label Studio waits for a batch"
+        );
+    }
+    let memory = ProjectMemory::open(&args.road.models.model_dir);
     Ok(AppState {
-        preannotator: Arc::new(preannotator),
+        preannotator: Arc::new(road::preannotator(args.road, memory, args.http.max_queue)?),
         basic_auth,
         predict_deadline: Duration::from_secs(args.http.predict_deadline_s),
     })

@@ -20,9 +20,12 @@ pub(super) enum ApiError {
     /// The body is not what Label Studio sends.
     #[error("the request is not usable: {0}")]
     Body(String),
-    /// The task cannot be predicted.
+    /// Nothing can be predicted.
     #[error(transparent)]
     Preannotation(#[from] PreannotationError),
+    /// The one task of an interactive request cannot be predicted.
+    #[error("task {0}: {1}")]
+    Task(u64, PreannotationError),
 }
 
 impl From<LabelingError> for ApiError {
@@ -33,12 +36,15 @@ impl From<LabelingError> for ApiError {
 
 impl ApiError {
     fn status(&self) -> StatusCode {
-        match self {
-            Self::Body(_)
-            | Self::Preannotation(
-                PreannotationError::Labeling(_) | PreannotationError::Prompt(_),
-            ) => StatusCode::BAD_REQUEST,
-            Self::Preannotation(PreannotationError::Media(error)) => match error {
+        let error = match self {
+            Self::Body(_) => return StatusCode::BAD_REQUEST,
+            Self::Preannotation(error) | Self::Task(_, error) => error,
+        };
+        match error {
+            PreannotationError::Labeling(_) | PreannotationError::Prompt(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            PreannotationError::Media(error) => match error {
                 MediaError::Location(_)
                 | MediaError::Private(_)
                 | MediaError::Decode { .. }
@@ -48,7 +54,7 @@ impl ApiError {
                 | MediaError::Refused { .. }
                 | MediaError::Status { .. } => StatusCode::BAD_GATEWAY,
             },
-            Self::Preannotation(PreannotationError::Worker(error)) => match error {
+            PreannotationError::Worker(error) => match error {
                 WorkerError::Busy(_) | WorkerError::NotLoaded(_) => StatusCode::SERVICE_UNAVAILABLE,
                 WorkerError::Predict(
                     PredictError::NoSegmenter

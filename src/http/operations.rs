@@ -10,7 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use utoipa::openapi::OpenApi;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 
 use super::{AppState, error};
 use crate::pipeline::worker::Status;
@@ -52,6 +52,8 @@ pub(super) fn document(mut docs: OpenApi, state: &AppState) -> Arc<str> {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Basic));
         let components = docs.components.get_or_insert_default();
         components.add_security_scheme("basic", scheme);
+        let no_scopes: [String; 0] = [];
+        docs.security = Some(vec![SecurityRequirement::new("basic", no_scopes)]);
     }
     docs.to_json().unwrap_or_default().into()
 }

@@ -127,9 +127,13 @@ async fn interact(
     for task in tasks {
         let task = task.read(config);
         let answer = preannotator.interact(origin, config, &task, context).await;
-        if answer.is_err() {
+        let answer = answer.map_err(|error| {
             preannotator.metrics.failed();
-        }
+            match task.id {
+                Some(id) => ApiError::Task(id, error),
+                None => error.into(),
+            }
+        });
         results.push(TaskResult::Done(answer?));
     }
     Ok(results)

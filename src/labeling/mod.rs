@@ -268,9 +268,13 @@ impl Shape {
     }
 }
 
+/// The key of a task whose only value came from a storage or an upload before there was a config to name
+/// it.
+const UNNAMED: &str = "$undefined$";
+
 impl ImageTag {
     /// The image's URL in a task's data: `$key` is replaced by what the data has there, `$a.b` by what
-    /// it has under `b` of `a` where there is no key `a.b`.
+    /// it has under `b` of `a` where there is no key `a.b`; Label Studio's `$undefined$` stands for any key.
     ///
     /// # Errors
     /// If the data has no text there.
@@ -281,7 +285,8 @@ impl ImageTag {
                 let first = data.get(parts.next()?)?;
                 parts.try_fold(first, |value, part| value.get(part))
             };
-            let found = data.get(key).or_else(nested).and_then(Value::as_str);
+            let found = data.get(key).or_else(nested);
+            let found = found.or_else(|| data.get(UNNAMED)).and_then(Value::as_str);
             found
                 .filter(|text| !text.trim().is_empty())
                 .ok_or_else(|| LabelingError::NoData {

@@ -115,9 +115,8 @@ impl Fetcher {
             Location::Remote { url, otherwise } => {
                 let first = self.download(url, request).await;
                 match (first, otherwise) {
-                    (Err(MediaError::Status { url, status }), Some(other)) => {
-                        let second = self.download(other, request).await;
-                        second.map_err(|_| MediaError::Status { url, status })
+                    (Err(first @ MediaError::Status { .. }), Some(other)) => {
+                        self.download(other, request).await.map_err(|_| first)
                     }
                     (first, _) => first,
                 }
@@ -146,6 +145,19 @@ impl Fetcher {
             let target = response.headers().get(LOCATION);
             let target = target.and_then(|target| target.to_str().ok());
             let next = target.and_then(|target| url.join(target).ok());
+            if let Some(next) = &next
+                && request.label_studio.owns(&url)
+                && !request.label_studio.owns(next)
+                && (next.host_str(), next.path()) == (url.host_str(), url.path())
+            {
+                return Err(MediaError::Unreachable {
+                    url: describe(&url, request.label_studio),
+                    reason: format!(
+                        "Label Studio has moved to {}: set LABEL_STUDIO_HOST to that address",
+                        next.origin().ascii_serialization()
+                    ),
+                });
+            }
             url = next
                 .filter(|next| matches!(next.scheme(), "http" | "https"))
                 .ok_or_else(|| MediaError::Unreachable {
@@ -214,6 +226,7 @@ impl Fetcher {
             return Err(MediaError::Status {
                 url: name(),
                 status: status.as_u16(),
+                hint: missing_hint(url, studio),
             });
         }
         let limit = self.config.max_bytes;
@@ -232,6 +245,22 @@ impl Fetcher {
     }
 }
 
+/// What a failing path of Label Studio usually means.
+fn missing_hint(url: &Url, studio: &LabelStudio) -> &'static str {
+    let path = url.path();
+    if !studio.owns(url) {
+        ""
+    } else if path.contains("/data/local-files") {
+        ": is the file there, does the project have a local storage for its folder, and does Label Studio serve local files (LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED, LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT)?"
+    } else if path.contains("/resolve/") {
+        ": does the project have a cloud storage for it, with credentials that work?"
+    } else if path.contains("/data/upload/") {
+        ": Label Studio does not have this upload (any more)"
+    } else {
+        ""
+    }
+}
+
 fn host_of(base: &str) -> Option<String> {
     Url::parse(base).ok()?.host_str().map(str::to_owned)
 }
@@ -245,9 +274,14 @@ fn failed(error: reqwest::Error, url: &Url, studio: &LabelStudio) -> MediaError 
         }
         source = cause.source();
     }
+    let hint = if studio.owns(url) && error.is_connect() {
+        "; LABEL_STUDIO_HOST must be Label Studio's address as this machine reaches it"
+    } else {
+        ""
+    };
     MediaError::Unreachable {
         url: describe(url, studio),
-        reason: causes(&error.without_url()),
+        reason: format!("{}{hint}", causes(&error.without_url())),
     }
 }
 

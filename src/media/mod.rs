@@ -39,9 +39,13 @@ pub enum MediaError {
         hint: &'static str,
     },
     /// The host has no such file, or another answer than the image.
-    #[error("{url} answered {status}")]
+    #[error("{url} answered {status}{hint}")]
     #[allow(missing_docs)]
-    Status { url: String, status: u16 },
+    Status {
+        url: String,
+        status: u16,
+        hint: &'static str,
+    },
     /// More bytes than allowed.
     #[error("{url} has more than the {limit} bytes that an image may have (MAX_IMAGE_BYTES)")]
     #[allow(missing_docs)]

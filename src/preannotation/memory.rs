@@ -219,7 +219,15 @@ fn put_aside(file: &Path) {
 fn write_all(file: &Path, rows: &mpsc::Receiver<Row>) {
     let mut connection = None;
     while let Ok(row) = rows.recv() {
-        if let Err(error) = write(file, &mut connection, &row) {
+        let mut written = write(file, &mut connection, &row);
+        if let Err(error) = &written
+            && error.downcast_ref().is_some_and(is_damaged)
+        {
+            connection = None;
+            put_aside(file);
+            written = write(file, &mut connection, &row);
+        }
+        if let Err(error) = written {
             let name = file.display();
             tracing::warn!(file = %name, %error, "the prompt will be forgotten at the next start");
             connection = None;
@@ -303,6 +311,14 @@ mod tests {
         memory.remember_prompt("7.1", "dog");
         eventually(|| file.exists() && prompt_on_disk(folder.path()).is_some());
         assert!(folder.path().join("groundling.sqlite3.damaged").exists());
+        // damaged, and then deleted, under the running server
+        fs::write(
+            &file,
+            "not a database any more, for whatever reason there may be",
+        )
+        .unwrap();
+        memory.remember_prompt("7.1", "cow");
+        eventually(|| prompt_on_disk(folder.path()).as_deref() == Some("cow"));
         fs::remove_file(&file).unwrap();
         memory.remember_prompt("7.1", "cat");
         eventually(|| file.exists() && prompt_on_disk(folder.path()).as_deref() == Some("cat"));

@@ -279,6 +279,8 @@ impl Preannotator {
             box_threshold = %options.box_threshold,
             text_threshold = %options.text_threshold,
             nms_iou = %options.nms_iou,
+            max_detections = options.max_detections,
+            label_thresholds = search.settings.label_thresholds.is_some(),
             found = prediction.objects.len(),
             regions = made.regions.len(),
             without_label = made.dropped,

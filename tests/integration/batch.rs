@@ -14,14 +14,7 @@ use crate::support::{
 #[tokio::test]
 async fn what_does_not_fit_the_deadline_goes_on() {
     let studio = Studio::start(Setup::default()).await;
-    let app = app_with(&[
-        "--label-studio-host",
-        &studio.host,
-        "--label-studio-access-token",
-        LEGACY,
-        "--predict-deadline-s",
-        "0",
-    ]);
+    let app = studio.app(LEGACY, &["--predict-deadline-s", "0"]);
     let images: Vec<String> = (0..3).map(|i| format!("/data/upload/1/{i}.png")).collect();
     let images: Vec<&str> = images.iter().map(String::as_str).collect();
     let request = batch_request(SHAPES_CONFIG, &images);
@@ -57,12 +50,7 @@ async fn what_does_not_fit_the_deadline_goes_on() {
 #[tokio::test]
 async fn a_task_whose_image_fails_costs_only_itself() {
     let studio = Studio::start(Setup::default()).await;
-    let app = app_with(&[
-        "--label-studio-host",
-        &studio.host,
-        "--label-studio-access-token",
-        LEGACY,
-    ]);
+    let app = studio.app(LEGACY, &[]);
     let images = [
         "/data/upload/1/missing.png",
         "/data/upload/1/a.png",

@@ -10,12 +10,7 @@ use crate::support::{app, app_with, check_regions, get_json, payload, post, reco
 /// A server whose images come from a Label Studio.
 async fn connected() -> (Studio, Router) {
     let studio = Studio::start(Setup::default()).await;
-    let app = app_with(&[
-        "--label-studio-host",
-        &studio.host,
-        "--label-studio-access-token",
-        LEGACY,
-    ]);
+    let app = studio.app(LEGACY, &[]);
     (studio, app)
 }
 

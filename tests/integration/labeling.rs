@@ -142,6 +142,7 @@ async fn of_several_images_the_one_that_was_asked_about() {
     request["params"]["context"]["result"] = json!([prompt("left")]);
     let (_, body) = post(&app(), "/predict", &request).await;
     let error = body["error"].as_str().unwrap();
+    assert!(error.starts_with("task 71: "), "{error}");
     assert!(error.contains("no text under \"left_url\""), "{error}");
     // in a batch, both
     let mut batch = batch_request(&config, &[""]);

@@ -19,20 +19,10 @@ async fn error(app: &Router, image: &str) -> (u16, String) {
     refused(app, &prompt_request(SHAPES_CONFIG, image, "star")).await
 }
 
-fn with_token(studio: &Studio, token: &str, more: &[&str]) -> Router {
-    let flags = [
-        "--label-studio-host",
-        &studio.host,
-        "--label-studio-access-token",
-        token,
-    ];
-    app_with(&[&flags, more].concat())
-}
-
 #[tokio::test]
 async fn every_form_of_url() {
     let studio = Studio::start(Setup::default()).await;
-    let app = with_token(&studio, LEGACY, &["--allowed-image-hosts", "localhost"]);
+    let app = studio.app(LEGACY, &["--allowed-image-hosts", "localhost"]);
     for image in [
         "/data/upload/1/a%20b.png",
         "upload/1/a.png",
@@ -55,7 +45,7 @@ async fn every_form_of_url() {
         ..Setup::default()
     })
     .await;
-    let app = with_token(&studio, LEGACY, &[]);
+    let app = studio.app(LEGACY, &[]);
     check_found(&app, "/data/upload/1/a.png").await;
     check_found(&app, "/studio/data/upload/1/a.png").await;
 }
@@ -67,7 +57,7 @@ async fn a_personal_access_token_is_exchanged_and_renewed() {
         ..Setup::default()
     })
     .await;
-    let app = with_token(&studio, &personal(), &[]);
+    let app = studio.app(&personal(), &[]);
     check_found(&app, "/data/upload/1/a.png").await;
     check_found(&app, "/data/upload/1/b.png").await;
     assert_eq!(studio.exchanges(), 1, "the access token is kept");
@@ -80,7 +70,7 @@ async fn a_personal_access_token_is_exchanged_and_renewed() {
         ..Setup::default()
     })
     .await;
-    let app = with_token(&studio, &personal(), &[]);
+    let app = studio.app(&personal(), &[]);
     check_found(&app, "/data/upload/1/a.png").await;
     check_found(&app, "/data/upload/1/b.png").await;
     assert_eq!(studio.exchanges(), 2);
@@ -90,7 +80,7 @@ async fn a_personal_access_token_is_exchanged_and_renewed() {
 async fn an_access_token_is_used_as_it_is() {
     let studio = Studio::start(Setup::default()).await;
     let access = jwt(&serde_json::json!({"token_type": "access", "number": 1}));
-    check_found(&with_token(&studio, &access, &[]), "/data/upload/1/a.png").await;
+    check_found(&studio.app(&access, &[]), "/data/upload/1/a.png").await;
     assert_eq!(studio.exchanges(), 0);
 }
 
@@ -131,12 +121,9 @@ async fn what_is_wrong_with_a_token_is_named() {
             &none,
             "set LABEL_STUDIO_ACCESS_TOKEN to a personal access token",
         ),
-        (
-            &with_token(&studio, LEGACY, &[]),
-            "legacy tokens switched off",
-        ),
-        (&with_token(&studio, &other_refresh, &[]), "it was revoked"),
-        (&with_token(&studio, &expired, &[]), "short-lived"),
+        (&studio.app(LEGACY, &[]), "legacy tokens switched off"),
+        (&studio.app(&other_refresh, &[]), "it was revoked"),
+        (&studio.app(&expired, &[]), "short-lived"),
     ] {
         let (status, text) = error(app, upload).await;
         assert_eq!(status, 502);
@@ -148,7 +135,7 @@ async fn what_is_wrong_with_a_token_is_named() {
 #[tokio::test]
 async fn private_addresses_are_not_asked() {
     let studio = Studio::start(Setup::default()).await;
-    let strict = with_token(&studio, LEGACY, &[]);
+    let strict = studio.app(LEGACY, &[]);
     for image in [
         format!("{}/open.png", studio.elsewhere),
         // by way of a redirect, and of a presigned URL
@@ -169,10 +156,11 @@ async fn private_addresses_are_not_asked() {
 #[tokio::test]
 async fn what_is_wrong_with_an_image_is_named() {
     let studio = Studio::start(Setup::default()).await;
-    let app = with_token(&studio, LEGACY, &["--image-timeout-s", "1"]);
+    let app = studio.app(LEGACY, &["--image-timeout-s", "1"]);
     let no_host = app_with(&[]);
+    let nobody = app_with(&["--label-studio-host", "http://127.0.0.1:1"]);
     let few_pixels = app_with(&["--max-image-pixels", "1000"]);
-    let few_bytes = with_token(&studio, LEGACY, &["--max-image-bytes", "1000"]);
+    let few_bytes = studio.app(LEGACY, &["--max-image-bytes", "1000"]);
     let own = |path: &str| format!("{}{path}", studio.host);
     for (app, image, status, expected) in [
         (
@@ -185,9 +173,21 @@ async fn what_is_wrong_with_an_image_is_named() {
             &app,
             "/data/local-files/?d=missing.png",
             502,
-            "missing.png answered 404",
+            "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED",
         ),
-        (&app, "s3://bucket/other.png", 502, "answered 404"),
+        (&app, "s3://bucket/other.png", 502, "cloud storage"),
+        (
+            &app,
+            "/data/upload/1/https.png",
+            502,
+            "moved to https://127.0.0.1:",
+        ),
+        (
+            &nobody,
+            "/data/upload/1/a.png",
+            502,
+            "LABEL_STUDIO_HOST must be",
+        ),
         (
             &no_host,
             "/data/upload/1/a.png",

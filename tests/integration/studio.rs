@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use crate::support::{SHAPES, SHAPES_CONFIG};
+use crate::support::{SHAPES, SHAPES_CONFIG, app_with};
 
 /// The legacy token.
 pub const LEGACY: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -141,6 +141,17 @@ impl Studio {
         }
     }
 
+    /// A server whose images come from here, with this token.
+    pub fn app(&self, token: &str, flags: &[&str]) -> Router {
+        let connection = [
+            "--label-studio-host",
+            &self.host,
+            "--label-studio-access-token",
+            token,
+        ];
+        app_with(&[&connection, flags].concat())
+    }
+
     /// How often the personal access token was exchanged.
     pub fn exchanges(&self) -> usize {
         self.inner.exchanges.load(Ordering::SeqCst)
@@ -213,6 +224,12 @@ async fn upload(
             .into_response(),
         // this one lies in cloud storage
         "stored.png" => StatusCode::NOT_FOUND.into_response(),
+        "https.png" => {
+            let secure = studio
+                .elsewhere
+                .replace("http://localhost", "https://127.0.0.1");
+            Redirect::permanent(&format!("{secure}/data/upload/1/https.png")).into_response()
+        }
         "moved.png" => {
             Redirect::temporary(&format!("{}/open.png", studio.elsewhere)).into_response()
         }
