@@ -14,8 +14,8 @@
 //!
 //! Beside it stand [`models`], the definitions in candle that know neither images nor HTTP;
 //! [`pixels`] and [`geometry`], which detector and segmenter share; [`report`], what the command line
-//! writes; [`label_studio`], its address, token and API; [`config`], [`commands`], [`metrics`] and
-//! [`telemetry`].
+//! writes; [`label_studio`], its address, token and API; [`config`], [`commands`], [`metrics`],
+//! [`outgoing`] and [`telemetry`].
 //!
 //! ```no_run
 //! use candle_core::{DType, Device};
@@ -45,6 +45,7 @@ pub mod label_studio;
 pub mod labeling;
 pub mod media;
 pub mod metrics;
+pub mod outgoing;
 pub mod models;
 pub mod pipeline;
 pub mod pixels;

@@ -1,13 +1,25 @@
 //! The groundling binary: reads the command line, starts the logs, runs the command.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use groundling::commands::{annotate, doctor, predict, serve};
 use groundling::config::{Cli, Command};
 use groundling::telemetry;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve(cli.serve));
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
     let (log, level) = command.log();
     telemetry::init(log, level)?;
     match command {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use reqwest::header::AUTHORIZATION;
-use reqwest::redirect::Policy;
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{LabelStudio, TokenError};
+use crate::outgoing::{causes, client};
 
 /// Why a call gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -130,12 +130,7 @@ impl Api {
     /// # Errors
     /// If the system's TLS settings cannot be read.
     pub fn new(label_studio: LabelStudio) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .timeout(TIMEOUT)
-            // a redirect could lead away from Label Studio
-            .redirect(Policy::none())
-            .user_agent(concat!("groundling/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+        let client = client().timeout(TIMEOUT).build()?;
         Ok(Self {
             client,
             label_studio,
@@ -328,15 +323,4 @@ impl ApiError {
             _ => false,
         }
     }
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

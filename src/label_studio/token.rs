@@ -11,6 +11,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use crate::config::Secret;
+use crate::outgoing::causes;
 
 /// What a token is, told by its looks (contract, section 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,7 +180,7 @@ async fn exchange(token: &str, base: &Url, client: &reqwest::Client) -> Result<A
     let url = format!("{}/api/token/refresh/", base.as_str().trim_end_matches('/'));
     let unreachable = |error: reqwest::Error| TokenError::Unreachable {
         url: url.clone(),
-        reason: super::api::causes(&error.without_url()),
+        reason: causes(&error.without_url()),
     };
     let response = client
         .post(&url)

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, LOCATION};
-use reqwest::redirect::Policy;
 use reqwest::{Response, StatusCode, Url};
 
 use super::MediaError;
@@ -12,7 +11,7 @@ use super::guard::{AllowedHosts, PrivateHost, PublicOnly, check_literal};
 use super::location::{Location, describe};
 use crate::config::Secret;
 use crate::label_studio::LabelStudio;
-use crate::label_studio::api::causes;
+use crate::outgoing::{causes, client};
 
 /// Limits of a [`Fetcher`].
 #[derive(Debug, Clone)]
@@ -60,12 +59,6 @@ impl Fetcher {
     /// # Errors
     /// If the system's TLS settings cannot be read.
     pub fn new(config: FetcherConfig) -> Result<Self, reqwest::Error> {
-        let client = || {
-            reqwest::Client::builder()
-                // every hop is looked at here
-                .redirect(Policy::none())
-                .user_agent(concat!("groundling/", env!("CARGO_PKG_VERSION")))
-        };
         Ok(Self {
             trusted: client().build()?,
             guarded: client().dns_resolver(PublicOnly::shared()).build()?,
