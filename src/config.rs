@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::Resettable;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::detector::DetectionOptions;
 
@@ -19,6 +20,25 @@ pub struct Cli {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub serve: ServeArgs,
+}
+
+impl Cli {
+    /// Reads the command line and the environment, and ends the process with the reason if they make no
+    /// sense. An empty variable is as good as none: compose files write them so.
+    pub fn read() -> Self {
+        let matches = without_empty_variables(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|v| v.is_empty());
+    command
+        .mut_args(|arg| match arg.get_env().is_some_and(is_empty) {
+            true => arg.env(Resettable::Reset),
+            false => arg,
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// What to do; `serve` where nothing is said.
@@ -144,7 +164,7 @@ pub struct HttpArgs {
     /// Address to listen on; 0.0.0.0 lets other machines and containers connect.
     #[arg(long, env = "BIND_ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub bind_address: IpAddr,
-    /// Predictions that may wait for the models; more are refused at once.
+    /// Interactive requests that may wait for the models; more are refused at once.
     #[arg(long, env = "MAX_QUEUE", default_value_t = 64)]
     pub max_queue: usize,
     /// Seconds for a batch, below the 100 that Label Studio waits; what is left then goes on behind.
@@ -318,10 +338,10 @@ pub struct DetectionArgs {
     #[arg(
         long,
         env = "POLYGON_TOLERANCE",
-        default_value_t = 0.2,
+        default_value_t = Percent(0.2),
         value_name = "PERCENT"
     )]
-    pub polygon_tolerance: f32,
+    pub polygon_tolerance: Percent,
 }
 
 impl DetectionArgs {
@@ -385,6 +405,29 @@ impl FromStr for Fraction {
 }
 
 impl fmt::Display for Fraction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A number of 0 to 100.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Percent(pub f32);
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.trim()
+            .parse()
+            .ok()
+            .filter(|value| (0.0..=100.0).contains(value))
+            .map(Self)
+            .ok_or_else(|| "it must be a number from 0 to 100, such as 0.2".to_owned())
+    }
+}
+
+impl fmt::Display for Percent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

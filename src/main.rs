@@ -1,19 +1,20 @@
 //! The groundling binary: reads the command line, starts the logs, runs the command.
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
 use groundling::commands::{annotate, doctor, predict, serve};
 use groundling::config::{Cli, Command};
 use groundling::telemetry;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     let command = cli.command.unwrap_or(Command::Serve(cli.serve));
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("Error: {error:#}");
+            // nobody may read it
+            let _ = writeln!(std::io::stderr(), "Error: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,7 @@
 //! What the annotator asked for: phrases, and the caption the detector reads.
 
+use std::collections::HashSet;
+
 /// Phrases to look for, in the order they were written, each once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
@@ -31,12 +33,10 @@ impl Prompt {
     /// If none of them has a letter, a digit or a symbol.
     pub fn from_phrases<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, EmptyPrompt> {
         let mut phrases: Vec<String> = vec![];
+        let mut known = HashSet::new();
         for name in names {
             let phrase = normalize_blanks(&name.replace(SEPARATORS, " "));
-            let known = phrases
-                .iter()
-                .any(|other| other.to_lowercase() == phrase.to_lowercase());
-            if !known && phrase.chars().any(is_word) {
+            if phrase.chars().any(is_word) && known.insert(phrase.to_lowercase()) {
                 phrases.push(phrase);
             }
         }
@@ -44,6 +44,12 @@ impl Prompt {
             return Err(EmptyPrompt(String::new()));
         }
         Ok(Self { phrases })
+    }
+
+    /// Itself without a phrase; `None` where nothing is left.
+    pub fn without(&self, phrase: &str) -> Option<Self> {
+        let others = self.phrases.iter().map(String::as_str);
+        Self::from_phrases(others.filter(|other| *other != phrase)).ok()
     }
 
     /// The phrases as they were written, blanks normalised.

@@ -28,6 +28,8 @@ pub fn init(args: &LogArgs, default: &str) -> Result<(), ParseError> {
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
+        // a closed standard error stops nothing
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Text => logs.init(),

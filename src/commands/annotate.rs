@@ -9,7 +9,7 @@ use futures_util::{StreamExt, stream};
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use serde_json::json;
 
-use super::road;
+use super::{print, road, tell};
 use crate::config::AnnotateArgs;
 use crate::label_studio::api::{self, Api, ApiError};
 use crate::labeling::LabelingConfig;
@@ -61,28 +61,22 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         let nobody = Default::default();
         memory.remember_setup(&origin.project, &backend.extra_params, nobody);
     }
-    if let Some(prompt) = &args.prompt {
-        memory.remember_prompt(&origin.project, prompt);
-    }
-    let preannotator = Arc::new(road::preannotator(args.road, memory, 2 * AT_ONCE)?);
-    let version = preannotator.version(&origin.project, Some(&config));
-    let plan = preannotator.plan(&origin, config, None)?;
+    let preannotator = Arc::new(road::preannotator(args.road, memory, AT_ONCE)?);
+    let plan = preannotator.plan(origin, Arc::new(config), args.prompt.as_deref())?;
     let prompts: Vec<String> = plan.prompts().map(Prompt::to_string).collect();
-    eprintln!(
+    tell(format_args!(
         "project {} {:?}: looking for {}",
         project.id,
         project.title,
         prompts.join(" and ")
-    );
+    ));
     if let Status::Failed(reason) = preannotator.worker.loaded().await {
         bail!("the models could not be loaded: {reason}");
     }
     let mut run = Run {
         api,
         preannotator,
-        origin,
         plan,
-        version,
         only_unlabeled: args.only_unlabeled,
         summary: Summary::default(),
         progress: Progress::new(),
@@ -104,9 +98,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
 struct Run {
     api: Api,
     preannotator: Arc<Preannotator>,
-    origin: Origin,
     plan: BatchPlan,
-    version: String,
     only_unlabeled: bool,
     summary: Summary,
     progress: Progress,
@@ -169,7 +161,7 @@ impl Run {
 
     fn is_wanted(&mut self, task: &api::Task) -> bool {
         self.summary.tasks += 1;
-        let version = Some(self.version.as_str());
+        let version = Some(self.plan.version());
         let mut predictions = task.predictions.iter();
         if self.only_unlabeled && task.total_annotations > 0 {
             self.summary.annotated += 1;
@@ -184,10 +176,10 @@ impl Run {
 
     async fn some(&mut self, tasks: Vec<api::Task>) -> anyhow::Result<()> {
         let (api, preannotator) = (&self.api, &self.preannotator);
-        let (origin, plan) = (&self.origin, &self.plan);
+        let plan = &self.plan;
         let work = tasks.into_iter().map(|task| async move {
             let id = task.id;
-            (id, one(api, preannotator, origin, plan, task).await)
+            (id, one(api, preannotator, plan, task).await)
         });
         let mut work = stream::iter(work).buffer_unordered(AT_ONCE);
         while let Some((task, outcome)) = work.next().await {
@@ -199,7 +191,7 @@ impl Run {
                 Err(error) if error.is_hopeless() => return Err(error.into()),
                 Err(error) => {
                     let line = format!("task {task}: {error}");
-                    self.progress.bar.suspend(|| eprintln!("{line}"));
+                    self.progress.bar.suspend(|| tell(line));
                     self.summary.failures.push((task, error.to_string()));
                 }
             }
@@ -213,7 +205,6 @@ impl Run {
 async fn one(
     api: &Api,
     preannotator: &Preannotator,
-    origin: &Origin,
     plan: &BatchPlan,
     task: api::Task,
 ) -> Result<usize, TaskError> {
@@ -222,7 +213,7 @@ async fn one(
         data: task.data,
         regions: vec![],
     };
-    let prediction = preannotator.predict(origin, plan, &wanted).await?;
+    let prediction = preannotator.predict(plan, &wanted).await?;
     let body = json!({
         "task": task.id,
         "result": prediction.result,
@@ -240,7 +231,7 @@ async fn one(
 
 impl Summary {
     fn print(&self) {
-        println!(
+        print(format_args!(
             "{} tasks: {} predicted with {} regions, {} had this prediction already, {} left out for their annotations, {} failed",
             self.tasks,
             self.predicted,
@@ -248,12 +239,12 @@ impl Summary {
             self.known,
             self.annotated,
             self.failures.len()
-        );
+        ));
         for (task, cause) in self.failures.iter().take(TOLD) {
-            println!("  task {task}: {cause}");
+            print(format_args!("  task {task}: {cause}"));
         }
         if self.failures.len() > TOLD {
-            println!("  and {} more", self.failures.len() - TOLD);
+            print(format_args!("  and {} more", self.failures.len() - TOLD));
         }
     }
 }
@@ -292,13 +283,13 @@ impl Progress {
         self.bar.inc(1);
         if !self.is_drawn && self.last_line.elapsed() > BETWEEN_LINES {
             self.last_line = Instant::now();
-            eprintln!(
+            tell(format_args!(
                 "{}/{} tasks, {:.1}/s, {} left",
                 self.bar.position(),
                 self.bar.length().unwrap_or(0),
                 self.bar.per_sec(),
                 HumanDuration(self.bar.eta())
-            );
+            ));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::bail;
 
-use super::road;
+use super::{print, road};
 use crate::config::DoctorArgs;
 use crate::label_studio::api::{Api, ApiError, Backend, Project};
 use crate::label_studio::{LabelStudio, TokenKind};
@@ -25,10 +25,10 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     runtime.block_on(label_studio(&args, &mut findings));
     models(&args, &mut findings);
     memory_file(&args.road.models.model_dir, &mut findings);
-    println!("{SWITCHES}");
+    print(SWITCHES);
     match findings.bad {
         0 => {
-            println!("\nnothing is in the way");
+            print("\nnothing is in the way");
             Ok(())
         }
         bad => bail!("{bad} of the findings above must be changed"),
@@ -50,17 +50,17 @@ struct Findings {
 
 impl Findings {
     fn good(&mut self, what: impl Display) {
-        println!("  ok  {what}");
+        print(format_args!("  ok  {what}"));
     }
 
     /// It works, and may not always.
     fn odd(&mut self, what: impl Display) {
-        println!("note  {what}");
+        print(format_args!("note  {what}"));
     }
 
     fn bad(&mut self, what: impl Display) {
         self.bad += 1;
-        println!("FAIL  {what}");
+        print(format_args!("FAIL  {what}"));
     }
 }
 

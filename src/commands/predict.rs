@@ -66,7 +66,7 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
                 line
             }
         };
-        progress.suspend(|| eprintln!("{line}"));
+        progress.suspend(|| super::tell(line));
         progress.inc(1);
     }
     progress.finish_and_clear();
@@ -127,7 +127,7 @@ impl Run<'_> {
                 let style = Style {
                     unlabeled: Unlabeled::Drop,
                     label_thresholds: None,
-                    polygon_tolerance: self.args.detection.polygon_tolerance,
+                    polygon_tolerance: self.args.detection.polygon_tolerance.0,
                 };
                 let (task, dropped) = task(&name, &prediction, &self.labeling, &style, &version)?;
                 self.tasks.push(task);

@@ -12,6 +12,7 @@ use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::pipeline::worker::Worker;
 use crate::preannotation::cache::PredictionCache;
+use crate::preannotation::gate::{self, Gate};
 use crate::preannotation::memory::ProjectMemory;
 use crate::preannotation::{Preannotator, version};
 
@@ -44,12 +45,13 @@ pub(super) fn preannotator(
         fetcher: fetcher(&media)?,
         label_studio: label_studio(&media)?,
         defaults: detection.options(),
-        polygon_tolerance: detection.polygon_tolerance,
+        polygon_tolerance: detection.polygon_tolerance.0,
         models: version::models(&models),
         memory,
         cache: PredictionCache::default(),
+        gate: Gate::new(queue),
         metrics: Metrics::default(),
-        worker: Worker::start(queue, move || Pipeline::load(&models))?,
+        worker: Worker::start(gate::JOBS, move || Pipeline::load(&models))?,
     })
 }
 

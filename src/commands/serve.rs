@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::road;
 use crate::config::{HttpArgs, ServeArgs};
@@ -29,8 +30,9 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}:{}", address.0, address.1))?;
     tracing::info!(address = %listener.local_addr()?, "listening");
     let state = state(args)?;
+    let stop = state.stop.clone();
     axum::serve(listener, router(state))
-        .with_graceful_shutdown(stop_signal())
+        .with_graceful_shutdown(stopping(stop))
         .await?;
     tracing::info!("stopped");
     Ok(())
@@ -62,7 +64,10 @@ pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
         );
     }
     let memory = ProjectMemory::open(&args.road.models.model_dir);
+    let trusts_setup = basic_auth.is_some() || args.http.bind_address.is_loopback();
     Ok(AppState {
+        trusts_setup,
+        stop: watch::Sender::new(false),
         preannotator: Arc::new(road::preannotator(args.road, memory, args.http.max_queue)?),
         basic_auth,
         predict_deadline: Duration::from_secs(args.http.predict_deadline_s),
@@ -82,6 +87,25 @@ fn basic_auth(args: &HttpArgs) -> anyhow::Result<Option<BasicAuth>> {
         (true, false) => bail!("BASIC_AUTH_PASS is set and BASIC_AUTH_USER is not: set both"),
     }
 }
+
+/// Resolves when the server is to stop. Requests under way are then answered, batches as far as they are;
+/// after a second signal, or when that takes too long, nobody is waited for.
+async fn stopping(stop: watch::Sender<bool>) {
+    stop_signal().await;
+    tracing::info!("stopping");
+    stop.send_replace(true);
+    tokio::spawn(async {
+        tokio::select! {
+            () = stop_signal() => {}
+            () = tokio::time::sleep(STOPPING) => {}
+        }
+        tracing::warn!("stopped before all requests were answered");
+        std::process::exit(0);
+    });
+}
+
+/// Below the ten seconds after which Docker kills.
+const STOPPING: Duration = Duration::from_secs(8);
 
 /// Resolves on Ctrl-C, and on SIGTERM where there is one.
 async fn stop_signal() {

@@ -47,10 +47,20 @@ impl Default for DetectionOptions {
 pub enum DetectError {
     /// A phrase alone does not fit the model.
     #[error(
-        "a phrase of the prompt has {tokens} tokens, and the model takes {limit} tokens: use shorter phrases, separated by \".\" or \",\""
+        "the phrase {phrase:?} has {tokens} tokens, and the model takes {limit} tokens: use shorter phrases, separated by \".\" or \",\""
     )]
     #[allow(missing_docs)]
-    PromptTooLong { tokens: usize, limit: usize },
+    PromptTooLong {
+        phrase: String,
+        tokens: usize,
+        limit: usize,
+    },
+    /// It would take too long.
+    #[error(
+        "the prompt takes {passes} passes of the detector, and may take {limit}: use fewer phrases or labels"
+    )]
+    #[allow(missing_docs)]
+    TooManyPasses { passes: usize, limit: usize },
     /// A phrase of which the tokenizer leaves nothing.
     #[error("the phrase {0:?} has no word that the model's vocabulary keeps")]
     PhraseWithoutTokens(String),
@@ -109,6 +119,14 @@ impl Detector {
             device: device.clone(),
             dtype,
         })
+    }
+
+    /// The phrases of a prompt that the model cannot read: too long, or of characters it does not know.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn unreadable(&self, prompt: &Prompt) -> Result<Vec<String>, DetectError> {
+        self.text.unreadable(prompt)
     }
 
     /// Finds what each image's prompt names, all images in one go; per image the detections, the best

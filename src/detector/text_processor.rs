@@ -13,6 +13,9 @@ pub struct TextProcessor {
     max_tokens: usize,
 }
 
+/// More than a thousand labels of a few words.
+const MAX_PASSES: usize = 64;
+
 /// A caption as the model reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caption {
@@ -35,6 +38,27 @@ impl TextProcessor {
             tokenizer,
             max_tokens,
         })
+    }
+
+    /// The phrases that cannot be read, each by itself.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn unreadable(&self, prompt: &Prompt) -> Result<Vec<String>, DetectError> {
+        let mut unreadable = vec![];
+        for phrase in prompt.phrases() {
+            let Ok(alone) = Prompt::from_phrases([phrase.as_str()]) else {
+                continue;
+            };
+            match self.process(&alone) {
+                Ok(_) => {}
+                Err(DetectError::PromptTooLong { .. } | DetectError::PhraseWithoutTokens(_)) => {
+                    unreadable.push(phrase.clone());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(unreadable)
     }
 
     /// The prompt in as few parts as fit the model, each with its caption; phrases keep their order.
@@ -60,6 +84,12 @@ impl TextProcessor {
                 }
             }
         }
+        if parts.len() > MAX_PASSES {
+            return Err(DetectError::TooManyPasses {
+                passes: parts.len(),
+                limit: MAX_PASSES,
+            });
+        }
         let prompts = parts.into_iter().map(|part| {
             // the phrases come from a prompt: they are not empty
             let part = Prompt::from_phrases(part).unwrap_or_else(|_| prompt.clone());
@@ -82,7 +112,14 @@ impl TextProcessor {
             .map_err(|e| DetectError::Tokenizer(e.to_string()))?;
         let ids = encoding.get_ids();
         if ids.len() > self.max_tokens {
+            let phrase = prompt.phrases().first();
+            let phrase: String = phrase
+                .into_iter()
+                .flat_map(|p| p.chars())
+                .take(60)
+                .collect();
             return Err(DetectError::PromptTooLong {
+                phrase,
                 tokens: ids.len(),
                 limit: self.max_tokens,
             });

@@ -41,9 +41,9 @@ impl ApiError {
             Self::Preannotation(error) | Self::Task(_, error) => error,
         };
         match error {
-            PreannotationError::Labeling(_) | PreannotationError::Prompt(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            PreannotationError::Labeling(_)
+            | PreannotationError::Prompt(_)
+            | PreannotationError::LongPrompt(_) => StatusCode::BAD_REQUEST,
             PreannotationError::Media(error) => match error {
                 MediaError::Location(_)
                 | MediaError::Private(_)
@@ -59,7 +59,9 @@ impl ApiError {
                 WorkerError::Predict(
                     PredictError::NoSegmenter
                     | PredictError::Detect(
-                        DetectError::PromptTooLong { .. } | DetectError::PhraseWithoutTokens(_),
+                        DetectError::PromptTooLong { .. }
+                        | DetectError::TooManyPasses { .. }
+                        | DetectError::PhraseWithoutTokens(_),
                     ),
                 ) => StatusCode::BAD_REQUEST,
                 WorkerError::Predict(_) | WorkerError::Panicked | WorkerError::Stopped => {

@@ -67,6 +67,6 @@ fn describe(state: &AppState) -> Value {
         "ready": device.is_some(),
         "models": models,
         "device": device,
-        "waiting": preannotator.worker.waiting(),
+        "waiting": preannotator.gate.waiting(),
     })
 }

@@ -12,6 +12,7 @@
 //! | `GET /api-docs` | this table as OpenAPI |
 
 mod auth;
+mod body;
 mod error;
 mod health;
 mod operations;
@@ -26,6 +27,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
+use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::decompression::RequestDecompressionLayer;
@@ -46,6 +48,10 @@ pub struct AppState {
     pub basic_auth: Option<BasicAuth>,
     /// For a batch; Label Studio waits 100 s.
     pub predict_deadline: Duration,
+    /// Whether the address that `/setup` gives may be a private one: where nobody else can send it.
+    pub trusts_setup: bool,
+    /// Turns true when the server is to stop: batches are then answered as far as they are.
+    pub stop: watch::Sender<bool>,
 }
 
 /// Tasks come with all their annotations, masks included: many MB are normal.

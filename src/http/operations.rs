@@ -36,7 +36,7 @@ pub(super) async fn metrics(State(state): State<AppState>) -> Response {
     let is_ready = matches!(preannotator.worker.status(), Status::Ready { .. });
     match preannotator
         .metrics
-        .render(preannotator.worker.waiting(), is_ready)
+        .render(preannotator.gate.waiting(), is_ready)
     {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -1,13 +1,15 @@
 //! `POST /predict`: tasks in, regions out.
 
+use std::sync::Arc;
+
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::AppState;
+use super::body::Whole;
 use super::error::ApiError;
 use super::setup::project_name;
 use crate::config::Secret;
@@ -30,7 +32,7 @@ struct WireTask {
     #[serde(default)]
     id: Value,
     #[serde(default)]
-    data: Option<Map<String, Value>>,
+    data: Value,
     #[serde(default)]
     annotations: Option<Box<RawValue>>,
     #[serde(default)]
@@ -79,7 +81,7 @@ enum TaskResult {
 )]
 pub(super) async fn predict(
     State(state): State<AppState>,
-    body: Bytes,
+    Whole(body): Whole,
 ) -> Result<Json<PredictResponse>, ApiError> {
     // a body may hold many MB of annotations: reading it is not for the async threads
     let (request, config) = tokio::task::spawn_blocking(move || read(&body))
@@ -103,7 +105,7 @@ pub(super) async fn predict(
 }
 
 /// The body's JSON and its labeling config.
-fn read(body: &[u8]) -> Result<(PredictRequest, LabelingConfig), ApiError> {
+fn read(body: &[u8]) -> Result<(PredictRequest, Arc<LabelingConfig>), ApiError> {
     let request: PredictRequest =
         serde_json::from_slice(body).map_err(|e| ApiError::Body(e.to_string()))?;
     let xml = request.label_config.as_deref().unwrap_or_default();
@@ -111,14 +113,14 @@ fn read(body: &[u8]) -> Result<(PredictRequest, LabelingConfig), ApiError> {
         return Err(ApiError::Body("it has no label_config".to_owned()));
     }
     let config = LabelingConfig::parse(xml)?;
-    Ok((request, config))
+    Ok((request, Arc::new(config)))
 }
 
 /// An annotator waits: what fails is the answer.
 async fn interact(
     state: &AppState,
     origin: &Origin,
-    config: &LabelingConfig,
+    config: &Arc<LabelingConfig>,
     tasks: Vec<WireTask>,
     context: &[Value],
 ) -> Result<Vec<TaskResult>, ApiError> {
@@ -143,15 +145,28 @@ async fn interact(
 async fn batch(
     state: &AppState,
     origin: Origin,
-    config: LabelingConfig,
+    config: Arc<LabelingConfig>,
     tasks: Vec<WireTask>,
 ) -> Result<Vec<TaskResult>, ApiError> {
     let preannotator = &state.preannotator;
     let tasks = tasks.into_iter().map(|task| task.read(&config)).collect();
-    let plan = preannotator.plan(&origin, config, None)?;
-    let outcomes = preannotator
-        .predict_within(origin, plan, tasks, state.predict_deadline)
-        .await;
+    let planning = {
+        let preannotator = preannotator.clone();
+        // thousands of labels take a while
+        tokio::task::spawn_blocking(move || preannotator.plan(origin, config, None))
+    };
+    let plan = planning
+        .await
+        .map_err(|e| ApiError::Body(e.to_string()))??;
+    let mut stop = state.stop.subscribe();
+    let time_is_up = async {
+        tokio::select! {
+            () = tokio::time::sleep(state.predict_deadline) => {}
+            // an error means that nobody is left to say so
+            Ok(_) = stop.wait_for(|is_stopping| *is_stopping) => {}
+        }
+    };
+    let outcomes = preannotator.predict_until(plan, tasks, time_is_up).await;
     let seconds = state.predict_deadline.as_secs();
     let result = |outcome| match outcome {
         Outcome::Done(prediction) => TaskResult::Done(prediction),
@@ -180,7 +195,11 @@ impl WireTask {
         };
         Task {
             id: self.id.as_u64(),
-            data: self.data.unwrap_or_default(),
+            // without its data, the task fails by itself
+            data: match self.data {
+                Value::Object(data) => data,
+                _ => Map::new(),
+            },
             regions,
         }
     }

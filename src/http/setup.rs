@@ -1,12 +1,13 @@
 //! `POST /setup`: Label Studio connects a project, and asks again before every batch.
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::AppState;
+use super::body::Whole;
+use super::error::ApiError;
 use crate::config::Secret;
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::labeling::{LabelingConfig, LabelingError};
@@ -30,8 +31,19 @@ struct SetupRequest {
     request_body(content = Value, description = "`{project, schema, hostname, access_token, extra_params}`"),
     responses((status = 200, description = "`{model_version}`, which names the models and all that changes results", body = Value))
 )]
-pub(super) async fn setup(State(state): State<AppState>, body: Bytes) -> Json<Value> {
-    let request: SetupRequest = serde_json::from_slice(&body).unwrap_or_else(|error| {
+pub(super) async fn setup(
+    State(state): State<AppState>,
+    Whole(body): Whole,
+) -> Result<Json<Value>, ApiError> {
+    // a labeling config may be large: reading it is not for the async threads
+    let version = tokio::task::spawn_blocking(move || introduce(&state, &body)).await;
+    let version = version.map_err(|e| ApiError::Body(e.to_string()))?;
+    Ok(Json(json!({ "model_version": version })))
+}
+
+/// Takes a project in; the model version for it.
+fn introduce(state: &AppState, body: &[u8]) -> String {
+    let request: SetupRequest = serde_json::from_slice(body).unwrap_or_else(|error| {
         tracing::warn!(%error, "this /setup is not Label Studio's");
         SetupRequest::default()
     });
@@ -42,13 +54,15 @@ pub(super) async fn setup(State(state): State<AppState>, body: Bytes) -> Json<Va
     }
     let preannotator = &state.preannotator;
     if !project.is_empty() {
-        let studio = introduced(&request);
+        let mut studio = introduced(&request);
+        if !state.trusts_setup {
+            studio = studio.as_stranger();
+        }
         let memory = &preannotator.memory;
         memory.remember_setup(&project, &request.extra_params, studio);
     }
     let config = config.and_then(Result::ok);
-    let version = preannotator.version(&project, config.as_ref());
-    Json(json!({ "model_version": version }))
+    preannotator.version(&project, config.as_ref())
 }
 
 /// Label Studio's name of a project: a text, or from other clients a number.

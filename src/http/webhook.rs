@@ -1,13 +1,16 @@
 //! `POST /webhook`: what happens in a project.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::State;
+use axum::body::to_bytes;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::AppState;
+
+/// An annotation with hundreds of masks.
+const MAX_HELD: usize = 32 << 20;
 
 /// The rest of a webhook may be many MB, and is not looked at.
 #[derive(Debug, Default, Deserialize)]
@@ -27,7 +30,13 @@ struct Webhook {
         (status = 200, description = "Any other event", body = Value)
     )
 )]
-pub(super) async fn webhook(State(_): State<AppState>, body: Bytes) -> (StatusCode, Json<Value>) {
+pub(super) async fn webhook(
+    State(_): State<AppState>,
+    request: Request,
+) -> (StatusCode, Json<Value>) {
+    // anyone may send one, so little is held; of a longer one the action is not known, and not needed
+    let body = to_bytes(request.into_body(), MAX_HELD).await;
+    let body = body.unwrap_or_default();
     let Webhook { action } = serde_json::from_slice(&body).unwrap_or_default();
     tracing::debug!(action, "webhook");
     match action.as_str() {

@@ -13,6 +13,7 @@ pub use token::{Credentials, TokenError, TokenKind, TokenSource};
 pub struct LabelStudio {
     base: Option<Url>,
     credentials: Option<Credentials>,
+    is_stranger: bool,
 }
 
 /// An address that is none.
@@ -33,7 +34,11 @@ impl LabelStudio {
     /// If the host is not such a URL.
     pub fn new(host: Option<&str>, credentials: Option<Credentials>) -> Result<Self, AddressError> {
         let base = host.map(parse).transpose()?;
-        Ok(Self { base, credentials })
+        Ok(Self {
+            base,
+            credentials,
+            is_stranger: false,
+        })
     }
 
     /// Itself, with the token of `other` where it has none; `other` where it has no address. A token never
@@ -46,7 +51,21 @@ impl LabelStudio {
         Self {
             base: self.base.clone(),
             credentials: credentials.cloned(),
+            is_stranger: false,
         }
+    }
+
+    /// Itself as anybody may have named it: its address is trusted no more than any image's.
+    pub fn as_stranger(self) -> Self {
+        Self {
+            is_stranger: true,
+            ..self
+        }
+    }
+
+    /// Whether anybody may have named it.
+    pub fn is_stranger(&self) -> bool {
+        self.is_stranger
     }
 
     /// The address without a slash at its end.

@@ -72,8 +72,8 @@ struct Access {
 #[derive(Debug, Default, Deserialize)]
 struct Claims {
     token_type: Option<String>,
-    exp: Option<u64>,
-    iat: Option<u64>,
+    exp: Option<f64>,
+    iat: Option<f64>,
 }
 
 /// Renewed this long before it expires.
@@ -143,7 +143,9 @@ impl Credentials {
     }
 
     pub(super) async fn forget_access(&self) -> bool {
-        self.0.access.lock().await.take().is_some()
+        // whoever else was refused may have forgotten it already
+        *self.0.access.lock().await = None;
+        self.0.kind == TokenKind::Personal
     }
 
     pub(super) fn refusal_hint(&self) -> &'static str {
@@ -203,7 +205,9 @@ async fn exchange(token: &str, base: &Url, client: &reqwest::Client) -> Result<A
     let claims = claims(&answer.access).unwrap_or_default();
     // the token's own clock: this machine's may differ
     let life = match (claims.exp, claims.iat) {
-        (Some(expires), Some(issued)) => Duration::from_secs(expires.saturating_sub(issued)),
+        (Some(expires), Some(issued)) => {
+            Duration::try_from_secs_f64(expires - issued).unwrap_or(DEFAULT_LIFE)
+        }
         _ => DEFAULT_LIFE,
     };
     tracing::debug!(
@@ -239,7 +243,7 @@ mod tests {
             TokenKind::Legacy
         );
         assert_eq!(
-            TokenKind::of(&jwt("{\"token_type\":\"refresh\",\"exp\":9}")),
+            TokenKind::of(&jwt("{\"token_type\":\"refresh\",\"exp\":9.5}")),
             TokenKind::Personal
         );
         assert_eq!(

@@ -3,6 +3,8 @@
 mod label;
 mod parse;
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 pub use label::Label;
@@ -71,14 +73,14 @@ pub enum Shape {
 }
 
 /// A control that takes regions, and the control that labels them.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RegionControl<'a> {
     /// What its regions look like.
     pub shape: Shape,
     /// Where they go.
     pub control: &'a ControlTag,
-    /// Where their labels come from: the control itself, a `<Labels>` of the same image, or nowhere.
-    pub labels: Option<&'a ControlTag>,
+    /// Where their labels come from: the control itself, or every `<Labels>` of the same image.
+    pub labels: Vec<&'a ControlTag>,
 }
 
 /// Why a labeling config cannot be used.
@@ -182,19 +184,21 @@ impl LabelingConfig {
         &'a self,
         image: &'a ImageTag,
     ) -> impl Iterator<Item = RegionControl<'a>> + 'a {
-        let mut of_image = self.controls_of(image);
-        let shared = of_image.find(|control| control.kind == ControlKind::Labels);
+        let of_image = self.controls_of(image);
+        let shared: Vec<_> = of_image
+            .filter(|control| control.kind == ControlKind::Labels)
+            .collect();
         self.controls_of(image)
             .filter_map(move |control| match control.kind {
                 ControlKind::ShapeLabels(shape) => Some(RegionControl {
                     shape,
                     control,
-                    labels: Some(control),
+                    labels: vec![control],
                 }),
                 ControlKind::Shape(shape) => Some(RegionControl {
                     shape,
                     control,
-                    labels: shared,
+                    labels: shared.clone(),
                 }),
                 _ => None,
             })
@@ -229,22 +233,29 @@ impl LabelingConfig {
 
     /// Every label of an image's regions, each once, in order.
     pub fn labels<'a>(&'a self, image: &'a ImageTag) -> Vec<&'a Label> {
-        let mut labels: Vec<&Label> = vec![];
-        for control in self.region_controls(image).filter_map(|c| c.labels) {
-            for label in &control.labels {
-                if !labels.iter().any(|known| known.name() == label.name()) {
-                    labels.push(label);
-                }
-            }
-        }
-        labels
+        let controls = self.region_controls(image).flat_map(|c| c.labels);
+        let mut known = HashSet::new();
+        controls
+            .flat_map(|control| &control.labels)
+            .filter(|label| known.insert(label.name()))
+            .collect()
     }
 }
 
-impl ControlTag {
-    /// The label a phrase names; see [`Label::find`] for the order.
-    pub fn label_for(&self, phrase: &str) -> Option<&Label> {
-        Label::find(&self.labels, phrase)
+impl<'a> RegionControl<'a> {
+    /// The label a phrase names, and the control it belongs to; see [`Label::find`] for the order.
+    pub fn label_for(&self, phrase: &str) -> Option<(&'a ControlTag, &'a Label)> {
+        self.labels
+            .iter()
+            .find_map(|control| Some((*control, Label::find(&control.labels, phrase)?)))
+    }
+
+    /// The label of this name in results, and the control it belongs to.
+    pub fn label_named(&self, name: &str) -> Option<(&'a ControlTag, &'a Label)> {
+        self.labels.iter().find_map(|control| {
+            let label = control.labels.iter().find(|label| label.name() == name)?;
+            Some((*control, label))
+        })
     }
 }
 

@@ -77,7 +77,11 @@ fn is_prompt(node: Node) -> bool {
 
 fn control(node: Node, kind: ControlKind) -> Result<ControlTag, LabelingError> {
     let name = required(node, "name", "a control needs a name")?;
-    let to_name = required(node, "toName", "it must be the name of an <Image>")?;
+    let to_name = match kind {
+        // found by its name
+        ControlKind::Number { .. } => node.attribute("toName").unwrap_or_default().to_owned(),
+        _ => required(node, "toName", "it must be the name of an <Image>")?,
+    };
     let own_threshold = threshold(node)?;
     // labels may stand in views below the control
     let labels = node
@@ -185,9 +189,10 @@ mod tests {
             shapes,
             [("label", Shape::Rectangle), ("label2", Shape::Brush)]
         );
-        let label = config.controls[1].label_for("bok  choi").unwrap();
-        assert_eq!(label.name(), "Bok Choi");
-        assert_eq!(config.controls[1].label_for("dog"), None);
+        let rectangle = config.region_controls(image).next().unwrap();
+        let (control, label) = rectangle.label_for("bok  choi").unwrap();
+        assert_eq!((control.name.as_str(), label.name()), ("label", "Bok Choi"));
+        assert_eq!(rectangle.label_for("dog"), None);
     }
 
     #[test]
@@ -270,16 +275,19 @@ mod tests {
              <Labels name='l' toName='i' model_score_threshold='0.6'>
                <Label value='Cup' alias='cup' predicted_values='mug, , glass'/><Label value='Pot' score_threshold='0.2'/><Label/>
              </Labels>
+             <Labels name='m' toName='i'><Label value='Lid'/></Labels><Number name='n'/>
              <Rectangle name='r' toName='i'/><Polygon name='p' toName='i'/></View>",
         );
         let image = config.image().unwrap();
         assert_eq!(config.region_controls(image).count(), 2);
+        let polygon = config.region_controls(image).last().unwrap();
+        assert_eq!(polygon.label_for("lid").unwrap().0.name, "m");
         let labels = config.labels(image);
         assert_eq!(labels[0].phrases(), ["mug", "glass"]);
         assert_eq!(labels[1].phrases(), ["Pot"]);
         let thresholds: Vec<_> = labels.iter().map(|l| l.score_threshold).collect();
-        assert_eq!(thresholds, [Some(0.6), Some(0.2)]);
-        assert_eq!(names(labels), ["cup", "Pot"]);
+        assert_eq!(thresholds, [Some(0.6), Some(0.2), None]);
+        assert_eq!(names(labels), ["cup", "Pot", "Lid"]);
     }
 
     #[test]

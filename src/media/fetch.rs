@@ -95,9 +95,9 @@ impl Fetcher {
                 limit,
             }),
             Location::Inline(bytes) => Ok(bytes),
-            Location::File(path) => {
+            Location::File { path, name } => {
                 let limit = limit as u64;
-                let read = tokio::task::spawn_blocking(move || read_file(path, limit)).await;
+                let read = tokio::task::spawn_blocking(move || read_file(path, name, limit)).await;
                 read.unwrap_or_else(|e| {
                     Err(MediaError::Unreachable {
                         url: "a local file".to_owned(),
@@ -173,7 +173,8 @@ impl Fetcher {
     ) -> Result<Response, MediaError> {
         let studio = request.label_studio;
         let is_own = studio.owns(url);
-        let client = if is_own || self.config.allowed_hosts.contains(url) {
+        let is_known = is_own && !studio.is_stranger();
+        let client = if is_known || self.config.allowed_hosts.contains(url) {
             &self.trusted
         } else {
             check_literal(url)?;
@@ -278,8 +279,8 @@ fn failed(error: reqwest::Error, url: &Url, studio: &LabelStudio) -> MediaError 
     }
 }
 
-fn read_file(path: PathBuf, limit: u64) -> Result<Vec<u8>, MediaError> {
-    let name = path.display().to_string();
+fn read_file(path: PathBuf, name: String, limit: u64) -> Result<Vec<u8>, MediaError> {
+    let name = format!("the local file {name}");
     let unreadable = |reason: String| MediaError::Unreachable {
         url: name.clone(),
         reason: format!("{reason} (LOCAL_FILES_DOCUMENT_ROOT)"),

@@ -13,7 +13,7 @@ pub struct AllowedHosts(Vec<String>);
 /// A host that images are not fetched from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{host} is at a private address, where groundling does not go by itself: add {host} to ALLOWED_IMAGE_HOSTS if images lie there"
+    "{host} is at a private address, where groundling does not go by itself: if images lie there, add {host} to ALLOWED_IMAGE_HOSTS; if it is Label Studio, set LABEL_STUDIO_HOST"
 )]
 pub struct PrivateHost {
     /// Its name or address.

@@ -1,9 +1,9 @@
 //! Where a task's image is.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use base64::engine::general_purpose::{STANDARD_NO_PAD as UNPADDED, URL_SAFE};
 use reqwest::Url;
 
 use crate::label_studio::LabelStudio;
@@ -14,7 +14,12 @@ pub enum Location {
     /// In the task itself.
     Inline(Vec<u8>),
     /// On this machine's disk.
-    File(PathBuf),
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// Its name below the folder of local files.
+        name: String,
+    },
     /// To be fetched.
     Remote {
         /// Where from.
@@ -72,10 +77,14 @@ const CLOUD: [&str; 3] = ["s3://", "gs://", "azure-blob://"];
 pub fn locate(value: &str, around: Surroundings) -> Result<Location, LocationError> {
     let value = value.trim();
     let studio = around.label_studio;
-    if let Some(rest) = value.strip_prefix("data:") {
-        return inline(rest).map(Location::Inline);
+    let scheme = |scheme: &str| {
+        let start = value.get(..scheme.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    if scheme("data:") {
+        return inline(&value["data:".len()..]).map(Location::Inline);
     }
-    if CLOUD.iter().any(|scheme| value.starts_with(scheme)) {
+    if CLOUD.iter().any(|cloud| scheme(cloud)) {
         let base = studio.base();
         let base = base.ok_or_else(|| LocationError::NoHost(shorten(value)))?;
         let task = around.task;
@@ -87,7 +96,7 @@ pub fn locate(value: &str, around: Surroundings) -> Result<Location, LocationErr
             otherwise: None,
         });
     }
-    let url = if value.starts_with("http://") || value.starts_with("https://") {
+    let url = if scheme("http://") || scheme("https://") {
         parse(value)?
     } else {
         on_label_studio(value, studio, around.local_files.is_some())?
@@ -145,17 +154,17 @@ fn local_file(url: &Url) -> Option<String> {
 fn contained(root: &Path, file: &str) -> Result<Location, LocationError> {
     let relative = Path::new(file.trim_start_matches('/'));
     let outside = || LocationError::Outside(shorten(file));
-    let is_plain = |part| matches!(part, std::path::Component::Normal(_));
+    let is_plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
     if !relative.components().all(is_plain) {
         return Err(outside());
     }
-    let path = root.join(relative);
+    let (path, name) = (root.join(relative), shorten(file));
     // what is not there is named when it is read
     let (Ok(real), Ok(real_root)) = (path.canonicalize(), root.canonicalize()) else {
-        return Ok(Location::File(path));
+        return Ok(Location::File { path, name });
     };
     match real.starts_with(&real_root) {
-        true => Ok(Location::File(real)),
+        true => Ok(Location::File { path: real, name }),
         false => Err(outside()),
     }
 }
@@ -183,7 +192,7 @@ impl Location {
     pub fn describe(&self, studio: &LabelStudio) -> String {
         match self {
             Self::Inline(bytes) => format!("the task's data URI of {} bytes", bytes.len()),
-            Self::File(path) => path.display().to_string(),
+            Self::File { name, .. } => format!("the local file {name}"),
             Self::Remote { url, .. } => describe(url, studio),
         }
     }
@@ -208,12 +217,16 @@ fn inline(rest: &str) -> Result<Vec<u8>, LocationError> {
     let (header, payload) = rest
         .split_once(',')
         .ok_or_else(|| error("it has no comma before its data"))?;
-    if !header.ends_with(";base64") {
+    if !header.to_ascii_lowercase().ends_with(";base64") {
         return Err(error("it is not base64, as images need"));
     }
+    // a URI may spell +, / and = with percent signs
+    let payload = payload.replace("%2B", "+").replace("%2b", "+");
+    let payload = payload.replace("%2F", "/").replace("%2f", "/");
+    let payload = payload.replace("%3D", "=").replace("%3d", "=");
     let payload: String = payload.chars().filter(|c| !c.is_whitespace()).collect();
-    STANDARD
-        .decode(payload)
+    UNPADDED
+        .decode(payload.trim_end_matches('='))
         .map_err(|e| error(&format!("it is not base64: {e}")))
 }
 
@@ -224,12 +237,26 @@ fn parse(url: &str) -> Result<Url, LocationError> {
     })
 }
 
-/// A value for a message: not a megabyte of it, and nothing after a question mark.
+/// A value for a message: not a megabyte of it, nothing after a question mark, no password, and nothing
+/// that would begin a new line in a log.
 fn shorten(value: &str) -> String {
     let value = value.split('?').next().unwrap_or_default();
+    let value: String = value
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .take(500)
+        .collect();
+    let value = match value.split_once("://") {
+        Some((scheme, rest)) => {
+            let end = rest.find('/').unwrap_or(rest.len());
+            let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
+            format!("{scheme}://{}", &rest[host..])
+        }
+        None => value,
+    };
     match value.char_indices().nth(120) {
         Some((end, _)) => format!("{}...", &value[..end]),
-        None => value.to_owned(),
+        None => value,
     }
 }
 
@@ -240,7 +267,7 @@ mod tests {
     fn located(value: &str, around: Surroundings) -> Result<String, String> {
         match locate(value, around).map_err(|e| e.to_string())? {
             Location::Inline(bytes) => Ok(format!("{bytes:?}")),
-            Location::File(path) => Ok(path.display().to_string()),
+            Location::File { path, .. } => Ok(path.display().to_string()),
             Location::Remote { url, .. } => Ok(url.to_string()),
         }
     }
@@ -282,7 +309,12 @@ mod tests {
         }
         assert_eq!(remote("http://ls/x y").unwrap(), "http://ls/x%20y");
         assert_eq!(remote(" https://ls:8080/x ").unwrap(), "https://ls:8080/x");
-        assert_eq!(remote("data:image/png;base64,AQI=").unwrap(), "[1, 2]");
+        for data in ["AQI=", "AQI", "AQI%3D", " A Q\nI="] {
+            let uri = format!("data:image/png;base64,{data}");
+            assert_eq!(remote(&uri).unwrap(), "[1, 2]");
+        }
+        assert_eq!(remote("DATA:;BASE64,%2B%2F8=").unwrap(), "[251, 255]");
+        assert_eq!(remote("HTTP://host/x").unwrap(), "http://host/x");
     }
 
     #[test]
@@ -338,8 +370,10 @@ mod tests {
                 task: None,
                 local_files: Some(&root),
             };
-            let found = located("/data/local-files/?d=sub/a%20b.png", around).unwrap();
-            assert!(found.ends_with("root/sub/a b.png"), "{found}");
+            for file in ["sub/a%20b.png", "./sub/a%20b.png"] {
+                let found = located(&format!("/data/local-files/?d={file}"), around).unwrap();
+                assert!(found.ends_with("root/sub/a b.png"), "{found}");
+            }
             for file in [
                 "../secret.png",
                 "sub/../../secret.png",
@@ -368,5 +402,12 @@ mod tests {
             location.unwrap().describe(&studio),
             "https://host/a.png?..."
         );
+        for value in [
+            "ftp://me:word@host/a.png\nERROR forged",
+            "http://me:word@ho st:99999/a",
+        ] {
+            let error = locate(value, around).unwrap_err().to_string();
+            assert!(!error.contains("word") && !error.contains('\n'), "{error}");
+        }
     }
 }

@@ -147,6 +147,30 @@ impl Pipeline {
         })
     }
 
+    /// As [`Self::predict`], but a phrase that the model cannot read is left out: nobody typed it, it is one
+    /// label of many.
+    ///
+    /// # Errors
+    /// If no phrase can be read, or a model fails.
+    pub fn predict_readable(
+        &self,
+        image: &RgbImage,
+        prompt: &Prompt,
+        options: &DetectionOptions,
+        with_masks: bool,
+    ) -> Result<Prediction, PredictError> {
+        let mut readable = prompt.clone();
+        for phrase in self.detector.unreadable(prompt)? {
+            tracing::warn!(
+                phrase,
+                "the detector cannot read this label: it is not looked for"
+            );
+            // where nothing is left, the prediction below says so
+            readable = readable.without(&phrase).unwrap_or(readable);
+        }
+        self.predict(image, &readable, options, with_masks)
+    }
+
     /// Cuts out what an annotator marked, one mask per mark, in their order.
     ///
     /// # Errors

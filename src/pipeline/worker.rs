@@ -102,11 +102,6 @@ impl Worker {
         self.status()
     }
 
-    /// How many requests are waiting.
-    pub fn waiting(&self) -> usize {
-        self.jobs.max_capacity() - self.jobs.capacity()
-    }
-
     /// Runs `work` with the models and waits for what it gives. It is not run if nobody waits any more
     /// when its turn comes.
     ///

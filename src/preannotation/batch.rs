@@ -1,25 +1,26 @@
 //! Many tasks at once, where nobody types.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::context::numbers;
+use super::gate::{BATCH_AT_ONCE, Urgency};
 use super::{
-    Origin, PreannotationError, Preannotator, Search, Task, TaskPrediction, needs_region_control,
+    Origin, PreannotationError, Preannotator, Search, Task, TaskPrediction, View, mean,
+    needs_region_control,
 };
 use crate::geometry::ImageSize;
-use crate::labeling::{ControlKind, Label, LabelingConfig, LabelingError};
+use crate::labeling::{ControlKind, ImageTag, Label, LabelingConfig, LabelingError};
 use crate::prompt::Prompt;
 use crate::regions::{Region, Unlabeled, typed};
 
 /// What to look for in every task of a batch.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct BatchPlan {
-    config: LabelingConfig,
+    view: View,
     /// One per image that is looked at.
     searches: Vec<Search>,
     /// The prompt as it was written, to be shown where the labeling config has a text area for prompts.
@@ -37,8 +38,8 @@ pub enum Outcome {
     Later,
 }
 
-/// Tasks on their way at a time: while one is computed, the image of the next is fetched.
-const AT_ONCE: usize = 2;
+/// Batches whose time was up and that go on all the same.
+static GOING_ON: Semaphore = Semaphore::const_new(8);
 
 impl BatchPlan {
     /// What is looked for, image by image, for people.
@@ -46,12 +47,17 @@ impl BatchPlan {
         self.searches.iter().map(|search| &search.prompt)
     }
 
+    /// What the predictions carry.
+    pub fn version(&self) -> &str {
+        &self.view.version
+    }
+
     /// The prompt as a region of its text area, beside what it found: the annotator sees what was looked
     /// for, and can change it. A text area that is not marked as the prompt's may hold anything else, and
     /// is left alone.
     fn shown_prompt(&self, found: &[Region]) -> Option<Region> {
         let (first, search) = (found.first()?, self.searches.first()?);
-        let area = self.config.text_area(&search.image).ok()?;
+        let area = self.view.config.text_area(&search.image).ok()?;
         let is_prompt = area.kind == ControlKind::TextArea { is_prompt: true };
         let is_attached = area.to_names.contains(&search.image.name);
         let text = self.typed.as_ref().filter(|_| is_prompt && is_attached)?;
@@ -71,42 +77,39 @@ impl Preannotator {
     /// If the labeling config has no place for results, or there is nothing to look for.
     pub fn plan(
         &self,
-        origin: &Origin,
-        config: LabelingConfig,
+        origin: Origin,
+        config: Arc<LabelingConfig>,
         prompt: Option<&str>,
     ) -> Result<BatchPlan, PreannotationError> {
-        let known = self.memory.project(&origin.project);
-        let search = |image, prompt| {
-            let numbers = numbers(&config, &[], &[]);
-            self.search(origin, &config, image, prompt, numbers, Unlabeled::Drop)
+        let view = self.view(origin, config, prompt);
+        let search = |image: &ImageTag, prompt, is_of_labels| Search {
+            image: image.clone(),
+            prompt,
+            unlabeled: Unlabeled::Drop,
+            is_of_labels,
+            urgency: Urgency::Batch,
         };
-        let text = prompt.or(known.prompt.as_deref());
-        let searches = match text.map(Prompt::parse).transpose()? {
-            Some(prompt) => {
-                let image = config.image()?;
-                needs_region_control(&config, image)?;
-                vec![search(image, prompt)]
-            }
+        let image = view.config.image()?;
+        needs_region_control(&view.config, image)?;
+        let searches = match view.prompt.as_deref().map(Prompt::parse).transpose()? {
+            Some(prompt) => vec![search(image, prompt, false)],
             None => {
-                needs_region_control(&config, config.image()?)?;
-                let images = config.images_with_regions();
+                let images = view.config.images_with_regions();
                 let labeled = images.filter_map(|image| {
-                    let labels = config.labels(image);
+                    let labels = view.config.labels(image);
                     let phrases = labels.iter().flat_map(|label| Label::phrases(label));
-                    Some(search(image, Prompt::from_phrases(phrases).ok()?))
+                    Some(search(image, Prompt::from_phrases(phrases).ok()?, true))
                 });
                 labeled.collect()
             }
         };
         if searches.is_empty() {
-            let image = config.image()?.name.clone();
-            return Err(LabelingError::NoLabels(image).into());
+            return Err(LabelingError::NoLabels(image.name.clone()).into());
         }
-        let typed = text.map(|text| text.trim().to_owned());
         Ok(BatchPlan {
-            config,
             searches,
-            typed,
+            typed: view.prompt.clone(),
+            view,
         })
     }
 
@@ -116,13 +119,13 @@ impl Preannotator {
     /// See [`PreannotationError`].
     pub async fn predict(
         &self,
-        origin: &Origin,
         plan: &BatchPlan,
         task: &Task,
     ) -> Result<TaskPrediction, PreannotationError> {
         let (mut result, mut scores) = (vec![], vec![]);
+        let numbers = numbers(&plan.view.config, &[], &task.regions);
         for search in &plan.searches {
-            let found = self.find(origin, &plan.config, search, task).await?;
+            let found = self.find(&plan.view, search, numbers, task).await?;
             if !found.regions.is_empty() {
                 scores.push(found.score);
             }
@@ -133,38 +136,47 @@ impl Preannotator {
         }
         Ok(TaskPrediction {
             result,
-            score: scores.iter().sum::<f32>() / scores.len().max(1) as f32,
-            model_version: self.version(&origin.project, Some(&plan.config)),
+            score: mean(scores.into_iter()),
+            model_version: plan.view.version.clone(),
         })
     }
 
     /// Predicts tasks until the time is up: one outcome per task, in their order. What is left by then goes
     /// on, so that asking again finds it made.
-    pub async fn predict_within(
+    pub async fn predict_until(
         self: &Arc<Self>,
-        origin: Origin,
         plan: BatchPlan,
         tasks: Vec<Task>,
-        time: Duration,
+        time_is_up: impl Future<Output = ()>,
     ) -> Vec<Outcome> {
         let total = tasks.len();
         let (sender, mut made) = mpsc::unbounded_channel();
         let this = self.clone();
         tokio::spawn(async move {
-            let (this, origin, plan) = (&this, &origin, &plan);
+            let (this, plan) = (&this, &plan);
             let work = tasks.into_iter().enumerate().map(|(i, task)| async move {
-                let predicted = this.predict(origin, plan, &task).await;
+                let predicted = this.predict(plan, &task).await;
                 if let Err(error) = &predicted {
                     tracing::error!(task = task.id, "{error}");
                     this.metrics.failed();
                 }
                 (i, predicted)
             });
-            let mut work = stream::iter(work).buffer_unordered(AT_ONCE);
-            let mut late = 0;
+            let mut work = stream::iter(work).buffer_unordered(BATCH_AT_ONCE);
+            let (mut late, mut permit) = (0, None);
             while let Some(outcome) = work.next().await {
-                // nobody listens any more once the time is up
-                late += usize::from(sender.send(outcome).is_err());
+                if sender.send(outcome).is_ok() {
+                    continue;
+                }
+                // nobody listens any more: the time is up
+                late += 1;
+                if permit.is_none() {
+                    permit = GOING_ON.try_acquire().ok();
+                }
+                if permit.is_none() {
+                    tracing::warn!("too many batches go on already: this one stops here");
+                    return;
+                }
             }
             if late > 0 {
                 tracing::info!(
@@ -174,8 +186,7 @@ impl Preannotator {
             }
         });
         let mut outcomes: Vec<Outcome> = (0..total).map(|_| Outcome::Later).collect();
-        let deadline = tokio::time::sleep(time);
-        tokio::pin!(deadline);
+        tokio::pin!(time_is_up);
         let mut count = 0;
         loop {
             tokio::select! {
@@ -190,14 +201,13 @@ impl Preannotator {
                     }
                     None => break,
                 },
-                () = &mut deadline => break,
+                () = &mut time_is_up => break,
             }
         }
         if count < total {
             tracing::warn!(
                 answered = count,
                 left = total - count,
-                seconds = time.as_secs(),
                 "the time for a batch is up (PREDICT_DEADLINE_S): work on the tasks that are left goes on, ask again (Retrieve predictions)"
             );
         }

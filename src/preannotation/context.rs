@@ -52,6 +52,10 @@ pub enum Drawn {
     },
 }
 
+/// Each point is a token of the mask decoder, which compares them all with each other; each rectangle is a
+/// run of it.
+const MAX_DRAWN: usize = 64;
+
 /// Reads the regions of a context.
 ///
 /// # Errors
@@ -68,6 +72,12 @@ pub fn interaction<'a>(
         return typed(&texts, config);
     }
     let drawn: Vec<Drawn> = regions.iter().filter_map(drawn).collect();
+    if drawn.len() > MAX_DRAWN {
+        return Ok(Interaction::Unusable(format!(
+            "{} things were drawn, and at most {MAX_DRAWN} are looked at together",
+            drawn.len()
+        )));
+    }
     if let Some(first) = regions.iter().find(|region| self::drawn(region).is_some()) {
         if regions.iter().any(|r| number(&r["image_rotation"]) != 0.0) {
             let reason = "the image is turned in the editor: turn it back to use smart tools";
@@ -75,7 +85,7 @@ pub fn interaction<'a>(
         }
         return Ok(Interaction::Drawing {
             drawn,
-            label: label(first),
+            label: label(first, regions),
             image: named_image(first, config)?,
         });
     }
@@ -187,12 +197,16 @@ fn number(value: &Value) -> f32 {
     value.as_f64().unwrap_or(0.0) as f32
 }
 
-/// The label a region was drawn with.
-fn label(region: &Value) -> Option<String> {
+/// The label a region was drawn with; where labels stand apart, it is in another region of the same id.
+fn label(region: &Value, regions: &[Value]) -> Option<String> {
     let kind = region["type"].as_str()?;
-    let labels = [kind, "labels"].into_iter();
-    let mut first = labels.filter_map(|key| region["value"][key][0].as_str());
-    first.next().map(str::to_owned)
+    let own = [kind, "labels"].map(|key| &region["value"][key][0]);
+    let apart = regions
+        .iter()
+        .filter(|other| is_type(other, "labels") && other["id"] == region["id"])
+        .map(|other| &other["value"]["labels"][0]);
+    let mut labels = own.into_iter().chain(apart).filter_map(Value::as_str);
+    labels.next().map(str::to_owned)
 }
 
 /// The thresholds that `<Number>` controls give: the context's before those of the task's other regions
@@ -363,6 +377,16 @@ mod tests {
         assert_eq!(made.len(), 1);
         assert_eq!((made[0].points[0].x, made[0].points[0].y), (20.0, 50.0));
         assert!(!made[0].points[1].is_positive);
+
+        let shape = json!({"type": "rectangle", "id": "a", "to_name": "b",
+            "value": {"x": 1, "y": 1, "width": 5, "height": 5}});
+        let label =
+            json!({"type": "labels", "id": "a", "value": {"x": 1, "y": 1, "labels": ["Pot"]}});
+        let apart = interaction(&[shape, label], &config).unwrap();
+        assert!(matches!(apart, Interaction::Drawing { label: Some(label), .. } if label == "Pot"));
+        let many = vec![point(1.0, true); MAX_DRAWN + 1];
+        let many = interaction(&many, &config).unwrap();
+        assert!(matches!(many, Interaction::Unusable(_)));
 
         let rectangle = |rotation: f32| Drawn::Rectangle {
             x: 50.0,

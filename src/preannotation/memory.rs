@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OpenFlags, params};
 use serde_json::Value;
 
 use super::settings::ProjectSettings;
@@ -33,9 +33,10 @@ pub struct Remembered {
 pub struct ProjectMemory {
     projects: Arc<Mutex<HashMap<String, Remembered>>>,
     /// `None` where nothing is written.
-    writer: Option<mpsc::Sender<Row>>,
+    writer: Option<mpsc::Sender<Change>>,
 }
 
+/// A row of the file.
 #[derive(Debug)]
 struct Row {
     project: String,
@@ -43,11 +44,24 @@ struct Row {
     extra_params: String,
 }
 
+/// What is to be written of a project: only what changed, for another server may share the file.
+#[derive(Debug)]
+struct Change {
+    project: String,
+    prompt: Option<Option<String>>,
+    extra_params: Option<String>,
+}
+
+/// Projects that are remembered; whoever can send `/setup` could make up any number.
+const MAX_PROJECTS: usize = 10_000;
+/// Bytes of a project's `extra_params`.
+const MAX_EXTRA_PARAMS: usize = 64 << 10;
+
 /// The name of the file in `MODEL_DIR`.
 pub const FILE: &str = "groundling.sqlite3";
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS projects (
-    project TEXT PRIMARY KEY, prompt TEXT, extra_params TEXT NOT NULL, updated_at INTEGER NOT NULL
+    project TEXT PRIMARY KEY, prompt TEXT, extra_params TEXT NOT NULL DEFAULT '', updated_at INTEGER NOT NULL
 )";
 
 impl ProjectMemory {
@@ -55,11 +69,11 @@ impl ProjectMemory {
     /// folder is made when there is something to write.
     pub fn open(folder: &Path) -> Self {
         let file = folder.join(FILE);
-        let projects = read(&file);
-        let (writer, rows) = mpsc::channel();
+        let projects = as_map(if file.exists() { load(&file) } else { vec![] });
+        let (writer, changes) = mpsc::channel();
         let started = std::thread::Builder::new()
             .name("memory".to_owned())
-            .spawn(move || write_all(&file, &rows));
+            .spawn(move || write_all(&file, &changes));
         if let Err(error) = &started {
             tracing::warn!(%error, "prompts will be forgotten at the next start");
         }
@@ -72,7 +86,7 @@ impl ProjectMemory {
     /// Reads the file in a folder, and writes nothing: for a look at what a server remembers.
     pub fn look(folder: &Path) -> Self {
         Self {
-            projects: Arc::new(Mutex::new(read(&folder.join(FILE)))),
+            projects: Arc::new(Mutex::new(as_map(peek(&folder.join(FILE))))),
             writer: None,
         }
     }
@@ -97,60 +111,77 @@ impl ProjectMemory {
     /// Remembers what an annotator asked for.
     pub fn remember_prompt(&self, project: &str, prompt: &str) {
         self.change(project, |remembered| {
-            let is_new = remembered.prompt.as_deref() != Some(prompt);
+            if remembered.prompt.as_deref() == Some(prompt) {
+                return None;
+            }
             remembered.prompt = Some(prompt.to_owned());
-            is_new
+            Some((Some(remembered.prompt.clone()), None))
         });
     }
 
     /// Takes in a `/setup`. A prompt in `extra_params` counts from the moment it is set there, until an
-    /// annotator types another.
+    /// annotator types another; taking it away again, or setting "", forgets the prompt.
     pub fn remember_setup(&self, project: &str, extra_params: &Value, label_studio: LabelStudio) {
         let text = match extra_params {
             Value::String(text) => text.trim().to_owned(),
             Value::Null => String::new(),
             other => other.to_string(),
         };
+        if text.len() > MAX_EXTRA_PARAMS {
+            tracing::warn!(
+                project,
+                bytes = text.len(),
+                "extra_params are left out: they may have {MAX_EXTRA_PARAMS} bytes"
+            );
+            return;
+        }
         self.change(project, |remembered| {
             remembered.label_studio = label_studio;
             if remembered.extra_params == text {
-                return false;
+                return None;
             }
             let (settings, problems) = ProjectSettings::parse(extra_params);
             for problem in problems {
                 tracing::warn!(project, "{problem}");
             }
-            if settings.prompt.is_some() && settings.prompt != remembered.settings.prompt {
-                remembered.prompt.clone_from(&settings.prompt);
+            let is_new_prompt = settings.prompt != remembered.settings.prompt;
+            if is_new_prompt {
+                remembered.prompt = settings.prompt.clone().filter(|prompt| !prompt.is_empty());
             }
             remembered.settings = settings;
-            remembered.extra_params = text;
-            true
+            remembered.extra_params.clone_from(&text);
+            Some((is_new_prompt.then(|| remembered.prompt.clone()), Some(text)))
         });
     }
 
-    /// Changes what is known of a project, and writes it down if `change` says so.
-    fn change(&self, project: &str, change: impl FnOnce(&mut Remembered) -> bool) {
+    /// Changes what is known of a project, and writes down what `change` gives: the prompt, `extra_params`.
+    fn change(
+        &self,
+        project: &str,
+        change: impl FnOnce(&mut Remembered) -> Option<(Option<Option<String>>, Option<String>)>,
+    ) {
         let mut projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
-        let remembered = projects.entry(project.to_owned()).or_default();
-        if !change(remembered) {
+        if projects.len() >= MAX_PROJECTS && !projects.contains_key(project) {
+            tracing::warn!(
+                project,
+                "nothing is remembered of this project: there are {MAX_PROJECTS} already"
+            );
             return;
         }
-        if let Some(writer) = &self.writer {
-            let row = Row {
-                project: project.to_owned(),
-                prompt: remembered.prompt.clone(),
-                extra_params: remembered.extra_params.clone(),
-            };
+        let remembered = projects.entry(project.to_owned()).or_default();
+        let changed = change(remembered);
+        if let (Some((prompt, extra_params)), Some(writer)) = (changed, &self.writer) {
             // the thread ends with the last handle, not before
-            let _ = writer.send(row);
+            let _ = writer.send(Change {
+                project: project.to_owned(),
+                prompt,
+                extra_params,
+            });
         }
     }
 }
 
-/// What a file remembers; nothing where there is none.
-fn read(file: &Path) -> HashMap<String, Remembered> {
-    let rows = if file.exists() { load(file) } else { vec![] };
+fn as_map(rows: Vec<Row>) -> HashMap<String, Remembered> {
     let projects = rows.into_iter().map(|row| {
         let (settings, _) = ProjectSettings::parse(&Value::String(row.extra_params.clone()));
         let remembered = Remembered {
@@ -171,26 +202,39 @@ fn connect(file: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+fn rows(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
+    let mut query = connection.prepare("SELECT project, prompt, extra_params FROM projects")?;
+    let rows = query.query_map([], |row| {
+        Ok(Row {
+            project: row.get(0)?,
+            prompt: row.get(1)?,
+            extra_params: row.get(2)?,
+        })
+    })?;
+    rows.collect()
+}
+
 /// All rows; none of a file that cannot be read, which is put aside if it is damaged.
 fn load(file: &Path) -> Vec<Row> {
-    let read = || -> rusqlite::Result<Vec<Row>> {
-        let connection = connect(file)?;
-        let mut query = connection.prepare("SELECT project, prompt, extra_params FROM projects")?;
-        let rows = query.query_map([], |row| {
-            Ok(Row {
-                project: row.get(0)?,
-                prompt: row.get(1)?,
-                extra_params: row.get(2)?,
-            })
-        })?;
-        rows.collect()
-    };
-    read().unwrap_or_else(|error| {
-        let name = file.display();
-        tracing::warn!(file = %name, %error, "remembered prompts cannot be read");
+    let read = connect(file).and_then(|connection| rows(&connection));
+    read.unwrap_or_else(|error| {
+        tracing::warn!(file = %file.display(), %error, "remembered prompts cannot be read");
         if is_damaged(&error) {
             put_aside(file);
         }
+        vec![]
+    })
+}
+
+/// All rows of somebody else's file; none if it cannot be read.
+fn peek(file: &Path) -> Vec<Row> {
+    if !file.exists() {
+        return vec![];
+    }
+    let read = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .and_then(|connection| rows(&connection));
+    read.unwrap_or_else(|error| {
+        tracing::warn!(file = %file.display(), %error, "remembered prompts cannot be read");
         vec![]
     })
 }
@@ -215,17 +259,17 @@ fn put_aside(file: &Path) {
     }
 }
 
-/// Writes rows as they come, until every handle of the memory is gone.
-fn write_all(file: &Path, rows: &mpsc::Receiver<Row>) {
+/// Writes changes as they come, until every handle of the memory is gone.
+fn write_all(file: &Path, changes: &mpsc::Receiver<Change>) {
     let mut connection = None;
-    while let Ok(row) = rows.recv() {
-        let mut written = write(file, &mut connection, &row);
+    while let Ok(change) = changes.recv() {
+        let mut written = write(file, &mut connection, &change);
         if let Err(error) = &written
             && error.downcast_ref().is_some_and(is_damaged)
         {
             connection = None;
             put_aside(file);
-            written = write(file, &mut connection, &row);
+            written = write(file, &mut connection, &change);
         }
         if let Err(error) = written {
             let name = file.display();
@@ -235,7 +279,7 @@ fn write_all(file: &Path, rows: &mpsc::Receiver<Row>) {
     }
 }
 
-fn write(file: &Path, connection: &mut Option<Connection>, row: &Row) -> anyhow::Result<()> {
+fn write(file: &Path, connection: &mut Option<Connection>, change: &Change) -> anyhow::Result<()> {
     let open = match connection.take() {
         // the file may have been deleted under a running server
         Some(open) if file.exists() => open,
@@ -247,12 +291,24 @@ fn write(file: &Path, connection: &mut Option<Connection>, row: &Row) -> anyhow:
         }
     };
     let open = connection.insert(open);
+    let Change {
+        project,
+        prompt,
+        extra_params,
+    } = change;
     open.execute(
-        "INSERT INTO projects VALUES (?1, ?2, ?3, unixepoch())
-         ON CONFLICT (project) DO UPDATE SET
-         prompt = excluded.prompt, extra_params = excluded.extra_params, updated_at = excluded.updated_at",
-        params![row.project, row.prompt, row.extra_params],
+        "INSERT INTO projects (project, updated_at) VALUES (?1, unixepoch())
+         ON CONFLICT (project) DO UPDATE SET updated_at = excluded.updated_at",
+        [project],
     )?;
+    if let Some(prompt) = prompt {
+        let update = "UPDATE projects SET prompt = ?2 WHERE project = ?1";
+        open.execute(update, params![project, prompt])?;
+    }
+    if let Some(extra_params) = extra_params {
+        let update = "UPDATE projects SET extra_params = ?2 WHERE project = ?1";
+        open.execute(update, params![project, extra_params])?;
+    }
     Ok(())
 }
 
@@ -274,7 +330,7 @@ mod tests {
     }
 
     fn prompt_on_disk(folder: &Path) -> Option<String> {
-        ProjectMemory::open(folder).project("7.1").prompt
+        ProjectMemory::look(folder).project("7.1").prompt
     }
 
     #[test]
@@ -296,6 +352,43 @@ mod tests {
         assert_eq!(again.project("7.1").settings.box_threshold, Some(0.4));
         again.remember_setup("7.1", &json!({"prompt": "cup"}), LabelStudio::default());
         assert_eq!(again.project("7.1").prompt.as_deref(), Some("cup"));
+    }
+
+    #[test]
+    fn a_prompt_that_was_set_can_be_taken_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = ProjectMemory::open(folder.path());
+        let prompt = || memory.project("7.1").prompt;
+        let setup = |extra: Value| memory.remember_setup("7.1", &extra, LabelStudio::default());
+        setup(json!({"prompt": "pot"}));
+        setup(json!({}));
+        assert_eq!(prompt(), None);
+        memory.remember_prompt("7.1", "typed");
+        setup(json!({"box_threshold": 0.4}));
+        assert_eq!(prompt().as_deref(), Some("typed"));
+        setup(json!({"prompt": ""}));
+        assert_eq!(prompt(), None);
+        setup(json!({"prompt": "x".repeat(MAX_EXTRA_PARAMS)}));
+        assert_eq!(prompt(), None);
+    }
+
+    #[test]
+    fn two_servers_may_share_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (
+            ProjectMemory::open(folder.path()),
+            ProjectMemory::open(folder.path()),
+        );
+        one.remember_prompt("7.1", "dog");
+        eventually(|| prompt_on_disk(folder.path()).is_some());
+        two.remember_setup(
+            "7.1",
+            &json!({"box_threshold": 0.4}),
+            LabelStudio::default(),
+        );
+        let on_disk = || ProjectMemory::look(folder.path()).project("7.1");
+        eventually(|| on_disk().settings.box_threshold == Some(0.4));
+        assert_eq!(on_disk().prompt.as_deref(), Some("dog"));
     }
 
     #[test]

@@ -4,9 +4,12 @@
 mod batch;
 pub mod cache;
 pub mod context;
+pub mod gate;
 pub mod memory;
 pub mod settings;
 pub mod version;
+
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -14,8 +17,9 @@ use serde_json::{Map, Value};
 pub use self::batch::{BatchPlan, Outcome};
 use self::cache::{Key, PredictionCache};
 use self::context::{Drawn, Interaction, interaction, marks, numbers, text_of};
+use self::gate::{Gate, Urgency};
 use self::memory::{ProjectMemory, Remembered};
-use self::settings::{Numbers, Settings};
+use self::settings::{Numbers, ProjectSettings, Settings};
 use crate::config::Secret;
 use crate::detector::DetectionOptions;
 use crate::geometry::ImageSize;
@@ -23,10 +27,10 @@ use crate::label_studio::LabelStudio;
 use crate::labeling::{ImageTag, LabelingConfig, LabelingError, Shape};
 use crate::media::{Fetcher, ImageRequest, MediaError};
 use crate::metrics::Metrics;
-use crate::pipeline::Prediction;
+use crate::pipeline::Pipeline;
 use crate::pipeline::worker::{Worker, WorkerError};
 use crate::prompt::{EmptyPrompt, Prompt};
-use crate::regions::{Region, Style, Unlabeled, cutouts, regions};
+use crate::regions::{Region, Regions, Style, Unlabeled, cutouts, regions};
 
 /// What everything here shares.
 #[derive(Debug)]
@@ -47,6 +51,8 @@ pub struct Preannotator {
     pub memory: ProjectMemory,
     /// Predictions already made.
     pub cache: PredictionCache,
+    /// How many tasks may be on their way.
+    pub gate: Gate,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -62,13 +68,26 @@ pub struct Task {
     pub regions: Vec<Value>,
 }
 
-/// Where a task comes from.
+/// Where tasks come from.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
     /// Label Studio's name of the project, `79.1795353181`; empty where it said none.
     pub project: String,
     /// User and password for protected image URLs.
     pub login: Option<(String, Secret)>,
+}
+
+/// A project as one request sees it from beginning to end, whatever others type or set meanwhile.
+#[derive(Debug, Clone)]
+struct View {
+    origin: Origin,
+    config: Arc<LabelingConfig>,
+    settings: ProjectSettings,
+    /// Given, or remembered.
+    prompt: Option<String>,
+    label_studio: LabelStudio,
+    /// What the request's predictions carry.
+    version: String,
 }
 
 /// What Label Studio stores or shows for a task.
@@ -94,6 +113,9 @@ pub enum PreannotationError {
     /// The image cannot be had.
     #[error(transparent)]
     Media(#[from] MediaError),
+    /// More than anybody types.
+    #[error("the prompt has {0} bytes, and may have {MAX_PROMPT}: use fewer phrases")]
+    LongPrompt(usize),
     /// The models gave nothing.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -104,25 +126,55 @@ pub enum PreannotationError {
 struct Search {
     image: ImageTag,
     prompt: Prompt,
-    settings: Settings,
     unlabeled: Unlabeled,
+    /// Whether the prompt is made of labels: then one the model cannot read is left out.
+    is_of_labels: bool,
+    urgency: Urgency,
 }
 
-impl Preannotator {
-    /// What is known of a project.
-    pub fn project(&self, project: &str) -> Remembered {
-        self.memory.project(project)
-    }
+/// The longest prompt that may be typed or set, in bytes: thousands of words.
+const MAX_PROMPT: usize = 8 << 10;
 
+impl Preannotator {
     /// The version that predictions of a project carry now.
     pub fn version(&self, project: &str, config: Option<&LabelingConfig>) -> String {
+        let known = self.memory.project(project);
+        self.version_of(&known.settings, known.prompt.as_deref(), config)
+    }
+
+    fn version_of(
+        &self,
+        settings: &ProjectSettings,
+        prompt: Option<&str>,
+        config: Option<&LabelingConfig>,
+    ) -> String {
         version::of_project(
             &self.models,
             &self.defaults,
             self.polygon_tolerance,
-            &self.memory.project(project),
+            settings,
+            prompt,
             config,
         )
+    }
+
+    /// A project as it is now, with a prompt that was given instead of the remembered one.
+    fn view(&self, origin: Origin, config: Arc<LabelingConfig>, prompt: Option<&str>) -> View {
+        let Remembered {
+            settings,
+            prompt: remembered,
+            label_studio,
+            ..
+        } = self.memory.project(&origin.project);
+        let prompt = prompt.map(|text| text.trim().to_owned()).or(remembered);
+        View {
+            version: self.version_of(&settings, prompt.as_deref(), Some(&config)),
+            label_studio: self.label_studio.or(&label_studio),
+            origin,
+            config,
+            settings,
+            prompt,
+        }
     }
 
     /// Answers what an annotator just did in the editor.
@@ -132,146 +184,126 @@ impl Preannotator {
     pub async fn interact(
         &self,
         origin: &Origin,
-        config: &LabelingConfig,
+        config: &Arc<LabelingConfig>,
         task: &Task,
         context: &[Value],
     ) -> Result<TaskPrediction, PreannotationError> {
-        let nothing = || TaskPrediction {
-            result: vec![],
-            score: 0.0,
-            model_version: self.version(&origin.project, Some(config)),
+        let view = |prompt| self.view(origin.clone(), config.clone(), prompt);
+        let nothing = |reason: &str| {
+            tracing::info!(task = task.id, "answered with nothing: {reason}");
+            TaskPrediction {
+                result: vec![],
+                score: 0.0,
+                model_version: view(None).version,
+            }
         };
         match interaction(context, config)? {
-            Interaction::Nothing => Ok(nothing()),
+            Interaction::Nothing => Ok(nothing("the context is empty, as after Submit")),
             Interaction::Unusable(reason) => {
                 tracing::warn!(
                     task = task.id,
-                    "this context is answered with nothing: {reason}"
+                    "groundling cannot use this context: {reason}"
                 );
-                Ok(nothing())
+                Ok(nothing("see above"))
             }
             Interaction::Drawing {
                 drawn,
                 label,
                 image,
-            } => {
-                let result = self
-                    .cut_out(origin, config, image, task, drawn, label.as_deref())
-                    .await?;
-                Ok(TaskPrediction {
-                    score: mean_score(&result),
-                    result,
-                    model_version: self.version(&origin.project, Some(config)),
-                })
-            }
+            } => self.cut_out(view(None), image, task, drawn, label).await,
             Interaction::Prompt { text, image } => {
-                self.look_for(origin, config, image, task, context, &text)
-                    .await
+                self.look_for(view(Some(&text)), image, task, context).await
             }
             Interaction::Threshold => {
                 let image = config.image()?;
                 let area = config.text_area(image)?;
                 let typed = text_of(&area.name, &task.regions);
-                match typed.or_else(|| self.memory.project(&origin.project).prompt) {
-                    Some(text) => {
-                        self.look_for(origin, config, image, task, context, &text)
-                            .await
-                    }
-                    None => {
-                        tracing::info!(
-                            task = task.id,
-                            "a threshold was changed, and no prompt was typed yet"
-                        );
-                        Ok(nothing())
-                    }
+                let view = view(typed.as_deref());
+                match view.prompt {
+                    Some(_) => self.look_for(view, image, task, context).await,
+                    None => Ok(nothing(
+                        "a threshold was changed, and no prompt was typed yet",
+                    )),
                 }
             }
         }
     }
 
-    /// Looks for what was typed, and remembers it for the project's next tasks.
+    /// Looks for the view's prompt; if the model could read it, it is remembered for the project's next
+    /// tasks.
     async fn look_for(
         &self,
-        origin: &Origin,
-        config: &LabelingConfig,
+        view: View,
         image: &ImageTag,
         task: &Task,
         context: &[Value],
-        text: &str,
     ) -> Result<TaskPrediction, PreannotationError> {
-        let prompt = Prompt::parse(text)?;
-        needs_region_control(config, image)?;
-        if !origin.project.is_empty() {
-            self.memory.remember_prompt(&origin.project, text.trim());
+        let text = view.prompt.as_deref().unwrap_or_default();
+        if text.len() > MAX_PROMPT {
+            return Err(PreannotationError::LongPrompt(text.len()));
         }
-        let numbers = numbers(config, context, &task.regions);
-        let search = self.search(origin, config, image, prompt, numbers, Unlabeled::Keep);
-        let found = self.find(origin, config, &search, task).await?;
+        let search = Search {
+            image: image.clone(),
+            prompt: Prompt::parse(text)?,
+            unlabeled: Unlabeled::Keep,
+            is_of_labels: false,
+            urgency: Urgency::Interactive,
+        };
+        needs_region_control(&view.config, image)?;
+        let numbers = numbers(&view.config, context, &task.regions);
+        let found = self.find(&view, &search, numbers, task).await?;
+        if !view.origin.project.is_empty() {
+            self.memory.remember_prompt(&view.origin.project, text);
+        }
         Ok(TaskPrediction {
             score: found.score,
             result: found.regions,
-            model_version: self.version(&origin.project, Some(config)),
+            model_version: view.version,
         })
-    }
-
-    fn search(
-        &self,
-        origin: &Origin,
-        config: &LabelingConfig,
-        image: &ImageTag,
-        prompt: Prompt,
-        numbers: Numbers,
-        unlabeled: Unlabeled,
-    ) -> Search {
-        let known = self.memory.project(&origin.project);
-        Search {
-            image: image.clone(),
-            prompt,
-            settings: Settings::resolve(&self.defaults, &known.settings, numbers, config, image),
-            unlabeled,
-        }
     }
 
     /// Looks at one image of a task; made before, being made, or made now.
     async fn find(
         &self,
-        origin: &Origin,
-        config: &LabelingConfig,
+        view: &View,
         search: &Search,
+        numbers: Numbers,
         task: &Task,
-    ) -> Result<crate::regions::Regions, PreannotationError> {
-        let url = search.image.url(&task.data)?;
-        let known = self.memory.project(&origin.project);
-        let label_studio = self.label_studio.or(&known.label_studio);
-        let options = search.settings.options;
-        let mut controls = config.region_controls(&search.image);
-        let with_masks = search.settings.segment && controls.any(|c| c.shape != Shape::Rectangle);
+    ) -> Result<Regions, PreannotationError> {
+        let (config, image) = (&view.config, &search.image);
+        let url = image.url(&task.data)?;
+        let settings = Settings::resolve(&self.defaults, &view.settings, numbers, config, image);
+        let options = settings.options;
+        let mut controls = config.region_controls(image);
+        let with_masks = settings.segment && controls.any(|c| c.shape != Shape::Rectangle);
         // a cloud URI means what it means to its task's storage
-        let place = format!(
-            "{}#{}",
-            label_studio.base().unwrap_or_default(),
-            task.id.unwrap_or(0)
-        );
-        let key = Key::new(Some(&place), &url, &search.prompt, &options, with_masks);
-        let prediction = self
-            .cache
-            .get_or_make(&key, async {
-                let image = self.image(origin, &label_studio, task, &url).await?;
-                let prompt = search.prompt.clone();
-                let predicted = self
-                    .worker
-                    .run(move |models| models.predict(&image, &prompt, &options, with_masks))
-                    .await?;
-                self.metrics.predicted(&predicted);
-                Ok::<Prediction, PreannotationError>(predicted)
-            })
-            .await?;
+        let place = (view.label_studio.base(), task.id);
+        let key = Key::new(&(place, &url, &search.prompt, with_masks), &options);
+        let make = async {
+            let _place = self.gate.enter(search.urgency).await?;
+            let pixels = self.image(view, task, &url).await?;
+            let (prompt, is_of_labels) = (search.prompt.clone(), search.is_of_labels);
+            let predicted = self
+                .worker
+                .run(move |models| match is_of_labels {
+                    true => models.predict_readable(&pixels, &prompt, &options, with_masks),
+                    false => models.predict(&pixels, &prompt, &options, with_masks),
+                })
+                .await?;
+            self.metrics.predicted(&predicted);
+            Ok::<_, PreannotationError>(predicted)
+        };
+        let prediction = self.cache.get_or_make(&key, make).await?;
         let style = Style {
             unlabeled: search.unlabeled,
-            label_thresholds: search.settings.label_thresholds,
+            label_thresholds: settings.label_thresholds,
             polygon_tolerance: self.polygon_tolerance,
         };
-        let made = regions(&prediction, config, &search.image, &style);
+        let made = {
+            let (prediction, config) = (prediction.clone(), config.clone());
+            let image = image.clone();
+            computed(move || regions(&prediction, &config, &image, &style)).await?
+        };
         self.metrics.regions(made.regions.len());
         tracing::info!(
             task = task.id,
@@ -280,7 +312,7 @@ impl Preannotator {
             text_threshold = %options.text_threshold,
             nms_iou = %options.nms_iou,
             max_detections = options.max_detections,
-            label_thresholds = search.settings.label_thresholds.is_some(),
+            label_thresholds = settings.label_thresholds.is_some(),
             found = prediction.objects.len(),
             regions = made.regions.len(),
             without_label = made.dropped,
@@ -294,61 +326,76 @@ impl Preannotator {
     /// Cuts out what was drawn with a smart tool.
     async fn cut_out(
         &self,
-        origin: &Origin,
-        config: &LabelingConfig,
+        view: View,
         image: &ImageTag,
         task: &Task,
         drawn: Vec<Drawn>,
-        label: Option<&str>,
-    ) -> Result<Vec<Region>, PreannotationError> {
-        let mut controls = config.region_controls(image);
+        label: Option<String>,
+    ) -> Result<TaskPrediction, PreannotationError> {
+        let mut prediction = TaskPrediction {
+            result: vec![],
+            score: 0.0,
+            model_version: view.version.clone(),
+        };
+        let mut controls = view.config.region_controls(image);
         if !controls.any(|control| control.shape != Shape::Rectangle) {
             tracing::warn!(
                 task = task.id,
                 "smart tools make masks, and the labeling config has neither <BrushLabels> nor <PolygonLabels> for them"
             );
-            return Ok(vec![]);
+            return Ok(prediction);
         }
         let url = image.url(&task.data)?;
-        let known = self.memory.project(&origin.project);
-        let label_studio = self.label_studio.or(&known.label_studio);
-        let pixels = self.image(origin, &label_studio, task, &url).await?;
         let count = drawn.len();
-        let masks = self
-            .worker
-            .run(move |models| models.cut_out(&pixels, &marks(&drawn, ImageSize::of(&pixels))))
-            .await?;
+        let masks = {
+            let _place = self.gate.enter(Urgency::Interactive).await?;
+            let pixels = self.image(&view, task, &url).await?;
+            let work = move |models: &Pipeline| {
+                models.cut_out(&pixels, &marks(&drawn, ImageSize::of(&pixels)))
+            };
+            self.worker.run(work).await?
+        };
         let style = Style {
             unlabeled: Unlabeled::Keep,
             label_thresholds: None,
             polygon_tolerance: self.polygon_tolerance,
         };
-        let made = cutouts(&masks, label, config, image, &style);
-        self.metrics.regions(made.len());
+        let (config, image) = (view.config.clone(), image.clone());
+        let make = move || cutouts(&masks, label.as_deref(), &config, &image, &style);
+        prediction.result = computed(make).await?;
+        prediction.score = mean(prediction.result.iter().filter_map(|region| region.score));
+        self.metrics.regions(prediction.result.len());
         tracing::info!(
             task = task.id,
             drawn = count,
-            regions = made.len(),
+            regions = prediction.result.len(),
             "cut out"
         );
-        Ok(made)
+        Ok(prediction)
     }
 
     async fn image(
         &self,
-        origin: &Origin,
-        label_studio: &LabelStudio,
+        view: &View,
         task: &Task,
         url: &str,
     ) -> Result<image::RgbImage, PreannotationError> {
         let request = ImageRequest {
             value: url,
-            label_studio,
+            label_studio: &view.label_studio,
             task: task.id,
-            login: origin.login.as_ref(),
+            login: view.origin.login.as_ref(),
         };
         Ok(self.fetcher.load(request).await?)
     }
+}
+
+/// Runs what computes for a while off the async threads.
+async fn computed<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, WorkerError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| WorkerError::Panicked)
 }
 
 /// Results need somewhere to go.
@@ -359,7 +406,8 @@ fn needs_region_control(config: &LabelingConfig, image: &ImageTag) -> Result<(),
     }
 }
 
-fn mean_score(regions: &[Region]) -> f32 {
-    let scores: Vec<f32> = regions.iter().filter_map(|region| region.score).collect();
-    scores.iter().sum::<f32>() / scores.len().max(1) as f32
+/// 0 of nothing.
+fn mean(scores: impl Iterator<Item = f32>) -> f32 {
+    let (sum, count) = scores.fold((0.0, 0), |(sum, count), score| (sum + score, count + 1));
+    sum / count.max(1) as f32
 }

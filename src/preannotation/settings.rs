@@ -12,7 +12,7 @@ use crate::labeling::{ImageTag, LabelingConfig};
 /// What a project's `extra_params` say.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ProjectSettings {
-    /// What to look for where nobody types.
+    /// What to look for where nobody types; "" is for all labels again.
     pub prompt: Option<String>,
     /// 0..1.
     pub box_threshold: Option<f32>,
@@ -77,8 +77,8 @@ impl ProjectSettings {
             let expected = match key.as_str() {
                 "prompt" => {
                     let text = value.as_str().map(str::trim).map(str::to_owned);
-                    settings.prompt = text.clone().filter(|text| !text.is_empty());
-                    text.is_none().then_some("a text")
+                    settings.prompt = text;
+                    settings.prompt.is_none().then_some("a text")
                 }
                 "box_threshold" => set(&mut settings.box_threshold, fraction(value)),
                 "text_threshold" => set(&mut settings.text_threshold, fraction(value)),

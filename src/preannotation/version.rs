@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
-use super::memory::Remembered;
+use super::settings::ProjectSettings;
 use crate::config::ModelArgs;
 use crate::detector::DetectionOptions;
 use crate::labeling::{LabelingConfig, Shape};
@@ -44,10 +44,10 @@ pub fn of_project(
     models: &str,
     defaults: &DetectionOptions,
     polygon_tolerance: f32,
-    known: &Remembered,
+    settings: &ProjectSettings,
+    prompt: Option<&str>,
     config: Option<&LabelingConfig>,
 ) -> String {
-    let settings = &known.settings;
     let options = DetectionOptions {
         box_threshold: settings.box_threshold.unwrap_or(defaults.box_threshold),
         text_threshold: settings.text_threshold.unwrap_or(defaults.text_threshold),
@@ -66,7 +66,7 @@ pub fn of_project(
         }
         let _ = write!(version, " labels={:06x}", digest(&format!("{config:?}")));
     }
-    if let Some(Ok(prompt)) = known.prompt.as_deref().map(Prompt::parse) {
+    if let Some(Ok(prompt)) = prompt.map(Prompt::parse) {
         let prompt = prompt.to_string();
         let _ = match prompt.char_indices().nth(60) {
             Some((end, _)) => write!(
@@ -91,7 +91,6 @@ fn digest(text: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::preannotation::settings::ProjectSettings;
 
     #[test]
     fn it_changes_with_what_changes_results_and_with_nothing_else() {
@@ -101,44 +100,41 @@ mod tests {
             let xml = format!("<View><Image name='i' value='$i'/>{control}</View>");
             LabelingConfig::parse(&xml).unwrap()
         };
-        let version = |known: &Remembered, config: &LabelingConfig| {
-            of_project("groundling", &defaults, 0.25, known, Some(config))
-        };
+        let version =
+            |settings: &ProjectSettings, prompt: Option<&str>, config: &LabelingConfig| {
+                of_project(
+                    "groundling",
+                    &defaults,
+                    0.25,
+                    settings,
+                    prompt,
+                    Some(config),
+                )
+            };
         let cup = xml("<Label value='Cup'/>");
-        let nothing = Remembered::default();
-        let plain = version(&nothing, &cup);
+        let nothing = ProjectSettings::default();
+        let plain = version(&nothing, None, &cup);
         assert!(
             plain.starts_with("groundling box=0.3 text=0.25 nms=0.7 labels="),
             "{plain}"
         );
         // a colour changes nothing
-        assert_eq!(
-            version(&nothing, &xml("<Label value='Cup' background='red'/>")),
-            plain
-        );
-        let prompted = |prompt: &str| Remembered {
-            prompt: Some(prompt.to_owned()),
-            ..Remembered::default()
-        };
-        assert_eq!(
-            version(&prompted("Dog, cat"), &cup),
-            version(&prompted("dog. cat."), &cup)
-        );
-        let strict = Remembered {
-            settings: ProjectSettings {
-                box_threshold: Some(0.5),
-                ..ProjectSettings::default()
-            },
-            ..Remembered::default()
+        let red = xml("<Label value='Cup' background='red'/>");
+        assert_eq!(version(&nothing, None, &red), plain);
+        let prompted = |prompt: &str| version(&nothing, Some(prompt), &cup);
+        assert_eq!(prompted("Dog, cat"), prompted("dog. cat."));
+        let strict = ProjectSettings {
+            box_threshold: Some(0.5),
+            ..ProjectSettings::default()
         };
         let long = "a long prompt, ".repeat(2) + &"with many words ".repeat(20);
         let mut all = vec![
             plain,
-            version(&nothing, &xml("<Label value='Pot'/>")),
-            version(&prompted("dog"), &cup),
-            version(&strict, &cup),
-            version(&prompted(&long), &cup),
-            version(&prompted(&format!("{long} more")), &cup),
+            version(&nothing, None, &xml("<Label value='Pot'/>")),
+            prompted("dog"),
+            version(&strict, None, &cup),
+            prompted(&long),
+            prompted(&format!("{long} more")),
         ];
         assert!(all.iter().all(|version| version.len() < 200));
         all.sort();

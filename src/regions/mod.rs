@@ -42,6 +42,9 @@ pub enum Unlabeled {
     Drop,
 }
 
+/// A label and the control it belongs to.
+type Named<'a> = (&'a ControlTag, &'a Label);
+
 /// How detections become regions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Style {
@@ -75,31 +78,27 @@ pub fn regions(
     let (mut dropped, mut scores) = (0, vec![]);
     for object in &prediction.objects {
         let Detection { phrase, score, .. } = &object.detection;
-        let found: Vec<(RegionControl, Option<&Label>)> = config
+        let found: Vec<(RegionControl, Option<Named>)> = config
             .region_controls(image)
-            .map(|c| (c, c.labels.and_then(|labels| labels.label_for(phrase))))
+            .map(|control| {
+                let label = control.label_for(phrase);
+                (control, label)
+            })
             .collect();
         if let Some(others) = style.label_thresholds {
             let own = found
                 .iter()
-                .find_map(|(_, label)| label.as_ref()?.score_threshold);
+                .find_map(|(_, label)| label.as_ref()?.1.score_threshold);
             if *score <= own.unwrap_or(others) {
                 continue;
             }
         }
         let before = regions.len();
         for (control, label) in found {
-            let needs_label = control.labels.is_some() && style.unlabeled == Unlabeled::Drop;
+            let needs_label = !control.labels.is_empty() && style.unlabeled == Unlabeled::Drop;
             if label.is_some() || !needs_label {
-                let label = label.map(Label::name);
-                regions.extend(shaped(
-                    object,
-                    prediction.size,
-                    control,
-                    image,
-                    label,
-                    style,
-                ));
+                let size = prediction.size;
+                regions.extend(shaped(object, size, &control, image, label, style));
             }
         }
         if regions.len() > before {
@@ -108,7 +107,7 @@ pub fn regions(
             dropped += 1;
         }
     }
-    let score = scores.iter().sum::<f32>() / scores.len().max(1) as f32;
+    let score = (0.0 + scores.iter().sum::<f32>()) / scores.len().max(1) as f32;
     Regions {
         regions,
         score,
@@ -118,43 +117,31 @@ pub fn regions(
 
 /// The masks of marked objects as regions with the label the annotator drew with: of the brush where
 /// there is one, else of the polygon; a control with that label before others.
-pub fn cutouts(
+pub fn cutouts<'a>(
     masks: &[ScoredMask],
     label: Option<&str>,
-    config: &LabelingConfig,
-    image: &ImageTag,
+    config: &'a LabelingConfig,
+    image: &'a ImageTag,
     style: &Style,
 ) -> Vec<Region> {
-    let knows = |control: &RegionControl| {
-        let labels = control.labels.map_or(&[][..], |control| &control.labels);
-        labels.iter().any(|l| Some(l.name()) == label)
-    };
+    let named = |control: &RegionControl<'a>| control.label_named(label?);
     let controls: Vec<RegionControl> = config
         .region_controls(image)
         .filter(|control| control.shape != Shape::Rectangle)
         .collect();
-    let rank = |control: &&RegionControl| (!knows(control), control.shape != Shape::Brush);
+    let rank =
+        |control: &&RegionControl<'a>| (named(control).is_none(), control.shape != Shape::Brush);
     let Some(control) = controls.iter().min_by_key(rank) else {
         return vec![];
     };
-    let label = label.filter(|_| knows(control));
-    let values = masks.iter().flat_map(|scored| {
-        mask_values(&scored.mask, control.shape, style)
-            .into_iter()
-            .map(move |value| (value, scored))
-    });
-    values
-        .flat_map(|(value, scored)| {
-            labeled(
-                value,
-                *control,
-                image,
-                scored.mask.size(),
-                label,
-                scored.score,
-            )
-        })
-        .collect()
+    let mut regions = vec![];
+    for ScoredMask { mask, score } in masks {
+        for value in mask_values(mask, control.shape, style) {
+            let label = named(control);
+            regions.extend(labeled(value, control, image, mask.size(), label, *score));
+        }
+    }
+    regions
 }
 
 /// What was looked for, as if it had been typed into the text area.
@@ -177,9 +164,9 @@ pub fn typed(prompt: &str, area: &ControlTag, image: &ImageTag, size: ImageSize)
 fn shaped(
     object: &DetectedObject,
     size: ImageSize,
-    control: RegionControl,
+    control: &RegionControl,
     image: &ImageTag,
-    label: Option<&str>,
+    label: Option<Named>,
     style: &Style,
 ) -> Vec<Region> {
     let (values, score) = match (control.shape, &object.mask) {
@@ -200,10 +187,10 @@ fn shaped(
 /// labels stand apart the shape, and then the label under the same id.
 fn labeled(
     mut value: Map<String, Value>,
-    control: RegionControl,
+    control: &RegionControl,
     image: &ImageTag,
     size: ImageSize,
-    label: Option<&str>,
+    label: Option<Named>,
     score: f32,
 ) -> Vec<Region> {
     let is_own = matches!(control.control.kind, ControlKind::ShapeLabels(_));
@@ -219,20 +206,20 @@ fn labeled(
         // the segmenter's expectation can overshoot
         score: Some(score.clamp(0.0, 1.0)),
     };
-    let mut made = match (is_own, label, control.labels) {
-        (true, label, _) => {
+    let mut made = match (is_own, label) {
+        (true, label) => {
             let kind = control.shape.labels_kind();
-            if let Some(label) = label {
-                value.insert(kind.to_owned(), json!([label]));
+            if let Some((_, label)) = label {
+                value.insert(kind.to_owned(), json!([label.name()]));
             }
             vec![region(control.control, kind, value)]
         }
-        (false, Some(label), Some(labels)) => {
+        (false, Some((labels, label))) => {
             let shape = region(control.control, control.shape.kind(), value.clone());
-            value.insert("labels".to_owned(), json!([label]));
+            value.insert("labels".to_owned(), json!([label.name()]));
             vec![shape, region(labels, "labels", value)]
         }
-        (false, _, _) => vec![region(control.control, control.shape.kind(), value)],
+        (false, None) => vec![region(control.control, control.shape.kind(), value)],
     };
     let id = fresh_id();
     for region in &mut made {

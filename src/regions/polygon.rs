@@ -26,7 +26,7 @@ pub fn outlines(mask: &Mask, tolerance: f32) -> Vec<Ring> {
         // parts are apart from each other: the smallest around a hole is the one it is in
         let around = (0..parts.len())
             .rev()
-            .find(|i| contains(&parts[*i], hole[0]));
+            .find(|i| contains(&parts[*i], beside(hole)));
         if let Some(i) = around
             && -signed_area(hole) >= SPECK * signed_area(&parts[i])
         {
@@ -112,9 +112,17 @@ fn signed_area(ring: &[[f32; 2]]) -> f32 {
     (twice / 2.0) as f32
 }
 
+/// The middle of the pixel to the right of a boundary's first edge: one of the mask.
+fn beside(ring: &[[f32; 2]]) -> [f32; 2] {
+    let ([x0, y0], [x1, y1]) = (ring[0], ring[1]);
+    let (dx, dy) = (
+        (x1 - x0).signum() * f32::from(x1 != x0),
+        (y1 - y0).signum() * f32::from(y1 != y0),
+    );
+    [x0 + 0.5 * (dx - dy), y0 + 0.5 * (dy + dx)]
+}
+
 fn contains(ring: &[[f32; 2]], [x, y]: [f32; 2]) -> bool {
-    // from the middle of a pixel: no corner lies there
-    let (x, y) = (x + 0.5, y + 0.5);
     let next = ring.iter().cycle().skip(1);
     let crossings = ring.iter().zip(next).filter(|(a, b)| {
         (a[1] > y) != (b[1] > y) && x < (b[0] - a[0]) * (y - a[1]) / (b[1] - a[1]) + a[0]
@@ -155,7 +163,10 @@ fn simplify(ring: &[[f32; 2]], tolerance: f32) -> Ring {
         .filter(|i| stays[*i])
         .map(|i| ring[i])
         .collect();
-    if kept.len() < 3 { ring.to_vec() } else { kept }
+    if kept.len() < 3 {
+        return simplify(ring, tolerance / 2.0);
+    }
+    kept
 }
 
 /// From a point to a stretch.
@@ -199,7 +210,9 @@ mod tests {
     /// Pixels whose middle is inside of an odd number of the rings.
     fn filled(rings: &[Ring], size: ImageSize) -> Mask {
         let is_inside = |x: usize, y: usize| {
-            let inside = rings.iter().filter(|r| contains(r, [x as f32, y as f32]));
+            let inside = rings
+                .iter()
+                .filter(|r| contains(r, [x as f32 + 0.5, y as f32 + 0.5]));
             inside.count() % 2 == 1
         };
         let pixels = (0..size.height).flat_map(|y| (0..size.width).map(move |x| (x, y)));
@@ -221,6 +234,23 @@ mod tests {
             assert_eq!(filled(&rings, mask.size()), mask, "{rows:?} {rings:?}");
         }
         assert!(outlines(&mask(&["...", "..."]), 1.0).is_empty());
+    }
+
+    #[test]
+    fn a_hole_belongs_to_the_part_around_it() {
+        let mask = mask(&[
+            "#######", "##....#", "#.##..#", "#.##..#", "#.....#", "#######",
+        ]);
+        let rings = outlines(&mask, 0.0);
+        let areas: Vec<usize> = rings
+            .iter()
+            .map(|ring| filled(std::slice::from_ref(ring), mask.size()).area())
+            .collect();
+        assert_eq!(
+            areas,
+            [mask.area() - 4, 4],
+            "the frame with its hole, and the island"
+        );
     }
 
     #[test]

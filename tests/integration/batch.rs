@@ -154,3 +154,85 @@ async fn nothing_to_look_for_is_said() {
     let error = body["error"].as_str().unwrap();
     assert!(error.contains("no prompt was given"), "{error}");
 }
+
+#[tokio::test]
+async fn a_batch_keeps_what_it_began_with() {
+    let studio = Studio::start(Setup::default()).await;
+    let app = studio.app(LEGACY, &[]);
+    let images: Vec<String> = (0..12).map(|i| format!("/data/upload/1/{i}.png")).collect();
+    let images: Vec<&str> = images.iter().map(String::as_str).collect();
+    let mut typed = prompt_request(SHAPES_CONFIG, "/data/upload/1/0.png", "blue star");
+    let batch = batch_request(SHAPES_CONFIG, &images);
+    typed["project"] = batch["project"].clone();
+    let running = {
+        let (app, batch) = (app.clone(), batch.clone());
+        tokio::spawn(async move { post(&app, "/predict", &batch).await })
+    };
+    let start = Instant::now();
+    while studio.images_served() == 0 {
+        assert!(start.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let typed = post(&app, "/predict", &typed).await;
+    let (_, body) = running.await.unwrap();
+    let before = body["results"][0]["model_version"].clone();
+    assert_ne!(typed.1["results"][0]["model_version"], before);
+    for result in body["results"].as_array().unwrap() {
+        assert_eq!(result["model_version"], before);
+        assert_eq!(
+            kinds(&result["result"]),
+            both_of(&["Red Circle", "Blue Star"])
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_that_cannot_be_read_is_not_remembered() {
+    let app = app_with(&[]);
+    let image = data_uri(SHAPES);
+    let batch = batch_request(SHAPES_CONFIG, &[&image]);
+    for text in ["word ".repeat(600), "many, ".repeat(3000)] {
+        let mut typed = prompt_request(SHAPES_CONFIG, &image, &text);
+        typed["project"] = batch["project"].clone();
+        let (status, _) = post(&app, "/predict", &typed).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+    }
+    let answer = post(&app, "/predict", &batch).await;
+    assert_eq!(
+        kinds(regions(&answer)),
+        both_of(&["Red Circle", "Blue Star"])
+    );
+}
+
+#[tokio::test]
+async fn what_is_odd_about_one_task_or_label_costs_only_itself() {
+    let number = "<Number name='box_threshold' toName='image'/>";
+    let soft_hyphen = "<Label value='&#xAD;'/>";
+    let config = SHAPES_CONFIG
+        .replace(
+            "</View>\n  <Header>Rect",
+            &format!("{number}</View>\n  <Header>Rect"),
+        )
+        .replace(
+            "<Label value=\"Red Circle\"",
+            &format!("{soft_hyphen}<Label value=\"Red Circle\""),
+        );
+    let image = data_uri(SHAPES);
+    let mut request = batch_request(&config, &[&image, &image, &image]);
+    request["tasks"][1]["data"] = json!([]);
+    let strict =
+        json!({"type": "number", "from_name": "box_threshold", "value": {"number": 0.999}});
+    request["tasks"][2]["annotations"] = json!([{"result": [strict]}]);
+    let (status, body) = post(&app_with(&[]), "/predict", &request).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let both = both_of(&["Red Circle", "Blue Star"]);
+    assert_eq!(kinds(&body["results"][0]["result"]), both);
+    assert!(
+        body["results"][1]["error"]
+            .as_str()
+            .unwrap()
+            .contains("no text under")
+    );
+    assert_eq!(body["results"][2]["result"], json!([]));
+    assert_eq!(body["results"][2]["score"].to_string(), "0.0");
+}

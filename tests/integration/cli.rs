@@ -192,3 +192,40 @@ fn wrong_settings_are_named() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("from 0 to 1"), "{error}");
 }
+
+#[test]
+fn an_empty_variable_is_as_good_as_none() {
+    let output = Command::new(env!("CARGO_BIN_EXE_groundling"))
+        .args(["predict", SHAPES, "--prompt", "red circle"])
+        .current_dir(repository(""))
+        .envs(
+            [
+                "BOX_THRESHOLD",
+                "DETECTOR",
+                "SEGMENTER",
+                "MAX_DETECTIONS",
+                "LOG_LEVEL",
+                "MODEL_DIR",
+            ]
+            .map(|name| (name, "")),
+        )
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn nobody_listening_stops_nothing() {
+    use std::process::Stdio;
+    let mut serving = Command::new(env!("CARGO_BIN_EXE_groundling"))
+        .args(["doctor", "--label-studio-host", "http://127.0.0.1:1"])
+        .current_dir(repository(""))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(serving.stdout.take());
+    drop(serving.stderr.take());
+    // its own verdict, and not a panic's 101
+    assert_eq!(serving.wait().unwrap().code(), Some(1));
+}

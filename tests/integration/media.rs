@@ -95,6 +95,20 @@ async fn without_settings_setup_is_the_last_resort() {
     setup["access_token"] = LEGACY.into();
     post(&app, "/setup", &setup).await;
     check_found(&app, "/data/upload/1/a.png").await;
+    // where anybody may send it, its word opens no private address
+    let open = app_with(&["--bind-address", "0.0.0.0"]);
+    post(&open, "/setup", &setup).await;
+    let (_, text) = error(&open, "/data/upload/1/a.png").await;
+    assert!(text.contains("set LABEL_STUDIO_HOST"), "{text}");
+    let guarded = [
+        "--bind-address",
+        "0.0.0.0",
+        "--allowed-image-hosts",
+        "127.0.0.1",
+    ];
+    let named = app_with(&guarded);
+    post(&named, "/setup", &setup).await;
+    check_found(&named, "/data/upload/1/a.png").await;
     // a configured token does not go to an address that came with /setup
     let mine = app_with(&["--label-studio-access-token", LEGACY]);
     setup["access_token"] = "wrong".into();
