@@ -29,7 +29,7 @@ impl Key {
 /// A prediction, once it is made; whoever comes meanwhile waits for the same one.
 type Cell = Arc<OnceCell<Arc<Prediction>>>;
 
-/// The last predictions, up to about [`MAX_BYTES`], none older than [`MAX_AGE`]: an image may change under
+/// The last predictions, up to about `MAX_BYTES`, none older than `MAX_AGE`: an image may change under
 /// its URL.
 #[derive(Debug)]
 pub struct PredictionCache(Mutex<Entries>);
