@@ -101,6 +101,10 @@ async fn label_studio(args: &DoctorArgs, findings: &mut Findings) {
         )),
         Err(error) => return findings.bad(error),
     }
+    match api.may_store_predictions().await {
+        Ok(()) => findings.good("its owner may store predictions, as annotate does"),
+        Err(error) => findings.bad(format!("its owner may not store predictions: {error}")),
+    }
     match kind {
         TokenKind::Legacy => findings.odd("legacy tokens stop working when the organisation switches them off; a personal access token does not"),
         TokenKind::Access => findings.odd("this token lives for five minutes: use a personal access token (Account & Settings)"),

@@ -84,28 +84,25 @@ pub(super) async fn predict(
     Whole(body): Whole,
 ) -> Result<Json<PredictResponse>, ApiError> {
     // a body may hold many MB of annotations: reading it is not for the async threads
-    let (request, config) = tokio::task::spawn_blocking(move || read(&body))
+    let asked = tokio::task::spawn_blocking(move || read(&body))
         .await
         .map_err(|e| ApiError::Body(e.to_string()))??;
-    let params = request.params.unwrap_or_default();
-    let login = params.login.filter(|login| !login.is_empty());
-    let origin = Origin {
-        project: project_name(&request.project),
-        login: login.map(|user| {
-            let password = params.password.unwrap_or_default();
-            (user, Secret::from(password.as_str()))
-        }),
-    };
-    let context = params.context.get("result").and_then(Value::as_array);
-    let results = match context {
-        Some(context) => interact(&state, &origin, &config, request.tasks, context).await?,
-        None => batch(&state, origin, config, request.tasks).await?,
+    let results = match asked.context.get("result").and_then(Value::as_array) {
+        Some(context) => interact(&state, &asked, context).await?,
+        None => batch(&state, asked).await?,
     };
     Ok(Json(PredictResponse { results }))
 }
 
-/// The body's JSON and its labeling config.
-fn read(body: &[u8]) -> Result<(PredictRequest, Arc<LabelingConfig>), ApiError> {
+/// What a request asks for.
+struct Asked {
+    origin: Origin,
+    config: Arc<LabelingConfig>,
+    tasks: Vec<Task>,
+    context: Value,
+}
+
+fn read(body: &[u8]) -> Result<Asked, ApiError> {
     let request: PredictRequest =
         serde_json::from_slice(body).map_err(|e| ApiError::Body(e.to_string()))?;
     let xml = request.label_config.as_deref().unwrap_or_default();
@@ -113,22 +110,35 @@ fn read(body: &[u8]) -> Result<(PredictRequest, Arc<LabelingConfig>), ApiError> 
         return Err(ApiError::Body("it has no label_config".to_owned()));
     }
     let config = LabelingConfig::parse(xml)?;
-    Ok((request, Arc::new(config)))
+    let params = request.params.unwrap_or_default();
+    let login = params.login.filter(|login| !login.is_empty());
+    let tasks = request.tasks.into_iter();
+    Ok(Asked {
+        origin: Origin {
+            project: project_name(&request.project),
+            login: login.map(|user| {
+                let password = params.password.unwrap_or_default();
+                (user, Secret::from(password.as_str()))
+            }),
+        },
+        tasks: tasks.map(|task| task.read(&config)).collect(),
+        config: Arc::new(config),
+        context: params.context,
+    })
 }
 
 /// An annotator waits: what fails is the answer.
 async fn interact(
     state: &AppState,
-    origin: &Origin,
-    config: &Arc<LabelingConfig>,
-    tasks: Vec<WireTask>,
+    asked: &Asked,
     context: &[Value],
 ) -> Result<Vec<TaskResult>, ApiError> {
     let preannotator = &state.preannotator;
     let mut results = vec![];
-    for task in tasks {
-        let task = task.read(config);
-        let answer = preannotator.interact(origin, config, &task, context).await;
+    for task in &asked.tasks {
+        let answer = preannotator
+            .interact(&asked.origin, &asked.config, task, context)
+            .await;
         let answer = answer.map_err(|error| {
             preannotator.metrics.failed();
             match task.id {
@@ -142,14 +152,14 @@ async fn interact(
 }
 
 /// Nobody waits for a single task: one that fails costs only itself.
-async fn batch(
-    state: &AppState,
-    origin: Origin,
-    config: Arc<LabelingConfig>,
-    tasks: Vec<WireTask>,
-) -> Result<Vec<TaskResult>, ApiError> {
+async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiError> {
     let preannotator = &state.preannotator;
-    let tasks = tasks.into_iter().map(|task| task.read(&config)).collect();
+    let Asked {
+        origin,
+        config,
+        tasks,
+        ..
+    } = asked;
     let planning = {
         let preannotator = preannotator.clone();
         // thousands of labels take a while

@@ -193,6 +193,22 @@ impl Api {
         self.get(&format!("/api/ml?project={project}")).await
     }
 
+    /// Whether the token's user may store predictions. Label Studio looks at rights before anything else, so
+    /// a prediction without a task is refused for its form by those who may, and nothing is stored.
+    ///
+    /// # Errors
+    /// [`ApiError::Refused`] if not; others as always.
+    pub async fn may_store_predictions(&self) -> Result<(), ApiError> {
+        let nothing = Value::Object(Map::new());
+        let sent: Result<Value, _> = self
+            .call(Method::POST, "/api/predictions/", Some(&nothing))
+            .await;
+        match sent {
+            Err(ApiError::Status { status: 400, .. }) => Ok(()),
+            sent => sent.map(|_| ()),
+        }
+    }
+
     /// Stores a prediction (`task`, `result`, `score`, `model_version`), once: if no answer came, it is
     /// looked up before it is sent again.
     ///

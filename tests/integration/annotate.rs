@@ -129,6 +129,7 @@ async fn the_doctor_tells_what_to_change() {
     for expected in [
         "Label Studio 1.23.2",
         "a personal access token of user@example.com",
+        "may store predictions",
         "rectangle \"label\", brush \"label2\"; labels: Red Circle, Blue Star",
         "task 100 can be fetched: 640x480",
         "no backend connected",
@@ -139,6 +140,7 @@ async fn the_doctor_tells_what_to_change() {
         assert!(told.contains(expected), "{told}");
     }
     assert!(!told.contains(&personal()));
+    assert!(studio.stored().is_empty());
     let output = run(&studio, "wrong", &project).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains(

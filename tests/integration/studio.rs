@@ -358,6 +358,13 @@ async fn store(State(studio): Shared, headers: HeaderMap, Json(body): Json<Value
     if !studio.admits(&headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
+    if !body["task"].is_u64() {
+        return (
+            StatusCode::BAD_REQUEST,
+            Json(json!({"task": ["This field is required."]})),
+        )
+            .into_response();
+    }
     studio.predictions.lock().unwrap().push(body.clone());
     let less = |count: usize| count.checked_sub(1);
     match studio
