@@ -3,6 +3,7 @@
 
 pub mod checkpoints;
 pub mod device;
+mod embeddings;
 pub mod worker;
 
 use std::time::{Duration, Instant};
@@ -11,12 +12,14 @@ use candle_core::{DType, Device};
 use image::RgbImage;
 
 use self::checkpoints::{DEMO, UnknownCheckpoint};
+use self::embeddings::Embeddings;
+pub use self::embeddings::ImageKey;
 use crate::config::ModelArgs;
 use crate::detector::{DetectError, DetectionOptions, Detector};
 use crate::geometry::{BoundingBox, Detection, ImageSize, Mark};
 use crate::models::weights::CheckpointError;
 use crate::prompt::Prompt;
-use crate::segmenter::{ScoredMask, SegmentError, Segmenter};
+use crate::segmenter::{EncodedImage, ScoredMask, SegmentError, Segmenter};
 
 /// A detection and, where a segmenter is loaded and wanted, its mask.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +76,7 @@ pub enum LoadError {
 pub struct Pipeline {
     detector: Detector,
     segmenter: Option<Segmenter>,
+    embeddings: Embeddings,
     device: Device,
 }
 
@@ -100,6 +104,7 @@ impl Pipeline {
         Ok(Self {
             detector,
             segmenter,
+            embeddings: Embeddings::default(),
             device,
         })
     }
@@ -171,19 +176,37 @@ impl Pipeline {
         self.predict(image, &readable, options, with_masks)
     }
 
+    /// The image embedding of an image that was marked before; `None` if it is not kept.
+    pub fn remembered(&self, key: &ImageKey) -> Option<EncodedImage> {
+        self.embeddings.get(key)
+    }
+
+    /// Encodes an image for marks, and keeps its embedding.
+    ///
+    /// # Errors
+    /// If no segmenter is loaded, or the model fails.
+    pub fn encode(&self, key: ImageKey, image: &RgbImage) -> Result<EncodedImage, PredictError> {
+        let encoded = self.segmenter()?.encode(image)?;
+        self.embeddings.keep(key, encoded.clone());
+        Ok(encoded)
+    }
+
     /// Cuts out what an annotator marked, one mask per mark, in their order.
     ///
     /// # Errors
     /// If no segmenter is loaded, or the model fails.
     pub fn cut_out(
         &self,
-        image: &RgbImage,
+        image: &EncodedImage,
         marks: &[Mark],
     ) -> Result<Vec<ScoredMask>, PredictError> {
-        let segmenter = self.segmenter.as_ref().ok_or(PredictError::NoSegmenter)?;
-        let encoded = segmenter.encode(image)?;
-        let masks = marks.iter().map(|m| segmenter.segment_mark(&encoded, m));
+        let segmenter = self.segmenter()?;
+        let masks = marks.iter().map(|m| segmenter.segment_mark(image, m));
         Ok(masks.collect::<Result<_, _>>()?)
+    }
+
+    fn segmenter(&self) -> Result<&Segmenter, PredictError> {
+        self.segmenter.as_ref().ok_or(PredictError::NoSegmenter)
     }
 
     /// Where it computes: `cpu`, or `cuda` with its number.

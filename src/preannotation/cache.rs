@@ -9,7 +9,6 @@ use lru::LruCache;
 use ring::digest::{SHA256, digest};
 use tokio::sync::OnceCell;
 
-use crate::detector::DetectionOptions;
 use crate::pipeline::Prediction;
 
 /// A digest of what a prediction depends on.
@@ -17,12 +16,17 @@ use crate::pipeline::Prediction;
 pub struct Key([u8; 32]);
 
 impl Key {
-    /// Of everything that is asked, and how.
-    pub fn new(question: &dyn fmt::Debug, options: &DetectionOptions) -> Self {
-        let digest = digest(&SHA256, format!("{question:?} {options:?}").as_bytes());
+    /// Of everything that is asked.
+    pub fn of(question: &dyn fmt::Debug) -> Self {
+        let digest = digest(&SHA256, format!("{question:?}").as_bytes());
         let mut key = [0; 32];
         key.copy_from_slice(digest.as_ref());
         Self(key)
+    }
+
+    /// The digest itself.
+    pub fn bytes(self) -> [u8; 32] {
+        self.0
     }
 }
 
@@ -151,7 +155,7 @@ mod tests {
     }
 
     fn key(image: &str, phrase: &str) -> Key {
-        Key::new(&(image, phrase), &DetectionOptions::default())
+        Key::of(&(image, phrase))
     }
 
     #[tokio::test]

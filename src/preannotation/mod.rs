@@ -22,7 +22,6 @@ use self::memory::{ProjectMemory, Remembered};
 use self::settings::{Numbers, ProjectSettings, Settings};
 use crate::config::Secret;
 use crate::detector::DetectionOptions;
-use crate::geometry::ImageSize;
 use crate::label_studio::LabelStudio;
 use crate::labeling::{ImageTag, LabelingConfig, LabelingError, Shape};
 use crate::media::{Fetcher, ImageRequest, MediaError};
@@ -277,8 +276,8 @@ impl Preannotator {
         let mut controls = config.region_controls(image);
         let with_masks = settings.segment && controls.any(|c| c.shape != Shape::Rectangle);
         // a cloud URI means what it means to its task's storage
-        let place = (view.label_studio.base(), task.id);
-        let key = Key::new(&(place, &url, &search.prompt, with_masks), &options);
+        let place = (view.label_studio.base(), task.id, &url);
+        let key = Key::of(&(place, &search.prompt, with_masks, options));
         let make = async {
             let _place = self.gate.enter(search.urgency).await?;
             let pixels = self.image(view, task, &url).await?;
@@ -347,13 +346,26 @@ impl Preannotator {
         }
         let url = image.url(&task.data)?;
         let count = drawn.len();
-        let masks = {
-            let _place = self.gate.enter(Urgency::Interactive).await?;
-            let pixels = self.image(&view, task, &url).await?;
-            let work = move |models: &Pipeline| {
-                models.cut_out(&pixels, &marks(&drawn, ImageSize::of(&pixels)))
-            };
-            self.worker.run(work).await?
+        let key = Key::of(&(view.label_studio.base(), task.id, &url)).bytes();
+        let drawn = Arc::new(drawn);
+        let again = drawn.clone();
+        let _place = self.gate.enter(Urgency::Interactive).await?;
+        let remembered = self.worker.run(move |models| {
+            let image = models.remembered(&key);
+            image
+                .map(|image| models.cut_out(&image, &marks(&again, image.size())))
+                .transpose()
+        });
+        let masks = match remembered.await? {
+            Some(masks) => masks,
+            None => {
+                let pixels = self.image(&view, task, &url).await?;
+                let encode = move |models: &Pipeline| {
+                    let image = models.encode(key, &pixels)?;
+                    models.cut_out(&image, &marks(&drawn, image.size()))
+                };
+                self.worker.run(encode).await?
+            }
         };
         let style = Style {
             unlabeled: Unlabeled::Keep,

@@ -10,7 +10,7 @@ use image::RgbImage;
 
 use self::image_processor::{Frame, ImageProcessor};
 use self::post_process::upscale_mask;
-use crate::geometry::{BoundingBox, Mark, Mask, Point};
+use crate::geometry::{BoundingBox, ImageSize, Mark, Mask, Point};
 use crate::models::sam::{Config, Masks, PointLabel, Prompts, Sam};
 use crate::models::weights::{Checkpoint, CheckpointError};
 use crate::pixels::ResizeError;
@@ -40,6 +40,13 @@ pub struct ScoredMask {
 pub struct EncodedImage {
     embeddings: Tensor,
     frame: Frame,
+}
+
+impl EncodedImage {
+    /// The size of the image itself.
+    pub fn size(&self) -> ImageSize {
+        self.frame.original
+    }
 }
 
 /// SAM with the processing around it.

@@ -111,7 +111,7 @@ async fn after_submit_an_empty_context_is_answered_without_the_models() {
 
 #[tokio::test]
 async fn smart_tools_give_a_mask_with_their_label() {
-    let (_studio, app) = connected().await;
+    let (studio, app) = connected().await;
     let mut request = payload("predict_interactive_prompt");
     for (name, label) in [
         ("context_smartrect", Some("Bok Choi")),
@@ -129,6 +129,8 @@ async fn smart_tools_give_a_mask_with_their_label() {
         assert_eq!(mask["type"], "brushlabels");
         assert_eq!(mask["value"]["brushlabels"][0].as_str(), label, "{name}");
     }
+    // the image is encoded at the first click, and not even fetched at the others
+    assert_eq!(studio.images_served(), 1);
     request["params"]["context"] = recorded("context_prompt_with_regions")["context"].clone();
     check_regions(
         regions(&post(&app, "/predict", &request).await),
