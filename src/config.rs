@@ -322,13 +322,13 @@ pub struct ModelArgs {
 #[command(next_help_heading = "Detection")]
 pub struct DetectionArgs {
     /// How sure the detector must be of a box, 0 to 1: lower finds more and errs more.
-    #[arg(long, env = "BOX_THRESHOLD", default_value_t = Fraction(0.3), value_name = "0..1")]
+    #[arg(long, env = "BOX_THRESHOLD", default_value_t = UpTo(0.3), value_name = "0..1")]
     pub box_threshold: Fraction,
     /// How well a phrase must fit to name a box, 0 to 1.
-    #[arg(long, env = "TEXT_THRESHOLD", default_value_t = Fraction(0.25), value_name = "0..1")]
+    #[arg(long, env = "TEXT_THRESHOLD", default_value_t = UpTo(0.25), value_name = "0..1")]
     pub text_threshold: Fraction,
     /// Boxes of one phrase that overlap by more than this (IoU) become one; 1 keeps all.
-    #[arg(long, env = "NMS_IOU", default_value_t = Fraction(0.7), value_name = "0..1")]
+    #[arg(long, env = "NMS_IOU", default_value_t = UpTo(0.7), value_name = "0..1")]
     pub nms_iou: Fraction,
     /// At most this many objects per image, the best; all where nothing is said.
     #[arg(long, env = "MAX_DETECTIONS", value_name = "N")]
@@ -338,7 +338,7 @@ pub struct DetectionArgs {
     #[arg(
         long,
         env = "POLYGON_TOLERANCE",
-        default_value_t = Percent(0.2),
+        default_value_t = UpTo(0.2),
         value_name = "PERCENT"
     )]
     pub polygon_tolerance: Percent,
@@ -387,47 +387,29 @@ pub enum OutputFormat {
     LabelStudio,
 }
 
+/// A number of 0 to `MAX`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UpTo<const MAX: u8>(pub f32);
+
 /// A number of 0 to 1.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Fraction(pub f32);
-
-impl FromStr for Fraction {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.trim()
-            .parse()
-            .ok()
-            .filter(|value| (0.0..=1.0).contains(value))
-            .map(Self)
-            .ok_or_else(|| "it must be a number from 0 to 1, such as 0.3".to_owned())
-    }
-}
-
-impl fmt::Display for Fraction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
+pub type Fraction = UpTo<1>;
 /// A number of 0 to 100.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Percent(pub f32);
+pub type Percent = UpTo<100>;
 
-impl FromStr for Percent {
+impl<const MAX: u8> FromStr for UpTo<MAX> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         text.trim()
             .parse()
             .ok()
-            .filter(|value| (0.0..=100.0).contains(value))
+            .filter(|value| (0.0..=f32::from(MAX)).contains(value))
             .map(Self)
-            .ok_or_else(|| "it must be a number from 0 to 100, such as 0.2".to_owned())
+            .ok_or_else(|| format!("it must be a number from 0 to {MAX}, such as 0.3"))
     }
 }
 
-impl fmt::Display for Percent {
+impl<const MAX: u8> fmt::Display for UpTo<MAX> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

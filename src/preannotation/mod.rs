@@ -188,22 +188,16 @@ impl Preannotator {
         context: &[Value],
     ) -> Result<TaskPrediction, PreannotationError> {
         let view = |prompt| self.view(origin.clone(), config.clone(), prompt);
-        let nothing = |reason: &str| {
-            tracing::info!(task = task.id, "answered with nothing: {reason}");
-            TaskPrediction {
-                result: vec![],
-                score: 0.0,
-                model_version: view(None).version,
-            }
+        let nothing = || TaskPrediction {
+            result: vec![],
+            score: 0.0,
+            model_version: view(None).version,
         };
         match interaction(context, config)? {
-            Interaction::Nothing => Ok(nothing("the context is empty, as after Submit")),
+            Interaction::Nothing => Ok(nothing()),
             Interaction::Unusable(reason) => {
-                tracing::warn!(
-                    task = task.id,
-                    "groundling cannot use this context: {reason}"
-                );
-                Ok(nothing("see above"))
+                tracing::warn!(task = task.id, "answered with nothing: {reason}");
+                Ok(nothing())
             }
             Interaction::Drawing {
                 drawn,
@@ -220,9 +214,10 @@ impl Preannotator {
                 let view = view(typed.as_deref());
                 match view.prompt {
                     Some(_) => self.look_for(view, image, task, context).await,
-                    None => Ok(nothing(
-                        "a threshold was changed, and no prompt was typed yet",
-                    )),
+                    None => {
+                        tracing::info!(task = task.id, "a threshold, and no prompt was typed yet");
+                        Ok(nothing())
+                    }
                 }
             }
         }
