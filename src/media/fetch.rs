@@ -182,7 +182,8 @@ impl Fetcher {
         };
         let mut get = client.get(url.clone());
         if is_own {
-            if let Some(header) = studio.authorization(&self.trusted).await? {
+            // a stranger's token is exchanged with a stranger: by the client that is guarded
+            if let Some(header) = studio.authorization(client).await? {
                 get = get.header(AUTHORIZATION, header);
             }
         } else if let Some((user, password)) = request.login

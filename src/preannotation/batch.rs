@@ -208,7 +208,7 @@ impl Preannotator {
             tracing::warn!(
                 answered = count,
                 left = total - count,
-                "the time for a batch is up (PREDICT_DEADLINE_S): work on the tasks that are left goes on, ask again (Retrieve predictions)"
+                "a batch is answered before it is done (PREDICT_DEADLINE_S is over, or the server stops): unless it stops, work on the tasks that are left goes on; ask again (Retrieve predictions)"
             );
         }
         outcomes

@@ -100,6 +100,14 @@ async fn without_settings_setup_is_the_last_resort() {
     post(&open, "/setup", &setup).await;
     let (_, text) = error(&open, "/data/upload/1/a.png").await;
     assert!(text.contains("set LABEL_STUDIO_HOST"), "{text}");
+    // nor does a token that wants to be exchanged there, by a name that only the resolver sees through
+    let mut exchange = setup.clone();
+    exchange["hostname"] = studio.elsewhere.clone().into();
+    exchange["access_token"] = personal().into();
+    post(&open, "/setup", &exchange).await;
+    let (_, text) = error(&open, "/data/upload/1/a.png").await;
+    assert!(text.contains("private address"), "{text}");
+    assert_eq!(studio.exchanges(), 0);
     let guarded = [
         "--bind-address",
         "0.0.0.0",
