@@ -3,12 +3,12 @@
 import io
 import json
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Request, Response, sync_playwright
-from studio import PASSWORD, USER, ensure
+from playwright.sync_api import Error, Request, Response, sync_playwright
+from studio import PASSWORD, USER, ensure, until
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (
@@ -91,14 +91,29 @@ class Browser:
             self.page.wait_for_timeout(250)
 
     def picture(self) -> np.ndarray:
-        """What is drawn of the picture, as pixels."""
-        png = self.page.locator(".konvajs-content").screenshot(animations="disabled")
+        """What is drawn of the picture, as pixels; the editor makes its canvas anew when predictions arrive."""
+
+        def screenshot() -> Optional[bytes]:
+            try:
+                return self.page.locator(".konvajs-content").screenshot(animations="disabled")
+            except Error as error:
+                if "not attached" in str(error):
+                    return None
+                raise
+
+        png = until("a screenshot of the picture", screenshot)
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(np.int16)
 
     def natural_size(self) -> Tuple[int, int]:
         """Width and height of the picture for the browser."""
         image = "document.querySelector('.lsf-image img')"
         return tuple(self.page.evaluate(f"[{image}.naturalWidth, {image}.naturalHeight]"))
+
+    def regions_drawn(self) -> None:
+        """Waits until the selected annotation or prediction has regions."""
+        self.page.wait_for_function("((Htx.annotationStore.selected || {}).regions || []).some((region) => region.type)")
+        self.page.wait_for_selector(".konvajs-content canvas")
+        self.settle()
 
     def store(self) -> dict:
         """Suggestions and regions of the open annotation."""

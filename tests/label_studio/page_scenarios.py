@@ -215,8 +215,9 @@ def memory(world: World) -> None:
 
     ensure(api.predictions(second) == [], "the second task has predictions before it is opened")
     page.open_task(project, second)
-    page.screenshot("memory-2-next-task")
     predictions = until("a prediction for the opened task", lambda: api.predictions(second))
+    page.regions_drawn()
+    page.screenshot("memory-2-next-task")
     # opened twice at the same time, the page makes Label Studio store the same prediction twice
     results = [drawn(prediction["result"]) for prediction in predictions]
     for result in results:
