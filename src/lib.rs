@@ -13,6 +13,7 @@
 //! 9. [`regions`]: detections and masks to Label Studio regions
 //!
 //! Beside it stand [`models`], the definitions in candle that know neither images nor HTTP;
+//! [`checkpoints`], from the name of a model to its files, here or on the hub;
 //! [`pixels`] and [`geometry`], which detector and segmenter share; [`report`], what the command line
 //! writes; [`label_studio`], its address, token and API; [`config`], [`commands`], [`metrics`],
 //! [`outgoing`] and [`telemetry`].
@@ -36,6 +37,7 @@
 //! # }
 //! ```
 
+pub mod checkpoints;
 pub mod commands;
 pub mod config;
 pub mod detector;

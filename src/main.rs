@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use groundling::commands::{annotate, doctor, predict, serve};
+use groundling::commands::{annotate, doctor, download, models, predict, serve};
 use groundling::config::{Cli, Command};
 use groundling::telemetry;
 
@@ -28,5 +28,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Predict(args) => predict::run(&args),
         Command::Annotate(args) => annotate::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Download(args) => download::run(&args),
+        Command::Models(args) => models::run(&args),
     }
 }

@@ -6,13 +6,13 @@ use std::path::Path;
 
 use anyhow::bail;
 
-use super::{print, road};
+use super::{print, progress, road};
 use crate::config::DoctorArgs;
 use crate::label_studio::api::{Api, ApiError, Backend, Project};
 use crate::label_studio::{LabelStudio, TokenKind};
 use crate::labeling::{ImageTag, LabelingConfig};
 use crate::media::{Fetcher, ImageRequest};
-use crate::pipeline::Pipeline;
+use crate::pipeline::Plan;
 use crate::prompt::Prompt;
 
 /// Looks at everything, tells each finding on a line, and what to change.
@@ -244,15 +244,16 @@ fn connected(backend: &Backend, findings: &mut Findings) {
 /// Loads the models and runs them once.
 fn models(args: &DoctorArgs, findings: &mut Findings) {
     let free = available_memory();
-    let models = &args.road.models;
-    let pipeline = match Pipeline::load(models) {
+    let plan = Plan::new(&args.road.models);
+    let choice = plan.choice().clone();
+    let names = format!(
+        "detector {:?}, segmenter {:?}",
+        choice.detector, choice.segmenter
+    );
+    let pipeline = match plan.load(&progress::shown()) {
         Ok(pipeline) => pipeline,
         Err(error) => return findings.bad(error),
     };
-    let names = format!(
-        "detector {:?}, segmenter {:?}",
-        models.detector, models.segmenter
-    );
     let grey = image::RgbImage::from_pixel(640, 480, image::Rgb([128; 3]));
     let options = args.road.detection.options();
     let predicted = Prompt::parse("thing")
@@ -266,8 +267,8 @@ fn models(args: &DoctorArgs, findings: &mut Findings) {
         )),
         Err(error) => findings.bad(format!("{names}: {error}")),
     }
-    if args.road.models.detector == crate::pipeline::checkpoints::DEMO {
-        findings.odd("the demo detector knows coloured shapes only (DETECTOR)");
+    if choice.has_demo() {
+        findings.odd("the demo models know coloured shapes only (DETECTOR, SEGMENTER)");
     }
     if let (Some(before), Some(after)) = (free, available_memory()) {
         let taken = before.saturating_sub(after);

@@ -5,7 +5,10 @@ use std::io::Write;
 
 pub mod annotate;
 pub mod doctor;
+pub mod download;
+pub mod models;
 pub mod predict;
+mod progress;
 mod road;
 pub mod serve;
 

@@ -9,10 +9,11 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::progress;
 use crate::config::{OutputFormat, PredictArgs};
 use crate::labeling::LabelingConfig;
 use crate::media::decode;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Plan};
 use crate::preannotation::version;
 use crate::prompt::Prompt;
 use crate::regions::{Style, Unlabeled};
@@ -39,11 +40,14 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     let files = image_files(&args.images)?;
-    let pipeline = Pipeline::load(&args.models)?;
+    let plan = Plan::new(&args.models);
+    let models = version::models(plan.choice(), plan.precision());
+    let pipeline = plan.load(&progress::shown())?;
     let mut run = Run {
         args,
         prompt,
         labeling,
+        models,
         pipeline,
         overlays: HashSet::new(),
         reports: vec![],
@@ -82,6 +86,8 @@ struct Run<'a> {
     args: &'a PredictArgs,
     prompt: Prompt,
     labeling: LabelingConfig,
+    /// What the model version begins with.
+    models: String,
     pipeline: Pipeline,
     /// Names of overlays already written.
     overlays: HashSet<PathBuf>,
@@ -123,7 +129,7 @@ impl Run<'_> {
         match self.args.format {
             OutputFormat::Json => self.reports.push(ImageReport::Done(report)),
             OutputFormat::LabelStudio => {
-                let version = version::plain(&version::models(&self.args.models), &options);
+                let version = version::plain(&self.models, &options);
                 let style = Style {
                     unlabeled: Unlabeled::Drop,
                     label_thresholds: None,

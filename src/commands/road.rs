@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::progress;
 use crate::config::{MediaArgs, RoadArgs};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::media::guard::AllowedHosts;
 use crate::media::{Fetcher, FetcherConfig};
 use crate::metrics::Metrics;
-use crate::pipeline::Pipeline;
+use crate::pipeline::Plan;
 use crate::pipeline::worker::Worker;
 use crate::preannotation::cache::PredictionCache;
 use crate::preannotation::gate::{self, Gate};
@@ -41,17 +42,20 @@ pub(super) fn preannotator(
         detection,
         ..
     } = args;
+    let plan = Plan::new(&models);
     Ok(Preannotator {
         fetcher: fetcher(&media)?,
         label_studio: label_studio(&media)?,
         defaults: detection.options(),
         polygon_tolerance: detection.polygon_tolerance.0,
-        models: version::models(&models),
+        models: version::models(plan.choice(), plan.precision()),
         memory,
         cache: PredictionCache::default(),
         gate: Gate::new(queue),
         metrics: Metrics::default(),
-        worker: Worker::start(gate::JOBS, move || Pipeline::load(&models))?,
+        worker: Worker::start(gate::JOBS, move |reporter| {
+            plan.load(&progress::logged(reporter))
+        })?,
     })
 }
 

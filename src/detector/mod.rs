@@ -92,8 +92,14 @@ impl fmt::Debug for Detector {
     }
 }
 
+/// The sizes of images and their normalisation.
+const IMAGES: &str = "preprocessor_config.json";
+const TOKENIZER: &str = "tokenizer.json";
+/// What a tokenizer is made of, where it is not published itself.
+const VOCABULARY: &str = "vocab.txt";
+
 impl Detector {
-    /// Loads a checkpoint folder.
+    /// Loads a checkpoint; one without a tokenizer gets BERT's, one without sizes of images the usual ones.
     ///
     /// # Errors
     /// If a file is missing, damaged, or of another architecture; the message names it.
@@ -102,16 +108,28 @@ impl Detector {
         dtype: DType,
         device: &Device,
     ) -> Result<Self, CheckpointError> {
-        let config = checkpoint.model_config("grounding-dino", Config::validate)?;
-        let images = checkpoint.config("preprocessor_config.json", None)?;
-        let text =
-            TextProcessor::from_bytes(&checkpoint.read("tokenizer.json")?, config.max_text_len)
-                .map_err(|reason| CheckpointError::Tokenizer {
-                    file: checkpoint.describe("tokenizer.json"),
-                    reason,
-                })?;
-        let model =
-            checkpoint.load_weights(dtype, device, |vb| GroundingDino::load(vb, &config))?;
+        let (weights, config) = checkpoint.open_model::<Config>()?;
+        let images = match checkpoint.config(IMAGES, None)? {
+            Some(images) => images,
+            None => checkpoint
+                .may_lack(IMAGES)
+                .map(|()| ImageProcessor::default())?,
+        };
+        let limit = config.max_text_len;
+        let (text, file) = if let Some(tokenizer) = checkpoint.read(TOKENIZER)? {
+            (TextProcessor::from_bytes(&tokenizer, limit), TOKENIZER)
+        } else if let Some(words) = checkpoint.read(VOCABULARY)? {
+            let words = String::from_utf8_lossy(&words).into_owned();
+            (TextProcessor::from_vocabulary(&words, limit), VOCABULARY)
+        } else {
+            checkpoint.may_lack(TOKENIZER)?;
+            (TextProcessor::of_bert(limit), TOKENIZER)
+        };
+        let text = text.map_err(|reason| CheckpointError::Tokenizer {
+            file: checkpoint.describe(file),
+            reason,
+        })?;
+        let model = weights.load(dtype, device, |vb| GroundingDino::load(vb, &config))?;
         Ok(Self {
             model,
             images,

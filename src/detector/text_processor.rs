@@ -1,5 +1,8 @@
 //! Prompts to caption tokens, and which of them belong to which phrase.
 
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
 use super::DetectError;
@@ -38,6 +41,72 @@ impl TextProcessor {
             tokenizer,
             max_tokens,
         })
+    }
+
+    /// Uncased BERT's tokenizer from its `vocab.txt`, one word piece per line.
+    ///
+    /// # Errors
+    /// If the special words are not in it.
+    pub fn from_vocabulary(words: &str, max_tokens: usize) -> Result<Self, String> {
+        let ids: HashMap<&str, usize> = words.lines().zip(0..).collect();
+        let special = |name: &'static str| match ids.get(name) {
+            Some(id) => Ok((name, *id)),
+            None => Err(format!("there is no {name} in it")),
+        };
+        let added = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(special);
+        let added = added.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let added: Vec<_> = added
+            .iter()
+            .map(|(content, id)| {
+                json!({
+                    "id": id, "content": content, "special": true, "single_word": false,
+                    "lstrip": false, "rstrip": false, "normalized": false
+                })
+            })
+            .collect();
+        let end = |name: &'static str| -> Result<Value, String> {
+            let (name, id) = special(name)?;
+            Ok(json!({ "id": name, "ids": [id], "tokens": [name] }))
+        };
+        let tokenizer = json!({
+            "version": "1.0",
+            "added_tokens": added,
+            "normalizer": {
+                "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+                "strip_accents": null, "lowercase": true
+            },
+            "pre_tokenizer": { "type": "BertPreTokenizer" },
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [
+                    { "SpecialToken": { "id": "[CLS]", "type_id": 0 } },
+                    { "Sequence": { "id": "A", "type_id": 0 } },
+                    { "SpecialToken": { "id": "[SEP]", "type_id": 0 } }
+                ],
+                "pair": [],
+                "special_tokens": { "[CLS]": end("[CLS]")?, "[SEP]": end("[SEP]")? }
+            },
+            "decoder": { "type": "WordPiece", "prefix": "##", "cleanup": true },
+            "model": {
+                "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100, "vocab": ids
+            }
+        });
+        Self::from_bytes(tokenizer.to_string().as_bytes(), max_tokens)
+    }
+
+    /// The tokenizer of every published Grounding DINO, for weights that come without one.
+    ///
+    /// # Errors
+    /// Never, if the test below passes.
+    pub fn of_bert(max_tokens: usize) -> Result<Self, String> {
+        let words = include_str!("../../models/bert-base-uncased/vocab.txt");
+        Self::from_vocabulary(words, max_tokens)
+    }
+
+    /// The tokenizer itself.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
     }
 
     /// The phrases that cannot be read, each by itself.

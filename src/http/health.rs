@@ -40,10 +40,7 @@ pub(super) async fn root(state: State<AppState>) -> Json<Value> {
 pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Value>) {
     let (status, reason) = match state.preannotator.worker.status() {
         Status::Ready { .. } => return (StatusCode::OK, Json(json!({ "ready": true }))),
-        Status::Loading => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the models are being loaded".to_owned(),
-        ),
+        Status::Loading { step } => (StatusCode::SERVICE_UNAVAILABLE, step),
         Status::Failed(reason) => (
             StatusCode::SERVICE_UNAVAILABLE,
             format!("the models could not be loaded: {reason}"),
@@ -55,7 +52,7 @@ pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Va
 fn describe(state: &AppState) -> Value {
     let preannotator = &state.preannotator;
     let (models, device) = match preannotator.worker.status() {
-        Status::Loading => (json!("loading"), None),
+        Status::Loading { .. } => (json!("loading"), None),
         Status::Ready { device } => (json!("ready"), Some(device)),
         Status::Failed(reason) => (json!({ "failed": reason }), None),
     };

@@ -8,6 +8,7 @@ use candle_nn::{Activation, Embedding, Linear, VarBuilder};
 use serde::Deserialize;
 
 use super::layers::{LayerNorm, MultiheadAttention, layer_norm};
+use super::weights::Weights;
 
 /// `BertConfig`, with the reference's defaults.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -38,6 +39,34 @@ impl Default for Config {
             type_vocab_size: 2,
             layer_norm_eps: 1e-12,
         }
+    }
+}
+
+impl Config {
+    /// The configuration that the tensors below `prefix` tell.
+    ///
+    /// # Errors
+    /// The tensor that is missing.
+    pub fn of_weights(weights: &Weights, prefix: &str) -> std::result::Result<Self, String> {
+        let embeddings = |name: &str| -> std::result::Result<[usize; 2], String> {
+            weights.sizes(&format!("{prefix}.embeddings.{name}_embeddings.weight"))
+        };
+        let [vocab_size, hidden_size] = embeddings("word")?;
+        let [max_position_embeddings, _] = embeddings("position")?;
+        let [type_vocab_size, _] = embeddings("token_type")?;
+        let widened = format!("{prefix}.encoder.layer.0.intermediate.dense.weight");
+        let [intermediate_size, _] = weights.sizes(&widened)?;
+        Ok(Self {
+            vocab_size,
+            hidden_size,
+            num_hidden_layers: weights.count(&format!("{prefix}.encoder.layer")),
+            // in no shape; 64 channels per head in every published size of BERT
+            num_attention_heads: (hidden_size / 64).max(1),
+            intermediate_size,
+            max_position_embeddings,
+            type_vocab_size,
+            ..Self::default()
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use candle_nn::{Activation, Linear, VarBuilder};
 use serde::Deserialize;
 
 use super::layers::{LayerNorm, PatchEmbedding, attention, layer_norm, merge_heads, split_heads};
+use super::weights::Weights;
 use super::windows::{merge_windows, partition_windows};
 
 /// `SwinConfig`, with the reference's defaults. Sizes that the weights do not depend on
@@ -52,6 +53,43 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The configuration that the tensors below `prefix` tell.
+    ///
+    /// # Errors
+    /// The tensor that is missing.
+    pub fn of_weights(weights: &Weights, prefix: &str) -> std::result::Result<Self, String> {
+        let projection = format!("{prefix}.embeddings.patch_embeddings.projection.weight");
+        let [embed_dim, num_channels, patch_size, _] = weights.sizes(&projection)?;
+        let stages = weights.count(&format!("{prefix}.encoder.layers"));
+        let stage = |i: usize| format!("{prefix}.encoder.layers.{i}.blocks");
+        let heads = |i: usize| -> std::result::Result<[usize; 2], String> {
+            let attention = format!("{}.0.attention.self", stage(i));
+            weights.sizes(&format!("{attention}.relative_position_bias_table"))
+        };
+        let [offsets, _] = heads(0)?;
+        let [widened, _] = weights.sizes(&format!("{}.0.intermediate.dense.weight", stage(0)))?;
+        let is_output = |stage: &usize| {
+            let norm = format!("{prefix}.hidden_states_norms.stage{stage}.weight");
+            weights.shape(&norm).is_some()
+        };
+        let query_bias = format!("{}.0.attention.self.query.bias", stage(0));
+        Ok(Self {
+            patch_size,
+            num_channels,
+            embed_dim,
+            depths: (0..stages).map(|i| weights.count(&stage(i))).collect(),
+            num_heads: (0..stages)
+                .map(|i| heads(i).map(|[_, heads]| heads))
+                .collect::<std::result::Result<_, _>>()?,
+            // a table has (2 w - 1)^2 rows
+            window_size: offsets.isqrt().div_ceil(2),
+            mlp_ratio: widened as f64 / embed_dim.max(1) as f64,
+            qkv_bias: weights.shape(&query_bias).is_some(),
+            out_indices: Some((1..=stages).filter(is_output).map(|i| i as i64).collect()),
+            ..Self::default()
+        })
+    }
+
     /// The stages whose maps are handed out, from 1 (the first) up, in order.
     ///
     /// # Errors

@@ -1,20 +1,20 @@
 //! Detect, then segment: one image and one prompt to objects with boxes and masks. Synchronous; the
 //! server runs it on the thread of [`worker`].
 
-pub mod checkpoints;
 pub mod device;
 mod embeddings;
+pub mod plan;
 pub mod worker;
 
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use image::RgbImage;
 
-use self::checkpoints::{DEMO, UnknownCheckpoint};
 use self::embeddings::Embeddings;
 pub use self::embeddings::ImageKey;
-use crate::config::ModelArgs;
+pub use self::plan::Plan;
+use crate::checkpoints::LocateError;
 use crate::detector::{DetectError, DetectionOptions, Detector};
 use crate::geometry::{BoundingBox, Detection, ImageSize, Mark};
 use crate::models::weights::CheckpointError;
@@ -60,15 +60,18 @@ pub enum PredictError {
 /// Why there are no models.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// A name that is no checkpoint.
+    /// A name that is no checkpoint, or one that cannot be had.
     #[error(transparent)]
-    Unknown(#[from] UnknownCheckpoint),
+    Locate(#[from] LocateError),
     /// A checkpoint that cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The device is not there.
     #[error("cannot compute on the chosen device: {0}")]
-    Device(#[from] candle_core::Error),
+    Device(String),
+    /// Half of the numbers' bits, on a CPU.
+    #[error("PRECISION={0} needs a GPU: a CPU computes in f32")]
+    Precision(&'static str),
 }
 
 /// The loaded models.
@@ -81,34 +84,6 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Loads the detector, and the segmenter unless it is `none`.
-    ///
-    /// # Errors
-    /// If a checkpoint is unknown, incomplete, damaged, or of another architecture.
-    pub fn load(args: &ModelArgs) -> Result<Self, LoadError> {
-        if args.detector == DEMO || args.segmenter == DEMO {
-            tracing::warn!(
-                detector = args.detector,
-                segmenter = args.segmenter,
-                "the demo models know coloured shapes only"
-            );
-        }
-        let device = device::open(args.device)?;
-        let dtype = DType::F32;
-        let detector = checkpoints::detector(&args.detector, &args.model_dir)?;
-        let segmenter = checkpoints::segmenter(&args.segmenter, &args.model_dir)?;
-        let detector = Detector::load(&detector, dtype, &device)?;
-        let segmenter = segmenter
-            .map(|checkpoint| Segmenter::load(&checkpoint, dtype, &device))
-            .transpose()?;
-        Ok(Self {
-            detector,
-            segmenter,
-            embeddings: Embeddings::default(),
-            device,
-        })
-    }
-
     /// Finds and cuts out what the prompt names.
     ///
     /// # Errors

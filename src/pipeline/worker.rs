@@ -10,8 +10,11 @@ use super::{Pipeline, PredictError};
 /// Where the models are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// Being loaded; requests wait.
-    Loading,
+    /// Being fetched or loaded; requests wait.
+    Loading {
+        /// What is being done.
+        step: String,
+    },
     /// Ready to compute.
     Ready {
         /// Where: `cpu` or `cuda:0`.
@@ -41,6 +44,17 @@ pub enum WorkerError {
     Predict(#[from] PredictError),
 }
 
+/// Tells how far the loading is.
+#[derive(Debug, Clone)]
+pub struct Reporter(watch::Sender<Status>);
+
+impl Reporter {
+    /// The step that is now being done.
+    pub fn step(&self, step: impl Into<String>) {
+        self.0.send_replace(Status::Loading { step: step.into() });
+    }
+}
+
 /// What to do with the models, or with the reason why there are none.
 type Job = Box<dyn FnOnce(Result<&Pipeline, &str>) + Send>;
 
@@ -59,17 +73,19 @@ impl Worker {
     /// If the system gives no thread.
     pub fn start<E>(
         queue: usize,
-        load: impl FnOnce() -> Result<Pipeline, E> + Send + 'static,
+        load: impl FnOnce(Reporter) -> Result<Pipeline, E> + Send + 'static,
     ) -> std::io::Result<Self>
     where
         E: std::fmt::Display,
     {
         let (jobs, mut inbox) = mpsc::channel::<Job>(queue.max(1));
-        let (report, status) = watch::channel(Status::Loading);
+        let (report, status) = watch::channel(Status::Loading {
+            step: "the models are being loaded".to_owned(),
+        });
         std::thread::Builder::new()
             .name("models".to_owned())
             .spawn(move || {
-                let pipeline = load().map_err(|error| error.to_string());
+                let pipeline = load(Reporter(report.clone())).map_err(|error| error.to_string());
                 match &pipeline {
                     Ok(pipeline) => {
                         let device = pipeline.device();
@@ -98,7 +114,9 @@ impl Worker {
     pub async fn loaded(&self) -> Status {
         let mut status = self.status.clone();
         // an error means that the thread is gone, and then the status stays as it is
-        let _ = status.wait_for(|status| *status != Status::Loading).await;
+        let _ = status
+            .wait_for(|status| !matches!(status, Status::Loading { .. }))
+            .await;
         self.status()
     }
 

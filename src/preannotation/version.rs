@@ -7,22 +7,28 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use super::settings::ProjectSettings;
-use crate::config::ModelArgs;
+use crate::checkpoints::choice::Choice;
+use crate::config::Precision;
 use crate::detector::DetectionOptions;
 use crate::labeling::{LabelingConfig, Shape};
 use crate::prompt::Prompt;
 
 /// `groundling 0.1.0 demo+demo`: what is always part of it.
-pub fn models(args: &ModelArgs) -> String {
+pub fn models(choice: &Choice, precision: Precision) -> String {
     let name = |model: &str| {
         let file_name = Path::new(model).file_name();
         file_name.map_or(model.to_owned(), |name| name.to_string_lossy().into_owned())
     };
+    let precision = match precision {
+        Precision::F32 => "",
+        Precision::F16 => " f16",
+        Precision::Bf16 => " bf16",
+    };
     format!(
-        "groundling {} {}+{}",
+        "groundling {} {}+{}{precision}",
         env!("CARGO_PKG_VERSION"),
-        name(&args.detector),
-        name(&args.segmenter)
+        name(&choice.detector),
+        name(&choice.segmenter)
     )
 }
 

@@ -65,12 +65,15 @@ impl fmt::Debug for Segmenter {
     }
 }
 
+/// The normalisation of images.
+const IMAGES: &str = "preprocessor_config.json";
+
 /// Boxes that go through the mask decoder together: each needs its own copy of the image tokens (4 MB
 /// at SAM's size) in every layer.
 const BOXES_AT_ONCE: usize = 16;
 
 impl Segmenter {
-    /// Loads a checkpoint folder.
+    /// Loads a checkpoint; one without a preprocessor configuration is given SAM's usual pixels.
     ///
     /// # Errors
     /// If a file is missing, damaged, or of another architecture; the message names it.
@@ -79,9 +82,14 @@ impl Segmenter {
         dtype: DType,
         device: &Device,
     ) -> Result<Self, CheckpointError> {
-        let config = checkpoint.model_config("sam", Config::validate)?;
-        let images = checkpoint.config("preprocessor_config.json", None)?;
-        let model = checkpoint.load_weights(dtype, device, |vb| Sam::load(vb, &config))?;
+        let (weights, config) = checkpoint.open_model::<Config>()?;
+        let images = match checkpoint.config(IMAGES, None)? {
+            Some(images) => images,
+            None => checkpoint
+                .may_lack(IMAGES)
+                .map(|()| ImageProcessor::default())?,
+        };
+        let model = weights.load(dtype, device, |vb| Sam::load(vb, &config))?;
         Ok(Self {
             model,
             images,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 
-use crate::cli::failure;
+use crate::cli::{failure, groundling};
 use crate::support::repository;
 
 /// A copy of a demo checkpoint to damage.
@@ -34,13 +34,20 @@ impl Copy {
         self.path.join(name)
     }
 
-    /// What `predict` says with it as `--detector` or `--segmenter`.
-    fn error(&self) -> String {
+    /// What `predict` does with it as `--detector` or `--segmenter`.
+    fn output(&self) -> std::process::Output {
         let kind = self.path.file_name().unwrap().to_str().unwrap();
         let flag = format!("--{kind}");
         let path = self.path.to_str().unwrap();
         let image = "examples/images/shapes.png";
-        failure(&["predict", image, "--prompt", "star", &flag, path])
+        groundling(&["predict", image, "--prompt", "star", &flag, path])
+    }
+
+    /// What it says, where it must fail.
+    fn error(&self) -> String {
+        let output = self.output();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
     }
 
     fn tensors(&self) -> HashMap<String, Tensor> {
@@ -68,12 +75,9 @@ fn a_missing_folder() {
 #[test]
 fn a_missing_file() {
     for (kind, file) in [
-        ("detector", "config.json"),
         ("detector", "preprocessor_config.json"),
         ("detector", "tokenizer.json"),
-        ("detector", "model.safetensors"),
-        ("segmenter", "config.json"),
-        ("segmenter", "model.safetensors"),
+        ("segmenter", "preprocessor_config.json"),
     ] {
         let copy = Copy::of(kind);
         fs::remove_file(copy.file(file)).unwrap();
@@ -83,6 +87,37 @@ fn a_missing_file() {
             "{error}"
         );
     }
+    for kind in ["detector", "segmenter"] {
+        let copy = Copy::of(kind);
+        fs::remove_file(copy.file("model.safetensors")).unwrap();
+        let error = copy.error();
+        assert!(
+            error.contains("holds no weights: model.safetensors"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn weights_alone_that_do_not_tell_their_configuration() {
+    for kind in ["detector", "segmenter"] {
+        let copy = Copy::of(kind);
+        fs::remove_file(copy.file("config.json")).unwrap();
+        let error = copy.error();
+        assert!(error.contains("put its config.json beside it"), "{error}");
+    }
+}
+
+#[test]
+fn several_files_of_weights() {
+    let copy = Copy::of("segmenter");
+    fs::rename(copy.file("model.safetensors"), copy.file("a.safetensors")).unwrap();
+    // one of any name will do
+    let error = copy.output();
+    assert!(error.status.success(), "{error:?}");
+    fs::copy(copy.file("a.safetensors"), copy.file("b.safetensors")).unwrap();
+    let error = copy.error();
+    assert!(error.contains("(a.safetensors, b.safetensors)"), "{error}");
 }
 
 #[test]
@@ -91,11 +126,11 @@ fn a_truncated_file() {
         let copy = Copy::of(kind);
         let weights = copy.file("model.safetensors");
         let bytes = fs::read(&weights).unwrap();
-        for length in [0, 5, bytes.len() / 2] {
+        for length in [0, 5, bytes.len() / 2, bytes.len() - 1] {
             fs::write(&weights, &bytes[..length]).unwrap();
             let error = copy.error();
             assert!(
-                error.contains("model.safetensors does not hold"),
+                error.contains("model.safetensors is not a usable checkpoint"),
                 "{length}: {error}"
             );
         }
@@ -113,23 +148,122 @@ fn a_missing_tensor_and_one_of_another_shape() {
         let tensor = tensors.remove(name).unwrap();
         candle_core::safetensors::save(&tensors, copy.file("model.safetensors")).unwrap();
         let error = copy.error();
-        assert!(error.contains(name), "{error}");
-        tensors.insert(
-            name.to_owned(),
-            tensor
-                .narrow(0, 0, 1)
-                .unwrap()
-                .contiguous()
-                .unwrap()
-                .repeat((3, 1))
-                .unwrap(),
-        );
+        let expected = format!("the tensor {name} is missing");
+        assert!(error.contains(&expected), "{error}");
+        let wider = Tensor::cat(&[&tensor, &tensor], 0).unwrap();
+        tensors.insert(name.to_owned(), wider);
         candle_core::safetensors::save(&tensors, copy.file("model.safetensors")).unwrap();
         let error = copy.error();
         assert!(
-            error.contains(name) && error.contains("shape mismatch"),
+            error.contains(name) && error.contains("it is of another size"),
             "{error}"
         );
+    }
+}
+
+/// A segmenter's folder with this as its only file of weights.
+fn with_weights(name: &str, bytes: &[u8]) -> Copy {
+    let copy = Copy::of("segmenter");
+    fs::remove_file(copy.file("model.safetensors")).unwrap();
+    fs::write(copy.file(name), bytes).unwrap();
+    copy
+}
+
+/// A torch file with this pickle.
+fn torch_file(pickle: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![];
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(&mut bytes));
+    let stored =
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    archive.start_file("archive/data.pkl", stored).unwrap();
+    std::io::Write::write_all(&mut archive, pickle).unwrap();
+    archive.finish().unwrap();
+    bytes
+}
+
+#[test]
+fn a_pickle_with_code_is_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("it-ran");
+    let order = format!("touch {}", trace.display());
+    // what pickle.dumps(..., 2) writes of an object whose __reduce__ gives (os.system, (order,))
+    let mut pickle = b"\x80\x02cposix\nsystem\nq\x00X".to_vec();
+    pickle.extend((order.len() as u32).to_le_bytes());
+    pickle.extend(order.as_bytes());
+    pickle.extend(b"q\x01\x85q\x02Rq\x03.");
+    let hidden = [
+        b"\x80\x02}X\x05\x00\x00\x00model".as_slice(),
+        &pickle[2..pickle.len() - 1],
+        b"s.",
+    ];
+    for pickle in [pickle.clone(), hidden.concat()] {
+        let error = with_weights("sam.pth", &torch_file(&pickle)).error();
+        assert!(
+            error.contains("sam.pth") && error.contains("it names posix.system"),
+            "{error}"
+        );
+    }
+    // not even when the archive is left away, as torch wrote before 1.6
+    let error = with_weights("sam.pt", &pickle).error();
+    assert!(
+        error.contains("sam.pt") && error.contains("before 1.6"),
+        "{error}"
+    );
+    assert!(!trace.exists());
+}
+
+#[test]
+fn what_is_no_checkpoint() {
+    let sam = fs::read(repository("tests/reference/segmenter/plain/original.pth")).unwrap();
+    let no_tensors = torch_file(b"\x80\x02}.");
+    let endless = torch_file(b"\x80\x02(X\xff\xff\xff\xff");
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n";
+    for (bytes, expected) in [
+        (&sam[..sam.len() / 2], "it may be truncated"),
+        (no_tensors.as_slice(), "it holds no tensors"),
+        (endless.as_slice(), "data.pkl cannot be read"),
+        (
+            b"PK\x03\x04 and nothing more".as_slice(),
+            "no complete archive",
+        ),
+        (pointer.as_slice(), "a pointer of Git LFS"),
+        (
+            b"<html>not found</html>".as_slice(),
+            "neither safetensors nor",
+        ),
+    ] {
+        let error = with_weights("sam.pth", bytes).error();
+        assert!(
+            error.contains("sam.pth") && error.contains(expected),
+            "{expected}: {error}"
+        );
+    }
+    // a bit that fell over: the archive knows its checksums
+    let mut flipped = sam.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    let original = repository("tests/reference/segmenter/plain");
+    let copy = with_weights("sam.pth", &flipped);
+    fs::copy(original.join("config.json"), copy.file("config.json")).unwrap();
+    let error = copy.error();
+    assert!(
+        error.contains("sam.pth") && error.to_lowercase().contains("checksum"),
+        "{error}"
+    );
+}
+
+#[test]
+fn models_that_are_known_and_not_supported() {
+    let copy = Copy::of("segmenter");
+    let tensor = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
+    for (name, expected) in [
+        ("image_encoder.trunk.patch_embed.proj.weight", "SAM 2"),
+        ("something.else", "of no model that groundling knows"),
+    ] {
+        let tensors = HashMap::from([(name.to_owned(), tensor.clone())]);
+        candle_core::safetensors::save(&tensors, copy.file("model.safetensors")).unwrap();
+        let error = copy.error();
+        assert!(error.contains(expected), "{error}");
     }
 }
 

@@ -5,33 +5,48 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::support::repository;
+use crate::support::{repository, scratch};
 
-/// Runs the binary in the repository with the user's settings left out.
-pub fn groundling(arguments: &[&str]) -> Output {
+/// The binary in the repository, on the demo models, with the user's settings left out.
+pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_groundling"));
     for (name, _) in std::env::vars() {
-        if [
-            "DETECTOR",
-            "SEGMENTER",
+        let of_models = [
+            "MODEL_",
+            "HF_",
+            "GROUNDING",
+            "USE_",
+            "SAM_",
+            "MOBILESAM_",
+            "VITH_",
+        ];
+        let of_detection = [
             "BOX_",
             "TEXT_",
             "NMS_",
             "MAX_",
-            "MODEL_",
             "LOG_",
-        ]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
-        {
+            "PRECISION",
+            "DEVICE",
+        ];
+        let mut all = of_models.iter().chain(&of_detection);
+        if all.any(|prefix| name.starts_with(prefix)) {
             command.env_remove(name);
         }
     }
     command
+        .env("DETECTOR", "demo")
+        .env("SEGMENTER", "demo")
+        .env("HF_HOME", scratch().join("hub-of-nobody"))
+        .env("HF_ENDPOINT", "http://127.0.0.1:1")
         .args(arguments)
-        .current_dir(repository(""))
-        .output()
-        .unwrap()
+        .current_dir(repository(""));
+    command
+}
+
+/// Runs it.
+pub fn groundling(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
 }
 
 /// The error output of a command that must fail.
@@ -195,20 +210,16 @@ fn wrong_settings_are_named() {
 
 #[test]
 fn an_empty_variable_is_as_good_as_none() {
-    let output = Command::new(env!("CARGO_BIN_EXE_groundling"))
-        .args(["predict", SHAPES, "--prompt", "red circle"])
-        .current_dir(repository(""))
-        .envs(
-            [
-                "BOX_THRESHOLD",
-                "DETECTOR",
-                "SEGMENTER",
-                "MAX_DETECTIONS",
-                "LOG_LEVEL",
-                "MODEL_DIR",
-            ]
-            .map(|name| (name, "")),
-        )
+    let empty = [
+        "BOX_THRESHOLD",
+        "MAX_DETECTIONS",
+        "LOG_LEVEL",
+        "MODEL_DIR",
+        "HF_HUB_OFFLINE",
+        "USE_SAM",
+    ];
+    let output = command(&["predict", SHAPES, "--prompt", "red circle"])
+        .envs(empty.map(|name| (name, "")))
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -217,9 +228,7 @@ fn an_empty_variable_is_as_good_as_none() {
 #[test]
 fn nobody_listening_stops_nothing() {
     use std::process::Stdio;
-    let mut serving = Command::new(env!("CARGO_BIN_EXE_groundling"))
-        .args(["doctor", "--label-studio-host", "http://127.0.0.1:1"])
-        .current_dir(repository(""))
+    let mut serving = command(&["doctor", "--label-studio-host", "http://127.0.0.1:1"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

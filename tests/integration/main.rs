@@ -12,6 +12,7 @@ mod batch;
 mod checkpoints;
 mod cli;
 mod contract;
+mod hub;
 mod labeling;
 mod layering;
 mod media;

@@ -61,7 +61,7 @@ pub fn scratch() -> &'static std::path::Path {
     FOLDER.get_or_init(|| tempfile::tempdir().unwrap()).path()
 }
 
-/// The server's state with these flags; what it remembers goes to a folder of its own unless they name one.
+/// The server's state with these flags, on the demo models unless they name others; what it remembers goes to a folder of its own unless they name one.
 pub fn state_with(flags: &[&str]) -> AppState {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let number = COUNT.fetch_add(1, Ordering::SeqCst);
@@ -69,6 +69,11 @@ pub fn state_with(flags: &[&str]) -> AppState {
     let mut all = [&["groundling"], flags].concat();
     if !flags.contains(&"--model-dir") {
         all.extend(["--model-dir", folder.to_str().unwrap()]);
+    }
+    for model in ["--detector", "--segmenter"] {
+        if !flags.contains(&model) {
+            all.extend([model, "demo"]);
+        }
     }
     let cli = Cli::try_parse_from(all).unwrap();
     state(cli.serve).unwrap()

@@ -178,6 +178,8 @@ class World:
             "LABEL_STUDIO_HOST": self.studio.url,
             "LABEL_STUDIO_ACCESS_TOKEN": token,
             "MODEL_DIR": str(models),
+            "DETECTOR": "demo",
+            "SEGMENTER": "demo",
             "ALLOWED_IMAGE_HOSTS": "127.0.0.1",
             "LOG_LEVEL": "debug",
         }

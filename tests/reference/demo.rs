@@ -4,10 +4,10 @@
 use std::fs;
 
 use candle_core::{DType, Device};
+use groundling::checkpoints::{Role, demo};
 use groundling::detector::{DetectionOptions, Detector};
 use groundling::geometry::{BoundingBox, ImageSize, Mark, Mask, Point};
 use groundling::media::decode;
-use groundling::pipeline::checkpoints;
 use groundling::prompt::Prompt;
 use groundling::segmenter::Segmenter;
 use serde::Deserialize;
@@ -84,11 +84,10 @@ fn scenes_are_seen_as_by_the_reference() {
     let text = fs::read(path("demo/expected.json")).unwrap();
     let expected: Expected = serde_json::from_slice(&text).unwrap();
     assert!(expected.scenes.len() >= 20);
-    let nowhere = path("");
     let device = &Device::Cpu;
-    let detector = checkpoints::detector("demo", &nowhere).unwrap();
+    let detector = demo(Role::Detector);
     let detector = Detector::load(&detector, DType::F32, device).unwrap();
-    let segmenter = checkpoints::segmenter("demo", &nowhere).unwrap().unwrap();
+    let segmenter = demo(Role::Segmenter);
     let segmenter = Segmenter::load(&segmenter, DType::F32, device).unwrap();
     let options = DetectionOptions {
         box_threshold: expected.box_threshold,
@@ -162,9 +161,8 @@ fn scenes_are_seen_as_by_the_reference() {
 fn a_point_on_an_object_finds_it() {
     let file = path("../../examples/images/shapes.png");
     let image = decode(&fs::read(file).unwrap(), 1 << 24).unwrap();
-    let nowhere = path("");
     let device = &Device::Cpu;
-    let segmenter = checkpoints::segmenter("demo", &nowhere).unwrap().unwrap();
+    let segmenter = demo(Role::Segmenter);
     let segmenter = Segmenter::load(&segmenter, DType::F32, device).unwrap();
     let encoded = segmenter.encode(&image).unwrap();
     // the red circle: its box, its middle, and a place beside it that is off it

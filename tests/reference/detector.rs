@@ -30,12 +30,10 @@ const CASES: [(&str, &str); 5] = [
 fn on_every_case(test: impl Fn(&Config, VarBuilder, &Case) -> Result<()>) {
     for (model, case) in CASES {
         let checkpoint = checkpoint(&format!("detector/{model}"));
-        let config: Config = checkpoint
-            .config("config.json", Some("grounding-dino"))
-            .unwrap();
+        let (weights, config) = checkpoint.open_model::<Config>().unwrap();
         let case = Case::load(&format!("detector/{model}/{case}"), &config);
-        checkpoint
-            .load_weights(DType::F32, &Device::Cpu, |vb| test(&config, vb, &case))
+        weights
+            .load(DType::F32, &Device::Cpu, |vb| test(&config, vb, &case))
             .unwrap();
     }
 }
@@ -391,13 +389,13 @@ fn a_caption_alone_is_the_same_as_in_a_batch() {
     let mut compared = 0;
     for (model, case) in CASES {
         let checkpoint = checkpoint(&format!("detector/{model}"));
-        let config: Config = checkpoint.config("config.json", None).unwrap();
+        let (weights, config) = checkpoint.open_model::<Config>().unwrap();
         let case = Case::load(&format!("detector/{model}/{case}"), &config);
         if case.valid_sizes.len() < 2 {
             continue;
         }
-        let model = checkpoint
-            .load_weights(DType::F32, &Device::Cpu, |vb| {
+        let model = weights
+            .load(DType::F32, &Device::Cpu, |vb| {
                 GroundingDino::load(vb, &config)
             })
             .unwrap();

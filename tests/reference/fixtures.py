@@ -68,7 +68,8 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], infinite: tuple[
     metadata = {name: json.dumps(note, ensure_ascii=False, sort_keys=True) for name, note in notes.items()}
     save_file(stored, path, metadata=metadata or None)
     path.chmod(0o644)
-    print(f"{path.relative_to(HERE)}: {len(stored)} tensors, {path.stat().st_size / 1024:.0f} KiB")
+    shown = path.relative_to(HERE) if path.is_relative_to(HERE) else path
+    print(f"{shown}: {len(stored)} tensors, {path.stat().st_size / 1024:.0f} KiB")
 
 
 def write_json(path: Path, value, lines: bool = False) -> None:

@@ -13,5 +13,7 @@
 mod compare;
 mod demo;
 mod detector;
+mod full_size;
+mod originals;
 mod processing;
 mod segmenter;

@@ -4,6 +4,7 @@ use std::fs;
 
 use candle_core::{DType, Device, Tensor};
 use groundling::detector::image_processor::ImageProcessor as DetectorImages;
+use groundling::detector::text_processor::TextProcessor;
 use groundling::geometry::{ImageSize, Mask};
 use groundling::media::decode;
 use groundling::pixels::resize;
@@ -242,6 +243,22 @@ fn captions_are_tokenised_as_by_the_reference() {
         let text = row["text"].as_str().unwrap();
         let ids: Vec<u32> = serde_json::from_value(row["ids"].clone()).unwrap();
         let encoding = tokenizer.encode(text, true).unwrap();
+        assert_eq!(encoding.get_ids(), ids, "{text:?}");
+    }
+}
+
+#[test]
+fn berts_vocabulary_makes_its_published_tokenizer() {
+    let vocabulary = path("../../models/bert-base-uncased/vocab.txt");
+    let words = std::fs::read_to_string(vocabulary).unwrap();
+    let processor = TextProcessor::from_vocabulary(&words, 256).unwrap();
+    let table = json("processing/tokens.json");
+    let rows = table["bert-base-uncased"].as_array().unwrap();
+    assert!(rows.len() >= 25);
+    for row in rows {
+        let text = row["text"].as_str().unwrap();
+        let ids: Vec<u32> = serde_json::from_value(row["ids"].clone()).unwrap();
+        let encoding = processor.tokenizer().encode(text, true).unwrap();
         assert_eq!(encoding.get_ids(), ids, "{text:?}");
     }
 }

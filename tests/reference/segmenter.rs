@@ -1,7 +1,8 @@
 //! SAM.
 
 use candle_core::{DType, Device, IndexOp, Result, Tensor};
-use groundling::models::sam::{Config, PointLabel, Prompts, Sam};
+use candle_nn::VarBuilder;
+use groundling::models::sam::{Config, PointLabel, Prompts, Sam, tiny_vit};
 
 use crate::compare::{Fixture, checkpoint};
 
@@ -20,9 +21,9 @@ const CASES: [&str; 8] = [
 fn load(model: &str) -> (Sam, Fixture) {
     let folder = format!("segmenter/{model}");
     let checkpoint = checkpoint(&folder);
-    let config: Config = checkpoint.config("config.json", Some("sam")).unwrap();
-    let sam = checkpoint
-        .load_weights(DType::F32, &Device::Cpu, |vb| Sam::load(vb, &config))
+    let (weights, config) = checkpoint.open_model::<Config>().unwrap();
+    let sam = weights
+        .load(DType::F32, &Device::Cpu, |vb| Sam::load(vb, &config))
         .unwrap();
     (sam, Fixture::load(&format!("{folder}/image")))
 }
@@ -137,4 +138,40 @@ fn many_boxes_equal_one_by_one() {
             assert!(difference < 1e-3);
         }
     }
+}
+
+#[test]
+fn stages_of_mobile_sam() {
+    let fixture = Fixture::load("segmenter/tiny_vit");
+    let tensors = fixture
+        .keys()
+        .map(|k| (k.clone(), fixture.get(k)))
+        .collect();
+    let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+    let config = |embed_dims: &[usize]| tiny_vit::Config {
+        image_size: 64,
+        embed_dims: embed_dims.to_vec(),
+        depths: vec![2, 2, 0],
+        num_heads: vec![0, 3],
+        window_sizes: vec![0, 5],
+        hidden_dim: 32,
+        output_channels: 256,
+    };
+    let channels_first = |xs: Tensor| xs.permute((0, 3, 1, 2)).unwrap();
+    let tokens = |xs: Tensor| xs.flatten(1, 2).unwrap();
+
+    let embed = tiny_vit::PatchEmbed::load(8, vb.pp("patch_embed")).unwrap();
+    let embedded = embed.forward(&fixture.get("patch_embed.input")).unwrap();
+    fixture.compare("patch_embed.output", &channels_first(embedded));
+
+    let stage = |name: &str, number: usize, dims: &[usize], input: &Tensor| {
+        let stage = tiny_vit::Stage::load(vb.pp(name), &config(dims), number).unwrap();
+        tokens(stage.forward(&input.contiguous().unwrap()).unwrap())
+    };
+    let input = fixture.get("convolutions.input").permute((0, 2, 3, 1));
+    let merged = stage("convolutions", 0, &[8, 12], &input.unwrap());
+    fixture.compare("convolutions.output", &merged);
+    let input = fixture.get("attention.input").reshape((2, 9, 13, 12));
+    let merged = stage("attention", 1, &[8, 12, 20], &input.unwrap());
+    fixture.compare("attention.output", &merged);
 }

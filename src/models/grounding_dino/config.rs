@@ -3,6 +3,7 @@
 use candle_nn::Activation;
 use serde::Deserialize;
 
+use crate::models::weights::{Architecture, ModelConfig, Weights};
 use crate::models::{bert, swin};
 
 /// `GroundingDinoConfig`, with the reference's defaults: a published file may list every field or
@@ -76,12 +77,51 @@ fn default_backbone() -> swin::Config {
     }
 }
 
-impl Config {
-    /// Whether the model can be built from these fields.
-    ///
-    /// # Errors
-    /// A sentence that names the field, its value and what is supported.
-    pub fn validate(&self) -> Result<(), String> {
+impl ModelConfig for Config {
+    const ARCHITECTURE: Architecture = Architecture::GroundingDino;
+    const MODEL_TYPE: &'static str = "grounding-dino";
+
+    fn of_weights(weights: &Weights) -> Result<Self, String> {
+        weights.of_published_width("model.text_projection.bias", 256)?;
+        let defaults = Self::default();
+        let [num_feature_levels, d_model] = weights.sizes("model.level_embed")?;
+        let encoder = "model.encoder.layers.0.deformable_layer";
+        let decoder = "model.decoder.layers.0";
+        let [encoder_ffn_dim, _] = weights.sizes(&format!("{encoder}.fc1.weight"))?;
+        let [decoder_ffn_dim, _] = weights.sizes(&format!("{decoder}.fc1.weight"))?;
+        // the number of heads is in no shape; all published models have the default
+        let points = |name: String, heads: usize| -> Result<usize, String> {
+            let [samples, _] = weights.sizes(&name)?;
+            Ok(samples / (heads * num_feature_levels).max(1))
+        };
+        let queries = weights.sizes("model.query_position_embeddings.weight");
+        Ok(Self {
+            backbone_config: swin::Config::of_weights(
+                weights,
+                "model.backbone.conv_encoder.model",
+            )?,
+            text_config: bert::Config::of_weights(weights, "model.text_backbone")?,
+            encoder_n_points: points(
+                format!("{encoder}.self_attn.attention_weights.weight"),
+                defaults.encoder_attention_heads,
+            )?,
+            decoder_n_points: points(
+                format!("{decoder}.encoder_attn.attention_weights.weight"),
+                defaults.decoder_attention_heads,
+            )?,
+            embedding_init_target: queries.is_ok(),
+            num_queries: queries.map_or(defaults.num_queries, |[queries, _]| queries),
+            encoder_layers: weights.count("model.encoder.layers"),
+            decoder_layers: weights.count("model.decoder.layers"),
+            num_feature_levels,
+            d_model,
+            encoder_ffn_dim,
+            decoder_ffn_dim,
+            ..defaults
+        })
+    }
+
+    fn validate(&self) -> Result<(), String> {
         let stages = self.backbone_config.output_stages()?.len();
         let (d, levels) = (self.d_model, self.num_feature_levels);
         let divides = |name: &str, parts: usize, whole: usize| {

@@ -27,10 +27,11 @@ use self::deformable_attention::Memory;
 use self::encoder::Encoder;
 use self::input_projection::InputProjection;
 use self::pyramid::Pyramid;
-use self::query_selection::QuerySelection;
+use self::query_selection::{Proposals, QuerySelection};
 use crate::models::bert::Bert;
 use crate::models::layers::{Mlp, MultiheadAttention};
 use crate::models::swin::Swin;
+use crate::models::weights::ModelConfig;
 
 /// `GroundingDinoForObjectDetection`.
 #[derive(Debug, Clone)]
@@ -49,6 +50,17 @@ pub struct GroundingDino {
     /// One per decoder layer; published models share one.
     box_heads: Vec<Mlp>,
     config: Config,
+}
+
+/// Image and text after they have seen each other.
+#[derive(Debug, Clone)]
+pub struct Enhanced {
+    /// `[B, N, d]`: the image's tokens.
+    pub vision: Tensor,
+    /// `[B, T, d]`
+    pub text: Tensor,
+    /// `[B, 1, T]`: minus a lot at padding.
+    pub text_bias: Tensor,
 }
 
 /// The decoder's last word on every query.
@@ -173,6 +185,23 @@ impl GroundingDino {
     /// # Errors
     /// If a caption is longer than `max_text_len` tokens, or there are not as many as images.
     pub fn detect(&self, features: &VisionFeatures, tokens: &TextTokens) -> Result<Output> {
+        let enhanced = self.enhance(features, tokens)?;
+        let Enhanced {
+            vision,
+            text,
+            text_bias,
+        } = &enhanced;
+        let proposals = self
+            .query_selection
+            .forward(vision, text, text_bias, &features.pyramid)?;
+        self.decode(features, &enhanced, proposals)
+    }
+
+    /// BERT and the feature enhancer.
+    ///
+    /// # Errors
+    /// As [`GroundingDino::detect`].
+    pub fn enhance(&self, features: &VisionFeatures, tokens: &TextTokens) -> Result<Enhanced> {
         let (captions, length) = tokens.input_ids.dims2()?;
         let batch = features.hidden_states.dim(0)?;
         if captions != batch {
@@ -185,10 +214,32 @@ impl GroundingDino {
         let text = self.encode_text(tokens)?;
         let text_bias = tokens.padding_bias(text.dtype())?;
         let (vision, text) = self.encoder.forward(features, &text, tokens)?;
+        Ok(Enhanced {
+            vision,
+            text,
+            text_bias,
+        })
+    }
+
+    /// The first stage.
+    pub fn query_selection(&self) -> &QuerySelection {
+        &self.query_selection
+    }
+
+    /// The decoder on the chosen queries, and its box heads.
+    pub fn decode(
+        &self,
+        features: &VisionFeatures,
+        enhanced: &Enhanced,
+        proposals: Proposals,
+    ) -> Result<Output> {
+        let Enhanced {
+            vision,
+            text,
+            text_bias,
+        } = enhanced;
         let pyramid = &features.pyramid;
-        let proposals = self
-            .query_selection
-            .forward(&vision, &text, &text_bias, pyramid)?;
+        let batch = features.hidden_states.dim(0)?;
         let reference_points = candle_nn::ops::sigmoid(&proposals.coord_logits)?;
         let queries = match &self.query_embeddings {
             Some(embeddings) => {
@@ -200,12 +251,12 @@ impl GroundingDino {
         };
         let input = DecoderInput {
             memory: Memory {
-                hidden_states: &vision,
+                hidden_states: vision,
                 token_mask: features.token_mask.as_ref(),
                 pyramid,
             },
-            text: &text,
-            text_bias: &text_bias,
+            text,
+            text_bias,
         };
         let decoded = self
             .decoder
@@ -222,7 +273,7 @@ impl GroundingDino {
         };
         let delta = box_head.forward(hidden_states)?.to_dtype(DType::F32)?;
         Ok(Output {
-            logits: contrastive_logits(hidden_states, &text, &text_bias)?.to_dtype(DType::F32)?,
+            logits: contrastive_logits(hidden_states, text, text_bias)?.to_dtype(DType::F32)?,
             pred_boxes: candle_nn::ops::sigmoid(&(delta + inverse_sigmoid(before)?)?)?,
         })
     }

@@ -18,6 +18,17 @@ pub struct QuerySelection {
     num_queries: usize,
 }
 
+/// What is chosen from.
+#[derive(Debug, Clone)]
+pub struct Candidates {
+    /// `[B, N]`: how well each token fits the text token that it fits best.
+    pub scores: Tensor,
+    /// `[B, N, d]`: the tokens' features.
+    object_queries: Tensor,
+    /// `[B, N, 4]`: a box for each, as logits of cxcywh.
+    proposals: Tensor,
+}
+
 /// The chosen queries.
 #[derive(Debug, Clone)]
 pub struct Proposals {
@@ -51,22 +62,39 @@ impl QuerySelection {
         pyramid: &Pyramid,
     ) -> Result<Proposals> {
         let _span = tracing::debug_span!("query_selection").entered();
+        let candidates = self.candidates(vision, text, text_bias, pyramid)?;
+        let indices = top_indices(&candidates.scores, self.num_queries)?;
+        self.choose(&candidates, indices)
+    }
+
+    /// Scores every token, with the inputs of [`Self::forward`].
+    pub fn candidates(
+        &self,
+        vision: &Tensor,
+        text: &Tensor,
+        text_bias: &Tensor,
+        pyramid: &Pyramid,
+    ) -> Result<Candidates> {
         let (proposals, useful) = pyramid.proposals(vision.device())?;
         let object_queries = self.object_queries(vision, &useful)?;
         let logits = contrastive_logits(&object_queries, text, text_bias)?;
-        let scores = logits.max(D::Minus1)?.to_dtype(DType::F32)?;
-        let indices = top_indices(&scores, self.num_queries)?;
-        let object_queries = gather_tokens(&object_queries, &indices)?;
+        Ok(Candidates {
+            scores: logits.max(D::Minus1)?.to_dtype(DType::F32)?,
+            object_queries,
+            proposals,
+        })
+    }
+
+    /// The queries of these tokens, `[B, Q]`.
+    pub fn choose(&self, candidates: &Candidates, indices: Tensor) -> Result<Proposals> {
+        let object_queries = gather_tokens(&candidates.object_queries, &indices)?;
         // the box head runs on the chosen tokens only; the reference runs it on all and then chooses
-        let coord_logits = (self
-            .bbox_embed
-            .forward(&object_queries)?
-            .to_dtype(DType::F32)?
-            + gather_tokens(&proposals, &indices)?)?;
+        let offsets = self.bbox_embed.forward(&object_queries)?;
+        let proposals = gather_tokens(&candidates.proposals, &indices)?;
         Ok(Proposals {
+            coord_logits: (offsets.to_dtype(DType::F32)? + proposals)?,
             indices,
             object_queries,
-            coord_logits,
         })
     }
 

@@ -2,11 +2,13 @@
 //! plain-tensor version that runs on every device, held together by a test.
 
 mod deformable_sampling;
+mod depthwise_conv;
 mod layer_norm;
 
 use candle_core::{CpuStorage, Layout, Result};
 
 pub use deformable_sampling::{deformable_sampling, deformable_sampling_plain};
+pub use depthwise_conv::{depthwise_conv3x3, depthwise_conv3x3_plain};
 pub use layer_norm::{layer_norm, layer_norm_plain};
 
 /// The numbers of a contiguous f32 input of the operation `name`.

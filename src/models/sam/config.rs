@@ -3,6 +3,9 @@
 use candle_nn::Activation;
 use serde::{Deserialize, Deserializer};
 
+use super::tiny_vit;
+use crate::models::weights::{Architecture, ModelConfig, Weights};
+
 /// `SamConfig`, with the reference's defaults: a published file may list every field or only those
 /// that differ.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -11,6 +14,10 @@ use serde::{Deserialize, Deserializer};
 pub struct Config {
     #[serde(deserialize_with = "or_default")]
     pub vision_config: VisionConfig,
+    /// MobileSAM's image encoder, which takes the place of the one that `vision_config` describes; no
+    /// `config.json` has it.
+    #[serde(skip)]
+    pub tiny_vit: Option<tiny_vit::Config>,
     #[serde(deserialize_with = "or_default")]
     pub prompt_encoder_config: PromptEncoderConfig,
     #[serde(deserialize_with = "or_default")]
@@ -134,12 +141,73 @@ impl VisionConfig {
     }
 }
 
-impl Config {
-    /// Whether the model can be built from these fields.
-    ///
-    /// # Errors
-    /// A sentence that names the fields and values that do not fit.
-    pub fn validate(&self) -> Result<(), String> {
+impl VisionConfig {
+    /// The plain vision transformer that the tensors tell.
+    fn of_weights(weights: &Weights) -> Result<Self, String> {
+        let [hidden_size, num_channels, patch_size, _] =
+            weights.sizes("vision_encoder.patch_embed.projection.weight")?;
+        let [_, grid, _, _] = weights.sizes("vision_encoder.pos_embed")?;
+        let [output_channels, ..] = weights.sizes::<4>("vision_encoder.neck.conv1.weight")?;
+        let [_, num_pos_feats] = weights.sizes("shared_image_embedding.positional_embedding")?;
+        let layer = |i: usize, name: &str| format!("vision_encoder.layers.{i}.{name}");
+        let [mlp_dim, _] = weights.sizes(&layer(0, "mlp.lin1.weight"))?;
+        let num_hidden_layers = weights.count("vision_encoder.layers");
+        // a table of relative positions has 2 n - 1 rows for n places; the global ones see the whole map
+        let mut window_size = 0;
+        let mut head = hidden_size;
+        let mut global_attn_indexes = vec![];
+        for i in 0..num_hidden_layers {
+            let [rows, width] = weights.sizes(&layer(i, "attn.rel_pos_h"))?;
+            head = width;
+            match rows.div_ceil(2) {
+                places if places == grid => global_attn_indexes.push(i),
+                places => window_size = places,
+            }
+        }
+        Ok(Self {
+            hidden_size,
+            output_channels,
+            num_hidden_layers,
+            num_attention_heads: hidden_size / head.max(1),
+            num_channels,
+            image_size: grid * patch_size,
+            patch_size,
+            qkv_bias: weights.shape(&layer(0, "attn.qkv.bias")).is_some(),
+            window_size,
+            global_attn_indexes,
+            num_pos_feats,
+            mlp_dim: Some(mlp_dim),
+            ..Self::default()
+        })
+    }
+}
+
+impl ModelConfig for Config {
+    const ARCHITECTURE: Architecture = Architecture::Sam;
+    const MODEL_TYPE: &'static str = "sam";
+
+    /// The prompt encoder and the mask decoder have the same sizes in every published model.
+    fn of_weights(weights: &Weights) -> Result<Self, String> {
+        weights.of_published_width("mask_decoder.iou_token.weight", 256)?;
+        if weights.shape(tiny_vit::SIGNATURE).is_some() {
+            return Ok(Self {
+                tiny_vit: Some(tiny_vit::Config::of_weights(weights)?),
+                ..Self::default()
+            });
+        }
+        let vision_config = VisionConfig::of_weights(weights)?;
+        Ok(Self {
+            prompt_encoder_config: PromptEncoderConfig {
+                image_size: vision_config.image_size,
+                patch_size: vision_config.patch_size,
+                ..PromptEncoderConfig::default()
+            },
+            vision_config,
+            ..Self::default()
+        })
+    }
+
+    fn validate(&self) -> Result<(), String> {
         let (vision, prompt, decoder) = (
             &self.vision_config,
             &self.prompt_encoder_config,

@@ -6,8 +6,11 @@
 pub mod config;
 pub mod image_encoder;
 pub mod mask_decoder;
+mod neck;
 pub mod prompt_encoder;
+pub mod tiny_vit;
 pub mod two_way_transformer;
+pub mod vit;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -19,6 +22,7 @@ pub use prompt_encoder::{LabelledPoint, PointLabel};
 use self::image_encoder::ImageEncoder;
 use self::mask_decoder::MaskDecoder;
 use self::prompt_encoder::{PositionEmbedding, PromptEncoder};
+use crate::models::weights::ModelConfig;
 
 /// `SamModel`.
 #[derive(Debug, Clone)]
@@ -56,7 +60,7 @@ impl Sam {
             PositionEmbedding::load(vision.num_pos_feats, vb.pp("shared_image_embedding"))?;
         let image_positions = positions.of_grid(vision.grid(), vb.device())?;
         Ok(Self {
-            image_encoder: ImageEncoder::load(vb.pp("vision_encoder"), vision)?,
+            image_encoder: ImageEncoder::load(vb.pp("vision_encoder"), config)?,
             prompt_encoder: PromptEncoder::load(
                 vb.pp("prompt_encoder"),
                 &config.prompt_encoder_config,

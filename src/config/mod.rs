@@ -1,5 +1,7 @@
 //! Every flag and its environment variable, grouped by the step of the road it belongs to.
 
+mod models;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -8,6 +10,7 @@ use std::str::FromStr;
 use clap::builder::Resettable;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub use self::models::{DeviceChoice, HubArgs, ModelArgs, Precision, PythonArgs, Switch};
 use crate::detector::DetectionOptions;
 
 /// Words in, boxes and masks out: a Label Studio ML backend.
@@ -52,6 +55,10 @@ pub enum Command {
     Annotate(AnnotateArgs),
     /// Look for what keeps Label Studio and groundling from working together, and say what to change.
     Doctor(DoctorArgs),
+    /// Fetch models, so that no network is needed later.
+    Download(DownloadArgs),
+    /// List the models that are known by name: sizes, licences, and what is on this machine.
+    Models(ModelsArgs),
 }
 
 impl Command {
@@ -62,6 +69,8 @@ impl Command {
             Self::Predict(args) => (&args.log, "warn"),
             Self::Annotate(args) => (&args.road.log, "warn"),
             Self::Doctor(args) => (&args.road.log, "error"),
+            Self::Download(args) => (&args.log, "warn"),
+            Self::Models(args) => (&args.log, "error"),
         }
     }
 }
@@ -152,6 +161,42 @@ pub struct DoctorArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub road: RoadArgs,
+}
+
+/// `groundling download`.
+#[derive(Debug, Args)]
+pub struct DownloadArgs {
+    /// Names that `groundling models` lists, or ids of the hub (OWNER/NAME, OWNER/NAME@REVISION); without
+    /// one, the models that would run.
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Also put them into this folder, one folder each, without links: to carry them to a machine without
+    /// a network, where it is MODEL_DIR.
+    #[arg(long, short, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub models: ModelArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `groundling models`.
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    /// Read every file that is here and compare its checksum.
+    #[arg(long)]
+    pub verify: bool,
+    /// JSON, for scripts.
+    #[arg(long)]
+    pub json: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub models: ModelArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// The server.
@@ -283,40 +328,6 @@ pub struct ImageLimitArgs {
     pub max_image_pixels: usize,
 }
 
-/// Which models run, and where.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Models")]
-pub struct ModelArgs {
-    /// The detector: a Grounding DINO folder (config.json, model.safetensors, ...), its name in
-    /// MODEL_DIR, or "demo", which knows coloured shapes only.
-    #[arg(
-        long,
-        env = "DETECTOR",
-        default_value = "demo",
-        value_name = "DIR|NAME"
-    )]
-    pub detector: String,
-    /// The segmenter: a SAM folder, its name in MODEL_DIR, "demo", or "none" for boxes only.
-    #[arg(
-        long,
-        env = "SEGMENTER",
-        default_value = "demo",
-        value_name = "DIR|NAME|none"
-    )]
-    pub segmenter: String,
-    /// The folder that model names are looked up in.
-    #[arg(long, env = "MODEL_DIR", default_value = "models", value_name = "DIR")]
-    pub model_dir: PathBuf,
-    /// Where to compute: "auto" is a GPU where the build and the machine have one.
-    #[arg(
-        long,
-        env = "DEVICE",
-        default_value = "auto",
-        value_name = "auto|cpu|cuda[:N]"
-    )]
-    pub device: DeviceChoice,
-}
-
 /// What counts as found.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Detection")]
@@ -412,34 +423,6 @@ impl<const MAX: u8> FromStr for UpTo<MAX> {
 impl<const MAX: u8> fmt::Display for UpTo<MAX> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-/// Where to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// A GPU if there is one.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The GPU of this number.
-    Cuda(usize),
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.trim().to_lowercase().as_str() {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" | "gpu" => Ok(Self::Cuda(0)),
-            other => other
-                .strip_prefix("cuda:")
-                .and_then(|number| number.parse().ok())
-                .map(Self::Cuda)
-                .ok_or_else(|| "it must be auto, cpu, cuda or cuda:N".to_owned()),
-        }
     }
 }
 

@@ -1,0 +1,233 @@
+//! The published checkpoints that groundling knows by name. Adding one is one entry.
+//!
+//! Sizes and checksums are those of the hub's own file lists, where they could be confirmed; where one is
+//! not known, the hub's answer counts.
+
+use crate::models::weights::Architecture;
+
+/// A published checkpoint.
+#[derive(Debug, PartialEq)]
+pub struct Entry {
+    /// What to call it: `--detector`, `--segmenter`, `download`.
+    pub name: &'static str,
+    /// Detector or segmenter.
+    pub architecture: Architecture,
+    /// Where it is on the hub.
+    pub hub_id: &'static str,
+    /// The commit that was looked at; `main` where none is known.
+    pub revision: &'static str,
+    /// The weights.
+    pub weights: RemoteFile,
+    /// What belongs to them.
+    pub others: &'static [&'static str],
+    /// What its authors' own file of the same weights is called.
+    pub original: Option<&'static str>,
+    /// SPDX.
+    pub licence: &'static str,
+    /// Millions.
+    pub parameters: f32,
+    /// Pixels that the model looks at.
+    pub input: &'static str,
+    /// What it is good for.
+    pub about: &'static str,
+}
+
+/// A file on the hub.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RemoteFile {
+    /// Its name.
+    pub name: &'static str,
+    /// Bytes, exact; `None` where they are not known.
+    pub bytes: Option<u64>,
+    /// Hexadecimal.
+    pub sha256: Option<&'static str>,
+}
+
+const DETECTOR_FILES: &[&str] = &["config.json", "preprocessor_config.json", "tokenizer.json"];
+const SEGMENTER_FILES: &[&str] = &["config.json", "preprocessor_config.json"];
+
+const fn safetensors(bytes: Option<u64>, sha256: Option<&'static str>) -> RemoteFile {
+    RemoteFile {
+        name: "model.safetensors",
+        bytes,
+        sha256,
+    }
+}
+
+/// All of them, detectors first, the defaults before others.
+pub static REGISTRY: [Entry; 8] = [
+    Entry {
+        name: "grounding-dino-tiny",
+        architecture: Architecture::GroundingDino,
+        hub_id: "IDEA-Research/grounding-dino-tiny",
+        revision: "a2bb814dd30d776dcf7e30523b00659f4f141c71",
+        weights: safetensors(
+            Some(689_359_096),
+            Some("1a2412ef99bd74bcd3c2a246fa1e48581f8889a1300c9051974741314fc042f3"),
+        ),
+        others: DETECTOR_FILES,
+        original: Some("groundingdino_swint_ogc.pth"),
+        licence: "Apache-2.0",
+        parameters: 172.3,
+        input: "800x1333",
+        about: "Swin-T; the default detector",
+    },
+    Entry {
+        name: "grounding-dino-base",
+        architecture: Architecture::GroundingDino,
+        hub_id: "IDEA-Research/grounding-dino-base",
+        revision: "12bdfa3120f3e7ec7b434d90674b3396eccf88eb",
+        weights: safetensors(
+            Some(933_400_872),
+            Some("5548f844c928c4b6f411fa8cbcc2bfa8dbbba437cb1d513975519f93c2a9ed21"),
+        ),
+        others: DETECTOR_FILES,
+        original: Some("groundingdino_swinb_cogcoor.pth"),
+        licence: "Apache-2.0",
+        parameters: 233.3,
+        input: "800x1333",
+        about: "Swin-B; finds more, takes about twice the time",
+    },
+    Entry {
+        name: "mobile-sam",
+        architecture: Architecture::Sam,
+        hub_id: "lmz/candle-sam",
+        revision: "main",
+        weights: RemoteFile {
+            name: "mobile_sam-tiny-vitt.safetensors",
+            bytes: None,
+            sha256: Some("5ad43a841b57cc798e2837e251c15aa9f602868a1780d195459383d117784cf7"),
+        },
+        others: &[],
+        original: Some("mobile_sam.pt"),
+        licence: "Apache-2.0",
+        parameters: 10.1,
+        input: "1024x1024",
+        about: "TinyViT; the default segmenter on a CPU",
+    },
+    Entry {
+        name: "sam-vit-base",
+        architecture: Architecture::Sam,
+        hub_id: "facebook/sam-vit-base",
+        revision: "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f",
+        weights: safetensors(
+            Some(374_979_480),
+            Some("892c410e496344e527255ccdcb2cb7244a609acb5389c7c4fdba1288f861c579"),
+        ),
+        others: SEGMENTER_FILES,
+        original: Some("sam_vit_b_01ec64.pth"),
+        licence: "Apache-2.0",
+        parameters: 93.7,
+        input: "1024x1024",
+        about: "the default segmenter on a GPU",
+    },
+    Entry {
+        name: "sam-vit-large",
+        architecture: Architecture::Sam,
+        hub_id: "facebook/sam-vit-large",
+        revision: "6851e0441005b0fb96f2cc4dfac472f3d1b14af1",
+        weights: safetensors(
+            None,
+            Some("a57e1b13cd1545938dfcbc9fb26df7f60de6650237a9383382a874a623564b81"),
+        ),
+        others: SEGMENTER_FILES,
+        original: Some("sam_vit_l_0b3195.pth"),
+        licence: "Apache-2.0",
+        parameters: 312.3,
+        input: "1024x1024",
+        about: "finer edges, three times the work of base",
+    },
+    Entry {
+        name: "sam-vit-huge",
+        architecture: Architecture::Sam,
+        hub_id: "facebook/sam-vit-huge",
+        revision: "87aecf0df4ce6b30cd7de76e87673c49644bdf67",
+        weights: safetensors(
+            None,
+            Some("edfb0462392541fca9af44ff039bfb32dbd0c939997f3abb77a26e23af7afd7c"),
+        ),
+        others: SEGMENTER_FILES,
+        original: Some("sam_vit_h_4b8939.pth"),
+        licence: "Apache-2.0",
+        parameters: 641.1,
+        input: "1024x1024",
+        about: "the finest edges, six times the work of base",
+    },
+    Entry {
+        name: "slim-sam-50",
+        architecture: Architecture::Sam,
+        hub_id: "Zigeng/SlimSAM-uniform-50",
+        revision: "main",
+        weights: safetensors(None, None),
+        others: SEGMENTER_FILES,
+        original: None,
+        licence: "Apache-2.0",
+        parameters: 28.0,
+        input: "1024x1024",
+        about: "base, half of it pruned away",
+    },
+    Entry {
+        name: "slim-sam-77",
+        architecture: Architecture::Sam,
+        hub_id: "Zigeng/SlimSAM-uniform-77",
+        revision: "06892690452cd98a45dc633d3e8068e8b79bd8bb",
+        weights: safetensors(
+            None,
+            Some("b0ee221e3d33935807a820c157fec81a537b3b9979edc88b148a8dae8bbdd5d2"),
+        ),
+        others: SEGMENTER_FILES,
+        original: None,
+        licence: "Apache-2.0",
+        parameters: 9.7,
+        input: "1024x1024",
+        about: "base, three quarters of it pruned away",
+    },
+];
+
+/// The detector where nothing is said.
+pub const DEFAULT_DETECTOR: &str = "grounding-dino-tiny";
+/// The segmenter where nothing is said and a CPU computes.
+pub const DEFAULT_SEGMENTER_CPU: &str = "mobile-sam";
+/// The segmenter where nothing is said and a GPU computes.
+pub const DEFAULT_SEGMENTER_GPU: &str = "sam-vit-base";
+
+/// The entry of this name, or of this id on the hub if it is all that is published there.
+pub fn find(name: &str) -> Option<&'static Entry> {
+    REGISTRY.iter().find(|entry| {
+        let is_all = !entry.others.is_empty();
+        entry.name == name || (is_all && entry.hub_id.eq_ignore_ascii_case(name))
+    })
+}
+
+/// The entry whose authors' file is called so.
+pub fn by_original(file: &str) -> Option<&'static Entry> {
+    REGISTRY.iter().find(|entry| entry.original == Some(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_checksums_well_formed() {
+        for (i, entry) in REGISTRY.iter().enumerate() {
+            assert!(REGISTRY[..i].iter().all(|other| other.name != entry.name));
+            assert_eq!(find(entry.name), Some(entry));
+            let is_commit = entry.revision.len() == 40;
+            assert!(is_commit || entry.revision == "main", "{}", entry.name);
+            if let Some(sha256) = entry.weights.sha256 {
+                let is_hex = sha256.bytes().all(|b| b.is_ascii_hexdigit());
+                assert!(sha256.len() == 64 && is_hex, "{}", entry.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_registered() {
+        let architecture = |name| find(name).map(|entry| entry.architecture);
+        let detector = Some(Architecture::GroundingDino);
+        assert_eq!(architecture(DEFAULT_DETECTOR), detector);
+        assert_eq!(architecture(DEFAULT_SEGMENTER_CPU), Some(Architecture::Sam));
+        assert_eq!(architecture(DEFAULT_SEGMENTER_GPU), Some(Architecture::Sam));
+    }
+}

@@ -1,0 +1,140 @@
+//! `groundling models`: what is known by name, and what is on this machine.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::bail;
+use serde::Serialize;
+
+use super::{print, progress};
+use crate::checkpoints::registry::{Entry, REGISTRY};
+use crate::checkpoints::{Locator, hub};
+use crate::config::ModelsArgs;
+use crate::models::weights::{Architecture, Checkpoint, weights_in};
+use crate::pipeline::Plan;
+
+/// A line of the list.
+#[derive(Debug, Serialize)]
+struct Line {
+    name: &'static str,
+    role: &'static str,
+    hub: &'static str,
+    parameters_millions: f32,
+    bytes: Option<u64>,
+    input: &'static str,
+    licence: &'static str,
+    about: &'static str,
+    /// Where it is, if it is here.
+    path: Option<PathBuf>,
+    /// What is wrong with it, if it is here and was looked at.
+    damaged: Option<String>,
+}
+
+/// Lists them.
+///
+/// # Errors
+/// If one that is here is damaged.
+pub fn run(args: &ModelsArgs) -> anyhow::Result<()> {
+    let locator = Locator::new(&args.models);
+    let lines: Vec<Line> = REGISTRY
+        .iter()
+        .map(|entry| line(entry, &locator, args.verify))
+        .collect();
+    if args.json {
+        print(serde_json::to_string_pretty(&lines)?);
+    } else {
+        list(&lines);
+        let plan = Plan::new(&args.models);
+        let choice = plan.choice();
+        print(format_args!(
+            "\nThese settings run the detector {:?} and the segmenter {:?}. \"demo\" is built in.\nSearched: {} (MODEL_DIR), {} (HF_HOME).",
+            choice.detector,
+            choice.segmenter,
+            args.models.model_dir.display(),
+            locator.hub().cache().display()
+        ));
+    }
+    match lines.iter().filter(|line| line.damaged.is_some()).count() {
+        0 => Ok(()),
+        damaged => bail!(
+            "{damaged} of the models here cannot be used: remove their files and fetch them again"
+        ),
+    }
+}
+
+fn line(entry: &'static Entry, locator: &Locator, verify: bool) -> Line {
+    let checkpoint = locator.local(entry.name);
+    let weights = checkpoint.as_ref().and_then(|checkpoint| match checkpoint {
+        Checkpoint::Folder(folder) => weights_in(folder).ok(),
+        Checkpoint::File(path) => Some(path.clone()),
+        Checkpoint::Embedded { .. } => None,
+    });
+    let size = |path: &PathBuf| fs::metadata(path).ok().map(|file| file.len());
+    Line {
+        name: entry.name,
+        role: match entry.architecture {
+            Architecture::GroundingDino => "detector",
+            Architecture::Sam => "segmenter",
+        },
+        hub: entry.hub_id,
+        parameters_millions: entry.parameters,
+        bytes: entry
+            .weights
+            .bytes
+            .or_else(|| weights.as_ref().and_then(size)),
+        input: entry.input,
+        licence: entry.licence,
+        about: entry.about,
+        damaged: checkpoint
+            .as_ref()
+            .and_then(|checkpoint| damage(entry, checkpoint, weights.as_ref(), verify)),
+        path: weights,
+    }
+}
+
+/// What is wrong with the files of a checkpoint: their structure, and if wanted every byte.
+fn damage(
+    entry: &Entry,
+    checkpoint: &Checkpoint,
+    weights: Option<&PathBuf>,
+    verify: bool,
+) -> Option<String> {
+    if let Err(error) = checkpoint.open() {
+        return Some(error.to_string());
+    }
+    // a file of another format has another checksum
+    let published = |path: &&PathBuf| path.file_name().is_some_and(|n| n == entry.weights.name);
+    let path = weights.filter(published).filter(|_| verify)?;
+    let expected = entry.weights.sha256?;
+    match hub::sha256(path) {
+        Ok(found) if found == expected => None,
+        Ok(found) => Some(format!(
+            "{}: its SHA-256 is {found}, the published file's {expected}",
+            path.display()
+        )),
+        Err(error) => Some(format!("cannot read {}: {error}", path.display())),
+    }
+}
+
+fn list(lines: &[Line]) {
+    print(format_args!(
+        "{:<20} {:<10} {:>7} {:>9}  {:<9} {:<11} {}",
+        "NAME", "ROLE", "PARAMS", "SIZE", "INPUT", "LICENCE", "HERE"
+    ));
+    for line in lines {
+        let here = match (&line.path, &line.damaged) {
+            (_, Some(damage)) => format!("damaged: {damage}"),
+            (Some(path), None) => path.display().to_string(),
+            (None, None) => format!("no ({})", line.about),
+        };
+        // what is not known is told by the parameters: four bytes each
+        let size = match line.bytes {
+            Some(bytes) => progress::mebibytes(bytes),
+            None => format!("~{} MiB", (line.parameters_millions * 4e6) as u64 >> 20),
+        };
+        print(format_args!(
+            "{:<20} {:<10} {:>5.0} M {size:>9}  {:<9} {:<11} {here}",
+            line.name, line.role, line.parameters_millions, line.input, line.licence
+        ));
+    }
+}

@@ -1,0 +1,94 @@
+//! What is told while models are fetched.
+
+use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::checkpoints::hub::Watcher;
+use crate::pipeline::worker::Reporter;
+
+/// A bar for whoever sits at the terminal; a line per file where nobody does.
+pub(super) fn shown() -> Arc<dyn Watcher> {
+    Arc::new(Shown::default())
+}
+
+/// Lines in the log, and the state that `/ready` tells.
+pub(super) fn logged(reporter: Reporter) -> Arc<dyn Watcher> {
+    Arc::new(Logged {
+        reporter,
+        told: Mutex::new(None),
+    })
+}
+
+#[derive(Debug, Default)]
+struct Shown(Mutex<Option<(String, ProgressBar)>>);
+
+impl Watcher for Shown {
+    fn progress(&self, file: &str, bytes: u64, total: u64) {
+        let mut bar = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if bar.as_ref().is_none_or(|(name, _)| name != file) {
+            if !std::io::stderr().is_terminal() {
+                super::tell(format_args!("fetching {file} ({})", mebibytes(total)));
+            }
+            *bar = Some((file.to_owned(), file_bar(file, total)));
+        }
+        if let Some((_, bar)) = bar.as_ref() {
+            bar.set_length(total);
+            bar.set_position(bytes);
+            if bytes >= total {
+                bar.finish();
+            }
+        }
+    }
+
+    fn waiting(&self, what: &str) {
+        tracing::info!("{what}");
+    }
+}
+
+fn file_bar(file: &str, total: u64) -> ProgressBar {
+    let style = "{msg:28!} {wide_bar} {bytes:>11} of {total_bytes}, {bytes_per_sec}, {eta} left";
+    // the template is a constant, and a plain bar serves as well
+    let style = ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar());
+    let bar = ProgressBar::new(total).with_style(style);
+    bar.with_message(file.to_owned())
+}
+
+/// Between two lines of the log.
+const PAUSE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct Logged {
+    reporter: Reporter,
+    told: Mutex<Option<Instant>>,
+}
+
+impl Watcher for Logged {
+    fn progress(&self, file: &str, bytes: u64, total: u64) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_done = bytes >= total;
+        if told.is_some_and(|told| told.elapsed() < PAUSE) && !is_done {
+            return;
+        }
+        *told = Some(Instant::now());
+        let percent = 100 * bytes / total.max(1);
+        let step = format!("fetching {file}: {percent} % of {}", mebibytes(total));
+        tracing::info!("{step}");
+        self.reporter.step(step);
+    }
+
+    fn waiting(&self, what: &str) {
+        tracing::info!("{what}");
+        self.reporter.step(what);
+    }
+}
+
+/// For people.
+pub(super) fn mebibytes(bytes: u64) -> String {
+    match bytes {
+        0..0x10_0000 => format!("{} KiB", bytes.div_ceil(1 << 10)),
+        _ => format!("{} MiB", bytes >> 20),
+    }
+}

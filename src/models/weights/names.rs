@@ -1,0 +1,147 @@
+//! Tensor names: from the original authors' files to transformers', which the models are written in.
+//!
+//! A map is a table of rules. In a pattern `{}` stands for a number, `*` at the end for all that
+//! follows; in what it becomes, `{qkv}` stands for query, key and value, each a third of the rows.
+
+/// What becomes of the tensors that fit a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rule {
+    /// The original name.
+    pub(super) from: &'static str,
+    /// The name in transformers; `None` for what the models do not need.
+    pub(super) to: Option<&'static str>,
+}
+
+/// A rule that renames.
+pub(super) const fn rename(from: &'static str, to: &'static str) -> Rule {
+    Rule { from, to: Some(to) }
+}
+
+/// A rule that leaves out.
+pub(super) const fn drop(from: &'static str) -> Rule {
+    Rule { from, to: None }
+}
+
+/// A tensor under its new name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Renamed {
+    /// The new name.
+    pub(super) name: String,
+    /// 0, 1 or 2 for the first, second or last third of the rows; `None` for all.
+    pub(super) third: Option<usize>,
+}
+
+/// What the first rule that fits makes of a name; `None` if no rule fits.
+pub(super) fn apply(rules: &[Rule], name: &str) -> Option<Vec<Renamed>> {
+    rules.iter().find_map(|rule| {
+        let found = matched(rule.from, name)?;
+        Some(rule.to.map_or_else(Vec::new, |to| renamed(to, &found)))
+    })
+}
+
+/// What the wildcards of a pattern stand for.
+#[derive(Debug, Default)]
+struct Wildcards<'a> {
+    numbers: Vec<&'a str>,
+    rest: &'a str,
+}
+
+fn matched<'a>(pattern: &str, name: &'a str) -> Option<Wildcards<'a>> {
+    let mut found = Wildcards::default();
+    let mut left = Some(name);
+    for segment in pattern.split('.') {
+        let name = left?;
+        if segment == "*" {
+            found.rest = name;
+            return Some(found);
+        }
+        let (first, rest) = match name.split_once('.') {
+            Some((first, rest)) => (first, Some(rest)),
+            None => (name, None),
+        };
+        match segment {
+            "{}" if first.bytes().all(|b| b.is_ascii_digit()) => found.numbers.push(first),
+            _ if segment == first => {}
+            _ => return None,
+        }
+        left = rest;
+    }
+    left.is_none().then_some(found)
+}
+
+fn renamed(to: &str, found: &Wildcards) -> Vec<Renamed> {
+    let mut numbers = found.numbers.iter();
+    let segments = to.split('.').map(|segment| match segment {
+        "{}" => numbers.next().copied().unwrap_or_default(),
+        "*" => found.rest,
+        other => other,
+    });
+    let name = segments.collect::<Vec<_>>().join(".");
+    if !name.contains("{qkv}") {
+        return vec![Renamed { name, third: None }];
+    }
+    let parts = ["query", "key", "value"].into_iter().enumerate();
+    parts
+        .map(|(third, part)| Renamed {
+            name: name.replace("{qkv}", part),
+            third: Some(third),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: [Rule; 4] = [
+        drop("blocks.{}.index"),
+        rename("blocks.{}.qkv.*", "layers.{}.attention.{qkv}.*"),
+        rename("blocks.{}.part.{}.*", "layers.{}.{}.*"),
+        rename("head.in_proj_weight", "out.{qkv}.weight"),
+    ];
+
+    fn names(name: &str) -> Option<Vec<String>> {
+        Some(
+            apply(&RULES, name)?
+                .into_iter()
+                .map(|renamed| format!("{}/{:?}", renamed.name, renamed.third))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn rules_rename_split_and_drop() {
+        let found =
+            |names: &[&str]| Some(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+        assert_eq!(names("blocks.3.index"), found(&[]));
+        assert_eq!(
+            names("blocks.12.qkv.bias"),
+            found(&[
+                "layers.12.attention.query.bias/Some(0)",
+                "layers.12.attention.key.bias/Some(1)",
+                "layers.12.attention.value.bias/Some(2)"
+            ])
+        );
+        assert_eq!(
+            names("blocks.1.part.2.a.b"),
+            found(&["layers.1.2.a.b/None"])
+        );
+        assert_eq!(
+            names("head.in_proj_weight").map(|names| names.len()),
+            Some(3)
+        );
+    }
+
+    #[test]
+    fn what_no_rule_names_is_told_apart() {
+        for name in [
+            "blocks.x.index",
+            "blocks.3",
+            "blocks.3.index.more",
+            "head",
+            "",
+        ] {
+            assert_eq!(names(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! SAM and MobileSAM: from the names in `sam_vit_*.pth` and `mobile_sam.pt` (`segment_anything`,
+//! `mobile_sam`) to those of transformers 4.44.2 (`convert_sam_to_hf.py`). TinyViT, which transformers
+//! does not have, keeps its own names below `vision_encoder`.
+
+use super::names::{Rule, drop, rename};
+
+/// The rules, the first that fits counts.
+pub(super) const ORIGINAL: [Rule; 44] = [
+    drop("pixel_mean"),
+    drop("pixel_std"),
+    // the image encoder
+    rename("image_encoder.pos_embed", "vision_encoder.pos_embed"),
+    rename(
+        "image_encoder.patch_embed.proj.*",
+        "vision_encoder.patch_embed.projection.*",
+    ),
+    rename(
+        "image_encoder.blocks.{}.norm1.*",
+        "vision_encoder.layers.{}.layer_norm1.*",
+    ),
+    rename(
+        "image_encoder.blocks.{}.norm2.*",
+        "vision_encoder.layers.{}.layer_norm2.*",
+    ),
+    rename(
+        "image_encoder.blocks.{}.attn.*",
+        "vision_encoder.layers.{}.attn.*",
+    ),
+    rename(
+        "image_encoder.blocks.{}.mlp.*",
+        "vision_encoder.layers.{}.mlp.*",
+    ),
+    rename("image_encoder.neck.0.*", "vision_encoder.neck.conv1.*"),
+    rename(
+        "image_encoder.neck.1.*",
+        "vision_encoder.neck.layer_norm1.*",
+    ),
+    rename("image_encoder.neck.2.*", "vision_encoder.neck.conv2.*"),
+    rename(
+        "image_encoder.neck.3.*",
+        "vision_encoder.neck.layer_norm2.*",
+    ),
+    // TinyViT; the head that names ImageNet's classes stayed in the file
+    drop("image_encoder.norm_head.*"),
+    drop("image_encoder.head.*"),
+    drop("image_encoder.layers.{}.blocks.{}.attn.attention_bias_idxs"),
+    drop("image_encoder.layers.{}.blocks.{}.attn.ab"),
+    rename(
+        "image_encoder.patch_embed.seq.*",
+        "vision_encoder.patch_embed.seq.*",
+    ),
+    rename("image_encoder.layers.*", "vision_encoder.layers.*"),
+    // the prompt encoder
+    rename(
+        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+        "shared_image_embedding.positional_embedding",
+    ),
+    rename(
+        "prompt_encoder.point_embeddings.{}.weight",
+        "prompt_encoder.point_embed.{}.weight",
+    ),
+    rename(
+        "prompt_encoder.not_a_point_embed.weight",
+        "prompt_encoder.not_a_point_embed.weight",
+    ),
+    rename(
+        "prompt_encoder.no_mask_embed.weight",
+        "prompt_encoder.no_mask_embed.weight",
+    ),
+    rename(
+        "prompt_encoder.mask_downscaling.0.*",
+        "prompt_encoder.mask_embed.conv1.*",
+    ),
+    rename(
+        "prompt_encoder.mask_downscaling.1.*",
+        "prompt_encoder.mask_embed.layer_norm1.*",
+    ),
+    rename(
+        "prompt_encoder.mask_downscaling.3.*",
+        "prompt_encoder.mask_embed.conv2.*",
+    ),
+    rename(
+        "prompt_encoder.mask_downscaling.4.*",
+        "prompt_encoder.mask_embed.layer_norm2.*",
+    ),
+    rename(
+        "prompt_encoder.mask_downscaling.6.*",
+        "prompt_encoder.mask_embed.conv3.*",
+    ),
+    // the mask decoder
+    rename(
+        "mask_decoder.iou_token.weight",
+        "mask_decoder.iou_token.weight",
+    ),
+    rename(
+        "mask_decoder.mask_tokens.weight",
+        "mask_decoder.mask_tokens.weight",
+    ),
+    rename(
+        "mask_decoder.transformer.layers.{}.norm1.*",
+        "mask_decoder.transformer.layers.{}.layer_norm1.*",
+    ),
+    rename(
+        "mask_decoder.transformer.layers.{}.norm2.*",
+        "mask_decoder.transformer.layers.{}.layer_norm2.*",
+    ),
+    rename(
+        "mask_decoder.transformer.layers.{}.norm3.*",
+        "mask_decoder.transformer.layers.{}.layer_norm3.*",
+    ),
+    rename(
+        "mask_decoder.transformer.layers.{}.norm4.*",
+        "mask_decoder.transformer.layers.{}.layer_norm4.*",
+    ),
+    rename(
+        "mask_decoder.transformer.norm_final_attn.*",
+        "mask_decoder.transformer.layer_norm_final_attn.*",
+    ),
+    rename("mask_decoder.transformer.*", "mask_decoder.transformer.*"),
+    rename(
+        "mask_decoder.output_upscaling.0.*",
+        "mask_decoder.upscale_conv1.*",
+    ),
+    rename(
+        "mask_decoder.output_upscaling.1.*",
+        "mask_decoder.upscale_layer_norm.*",
+    ),
+    rename(
+        "mask_decoder.output_upscaling.3.*",
+        "mask_decoder.upscale_conv2.*",
+    ),
+    rename(
+        "mask_decoder.output_hypernetworks_mlps.{}.layers.0.*",
+        "mask_decoder.output_hypernetworks_mlps.{}.proj_in.*",
+    ),
+    rename(
+        "mask_decoder.output_hypernetworks_mlps.{}.layers.1.*",
+        "mask_decoder.output_hypernetworks_mlps.{}.layers.0.*",
+    ),
+    rename(
+        "mask_decoder.output_hypernetworks_mlps.{}.layers.2.*",
+        "mask_decoder.output_hypernetworks_mlps.{}.proj_out.*",
+    ),
+    rename(
+        "mask_decoder.iou_prediction_head.layers.0.*",
+        "mask_decoder.iou_prediction_head.proj_in.*",
+    ),
+    rename(
+        "mask_decoder.iou_prediction_head.layers.1.*",
+        "mask_decoder.iou_prediction_head.layers.0.*",
+    ),
+    rename(
+        "mask_decoder.iou_prediction_head.layers.2.*",
+        "mask_decoder.iou_prediction_head.proj_out.*",
+    ),
+];

@@ -1,0 +1,110 @@
+//! One file of tensors, whatever its format.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use candle_core::safetensors::{MmapedSafetensors, SliceSafetensors};
+use candle_core::{Device, Tensor};
+
+use super::first_line;
+use super::torch_file::TorchFile;
+
+/// An open file of tensors.
+pub(super) struct TensorFile {
+    reader: Reader,
+    shapes: BTreeMap<String, Vec<usize>>,
+}
+
+enum Reader {
+    Mapped(MmapedSafetensors),
+    Slice(SliceSafetensors<'static>),
+    Torch(TorchFile),
+}
+
+impl TensorFile {
+    /// Opens a file, whose first bytes tell its format; no tensor is read yet.
+    ///
+    /// # Errors
+    /// If it is of no known format, or damaged; a sentence.
+    pub(super) fn open(path: &Path) -> Result<Self, String> {
+        let mut start = [0; 9];
+        let length = File::open(path)
+            .and_then(|mut file| file.read(&mut start))
+            .map_err(|error| error.to_string())?;
+        match &start[..length] {
+            [b'P', b'K', ..] => {
+                let file = TorchFile::open(path)?;
+                let shapes = file.tensors().iter();
+                Ok(Self {
+                    shapes: shapes.map(|(n, t)| (n.clone(), t.shape.clone())).collect(),
+                    reader: Reader::Torch(file),
+                })
+            }
+            [_, _, _, _, _, _, _, _, b'{'] => {
+                let file = map_safetensors(path).map_err(damaged)?;
+                let tensors = file.tensors().into_iter();
+                Ok(Self {
+                    shapes: tensors.map(|(n, t)| (n, t.shape().to_vec())).collect(),
+                    reader: Reader::Mapped(file),
+                })
+            }
+            [0x80, _, ..] => Err(
+                "it is a pickle and not an archive, as torch wrote before 1.6; load it with torch and save its state_dict again"
+                    .to_owned(),
+            ),
+            [b'v', b'e', b'r', b's', b'i', b'o', b'n', b' ', ..] => Err(
+                "it is a pointer of Git LFS and not the file itself: fetch it with git lfs pull".to_owned(),
+            ),
+            [] => Err("it is empty".to_owned()),
+            _ => Err("it is neither safetensors nor a file that torch.save wrote".to_owned()),
+        }
+    }
+
+    /// Tensors that are compiled in.
+    ///
+    /// # Errors
+    /// If they are not safetensors.
+    pub(super) fn of_slice(bytes: &'static [u8]) -> Result<Self, String> {
+        let file = SliceSafetensors::new(bytes).map_err(damaged)?;
+        let tensors = file.tensors().into_iter();
+        Ok(Self {
+            shapes: tensors.map(|(n, t)| (n, t.shape().to_vec())).collect(),
+            reader: Reader::Slice(file),
+        })
+    }
+
+    /// Names and sizes.
+    pub(super) fn shapes(&self) -> &BTreeMap<String, Vec<usize>> {
+        &self.shapes
+    }
+
+    /// A tensor, on the CPU if the format has no better way.
+    pub(super) fn read(&self, name: &str, device: &Device) -> candle_core::Result<Tensor> {
+        match &self.reader {
+            Reader::Mapped(file) => file.load(name, device),
+            Reader::Slice(file) => file.load(name, device),
+            Reader::Torch(file) => {
+                file.read(name)?
+                    .ok_or_else(|| candle_core::Error::CannotFindTensor {
+                        path: name.to_owned(),
+                    })
+            }
+        }
+    }
+}
+
+fn damaged(error: candle_core::Error) -> String {
+    format!(
+        "it is damaged or truncated ({}): fetch it again",
+        first_line(&error)
+    )
+}
+
+#[allow(unsafe_code)]
+fn map_safetensors(path: &Path) -> candle_core::Result<MmapedSafetensors> {
+    // SAFETY: the map is read while the model loads and not kept after; a file that is changed in
+    // these seconds gives wrong weights, as it would for any reader.
+    unsafe { MmapedSafetensors::new(path) }
+}

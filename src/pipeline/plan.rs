@@ -1,0 +1,95 @@
+//! Which models run and where: known before anything is fetched or loaded.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+
+use super::embeddings::Embeddings;
+use super::{LoadError, Pipeline, device};
+use crate::checkpoints::choice::Choice;
+use crate::checkpoints::hub::Watcher;
+use crate::checkpoints::{Locator, NONE, Role};
+use crate::config::{DeviceChoice, ModelArgs, Precision};
+use crate::detector::Detector;
+use crate::segmenter::Segmenter;
+
+/// The models and the device that the settings choose.
+#[derive(Debug)]
+pub struct Plan {
+    choice: Choice,
+    precision: Precision,
+    locator: Locator,
+    /// What is wrong with it is told when the models are to be loaded.
+    device: Result<Device, String>,
+}
+
+impl Plan {
+    /// Opens the device and chooses the models for it.
+    pub fn new(args: &ModelArgs) -> Self {
+        let device = device::open(args.device).map_err(|error| error.to_string());
+        let on_gpu = match &device {
+            Ok(device) => !device.is_cpu(),
+            Err(_) => matches!(args.device, DeviceChoice::Cuda(_)),
+        };
+        Self {
+            choice: Choice::new(args, on_gpu),
+            precision: args.precision,
+            locator: Locator::new(args),
+            device,
+        }
+    }
+
+    /// The models.
+    pub fn choice(&self) -> &Choice {
+        &self.choice
+    }
+
+    /// How numbers are kept.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Loads the detector, and the segmenter unless it is `none`; fetches what is not here.
+    ///
+    /// # Errors
+    /// If a checkpoint is unknown, cannot be fetched, is incomplete, damaged, or of another architecture.
+    pub fn load(self, watcher: &Arc<dyn Watcher>) -> Result<Pipeline, LoadError> {
+        let device = self.device.map_err(LoadError::Device)?;
+        let dtype = match self.precision {
+            Precision::F32 => DType::F32,
+            Precision::F16 => DType::F16,
+            Precision::Bf16 => DType::BF16,
+        };
+        if device.is_cpu() && dtype != DType::F32 {
+            return Err(LoadError::Precision(dtype.as_str()));
+        }
+        let Choice {
+            detector,
+            segmenter,
+        } = &self.choice;
+        if self.choice.has_demo() {
+            tracing::warn!(
+                detector,
+                segmenter,
+                "the demo models know coloured shapes only"
+            );
+        }
+        let locate = |role, name| self.locator.locate(role, name, watcher);
+        let detector = locate(Role::Detector, detector)?;
+        let segmenter = match segmenter.as_str() {
+            NONE => None,
+            name => Some(locate(Role::Segmenter, name)?),
+        };
+        watcher.waiting("the models are being loaded");
+        let detector = Detector::load(&detector, dtype, &device)?;
+        let segmenter = segmenter
+            .map(|checkpoint| Segmenter::load(&checkpoint, dtype, &device))
+            .transpose()?;
+        Ok(Pipeline {
+            detector,
+            segmenter,
+            embeddings: Embeddings::default(),
+            device,
+        })
+    }
+}

@@ -1,0 +1,544 @@
+"""Checkpoints of full size with lively random weights, and what the reference computes with them.
+
+    python tests/reference/full_size.py --tokenizer FILE [--out DIR] [--only NAME ...] [--step STEP]
+
+make: each checkpoint in both of its published forms, transformers' names and the original's. reference: what
+transformers (the original code for mobile-sam) computes in float32 from the files that were made, on three
+photographs, one by one and as a batch. Each model has a process of its own. README.md names the files and tensors.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import multiprocessing
+import resource
+import shutil
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from transformers import (
+    BertTokenizerFast,
+    GroundingDinoForObjectDetection,
+    GroundingDinoImageProcessor,
+    GroundingDinoProcessor,
+    SamConfig,
+    SamImageProcessor,
+    SamModel,
+    SamVisionConfig,
+)
+from transformers.models.grounding_dino.convert_grounding_dino_to_hf import get_grounding_dino_config
+
+from fixtures import Recorder, write_json, write_tensors
+from lively_weights import redraw
+
+OUT = Path("target/full-size")
+SEED = 0
+DETECTORS = ("grounding-dino-tiny", "grounding-dino-base")
+# name -> the vision encoder's configuration where it is not the default
+SEGMENTERS = {
+    "sam-vit-base": {},
+    "sam-vit-large": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "mlp_dim": 4096,
+        "global_attn_indexes": [5, 11, 17, 23],
+    },
+    "slim-sam-77": {"hidden_size": 168, "mlp_dim": 696},
+}
+MOBILE_SAM = "mobile-sam"
+NAMES = (MOBILE_SAM, "grounding-dino-tiny", "slim-sam-77", "sam-vit-base", "sam-vit-large", "grounding-dino-base")
+
+# name -> the file in NAME-original, the prefix of its keys, and segment_anything's name of the model
+ORIGINALS = {
+    "grounding-dino-tiny": ("groundingdino_swint_ogc.pth", "module.", None),
+    "grounding-dino-base": ("groundingdino_swinb_cogcoor.pth", "", None),
+    "sam-vit-base": ("sam_vit_b_01ec64.pth", "", "vit_b"),
+    "sam-vit-large": ("sam_vit_l_0b3195.pth", "", "vit_l"),
+    "slim-sam-77": ("slim_sam.pth", "", None),
+}
+
+# name -> package, file, (left, top, right, bottom), text. The wide one becomes 800 x 1333 in the detectors.
+PHOTOGRAPHS = {
+    "wide": ("sklearn", "datasets/images/china.jpg", (0, 20, 640, 404), "a temple. a roof. two trees. the red wall."),
+    "portrait": (
+        "matplotlib",
+        "mpl-data/sample_data/grace_hopper.jpg",
+        (56, 0, 456, 600),
+        "a cat. a remote control.",
+    ),
+    "square": (
+        "skimage",
+        "data/astronaut.png",
+        (0, 0, 512, 512),
+        "is it an astronaut? a flag. her orange suit. a model of the space shuttle. white teeth. two hands.",
+    ),
+}
+CASES = {
+    "single-0": ["wide"],
+    "single-1": ["portrait"],
+    "single-2": ["square"],
+    "batch": ["wide", "portrait", "square"],
+}
+
+# The last matrices of residual branches in the detectors' text encoder and feature enhancer.
+BRANCH_ENDS = ("output.dense", "self_attn.out_proj", "self_attn.output_proj", "fc2")
+
+# Prompts for each photograph, as fractions of its width and height.
+BOXES = [[0.21, 0.13, 0.78, 0.86], [0.05, 0.6, 0.3, 0.97], [0.6, 0.02, 0.98, 0.4]]
+POINTS = [[0.31, 0.42], [0.84, 0.77]]
+LABELS = [1, 0]
+
+
+def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Normal noise, seeded by the tensor's name."""
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{SEED} {name}".encode()))
+    return torch.randn(shape, generator=generator)
+
+
+def describe(name: str, tensor: torch.Tensor) -> None:
+    """Print a tensor's scale; infinity is left out."""
+    finite = tensor[torch.isfinite(tensor)].float()
+    shape = " x ".join(map(str, tensor.shape))
+    print(f"  {name}: {shape}, largest {finite.abs().max():.3g}, mean {finite.mean():.3g}, std {finite.std():.3g}")
+
+
+def rounded(tensor: torch.Tensor) -> list[float]:
+    """Numbers to print."""
+    return [round(number, 2) for number in tensor.tolist()]
+
+
+# make
+
+
+def build_detector(name: str) -> GroundingDinoForObjectDetection:
+    """The published configuration, as the conversion script has it, with lively weights."""
+    model = GroundingDinoForObjectDetection(get_grounding_dino_config(name))
+    redraw(model, SEED)
+    temper(model)
+    return model.eval()
+
+
+def temper(model: GroundingDinoForObjectDetection) -> None:
+    """Keep tokens and cells apart, and the answers between their extremes.
+
+    Attention with random weights averages, and so many layers of it would leave all tokens of a text, and all cells
+    of a picture, nearly the same vector. Residual branches that end in 1 / sqrt(branches) of what was drawn leave
+    them different. Token logits are products of two normed vectors of 256 numbers, about 8 as drawn; box deltas add
+    up over seven heads. Both would mostly be 0 or 1 after their sigmoid.
+    """
+    core = model.model
+    depth = {"text_backbone": model.config.text_config.num_hidden_layers, "encoder": model.config.encoder_layers}
+    for name, module in core.named_modules():
+        part = name.partition(".")[0]
+        if part in depth and name.endswith(BRANCH_ENDS):
+            module.weight.data /= (2 * depth[part]) ** 0.5
+            module.bias.data /= (2 * depth[part]) ** 0.5
+    for norm in (core.enc_output_norm, core.decoder.layer_norm):
+        norm.weight.data *= 0.2
+        norm.bias.data *= 0.2
+    for head in (core.encoder_output_bbox_embed, model.bbox_embed[0]):
+        head.layers[-1].weight.data *= 0.3
+        head.layers[-1].bias.data *= 0.3
+
+
+def build_segmenter(name: str) -> SamModel:
+    """The published configuration with lively weights."""
+    vision = SamVisionConfig(**SEGMENTERS[name])
+    model = SamModel(SamConfig(vision_config=vision))
+    redraw(model, SEED)
+    return model.eval()
+
+
+def build_mobile_sam() -> nn.Module:
+    """MobileSAM from its own code, with lively weights."""
+    from mobile_sam import sam_model_registry
+
+    model = sam_model_registry["vit_t"]()
+    redraw(model, SEED)
+    for module_name, module in model.named_modules():
+        kind = type(module).__name__
+        if kind in ("BatchNorm2d", "LayerNorm2d"):  # `redraw` knows neither as a norm
+            module.weight.data = 1 + 0.1 * draw(f"{module_name}.weight", module.weight.shape)
+        if kind == "BatchNorm2d":
+            module.running_mean.copy_(0.1 * draw(f"{module_name}.running_mean", module.running_mean.shape))
+            module.running_var.copy_((0.2 * draw(f"{module_name}.running_var", module.running_var.shape)).exp())
+            module.num_batches_tracked.fill_(1000)
+        if hasattr(module, "attention_biases"):
+            biases = module.attention_biases
+            biases.data = 0.3 * draw(f"{module_name}.attention_biases", biases.shape)
+    table = model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+    table.copy_(draw("positional_encoding_gaussian_matrix", table.shape))
+    return model.eval()
+
+
+def make(name: str, out: Path, tokenizer: Path | None) -> None:
+    """Both forms of one checkpoint."""
+    if name == MOBILE_SAM:
+        make_mobile_sam(out)
+    elif name in DETECTORS:
+        make_detector(name, out, tokenizer)
+    else:
+        make_segmenter(name, out)
+
+
+def make_mobile_sam(out: Path) -> None:
+    """The torch file, and the same tensors under the same names as safetensors."""
+    model = build_mobile_sam()
+    state = OrderedDict(model.state_dict())
+    file = out / MOBILE_SAM / "mobile_sam.pt"
+    save_torch(state, file)
+    model.load_state_dict(torch.load(file, weights_only=True), strict=True)
+    twin = out / f"{MOBILE_SAM}-safetensors" / "model.safetensors"
+    twin.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, twin, metadata={"format": "pt"})
+    twin.chmod(0o644)
+
+
+def make_detector(name: str, out: Path, tokenizer: Path | None) -> None:
+    """transformers' folder, and its twin in original names."""
+    from original_names import check_grounding_dino, grounding_dino_to_original
+
+    model = build_detector(name)
+    folder = out / name
+    save_pretrained(model, folder)
+    GroundingDinoImageProcessor().save_pretrained(folder)
+    shutil.copyfile(tokenizer, folder / "tokenizer.json")
+    state = model.state_dict()
+    file, prefix, _ = ORIGINALS[name]
+    original = grounding_dino_to_original(state, model.config, draw)
+    file = out / f"{name}-original" / file
+    save_torch({"model": OrderedDict((prefix + key, tensor) for key, tensor in original.items())}, file)
+    written = torch.load(file, weights_only=True)["model"]
+    print(f"  {len(written)} tensors in {file.name}, {len(state)} in transformers")
+    check_grounding_dino(written, state, model.config)
+
+
+def make_segmenter(name: str, out: Path) -> None:
+    """transformers' folder, and its twin in original names."""
+    from original_names import check_sam, sam_to_original
+    from segment_anything import sam_model_registry
+
+    model = build_segmenter(name)
+    file, _, registered = ORIGINALS[name]
+    folder = out / name
+    save_pretrained(model, folder)
+    if registered:  # published with every field; SlimSAM's lists only what is not a default
+        write_json(folder / "config.json", json.loads(model.config.to_json_string(use_diff=False)))
+    SamImageProcessor().save_pretrained(folder)
+    state = model.state_dict()
+    file = out / f"{name}-original" / file
+    save_torch(sam_to_original(state), file)
+    written = torch.load(file, weights_only=True)
+    print(f"  {len(written)} tensors in {file.name}, {len(state)} in transformers")
+    check_sam(written, state)
+    if registered:
+        with torch.device("meta"):  # built without drawing weights: they come from the file, every one of them
+            original = sam_model_registry[registered]()
+        original.load_state_dict(written, strict=True, assign=True)
+        print(f"  segment_anything's {registered} loads the file, strictly")
+
+
+def save_pretrained(model: nn.Module, folder: Path) -> None:
+    """config.json and model.safetensors, as published: in float32, tensors that are shared once."""
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+
+
+def save_torch(value: dict, file: Path) -> None:
+    """A torch file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(value, file)
+
+
+# reference
+
+
+def write_photographs(out: Path) -> None:
+    """Photographs that come with Python packages, cropped to three shapes."""
+    folder = out / "photographs"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (package, file, box, _) in PHOTOGRAPHS.items():
+        root = Path(importlib.util.find_spec(package).origin).parent
+        Image.open(root / file).convert("RGB").crop(box).save(folder / f"{name}.png")
+
+
+def photographs(out: Path, case: str) -> list[Image.Image]:
+    """A case's photographs."""
+    return [Image.open(out / "photographs" / f"{name}.png").convert("RGB") for name in CASES[case]]
+
+
+def reference(name: str, out: Path) -> None:
+    """Every case of one model, and notes on how long it took."""
+    torch.set_grad_enabled(False)
+    cases = run_detector(name, out) if name in DETECTORS else run_segmenter(name, out)
+    seconds = {}
+    parameters = next(cases)
+    for case, tensors, took, notes in cases:
+        seconds[case] = round(took, 2)
+        print(f"{name}/{case}: {took:.1f} s")
+        for key, tensor in tensors.items():
+            if tensor.is_floating_point():
+                describe(key, tensor)
+        path = out / name / "expected" / f"{case}.safetensors"
+        write_tensors(path, tensors, infinite=("logits",), **notes)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    notes = {
+        "seconds": seconds,
+        "peak_memory_mib": round(peak / 1024),
+        "parameters": parameters,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "photographs": CASES,
+    }
+    write_json(out / name / "expected" / "notes.json", notes)
+
+
+def run_detector(name: str, out: Path) -> Iterator:
+    """The number of parameters, then case by case (name, tensors, seconds, notes)."""
+    folder = out / name
+    model, loading = GroundingDinoForObjectDetection.from_pretrained(folder, output_loading_info=True)
+    demand_complete(loading)
+    yield sum(parameter.numel() for parameter in model.parameters())
+    processor = GroundingDinoProcessor(
+        GroundingDinoImageProcessor.from_pretrained(folder),
+        BertTokenizerFast(tokenizer_file=str(folder / "tokenizer.json")),
+    )
+    for case, pictures in CASES.items():
+        texts = [PHOTOGRAPHS[picture][3] for picture in pictures]
+        inputs = dict(processor(images=photographs(out, case), text=texts, padding=True, return_tensors="pt"))
+        recorder = Recorder()
+
+        def keep_outputs(_inputs, _keywords, output, recorder=recorder):
+            recorder.keep("encoder.vision", output.last_hidden_state_vision)
+            recorder.keep("encoder.text", output.last_hidden_state_text)
+
+        hook = recorder.on_call(model.model.encoder, keep_outputs)
+        started = time.monotonic()
+        output = model(**inputs)
+        took = time.monotonic() - started
+        hook.remove()
+        scores = output.enc_outputs_class.max(-1)[0]
+        best, chosen = torch.topk(scores, model.config.num_queries + 1, dim=1)
+        tensors = inputs | recorder.tensors
+        tensors["pixel_mask"] = inputs["pixel_mask"].to(torch.uint8)
+        tensors["proposals.topk"] = torch.topk(scores, model.config.num_queries, dim=1)[1]
+        tensors["logits"] = output.logits
+        tensors["pred_boxes"] = output.pred_boxes
+        yield case, tensors, took, {"texts": texts}
+        print_detector(output, scores, best)
+
+
+def print_detector(output, scores: torch.Tensor, best: torch.Tensor) -> None:
+    """Whether the answers are lively: spread, not saturated, different from query to query."""
+    for row in range(len(best)):
+        # Cells that are masked, or too near the edge, all have one score: the reference's choice among them would
+        # be arbitrary.
+        values, counts = scores[row].unique(return_counts=True)
+        common = values[counts.argmax()] if counts.max() > 1 else torch.tensor(-math.inf)
+        print(
+            f"  picture {row}: scores of the {scores.shape[1]} cells std {scores[row].std():.3g}; the best 900 from "
+            f"{best[row, 0]:.3g} to {best[row, -2]:.3g}, smallest gap {(best[row, :-1] - best[row, 1:]).min():.1e}, "
+            f"{counts.max()} cells share {common:.3g}"
+        )
+        if common >= best[row, -1]:
+            raise ValueError("masked cells are among the best: their order is arbitrary. Choose another seed")
+        logits = output.logits[row][:, torch.isfinite(output.logits[row]).all(0)]
+        probability = logits.sigmoid()
+        boxes = output.pred_boxes[row]
+        top = probability.max(-1)[0]
+        print(
+            f"  picture {row}: {logits.shape[1]} tokens; logits std {logits.std():.3g}, between queries "
+            f"{logits.std(0).mean():.3g}, between tokens {logits.std(1).mean():.3g}; probabilities below 0.01 "
+            f"{(probability < 0.01).float().mean():.0%}, above 0.99 {(probability > 0.99).float().mean():.0%}; best "
+            f"token of a query {top.min():.3g} .. {top.median():.3g} .. {top.max():.3g}; boxes mean "
+            f"{rounded(boxes.mean(0))} std {rounded(boxes.std(0))}"
+        )
+
+
+def run_segmenter(name: str, out: Path) -> Iterator:
+    """The number of parameters, then case by case (name, tensors, seconds, notes).
+
+    The image encoder sees one picture at a time, also in the batch: all are padded to the same square, so that a
+    batch is nothing but its pictures, and global attention would need memory for each of them at once.
+    """
+    build = load_mobile_sam if name == MOBILE_SAM else load_sam
+    parameters, preprocess, encode, predict = build(out / name)
+    yield parameters
+    known = {}
+    for case, pictures in CASES.items():
+        images = photographs(out, case)
+        original = torch.tensor([[image.height, image.width] for image in images])
+        reshaped = torch.tensor([input_size(image) for image in images])
+        pixel_values = torch.cat([preprocess(image) for image in images])
+        tensors = {"original_size": original, "reshaped_input_size": reshaped, "pixel_values": pixel_values}
+        # (x, y) in the original times this is in the model's input
+        scale = (reshaped / original).flip(1).float()
+        size = original.flip(1).float()
+        boxes = torch.tensor(BOXES) * size.repeat(1, 2)[:, None]
+        points = torch.tensor(POINTS)[None] * size[:, None, None]
+        tensors |= {
+            "original_input_boxes": boxes,
+            "original_input_points": points,
+            "input_boxes": boxes * scale.repeat(1, 2)[:, None],
+            "input_points": points * scale[:, None, None],
+            "input_labels": torch.tensor(LABELS).expand(len(images), 1, -1),
+        }
+        started = time.monotonic()
+        embeddings = torch.cat([encode(picture[None]) for picture in pixel_values])
+        masks, scores = predict(embeddings, multimask=False, boxes=tensors["input_boxes"])
+        box_masks, box_scores = masks[:, :, 0], scores[:, :, 0]
+        points = {"points": tensors["input_points"], "labels": tensors["input_labels"]}
+        masks, scores = predict(embeddings, multimask=True, **points)
+        took = time.monotonic() - started
+        tensors |= {
+            "image_embeddings": embeddings,
+            "box.low_res_masks": box_masks,
+            "box.iou_scores": box_scores,
+            "points.low_res_masks": masks[:, 0],
+            "points.iou_scores": scores[:, 0],
+        }
+        yield case, tensors, took, {"photographs": pictures}
+        print_segmenter(case, tensors, known)
+
+
+def print_segmenter(case: str, tensors: dict, known: dict) -> None:
+    """Whether the answers are lively: different from place to place, and from picture to picture."""
+    embeddings, masks = tensors["image_embeddings"], tensors["box.low_res_masks"]
+    places = embeddings.std((2, 3)).mean() / embeddings.std()
+    print(f"  embeddings: std over places relative to the whole {places:.2f}")
+    print(f"  box masks: inside {rounded((masks > 0).float().mean((2, 3)).flatten())}")
+    for other, theirs in known.items():
+        if len(embeddings) == 1:
+            difference = (embeddings - theirs).std() / theirs.std()
+            print(f"  embeddings: differ from {other}'s by {difference:.2f} of their scale")
+    if len(embeddings) == 1:
+        known[case] = embeddings
+
+
+def input_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of the picture in SAM's square of 1024 pixels."""
+    return SamImageProcessor()._get_preprocess_shape((image.height, image.width), 1024)
+
+
+def load_sam(folder: Path) -> tuple[int, Callable, Callable, Callable]:
+    """(parameters, preprocess, encode, predict) of transformers' SAM."""
+    model, loading = SamModel.from_pretrained(folder, output_loading_info=True)
+    demand_complete(loading)
+    processor = SamImageProcessor.from_pretrained(folder)
+
+    def preprocess(image: Image.Image) -> torch.Tensor:
+        return processor(image, return_tensors="pt")["pixel_values"]
+
+    def predict(embeddings, multimask, boxes=None, points=None, labels=None):
+        output = model(
+            image_embeddings=embeddings,
+            input_boxes=boxes,
+            input_points=points,
+            input_labels=labels,
+            multimask_output=multimask,
+        )
+        return output.pred_masks, output.iou_scores
+
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return parameters, preprocess, model.get_image_embeddings, predict
+
+
+def load_mobile_sam(folder: Path) -> tuple[int, Callable, Callable, Callable]:
+    """(parameters, preprocess, encode, predict) of the original code."""
+    import numpy
+    from mobile_sam import sam_model_registry
+    from mobile_sam.utils.transforms import ResizeLongestSide
+
+    model = sam_model_registry["vit_t"](checkpoint=folder / "mobile_sam.pt")
+    # The registry calls eval() before it loads the checkpoint, and eval() copies the attention biases into a table
+    # that loading does not refresh: without a second call the biases of the file would not be used.
+    model.eval()
+    resize = ResizeLongestSide(model.image_encoder.img_size)
+
+    def preprocess(image: Image.Image) -> torch.Tensor:
+        pixels = torch.as_tensor(resize.apply_image(numpy.asarray(image)))
+        return model.preprocess(pixels.permute(2, 0, 1)[None])
+
+    def predict(embeddings, multimask, boxes=None, points=None, labels=None):
+        masks, scores = [], []
+        for row, embedding in enumerate(embeddings):
+            sparse, dense = model.prompt_encoder(
+                points=None if points is None else (points[row], labels[row]),
+                boxes=None if boxes is None else boxes[row],
+                masks=None,
+            )
+            mask, score = model.mask_decoder(
+                image_embeddings=embedding[None],
+                image_pe=model.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=multimask,
+            )
+            masks.append(mask)
+            scores.append(score)
+        return torch.stack(masks), torch.stack(scores)
+
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return parameters, preprocess, model.image_encoder, predict
+
+
+def demand_complete(loading: dict) -> None:
+    """The file must hold every tensor, and no other."""
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if loading[problem]:
+            raise ValueError(f"{problem}: {loading[problem]}")
+
+
+# compare
+
+
+def compare(out: Path, names: list[str]) -> None:
+    """Compare what groundling computes from the same files."""
+    raise NotImplementedError("--step compare")
+
+
+def in_process(function: Callable, *arguments) -> None:
+    """Run `function` in a process of its own: its memory is given back, and its peak is its own."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{function.__name__} {arguments[0]} failed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=OUT, help=f"where to write (default: {OUT})")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--step", choices=("make", "reference", "compare", "all"), default="all")
+    parser.add_argument("--tokenizer", type=Path, help="bert-base-uncased's tokenizer.json, to make a detector")
+    arguments = parser.parse_args()
+    steps = ("make", "reference", "compare") if arguments.step == "all" else (arguments.step,)
+    detectors = [name for name in arguments.only if name in DETECTORS]
+    if "make" in steps and detectors and not arguments.tokenizer:
+        parser.error(f"--tokenizer is needed to make {', '.join(detectors)}: bert-base-uncased's tokenizer.json")
+    if "reference" in steps:
+        write_photographs(arguments.out)
+    for name in arguments.only:
+        started = time.monotonic()
+        if "make" in steps:
+            in_process(make, name, arguments.out, arguments.tokenizer)
+            print(f"{name}: made in {time.monotonic() - started:.0f} s", flush=True)
+        if "reference" in steps:
+            in_process(reference, name, arguments.out)
+            print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+    if "compare" in steps:
+        compare(arguments.out, list(arguments.only))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+//! Models of full size against the reference, one per process: `full_size.py` makes them, runs this for each,
+//! and prints the table. README.md has the command.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use candle_core::{D, DType, Device, IndexOp, Result, Tensor};
+use groundling::models::grounding_dino::{self, GroundingDino, TextTokens};
+use groundling::models::sam::{self, PointLabel, Prompts, Sam};
+use groundling::models::weights::{Architecture, Checkpoint};
+use serde_json::{Map, Value, json};
+
+use crate::compare::{Fixture, relative_difference};
+
+/// Largest allowed difference, relative to the largest number of the stage.
+const TOLERANCE: f32 = 1e-3;
+const CASES: [&str; 4] = ["single-0", "single-1", "single-2", "batch"];
+
+/// What one model gave.
+struct Run {
+    /// Per stage the largest difference of all cases, relative to the stage's scale.
+    differences: Map<String, Value>,
+    /// Of the last stages' numbers in the first case, which twins run too: equal for equal weights.
+    digest: u64,
+}
+
+impl Run {
+    fn compare(&mut self, case: &str, stage: &str, ours: &Tensor, theirs: &Tensor) {
+        let difference = relative_difference(ours, theirs);
+        println!("{case:<9} {stage:<24} {difference:.1e}");
+        let worst = self.differences.get(stage).and_then(Value::as_f64);
+        let worst = worst.unwrap_or(0.0).max(f64::from(difference));
+        self.differences.insert(stage.to_owned(), json!(worst));
+        assert!(
+            difference <= TOLERANCE,
+            "{case} {stage}: {difference:e} of the scale"
+        );
+    }
+
+    fn note(&mut self, output: &Tensor) {
+        let numbers: Vec<f32> = output.flatten_all().unwrap().to_vec1().unwrap();
+        for number in numbers {
+            // FNV-1a
+            self.digest = (self.digest ^ u64::from(number.to_bits())).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the models that full_size.py makes"]
+fn full_size() {
+    let folder = PathBuf::from(std::env::var_os("GROUNDLING_FULL_SIZE").unwrap());
+    let name = std::env::var("GROUNDLING_FULL_SIZE_MODEL").unwrap();
+    // the twins of a model have its expected values
+    let model = name
+        .strip_suffix("-original")
+        .or(name.strip_suffix("-safetensors"))
+        .unwrap_or(&name);
+    let is_twin = model != name;
+    let expected = folder.join(model).join("expected");
+    let cases = if is_twin { &CASES[..1] } else { &CASES[..] };
+
+    let checkpoint = Checkpoint::Folder(folder.join(&name));
+    let mut run = Run {
+        differences: Map::new(),
+        digest: 0xcbf2_9ce4_8422_2325,
+    };
+    let start = Instant::now();
+    let architecture = checkpoint.open().unwrap().layout().architecture;
+    let mut seconds = vec![];
+    let (loaded, after_load) = match architecture {
+        Architecture::GroundingDino => {
+            let (weights, config) = checkpoint.open_model::<grounding_dino::Config>().unwrap();
+            let model = weights
+                .load(DType::F32, &Device::Cpu, |vb| {
+                    GroundingDino::load(vb, &config)
+                })
+                .unwrap();
+            let loaded = (start.elapsed(), memory("VmHWM"));
+            for case in cases {
+                let start = Instant::now();
+                detector(&model, case, &expected, &mut run).unwrap();
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+            loaded
+        }
+        Architecture::Sam => {
+            let (weights, config) = checkpoint.open_model::<sam::Config>().unwrap();
+            let model = weights
+                .load(DType::F32, &Device::Cpu, |vb| Sam::load(vb, &config))
+                .unwrap();
+            let loaded = (start.elapsed(), memory("VmHWM"));
+            for case in cases {
+                let start = Instant::now();
+                segmenter(&model, case, &expected, &mut run).unwrap();
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+            loaded
+        }
+    };
+    let report = json!({
+        "name": name,
+        "load_seconds": loaded.as_secs_f64(),
+        "peak_mib_after_load": after_load,
+        "peak_mib": memory("VmHWM"),
+        "case_seconds": seconds,
+        "differences": run.differences,
+        "digest": format!("{:016x}", run.digest),
+    });
+    let results = folder.join("results");
+    fs::create_dir_all(&results).unwrap();
+    fs::write(
+        results.join(format!("{name}.json")),
+        serde_json::to_string_pretty(&report).unwrap(),
+    )
+    .unwrap();
+}
+
+fn fixture(folder: &Path, case: &str) -> Fixture {
+    Fixture::read(&folder.join(format!("{case}.safetensors")))
+}
+
+fn detector(model: &GroundingDino, case: &str, expected: &Path, run: &mut Run) -> Result<()> {
+    let fixture = fixture(expected, case);
+    let pixel_values = fixture.get("pixel_values");
+    let mask = fixture.get("pixel_mask");
+    let batch = pixel_values.dim(0)?;
+    let valid_sizes: Vec<(usize, usize)> = (0..batch)
+        .map(|i| {
+            let rows = mask.i((i, .., 0))?.sum_all()?.to_scalar::<f32>()?;
+            let columns = mask.i((i, 0, ..))?.sum_all()?.to_scalar::<f32>()?;
+            Ok((rows as usize, columns as usize))
+        })
+        .collect::<Result<_>>()?;
+    let length = fixture.raw("input_ids").dim(1)?;
+    let kept = fixture.integers("attention_mask");
+    let ids = fixture.integers("input_ids");
+    let captions: Vec<Vec<u32>> = ids
+        .chunks(length)
+        .zip(kept.chunks(length))
+        .map(|(ids, kept)| {
+            let count = kept.iter().sum::<i64>() as usize;
+            ids[..count].iter().map(|id| *id as u32).collect()
+        })
+        .collect();
+    let tokens = TextTokens::new(&captions, &Device::Cpu)?;
+
+    let features = model.encode_image(&pixel_values, &valid_sizes)?;
+    let enhanced = model.enhance(&features, &tokens)?;
+    let theirs = fixture.get("encoder.vision");
+    run.compare(case, "image tokens", &enhanced.vision, &theirs);
+    let theirs = fixture.get("encoder.text");
+    run.compare(case, "text tokens", &enhanced.text, &theirs);
+
+    // of two tokens that score nearly the same either may come first, and every query has content of its
+    // own: from here on the reference's order is taken, after a look that it is one of ours
+    let selection = model.query_selection();
+    let candidates = selection.candidates(
+        &enhanced.vision,
+        &enhanced.text,
+        &enhanced.text_bias,
+        &features.pyramid,
+    )?;
+    let theirs = fixture.raw("proposals.topk").to_dtype(DType::U32)?;
+    let count = theirs.dim(1)?;
+    let (ordered, _) = candidates.scores.sort_last_dim(false)?;
+    let chosen = candidates.scores.gather(&theirs, 1)?;
+    run.compare(
+        case,
+        "order of queries",
+        &chosen,
+        &ordered.narrow(1, 0, count)?,
+    );
+
+    let proposals = selection.choose(&candidates, theirs)?;
+    let output = model.decode(&features, &enhanced, proposals)?;
+    let logits = fixture.get("logits");
+    let logits = logits.narrow(D::Minus1, 0, output.logits.dim(D::Minus1)?)?;
+    run.compare(case, "logits", &output.logits, &logits);
+    let boxes = fixture.get("pred_boxes");
+    run.compare(case, "boxes", &output.pred_boxes, &boxes);
+    if case == CASES[0] {
+        run.note(&output.logits);
+        run.note(&output.pred_boxes);
+    }
+    Ok(())
+}
+
+fn segmenter(model: &Sam, case: &str, expected: &Path, run: &mut Run) -> Result<()> {
+    let fixture = fixture(expected, case);
+    let embeddings = model.encode_image(&fixture.get("pixel_values"))?;
+    let theirs = fixture.get("image_embeddings");
+    run.compare(case, "image embeddings", &embeddings, &theirs);
+    let labels: Vec<PointLabel> = fixture
+        .integers("input_labels")
+        .iter()
+        .map(|label| match label {
+            0 => PointLabel::Background,
+            _ => PointLabel::Foreground,
+        })
+        .collect();
+    for i in 0..embeddings.dim(0)? {
+        let boxes: Vec<Vec<f32>> = fixture.get("input_boxes").i(i)?.to_vec2()?;
+        let points: Vec<Vec<Vec<f32>>> = fixture.get("input_points").i(i)?.to_vec3()?;
+        let by_box = Prompts {
+            boxes: Some(boxes.iter().map(|b| [b[0], b[1], b[2], b[3]]).collect()),
+            ..Prompts::default()
+        };
+        let points = points.iter().map(|points| {
+            let labels = labels[i * points.len()..].iter();
+            points.iter().map(|p| (p[0], p[1])).zip(labels.copied())
+        });
+        let by_points = Prompts {
+            points: Some(points.map(Iterator::collect).collect()),
+            ..Prompts::default()
+        };
+        let embedding = embeddings.narrow(0, i, 1)?;
+        for (kind, prompts, multimask) in [("box", by_box, false), ("points", by_points, true)] {
+            let masks = model.predict_masks(&embedding, &prompts, multimask)?;
+            // one mask for each of several boxes, several for one object's points
+            let logits = masks.low_res_masks.flatten(0, 1)?;
+            let scores = masks.iou_scores.flatten_all()?;
+            let theirs = fixture.get(&format!("{kind}.low_res_masks")).i(i)?;
+            run.compare(case, &format!("masks by {kind}"), &logits, &theirs);
+            let theirs = fixture.get(&format!("{kind}.iou_scores")).i(i)?;
+            run.compare(case, &format!("IoU by {kind}"), &scores, &theirs);
+            if case == CASES[0] {
+                run.note(&logits);
+                run.note(&scores);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A line of the kernel's account of this process, in MiB; zero where there is none.
+fn memory(line: &str) -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|text| text.starts_with(line));
+    let kibibytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    kibibytes.unwrap_or(0) >> 10
+}

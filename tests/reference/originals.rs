@@ -1,0 +1,84 @@
+//! The same weights under their authors' names, in torch's files: nothing may differ.
+
+use candle_core::{DType, Device, Tensor};
+use groundling::models::grounding_dino::{self, GroundingDino, TextTokens};
+use groundling::models::sam::{self, Prompts, Sam};
+use groundling::models::weights::{Checkpoint, ModelConfig, Weights};
+
+use crate::compare::{Fixture, path};
+
+/// A tiny model's published files, and a folder with its configuration and its original file.
+fn twins(model: &str) -> (tempfile::TempDir, [Checkpoint; 2]) {
+    let published = path(model);
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "original.pth"] {
+        std::fs::copy(published.join(file), folder.path().join(file)).unwrap();
+    }
+    let original = Checkpoint::Folder(folder.path().to_owned());
+    (folder, [Checkpoint::Folder(published), original])
+}
+
+/// What both give.
+fn outputs<C: ModelConfig>(
+    model: &str,
+    names: [&str; 2],
+    run: impl Fn(Weights, &C) -> Vec<Tensor>,
+) -> [Vec<Vec<f32>>; 2] {
+    let (_folder, twins) = twins(model);
+    let mut names = names.into_iter();
+    twins.map(|checkpoint| {
+        let (weights, config) = checkpoint.open_model::<C>().unwrap();
+        assert_eq!(Some(weights.layout().name), names.next());
+        let numbers = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1().unwrap();
+        run(weights, &config).iter().map(numbers).collect()
+    })
+}
+
+#[test]
+fn grounding_dino() {
+    let fixture = Fixture::load("detector/plain/single");
+    let pixels = fixture.get("pixel_values");
+    let (_, _, height, width) = pixels.dims4().unwrap();
+    let ids = fixture.integers("input_ids");
+    let ids = ids.iter().map(|id| *id as u32).collect();
+    let tokens = TextTokens::new(&[ids], &Device::Cpu).unwrap();
+    let names = [
+        "Grounding DINO in transformers' names",
+        "Grounding DINO in its authors' names",
+    ];
+    let [published, original] = outputs(
+        "detector/plain",
+        names,
+        |weights, config: &grounding_dino::Config| {
+            let model = weights
+                .load(DType::F32, &Device::Cpu, |vb| {
+                    GroundingDino::load(vb, config)
+                })
+                .unwrap();
+            let features = model.encode_image(&pixels, &[(height, width)]).unwrap();
+            let output = model.detect(&features, &tokens).unwrap();
+            vec![output.logits, output.pred_boxes]
+        },
+    );
+    assert!(published == original);
+}
+
+#[test]
+fn sam() {
+    let pixels = Fixture::load("segmenter/plain/image").get("pixel_values");
+    let names = ["SAM in transformers' names", "SAM in its authors' names"];
+    let [published, original] =
+        outputs("segmenter/plain", names, |weights, config: &sam::Config| {
+            let model = weights
+                .load(DType::F32, &Device::Cpu, |vb| Sam::load(vb, config))
+                .unwrap();
+            let embeddings = model.encode_image(&pixels).unwrap();
+            let prompts = Prompts {
+                boxes: Some(vec![[3.0, 5.0, 40.0, 50.0]]),
+                ..Prompts::default()
+            };
+            let masks = model.predict_masks(&embeddings, &prompts, false).unwrap();
+            vec![embeddings, masks.low_res_masks, masks.iou_scores]
+        });
+    assert!(published == original);
+}
