@@ -43,8 +43,9 @@ pub struct RemoteFile {
     pub sha256: Option<&'static str>,
 }
 
+/// The second family of detectors and the segmenters; BERT's tokenizer is compiled in.
+const CONFIGURATION: &[&str] = &["config.json", "preprocessor_config.json"];
 const DETECTOR_FILES: &[&str] = &["config.json", "preprocessor_config.json", "tokenizer.json"];
-const SEGMENTER_FILES: &[&str] = &["config.json", "preprocessor_config.json"];
 
 const fn safetensors(bytes: Option<u64>, sha256: Option<&'static str>) -> RemoteFile {
     RemoteFile {
@@ -55,7 +56,7 @@ const fn safetensors(bytes: Option<u64>, sha256: Option<&'static str>) -> Remote
 }
 
 /// All of them, detectors first, the defaults before others.
-pub static REGISTRY: [Entry; 8] = [
+pub static REGISTRY: [Entry; 12] = [
     Entry {
         name: "grounding-dino-tiny",
         architecture: Architecture::GroundingDino,
@@ -89,6 +90,61 @@ pub static REGISTRY: [Entry; 8] = [
         about: "Swin-B; finds more, takes about twice the time",
     },
     Entry {
+        name: "mm-grounding-dino-tiny",
+        architecture: Architecture::GroundingDino,
+        hub_id: "openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg",
+        revision: "main",
+        weights: safetensors(
+            Some(692_015_412),
+            Some("2d9bdfd0247f167a00e00fffa1dec1ee5d5861fdfb4e27fd8cc2279af6820688"),
+        ),
+        others: CONFIGURATION,
+        original: None,
+        licence: "Apache-2.0",
+        parameters: 173.0,
+        input: "800x1333",
+        about: "MM-Grounding-DINO, Swin-T; trained in the open",
+    },
+    Entry {
+        name: "llmdet-tiny",
+        architecture: Architecture::GroundingDino,
+        hub_id: "iSEE-Laboratory/llmdet_tiny",
+        revision: "d05199165a19320a9236396e20fca0a5e065189c",
+        weights: safetensors(None, None),
+        others: CONFIGURATION,
+        original: None,
+        licence: "Apache-2.0",
+        parameters: 173.0,
+        input: "800x1333",
+        about: "LLMDet, Swin-T: MM-Grounding-DINO trained with long captions",
+    },
+    Entry {
+        name: "llmdet-base",
+        architecture: Architecture::GroundingDino,
+        hub_id: "iSEE-Laboratory/llmdet_base",
+        revision: "main",
+        weights: safetensors(None, None),
+        others: CONFIGURATION,
+        original: None,
+        licence: "Apache-2.0",
+        parameters: 233.0,
+        input: "800x1333",
+        about: "LLMDet, Swin-B",
+    },
+    Entry {
+        name: "llmdet-large",
+        architecture: Architecture::GroundingDino,
+        hub_id: "iSEE-Laboratory/llmdet_large",
+        revision: "bec37f296f05b22f6c6b39bc05a6c611239f4e31",
+        weights: safetensors(None, None),
+        others: CONFIGURATION,
+        original: None,
+        licence: "Apache-2.0",
+        parameters: 344.0,
+        input: "800x1333",
+        about: "LLMDet, Swin-L",
+    },
+    Entry {
         name: "mobile-sam",
         architecture: Architecture::Sam,
         hub_id: "lmz/candle-sam",
@@ -114,7 +170,7 @@ pub static REGISTRY: [Entry; 8] = [
             Some(374_979_480),
             Some("892c410e496344e527255ccdcb2cb7244a609acb5389c7c4fdba1288f861c579"),
         ),
-        others: SEGMENTER_FILES,
+        others: CONFIGURATION,
         original: Some("sam_vit_b_01ec64.pth"),
         licence: "Apache-2.0",
         parameters: 93.7,
@@ -130,7 +186,7 @@ pub static REGISTRY: [Entry; 8] = [
             None,
             Some("a57e1b13cd1545938dfcbc9fb26df7f60de6650237a9383382a874a623564b81"),
         ),
-        others: SEGMENTER_FILES,
+        others: CONFIGURATION,
         original: Some("sam_vit_l_0b3195.pth"),
         licence: "Apache-2.0",
         parameters: 312.3,
@@ -146,7 +202,7 @@ pub static REGISTRY: [Entry; 8] = [
             None,
             Some("edfb0462392541fca9af44ff039bfb32dbd0c939997f3abb77a26e23af7afd7c"),
         ),
-        others: SEGMENTER_FILES,
+        others: CONFIGURATION,
         original: Some("sam_vit_h_4b8939.pth"),
         licence: "Apache-2.0",
         parameters: 641.1,
@@ -159,7 +215,7 @@ pub static REGISTRY: [Entry; 8] = [
         hub_id: "Zigeng/SlimSAM-uniform-50",
         revision: "main",
         weights: safetensors(None, None),
-        others: SEGMENTER_FILES,
+        others: CONFIGURATION,
         original: None,
         licence: "Apache-2.0",
         parameters: 28.0,
@@ -175,7 +231,7 @@ pub static REGISTRY: [Entry; 8] = [
             None,
             Some("b0ee221e3d33935807a820c157fec81a537b3b9979edc88b148a8dae8bbdd5d2"),
         ),
-        others: SEGMENTER_FILES,
+        others: CONFIGURATION,
         original: None,
         licence: "Apache-2.0",
         parameters: 9.7,

@@ -250,6 +250,15 @@ fn models(args: &DoctorArgs, findings: &mut Findings) {
         "detector {:?}, segmenter {:?}",
         choice.detector, choice.segmenter
     );
+    // looking must not fetch hundreds of megabytes
+    let missing = plan.missing();
+    if !missing.is_empty() {
+        return findings.bad(format!(
+            "not on this machine: {}. `groundling download {}` fetches what can be fetched; serve does that when it starts",
+            missing.join(", "),
+            missing.join(" ")
+        ));
+    }
     let pipeline = match plan.load(&progress::shown()) {
         Ok(pipeline) => pipeline,
         Err(error) => return findings.bad(error),

@@ -97,6 +97,8 @@ const IMAGES: &str = "preprocessor_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 /// What a tokenizer is made of, where it is not published itself.
 const VOCABULARY: &str = "vocab.txt";
+/// Words of uncased BERT, whose tokenizer is compiled in.
+const BERT_WORDS: usize = 30522;
 
 impl Detector {
     /// Loads a checkpoint; one without a tokenizer gets BERT's, one without sizes of images the usual ones.
@@ -109,7 +111,7 @@ impl Detector {
         device: &Device,
     ) -> Result<Self, CheckpointError> {
         let (weights, config) = checkpoint.open_model::<Config>()?;
-        let images = match checkpoint.config(IMAGES, None)? {
+        let images = match checkpoint.config(IMAGES, &[])? {
             Some(images) => images,
             None => checkpoint
                 .may_lack(IMAGES)
@@ -121,9 +123,10 @@ impl Detector {
         } else if let Some(words) = checkpoint.read(VOCABULARY)? {
             let words = String::from_utf8_lossy(&words).into_owned();
             (TextProcessor::from_vocabulary(&words, limit), VOCABULARY)
-        } else {
-            checkpoint.may_lack(TOKENIZER)?;
+        } else if config.text_config.vocab_size == BERT_WORDS {
             (TextProcessor::of_bert(limit), TOKENIZER)
+        } else {
+            return Err(checkpoint.lacks(TOKENIZER));
         };
         let text = text.map_err(|reason| CheckpointError::Tokenizer {
             file: checkpoint.describe(file),

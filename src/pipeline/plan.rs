@@ -8,7 +8,7 @@ use super::embeddings::Embeddings;
 use super::{LoadError, Pipeline, device};
 use crate::checkpoints::choice::Choice;
 use crate::checkpoints::hub::Watcher;
-use crate::checkpoints::{Locator, NONE, Role};
+use crate::checkpoints::{DEMO, Locator, NONE, Role};
 use crate::config::{DeviceChoice, ModelArgs, Precision};
 use crate::detector::Detector;
 use crate::segmenter::Segmenter;
@@ -42,6 +42,15 @@ impl Plan {
     /// The models.
     pub fn choice(&self) -> &Choice {
         &self.choice
+    }
+
+    /// Those of the models that would have to be fetched.
+    pub fn missing(&self) -> Vec<&str> {
+        let names = [&self.choice.detector, &self.choice.segmenter];
+        let is_here =
+            |name: &str| name == DEMO || name == NONE || self.locator.local(name).is_some();
+        let missing = names.into_iter().map(String::as_str);
+        missing.filter(|name| !is_here(name)).collect()
     }
 
     /// How numbers are kept.

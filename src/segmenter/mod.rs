@@ -83,7 +83,7 @@ impl Segmenter {
         device: &Device,
     ) -> Result<Self, CheckpointError> {
         let (weights, config) = checkpoint.open_model::<Config>()?;
-        let images = match checkpoint.config(IMAGES, None)? {
+        let images = match checkpoint.config(IMAGES, &[])? {
             Some(images) => images,
             None => checkpoint
                 .may_lack(IMAGES)

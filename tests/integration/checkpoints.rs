@@ -272,7 +272,10 @@ fn another_architecture() {
     let copy = Copy::of("detector");
     for (config, expected) in [
         (r#"{"model_type": "bert"}"#, "\"bert\""),
-        (r#"{}"#, "\"grounding-dino\" is needed"),
+        (
+            r#"{}"#,
+            "\"grounding-dino\" or \"mm-grounding-dino\" is needed",
+        ),
         ("not json", "config.json is not a usable configuration"),
         (
             r#"{"model_type": "grounding-dino", "backbone_config": {"model_type": "resnet"}}"#,

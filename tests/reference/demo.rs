@@ -183,3 +183,37 @@ fn a_point_on_an_object_finds_it() {
     println!("from points against from the box: IoU {iou:.3}");
     assert!(iou > 0.8, "{iou}");
 }
+
+/// Half of the bits, as on a GPU, by the plain-tensor paths: what is found stays found. (candle multiplies no
+/// bf16 matrices on a CPU.)
+#[test]
+fn half_precision_finds_the_same() {
+    let bytes = std::fs::read(path("../../examples/images/shapes.png")).unwrap();
+    let image = decode(&bytes, usize::MAX).unwrap();
+    let prompt = Prompt::parse("red circle. blue star.").unwrap();
+    let options = DetectionOptions::default();
+    let run = |dtype| {
+        let detector = Detector::load(&demo(Role::Detector), dtype, &Device::Cpu).unwrap();
+        let found = detector.detect(&[(&image, &prompt)], &options).unwrap();
+        let segmenter = Segmenter::load(&demo(Role::Segmenter), dtype, &Device::Cpu).unwrap();
+        let encoded = segmenter.encode(&image).unwrap();
+        let boxes: Vec<BoundingBox> = found[0].iter().map(|d| d.bounding_box).collect();
+        let masks = segmenter.segment_boxes(&encoded, &boxes).unwrap();
+        (found[0].clone(), masks)
+    };
+    let (exact, exact_masks) = run(DType::F32);
+    assert_eq!(exact.len(), 2);
+    let (found, masks) = run(DType::F16);
+    for (i, detection) in exact.iter().enumerate() {
+        let same = found.iter().position(|d| d.phrase == detection.phrase);
+        let same = same.unwrap_or_else(|| panic!("no {}", detection.phrase));
+        let overlap = detection.bounding_box.iou(found[same].bounding_box);
+        let (a, b) = (&exact_masks[i].mask, &masks[same].mask);
+        let mask_overlap = a.iou(b);
+        println!(
+            "f16 {}: box {overlap:.4}, mask {mask_overlap:.4}",
+            detection.phrase
+        );
+        assert!(overlap > 0.95 && mask_overlap > 0.95);
+    }
+}

@@ -13,17 +13,18 @@ use groundling::models::grounding_dino::pyramid::Pyramid;
 use groundling::models::grounding_dino::query_selection::QuerySelection;
 use groundling::models::grounding_dino::text_enhancer::TextEnhancerLayer;
 use groundling::models::grounding_dino::{GroundingDino, TextTokens};
-use groundling::models::layers::Mlp;
 use groundling::models::swin::{self, Swin};
 
 use crate::compare::{Fixture, checkpoint};
 
-const CASES: [(&str, &str); 5] = [
+const CASES: [(&str, &str); 7] = [
     ("plain", "single"),
     ("plain", "batch"),
     ("plain", "truncated"),
     ("varied", "single"),
     ("varied", "batch"),
+    ("mm", "single"),
+    ("mm", "batch"),
 ];
 
 /// Runs `test` on every case.
@@ -296,16 +297,7 @@ fn decoder() {
     on_every_case(|config, vb, case| {
         let fixture = &case.fixture;
         let d = config.d_model;
-        let heads: Vec<Mlp> = (0..config.decoder_layers)
-            .map(|i| {
-                let i = if config.decoder_bbox_embed_share {
-                    0
-                } else {
-                    i
-                };
-                Mlp::load(&[d, d, d, 4], vb.pp("bbox_embed").pp(i))
-            })
-            .collect::<Result<_>>()?;
+        let model = GroundingDino::load(vb.clone(), config)?;
         let decoder = Decoder::load(vb.pp("model.decoder"), config)?;
         let queries = vb.get(
             (config.num_queries, d),
@@ -326,7 +318,7 @@ fn decoder() {
                 text: &fixture.get("encoder.text"),
                 text_bias: &case.tokens.padding_bias(DType::F32)?,
             },
-            &heads,
+            model.box_heads(),
         )?;
         for (i, (hidden_states, points)) in output
             .hidden_states

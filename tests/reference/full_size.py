@@ -1,10 +1,11 @@
 """Checkpoints of full size with lively random weights, and what the reference computes with them.
 
-    python tests/reference/full_size.py --tokenizer FILE [--out DIR] [--only NAME ...] [--step STEP]
+    python tests/reference/full_size.py [--out DIR] [--only NAME ...] [--step STEP]
 
 make: each checkpoint in both of its published forms, transformers' names and the original's. reference: what
 transformers (the original code for mobile-sam) computes in float32 from the files that were made, on three
-photographs, one by one and as a batch. Each model has a process of its own. README.md names the files and tensors.
+photographs, one by one and as a batch. compare: what groundling computes from them, its memory and its time to load,
+in a table. Each model has a process of its own. README.md names the files and tensors.
 """
 
 import argparse
@@ -12,8 +13,10 @@ import importlib.util
 import json
 import math
 import multiprocessing
+import os
 import resource
-import shutil
+import subprocess
+import sys
 import time
 import zlib
 from collections import OrderedDict
@@ -36,11 +39,12 @@ from transformers import (
 )
 from transformers.models.grounding_dino.convert_grounding_dino_to_hf import get_grounding_dino_config
 
-from fixtures import Recorder, write_json, write_tensors
+from fixtures import HERE, Recorder, write_json, write_tensors
 from lively_weights import redraw
 
 OUT = Path("target/full-size")
 SEED = 0
+VOCABULARY = HERE.parent.parent / "models" / "bert-base-uncased" / "vocab.txt"
 DETECTORS = ("grounding-dino-tiny", "grounding-dino-base")
 # name -> the vision encoder's configuration where it is not the default
 SEGMENTERS = {
@@ -180,12 +184,12 @@ def build_mobile_sam() -> nn.Module:
     return model.eval()
 
 
-def make(name: str, out: Path, tokenizer: Path | None) -> None:
+def make(name: str, out: Path) -> None:
     """Both forms of one checkpoint."""
     if name == MOBILE_SAM:
         make_mobile_sam(out)
     elif name in DETECTORS:
-        make_detector(name, out, tokenizer)
+        make_detector(name, out)
     else:
         make_segmenter(name, out)
 
@@ -203,7 +207,7 @@ def make_mobile_sam(out: Path) -> None:
     twin.chmod(0o644)
 
 
-def make_detector(name: str, out: Path, tokenizer: Path | None) -> None:
+def make_detector(name: str, out: Path) -> None:
     """transformers' folder, and its twin in original names."""
     from original_names import check_grounding_dino, grounding_dino_to_original
 
@@ -211,7 +215,7 @@ def make_detector(name: str, out: Path, tokenizer: Path | None) -> None:
     folder = out / name
     save_pretrained(model, folder)
     GroundingDinoImageProcessor().save_pretrained(folder)
-    shutil.copyfile(tokenizer, folder / "tokenizer.json")
+    BertTokenizerFast(vocab_file=str(VOCABULARY)).backend_tokenizer.save(str(folder / "tokenizer.json"))
     state = model.state_dict()
     file, prefix, _ = ORIGINALS[name]
     original = grounding_dino_to_original(state, model.config, draw)
@@ -502,8 +506,78 @@ def demand_complete(loading: dict) -> None:
 
 
 def compare(out: Path, names: list[str]) -> None:
-    """Compare what groundling computes from the same files."""
-    raise NotImplementedError("--step compare")
+    """What groundling computes from the same files, in a table; anything over its tolerance ends this with an error."""
+    binary, tests = build()
+    rows, failed = [], []
+    for name in names:
+        forms = [form for form in (name, *twins(name)) if (out / form).is_dir()]
+        for folder in forms:
+            environment = os.environ | {"GROUNDLING_FULL_SIZE": str(out.resolve()), "GROUNDLING_FULL_SIZE_MODEL": folder}
+            run = subprocess.run([tests, "full_size", "--ignored", "--nocapture"], env=environment)
+            if run.returncode:
+                failed.append(folder)
+        results = [json.loads((out / "results" / f"{folder}.json").read_text()) for folder in forms if folder not in failed]
+        rows += [(result, weights_mib(out / result["name"])) for result in results]
+        if len({result["digest"] for result in results}) > 1:
+            failed.append(f"{name}: its twins give other numbers")
+    print(f"\n{'model':<30} {'stage':<18} {'largest difference':>18}   of the stage's scale")
+    for result, _ in rows:
+        for stage, difference in result["differences"].items():
+            print(f"{result['name']:<30} {stage:<18} {difference:>18.1e}")
+    print(f"\n{'model':<30} {'weights':>9} {'loaded in':>10} {'peak then':>10} {'digest of the output':>22}")
+    for result, weights in rows:
+        seconds, peak = result["load_seconds"], result["peak_mib_after_load"]
+        print(f"{result['name']:<30} {weights:>5.0f} MiB {seconds:>8.1f} s {peak:>6} MiB {result['digest']:>22}")
+    if set(PAIR) <= set(names):
+        failed += peak_of_process(out, binary)
+    if failed:
+        raise SystemExit("failed: " + ", ".join(failed))
+    print("\nall within their tolerances; every twin gives the same numbers to the bit")
+
+
+# what is run as a user runs it: the wide photograph becomes 800 x 1333
+PAIR = ("grounding-dino-tiny", "sam-vit-base")
+
+
+def twins(name: str) -> tuple[str, ...]:
+    """The folders with the same weights in another form."""
+    return (f"{name}-original", f"{name}-safetensors")
+
+
+def build() -> tuple[str, str]:
+    """groundling and its reference tests."""
+    command = ["cargo", "test", "--release", "--no-run", "--message-format=json-render-diagnostics"]
+    lines = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()
+    artefacts = [json.loads(line) for line in lines if line.startswith("{")]
+    programs = {item["target"]["name"]: item["executable"] for item in artefacts if item.get("executable")}
+    subprocess.run(["cargo", "build", "--release"], check=True)
+    return str(Path(programs["reference"]).parent.parent / "groundling"), programs["reference"]
+
+
+def weights_mib(folder: Path) -> float:
+    """The size of a folder's weights."""
+    return max(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 2**20
+
+
+def peak_of_process(out: Path, binary: str) -> list[str]:
+    """The most memory that `groundling predict` takes with both models of PAIR."""
+    detector, segmenter = (out / name for name in PAIR)
+    weights = sum(weights_mib(folder) for folder in (detector, segmenter))
+    limit = 1.5 * weights + 1536
+    command = [binary, "predict", str(out / "photographs" / "wide.png"), "--prompt", "a temple. a roof."]
+    command += ["--detector", str(detector), "--segmenter", str(segmenter), "--max-detections", "20"]
+    started = time.monotonic()
+    # a process between, whose children have no larger sibling
+    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+    code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    run = subprocess.run([sys.executable, "-c", code, *command], check=True, text=True, stdout=subprocess.PIPE)
+    peak = int(run.stdout) / 1024
+    seconds = time.monotonic() - started
+    print(
+        f"\npredict at 800 x 1333 with {' and '.join(PAIR)}: peak {peak:.0f} MiB, allowed {limit:.0f} MiB "
+        f"(1.5 x {weights:.0f} MiB of weights + 1.5 GiB), {seconds:.0f} s"
+    )
+    return ["peak memory"] if peak > limit else []
 
 
 def in_process(function: Callable, *arguments) -> None:
@@ -520,18 +594,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help=f"where to write (default: {OUT})")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--step", choices=("make", "reference", "compare", "all"), default="all")
-    parser.add_argument("--tokenizer", type=Path, help="bert-base-uncased's tokenizer.json, to make a detector")
     arguments = parser.parse_args()
     steps = ("make", "reference", "compare") if arguments.step == "all" else (arguments.step,)
-    detectors = [name for name in arguments.only if name in DETECTORS]
-    if "make" in steps and detectors and not arguments.tokenizer:
-        parser.error(f"--tokenizer is needed to make {', '.join(detectors)}: bert-base-uncased's tokenizer.json")
     if "reference" in steps:
         write_photographs(arguments.out)
     for name in arguments.only:
         started = time.monotonic()
         if "make" in steps:
-            in_process(make, name, arguments.out, arguments.tokenizer)
+            in_process(make, name, arguments.out)
             print(f"{name}: made in {time.monotonic() - started:.0f} s", flush=True)
         if "reference" in steps:
             in_process(reference, name, arguments.out)

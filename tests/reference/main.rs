@@ -16,4 +16,5 @@ mod detector;
 mod full_size;
 mod originals;
 mod processing;
+mod published;
 mod segmenter;

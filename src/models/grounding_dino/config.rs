@@ -12,6 +12,7 @@ use crate::models::{bert, swin};
 #[serde(default)]
 #[allow(missing_docs)] // the reference's own field names
 pub struct Config {
+    pub model_type: String,
     #[serde(deserialize_with = "swin_config")]
     pub backbone_config: swin::Config,
     #[serde(deserialize_with = "bert_config")]
@@ -42,6 +43,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            model_type: GROUNDING_DINO.to_owned(),
             backbone_config: default_backbone(),
             text_config: bert::Config::default(),
             use_timm_backbone: false,
@@ -69,6 +71,22 @@ impl Default for Config {
     }
 }
 
+const GROUNDING_DINO: &str = "grounding-dino";
+const MM_GROUNDING_DINO: &str = "mm-grounding-dino";
+
+impl Config {
+    /// Whether it is an MM-Grounding-DINO.
+    pub fn is_mm(&self) -> bool {
+        self.model_type == MM_GROUNDING_DINO
+    }
+
+    /// Whether all layers of the decoder have one box head; MM-Grounding-DINO's never do, and its
+    /// configuration does not say so.
+    pub fn shares_box_head(&self) -> bool {
+        self.decoder_bbox_embed_share && !self.is_mm()
+    }
+}
+
 /// The backbone of a configuration that names none: Swin-T with its last three stages.
 fn default_backbone() -> swin::Config {
     swin::Config {
@@ -79,7 +97,7 @@ fn default_backbone() -> swin::Config {
 
 impl ModelConfig for Config {
     const ARCHITECTURE: Architecture = Architecture::GroundingDino;
-    const MODEL_TYPE: &'static str = "grounding-dino";
+    const MODEL_TYPES: &'static [&'static str] = &[GROUNDING_DINO, MM_GROUNDING_DINO];
 
     fn of_weights(weights: &Weights) -> Result<Self, String> {
         weights.of_published_width("model.text_projection.bias", 256)?;
@@ -94,8 +112,18 @@ impl ModelConfig for Config {
             let [samples, _] = weights.sizes(&name)?;
             Ok(samples / (heads * num_feature_levels).max(1))
         };
+        // a tensor that only this family has
+        let is_mm = weights
+            .shape("model.encoder_output_class_embed.bias")
+            .is_some();
         let queries = weights.sizes("model.query_position_embeddings.weight");
         Ok(Self {
+            model_type: if is_mm {
+                MM_GROUNDING_DINO
+            } else {
+                GROUNDING_DINO
+            }
+            .to_owned(),
             backbone_config: swin::Config::of_weights(
                 weights,
                 "model.backbone.conv_encoder.model",

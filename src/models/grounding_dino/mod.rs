@@ -1,9 +1,12 @@
-//! Grounding DINO, the detector (Liu et al. 2023, <https://arxiv.org/abs/2303.05499>).
+//! Grounding DINO, the detector (Liu et al. 2023, <https://arxiv.org/abs/2303.05499>), and
+//! MM-Grounding-DINO (Zhao et al. 2024, <https://arxiv.org/abs/2401.02361>), which has other heads; LLMDet is
+//! the latter with other weights.
 //!
 //! The image side ([`GroundingDino::encode_image`]: Swin, input projections, positions) does not
 //! depend on the caption; [`GroundingDino::detect`] runs BERT, the feature enhancer, the query
 //! selection and the decoder on top of it.
 
+pub mod class_head;
 pub mod config;
 pub mod decoder;
 pub mod deformable_attention;
@@ -22,6 +25,7 @@ pub use config::Config;
 pub use encoder::VisionFeatures;
 pub use text_mask::TextTokens;
 
+use self::class_head::ClassHead;
 use self::decoder::{Decoder, DecoderInput, inverse_sigmoid};
 use self::deformable_attention::Memory;
 use self::encoder::Encoder;
@@ -49,6 +53,7 @@ pub struct GroundingDino {
     decoder: Decoder,
     /// One per decoder layer; published models share one.
     box_heads: Vec<Mlp>,
+    class_head: ClassHead,
     config: Config,
 }
 
@@ -82,17 +87,22 @@ impl GroundingDino {
         config.validate().map_err(candle_core::Error::Msg)?;
         let d = config.d_model;
         let vb_m = vb.pp("model");
+        // of a tensor with several names a file keeps one
+        let vb_d = vb_m.pp("decoder");
+        let either = |head: &str, i: usize| [vb.pp(head).pp(i), vb_d.pp(head).pp(i)];
         let box_heads = (0..config.decoder_layers)
             .map(|i| {
-                // tied copies are left out of published files
-                let i = if config.decoder_bbox_embed_share {
-                    0
-                } else {
-                    i
+                let i = if config.shares_box_head() { 0 } else { i };
+                let [own, of_decoder] = either("bbox_embed", i);
+                let vb = match own.contains_tensor("layers.0.weight") {
+                    false if of_decoder.contains_tensor("layers.0.weight") => of_decoder,
+                    _ => own,
                 };
-                Mlp::load(&[d, d, d, 4], vb.pp("bbox_embed").pp(i))
+                Mlp::load(&[d, d, d, 4], vb)
             })
             .collect::<Result<_>>()?;
+        let last = config.decoder_layers.saturating_sub(1);
+        let class_head = ClassHead::load(&either("class_embed", last), config)?;
         let query_embeddings = if config.embedding_init_target {
             Some(vb_m.get((config.num_queries, d), "query_position_embeddings.weight")?)
         } else {
@@ -116,6 +126,7 @@ impl GroundingDino {
             query_embeddings,
             decoder: Decoder::load(vb_m.pp("decoder"), config)?,
             box_heads,
+            class_head,
             config: config.clone(),
         })
     }
@@ -221,6 +232,11 @@ impl GroundingDino {
         })
     }
 
+    /// One box head per layer of the decoder.
+    pub fn box_heads(&self) -> &[Mlp] {
+        &self.box_heads
+    }
+
     /// The first stage.
     pub fn query_selection(&self) -> &QuerySelection {
         &self.query_selection
@@ -273,18 +289,13 @@ impl GroundingDino {
         };
         let delta = box_head.forward(hidden_states)?.to_dtype(DType::F32)?;
         Ok(Output {
-            logits: contrastive_logits(hidden_states, text, text_bias)?.to_dtype(DType::F32)?,
+            logits: self
+                .class_head
+                .forward(hidden_states, text, text_bias)?
+                .to_dtype(DType::F32)?,
             pred_boxes: candle_nn::ops::sigmoid(&(delta + inverse_sigmoid(before)?)?)?,
         })
     }
-}
-
-/// `GroundingDinoContrastiveEmbedding`: `[B, Q, d]` against text `[B, T, d]`, `[B, Q, T]`; padding, as
-/// told by `text_bias` `[B, 1, T]`, ends near minus infinity.
-fn contrastive_logits(queries: &Tensor, text: &Tensor, text_bias: &Tensor) -> Result<Tensor> {
-    queries
-        .matmul(&text.transpose(1, 2)?)?
-        .broadcast_add(text_bias)
 }
 
 /// `GroundingDinoMultiheadAttention`: projections of equal width.

@@ -3,8 +3,8 @@
 use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::{Linear, VarBuilder};
 
+use super::class_head::ClassHead;
 use super::config::Config;
-use super::contrastive_logits;
 use super::pyramid::Pyramid;
 use crate::models::layers::{LayerNorm, Mlp, layer_norm};
 
@@ -14,6 +14,7 @@ use crate::models::layers::{LayerNorm, Mlp, layer_norm};
 pub struct QuerySelection {
     enc_output: Linear,
     enc_output_norm: LayerNorm,
+    class_head: ClassHead,
     bbox_embed: Mlp,
     num_queries: usize,
 }
@@ -41,12 +42,14 @@ pub struct Proposals {
 }
 
 impl QuerySelection {
-    /// Loads `enc_output`, `enc_output_norm` and `encoder_output_bbox_embed`.
+    /// Loads `enc_output`, `enc_output_norm`, `encoder_output_bbox_embed`, and `encoder_output_class_embed`
+    /// where the model has it.
     pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
         let d = config.d_model;
         Ok(Self {
             enc_output: candle_nn::linear(d, d, vb.pp("enc_output"))?,
             enc_output_norm: layer_norm(d, config.layer_norm_eps, vb.pp("enc_output_norm"))?,
+            class_head: ClassHead::load(&[vb.pp("encoder_output_class_embed")], config)?,
             bbox_embed: Mlp::load(&[d, d, d, 4], vb.pp("encoder_output_bbox_embed"))?,
             num_queries: config.num_queries,
         })
@@ -77,7 +80,7 @@ impl QuerySelection {
     ) -> Result<Candidates> {
         let (proposals, useful) = pyramid.proposals(vision.device())?;
         let object_queries = self.object_queries(vision, &useful)?;
-        let logits = contrastive_logits(&object_queries, text, text_bias)?;
+        let logits = self.class_head.forward(&object_queries, text, text_bias)?;
         Ok(Candidates {
             scores: logits.max(D::Minus1)?.to_dtype(DType::F32)?,
             object_queries,
@@ -107,10 +110,13 @@ impl QuerySelection {
 }
 
 /// `[B, N]` to the indices of each row's largest `count` values, `[B, min(count, N)]`, the largest
-/// first; of equal ones the earlier.
+/// first; of equal ones the earlier on the CPU, either elsewhere.
 fn top_indices(scores: &Tensor, count: usize) -> Result<Tensor> {
     let (batch, tokens) = scores.dims2()?;
     let count = count.min(tokens);
+    if !scores.device().is_cpu() {
+        return top_indices_in_rounds(scores, count, SORTED_AT_ONCE);
+    }
     let mut chosen = Vec::with_capacity(batch * count);
     for row in scores.to_vec2::<f32>()? {
         let mut order: Vec<u32> = (0..tokens as u32).collect();
@@ -118,6 +124,40 @@ fn top_indices(scores: &Tensor, count: usize) -> Result<Tensor> {
         chosen.extend_from_slice(&order[..count]);
     }
     Tensor::from_vec(chosen, (batch, count), scores.device())
+}
+
+/// candle sorts a row in a block's shared memory, which has 48 KiB for sure: four bytes each.
+const SORTED_AT_ONCE: usize = 8192;
+
+/// The same on the device itself: each part of a row sends its best into the next round, until a round is
+/// one part.
+fn top_indices_in_rounds(scores: &Tensor, count: usize, at_once: usize) -> Result<Tensor> {
+    let (batch, tokens) = scores.dims2()?;
+    let mut scores = scores.contiguous()?;
+    let mut indices = Tensor::arange(0, tokens as u32, scores.device())?
+        .broadcast_as((batch, tokens))?
+        .contiguous()?;
+    loop {
+        let width = scores.dim(1)?;
+        let (mut kept_scores, mut kept_indices) = (vec![], vec![]);
+        for start in (0..width).step_by(at_once) {
+            let length = at_once.min(width - start);
+            let part = scores.narrow(1, start, length)?.contiguous()?;
+            let best = part.arg_sort_last_dim(false)?;
+            let best = best.narrow(1, 0, count.min(length))?.contiguous()?;
+            kept_scores.push(part.gather(&best, 1)?);
+            let part = indices.narrow(1, start, length)?.contiguous()?;
+            kept_indices.push(part.gather(&best, 1)?);
+        }
+        scores = Tensor::cat(&kept_scores, 1)?;
+        indices = Tensor::cat(&kept_indices, 1)?;
+        if kept_scores.len() == 1 {
+            return Ok(indices);
+        }
+        if scores.dim(1)? == width {
+            candle_core::bail!("{count} queries are more than {at_once} tokens can be sorted into")
+        }
+    }
 }
 
 /// `[B, N, C]` and indices `[B, Q]` to `[B, Q, C]`.
@@ -129,4 +169,28 @@ fn gather_tokens(xs: &Tensor, indices: &Tensor) -> Result<Tensor> {
         .broadcast_as((batch, count, channels))?
         .contiguous()?;
     xs.contiguous()?.gather(&indices, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn rounds_on_the_device_choose_the_same() -> Result<()> {
+        // no two scores are equal
+        let mixed = |i: usize| (i * 7919 % 10_007) as f32;
+        let scores: Vec<f32> = (0..3 * 1000).map(mixed).collect();
+        let scores = Tensor::from_vec(scores, (3, 1000), &Device::Cpu)?;
+        for count in [1, 30, 64] {
+            let expected = top_indices(&scores, count)?.to_vec2::<u32>()?;
+            for at_once in [128, 999, 1000, 4096] {
+                let rounds = top_indices_in_rounds(&scores, count, at_once)?;
+                assert_eq!(rounds.to_vec2::<u32>()?, expected, "{count} of {at_once}");
+            }
+        }
+        assert!(top_indices_in_rounds(&scores, 128, 100).is_err());
+        Ok(())
+    }
 }

@@ -184,7 +184,7 @@ impl VisionConfig {
 
 impl ModelConfig for Config {
     const ARCHITECTURE: Architecture = Architecture::Sam;
-    const MODEL_TYPE: &'static str = "sam";
+    const MODEL_TYPES: &'static [&'static str] = &["sam"];
 
     /// The prompt encoder and the mask decoder have the same sizes in every published model.
     fn of_weights(weights: &Weights) -> Result<Self, String> {

@@ -94,8 +94,8 @@ pub enum CheckpointError {
 pub trait ModelConfig: serde::de::DeserializeOwned {
     /// What the weights must be.
     const ARCHITECTURE: Architecture;
-    /// `model_type` in `config.json`.
-    const MODEL_TYPE: &'static str;
+    /// What `model_type` in `config.json` may be.
+    const MODEL_TYPES: &'static [&'static str];
 
     /// The configuration of weights that come without one, told by their tensors.
     ///
@@ -153,10 +153,15 @@ impl Checkpoint {
     pub fn may_lack(&self, file: &str) -> Result<(), CheckpointError> {
         match self.read("config.json")? {
             None => Ok(()),
-            Some(_) => Err(CheckpointError::Read {
-                file: self.describe(file),
-                source: std::io::ErrorKind::NotFound.into(),
-            }),
+            Some(_) => Err(self.lacks(file)),
+        }
+    }
+
+    /// That a file is missing.
+    pub fn lacks(&self, file: &str) -> CheckpointError {
+        CheckpointError::Read {
+            file: self.describe(file),
+            source: std::io::ErrorKind::NotFound.into(),
         }
     }
 
@@ -168,7 +173,7 @@ impl Checkpoint {
     pub fn config<T: serde::de::DeserializeOwned>(
         &self,
         file: &str,
-        expected: Option<&str>,
+        expected: &[&str],
     ) -> Result<Option<T>, CheckpointError> {
         let Some(bytes) = self.read(file)? else {
             return Ok(None);
@@ -180,9 +185,13 @@ impl Checkpoint {
         let value: serde_json::Value =
             serde_json::from_slice(&bytes).map_err(|e| error(e.to_string()))?;
         let found = value.get("model_type").and_then(|v| v.as_str());
-        if let Some(expected) = expected.filter(|expected| found != Some(expected)) {
+        let is_expected =
+            expected.is_empty() || found.is_some_and(|found| expected.contains(&found));
+        if !is_expected {
+            let expected: Vec<String> = expected.iter().map(|e| format!("{e:?}")).collect();
             return Err(error(format!(
-                "model_type is {found:?}, a checkpoint with {expected:?} is needed here"
+                "model_type is {found:?}, a checkpoint with {} is needed here",
+                expected.join(" or ")
             )));
         }
         let value = serde_json::from_value(value).map_err(|e| error(e.to_string()))?;
@@ -200,7 +209,7 @@ impl Checkpoint {
             file: file.to_owned(),
             reason,
         };
-        if let Some(config) = self.config::<C>(FILE, Some(C::MODEL_TYPE))? {
+        if let Some(config) = self.config::<C>(FILE, C::MODEL_TYPES)? {
             config
                 .validate()
                 .map_err(|reason| CheckpointError::Config {

@@ -1,0 +1,43 @@
+//! How well image tokens fit text tokens.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::config::Config;
+
+/// `GroundingDinoContrastiveEmbedding`, which has nothing to learn, and `MMGroundingDinoContrastiveEmbedding`,
+/// which divides by the root of the width and adds a learned bias.
+#[derive(Debug, Clone)]
+pub struct ClassHead {
+    /// The factor, and the bias, one number.
+    scaled: Option<(f64, Tensor)>,
+}
+
+impl ClassHead {
+    /// Loads `bias` where the model has one: from the first of `places` that has it, since files keep one
+    /// name of several for the same tensor.
+    pub fn load(places: &[VarBuilder], config: &Config) -> Result<Self> {
+        if !config.is_mm() {
+            return Ok(Self { scaled: None });
+        }
+        let place = places.iter().find(|vb| vb.contains_tensor("bias"));
+        let Some(vb) = place.or(places.first()) else {
+            candle_core::bail!("a class head without a place")
+        };
+        let scale = 1.0 / (config.d_model as f64).sqrt();
+        Ok(Self {
+            scaled: Some((scale, vb.get((), "bias")?)),
+        })
+    }
+
+    /// `[B, Q, d]` against text `[B, T, d]`, to `[B, Q, T]`; padding, as told by `text_bias` `[B, 1, T]`, ends
+    /// near minus infinity.
+    pub fn forward(&self, queries: &Tensor, text: &Tensor, text_bias: &Tensor) -> Result<Tensor> {
+        let logits = queries.matmul(&text.transpose(1, 2)?)?;
+        let logits = match &self.scaled {
+            Some((scale, bias)) => (logits * *scale)?.broadcast_add(bias)?,
+            None => logits,
+        };
+        logits.broadcast_add(text_bias)
+    }
+}

@@ -1,0 +1,263 @@
+//! The published weights against published values. Needs a network (1.1 GB are fetched once) and is run by
+//! hand: `cargo test --release --test reference published -- --ignored --nocapture`.
+//!
+//! The values of Grounding DINO are those of transformers' `tests/models/grounding_dino` for the picture of
+//! two cats, those of SAM of `tests/models/sam` for the picture of a car. The settings of the hub's tools
+//! (`HF_HOME`, `HF_ENDPOINT`, ...) and `MODEL_DIR` are heeded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use candle_core::{DType, Device, IndexOp, Tensor};
+use clap::Parser;
+use groundling::checkpoints::hub::Watcher;
+use groundling::checkpoints::{Locator, Role};
+use groundling::config::ModelArgs;
+use groundling::detector::image_processor::ImageProcessor as DetectorImages;
+use groundling::detector::text_processor::TextProcessor;
+use groundling::detector::{DetectionOptions, Detector};
+use groundling::label_studio::LabelStudio;
+use groundling::media::guard::AllowedHosts;
+use groundling::media::{Fetcher, FetcherConfig, ImageRequest};
+use groundling::models::grounding_dino::{self, GroundingDino, TextTokens};
+use groundling::models::sam::{self, PointLabel, Prompts, Sam};
+use groundling::models::weights::Checkpoint;
+use groundling::prompt::Prompt;
+use groundling::segmenter::image_processor::{Frame, ImageProcessor as SegmenterImages};
+use image::RgbImage;
+
+const CATS: &str = "http://images.cocodataset.org/val2017/000000039769.jpg";
+const CAR: &str = "https://huggingface.co/ybelkada/segment-anything/resolve/main/assets/car.png";
+
+#[derive(Debug, Parser)]
+struct Settings {
+    #[command(flatten)]
+    models: ModelArgs,
+}
+
+struct Told;
+
+impl Watcher for Told {
+    fn progress(&self, file: &str, bytes: u64, total: u64) {
+        if bytes == total {
+            println!("fetched {file}, {total} bytes");
+        }
+    }
+
+    fn waiting(&self, what: &str) {
+        println!("{what}");
+    }
+}
+
+fn checkpoint(role: Role, name: &str) -> Checkpoint {
+    let settings = Settings::try_parse_from(["test"]).unwrap();
+    let watcher: Arc<dyn Watcher> = Arc::new(Told);
+    let locator = Locator::new(&settings.models);
+    locator.locate(role, name, &watcher).unwrap()
+}
+
+fn picture(url: &str) -> RgbImage {
+    let fetcher = Fetcher::new(FetcherConfig {
+        timeout: Duration::from_secs(60),
+        max_bytes: 1 << 26,
+        max_pixels: 1 << 26,
+        allowed_hosts: AllowedHosts::parse(""),
+        local_files: None,
+    });
+    let request = ImageRequest {
+        value: url,
+        label_studio: &LabelStudio::new(None, None).unwrap(),
+        task: None,
+        login: None,
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(fetcher.unwrap().load(request)).unwrap()
+}
+
+/// The lines of the table, and whether one is off.
+#[derive(Default)]
+struct Table {
+    off: Vec<String>,
+}
+
+impl Table {
+    fn compare(&mut self, what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+        assert_eq!(found.len(), expected.len(), "{what}");
+        let pairs = found.iter().zip(expected);
+        let largest = pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        println!("{what:<44} {found:?} expected {expected:?} difference {largest:.1e}");
+        if largest.is_nan() || largest > tolerance {
+            self.off.push(format!("{what}: {largest:e}"));
+        }
+    }
+
+    fn close(self) {
+        assert!(self.off.is_empty(), "too far off: {}", self.off.join(", "));
+    }
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+#[ignore = "fetches 690 MB"]
+fn published_grounding_dino_tiny() {
+    let mut table = Table::default();
+    let device = &Device::Cpu;
+    let checkpoint = checkpoint(Role::Detector, "grounding-dino-tiny");
+    let image = picture(CATS);
+
+    let (weights, config) = checkpoint.open_model::<grounding_dino::Config>().unwrap();
+    let model = weights
+        .load(DType::F32, device, |vb| GroundingDino::load(vb, &config))
+        .unwrap();
+    let images: DetectorImages = checkpoint
+        .config("preprocessor_config.json", &[])
+        .unwrap()
+        .unwrap();
+    let tokenizer = checkpoint.read("tokenizer.json").unwrap().unwrap();
+    let text = TextProcessor::from_bytes(&tokenizer, config.max_text_len).unwrap();
+    let passes = text.passes(&Prompt::parse("a cat.").unwrap()).unwrap();
+    let tokens = TextTokens::new(&[passes[0].1.ids.clone()], device).unwrap();
+    let batch = images.process(&[&image], DType::F32, device).unwrap();
+    let features = model
+        .encode_image(&batch.pixel_values, &batch.valid_sizes)
+        .unwrap();
+    let output = model.detect(&features, &tokens).unwrap();
+    // the picture is a JPEG, which every library decodes a little differently
+    let logits = output.logits.i((0, ..3, ..3)).unwrap();
+    let expected = [
+        -4.8913, -0.1900, -0.2161, -4.9653, -0.3719, -0.3950, -5.9599, -3.3765, -3.3104,
+    ];
+    table.compare(
+        "logits of the first three queries",
+        &numbers(&logits),
+        &expected,
+        0.05,
+    );
+    let boxes = output.pred_boxes.i((0, ..3, ..3)).unwrap();
+    let expected = [
+        0.7674, 0.4136, 0.4572, 0.2566, 0.5463, 0.4760, 0.2585, 0.5442, 0.4641,
+    ];
+    table.compare(
+        "their boxes (cx, cy, w)",
+        &numbers(&boxes),
+        &expected,
+        0.002,
+    );
+
+    let detector = Detector::load(&checkpoint, DType::F32, device).unwrap();
+    let detect = |prompt: &str, box_threshold: f32, text_threshold: f32| {
+        let options = DetectionOptions {
+            box_threshold,
+            text_threshold,
+            nms_iou: 1.0,
+            max_detections: None,
+        };
+        let prompt = Prompt::parse(prompt).unwrap();
+        detector
+            .detect(&[(&image, &prompt)], &options)
+            .unwrap()
+            .remove(0)
+    };
+    let cats = detect("a cat.", 0.35, 0.25);
+    let scores: Vec<f32> = cats.iter().map(|d| d.score).collect();
+    table.compare("scores of \"a cat.\"", &scores, &[0.4526, 0.4082], 0.01);
+    let first = cats[0].bounding_box.corners();
+    table.compare(
+        "the first box (pixels)",
+        &first,
+        &[344.81, 23.18, 637.40, 373.83],
+        1.0,
+    );
+    let both = detect("a cat. a remote control.", 0.4, 0.3);
+    for (phrase, score, corners) in [
+        ("a cat", 0.479, [344.7, 23.11, 637.18, 374.28]),
+        ("a cat", 0.438, [12.27, 51.91, 316.86, 472.44]),
+        ("a remote control", 0.478, [38.57, 70.0, 176.78, 118.18]),
+    ] {
+        let near = |c: [f32; 4]| (c[0] - corners[0]).abs() + (c[1] - corners[1]).abs();
+        let nearest = both
+            .iter()
+            .min_by(|a, b| {
+                near(a.bounding_box.corners()).total_cmp(&near(b.bounding_box.corners()))
+            })
+            .unwrap();
+        assert_eq!(nearest.phrase, phrase);
+        table.compare(
+            &format!("score of {phrase:?}"),
+            &[nearest.score],
+            &[score],
+            0.01,
+        );
+        table.compare(
+            &format!("box of {phrase:?} (pixels)"),
+            &nearest.bounding_box.corners(),
+            &corners,
+            1.0,
+        );
+    }
+    assert_eq!(both.len(), 3);
+    table.close();
+}
+
+#[test]
+#[ignore = "fetches 380 MB"]
+fn published_sam_vit_base() {
+    let mut table = Table::default();
+    let device = &Device::Cpu;
+    let checkpoint = checkpoint(Role::Segmenter, "sam-vit-base");
+    let image = picture(CAR);
+    let (weights, config) = checkpoint.open_model::<sam::Config>().unwrap();
+    let model = weights
+        .load(DType::F32, device, |vb| Sam::load(vb, &config))
+        .unwrap();
+    let images: SegmenterImages = checkpoint
+        .config("preprocessor_config.json", &[])
+        .unwrap()
+        .unwrap();
+    let (pixels, frame) = images.process(&image, 1024, DType::F32, device).unwrap();
+    let embeddings = model.encode_image(&pixels).unwrap();
+
+    let ask = |point: Option<(f32, f32)>, corners: Option<[f32; 4]>| {
+        let on = |(x, y): (f32, f32)| Frame::point(frame, (x, y));
+        let prompts = Prompts {
+            points: point.map(|point| vec![vec![(on(point), PointLabel::Foreground)]]),
+            boxes: corners.map(|c| {
+                let ((x0, y0), (x1, y1)) = (on((c[0], c[1])), on((c[2], c[3])));
+                vec![[x0, y0, x1, y1]]
+            }),
+            ..Prompts::default()
+        };
+        let masks = model.predict_masks(&embeddings, &prompts, true).unwrap();
+        let corner = masks.low_res_masks.i((0, 0, 0, ..3)).unwrap();
+        (numbers(&masks.iou_scores), numbers(&corner))
+    };
+    let (scores, _) = ask(Some((400.0, 650.0)), None);
+    table.compare("IoU by a point", &scores, &[0.9105, 0.9825, 0.9675], 2e-3);
+    let (scores, corner) = ask(Some((820.0, 1080.0)), None);
+    table.compare(
+        "IoU by another point",
+        &scores,
+        &[0.6765, 0.9379, 0.8803],
+        2e-3,
+    );
+    table.compare(
+        "its mask's first logits",
+        &corner,
+        &[-2.8550, -2.7988, -2.9625],
+        0.02,
+    );
+    let (scores, corner) = ask(Some((820.0, 1080.0)), Some([650.0, 900.0, 1000.0, 1250.0]));
+    table.compare("IoU by point and box", &scores[2..], &[0.9566], 2e-3);
+    table.compare(
+        "its mask's first logits",
+        &corner,
+        &[-12.7729, -12.3665, -12.6061],
+        0.05,
+    );
+    let (scores, _) = ask(None, Some([75.0, 275.0, 1725.0, 850.0]));
+    table.compare("IoU by a box", &scores[2..], &[0.7937], 2e-3);
+    table.close();
+}
