@@ -41,8 +41,8 @@ impl Choice {
             None => default_segmenter.to_owned(),
         };
         Self {
-            detector: args.detector.clone().unwrap_or_else(detector),
-            segmenter: args.segmenter.clone().unwrap_or_else(segmenter),
+            detector: built_in(args.detector.clone().unwrap_or_else(detector)),
+            segmenter: built_in(args.segmenter.clone().unwrap_or_else(segmenter)),
         }
     }
 
@@ -50,6 +50,13 @@ impl Choice {
     pub fn has_demo(&self) -> bool {
         self.detector == DEMO || self.segmenter == DEMO
     }
+}
+
+/// The names that are no files are known in any case.
+fn built_in(name: String) -> String {
+    let known = [DEMO, NONE].into_iter();
+    let mut known = known.filter(|known| name.eq_ignore_ascii_case(known));
+    known.next().map(str::to_owned).unwrap_or(name)
 }
 
 /// What the Python backend would load.

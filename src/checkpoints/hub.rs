@@ -1,20 +1,18 @@
-//! The hub (huggingface.co or a mirror), and the cache that every tool of its shares.
-//!
-//! The cache's layout is documented at <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>:
-//! `models--OWNER--NAME/snapshots/COMMIT/FILE` leads to `blobs/ETAG`, and `refs/REVISION` holds a commit.
-//! An etag is the file's SHA-256, of a small file git's SHA-1.
+//! The hub (huggingface.co or a mirror): what it has, and how that comes into the cache.
 
-use std::io::Read;
+use std::fs::{self, File, OpenOptions};
+use std::future::Future;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
-use hf_hub::api::Progress;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
-use hf_hub::{Cache, Repo, RepoType};
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, LOCATION, RANGE};
+use reqwest::{Client, Method, Response, StatusCode, Url};
 
-use crate::config::HubArgs;
+use super::cache::{Repository, Slot, differs, is_commit};
+use crate::config::{HubArgs, Secret};
+use crate::outgoing::{causes, client};
 
 /// A repository at a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,67 +25,72 @@ pub struct Source {
 
 /// Why a file could not be had; every message names the file or the host.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
 pub enum HubError {
     /// Nothing may be fetched.
     #[error(
-        "{id} is not in the hub's cache ({cache}), and HF_HUB_OFFLINE forbids to fetch it: run `groundling download {id}` where there is a network, or put a folder of that name into MODEL_DIR"
+        "{name} is not here (neither in MODEL_DIR nor in the hub's cache, {cache}), and HF_HUB_OFFLINE forbids to fetch it: run `groundling download {name}` where there is a network"
     )]
-    #[allow(missing_docs)]
-    Offline { id: String, cache: String },
-    /// The host does not answer.
-    #[error("{file} of {id} cannot be fetched from {endpoint}: {reason}")]
-    #[allow(missing_docs)]
+    Offline { name: String, cache: String },
+    /// The setting is no address.
+    #[error("HF_ENDPOINT {0:?} is no address such as https://huggingface.co")]
+    Endpoint(String),
+    /// The host does not answer, or breaks off.
+    #[error("{file} of {id} cannot be fetched from {host}: {reason}; what came is kept")]
     Unreachable {
         file: String,
         id: String,
-        endpoint: String,
+        host: String,
         reason: String,
     },
     /// The hub refuses.
-    #[error("{endpoint} refuses {file} of {id} with {status}: {hint}")]
-    #[allow(missing_docs)]
+    #[error("{host} refuses {file} of {id} with {status}: {hint}")]
     Refused {
         file: String,
         id: String,
-        endpoint: String,
+        host: String,
         status: u16,
         hint: &'static str,
     },
     /// The repository has no such file.
-    #[error("there is no {file} in {id} at {endpoint}, or no such repository")]
-    #[allow(missing_docs)]
+    #[error(
+        "{host} has no {file} in {id}, or no such repository; nor is there a file or folder of that name here"
+    )]
     NotFound {
         file: String,
         id: String,
-        endpoint: String,
+        host: String,
+    },
+    /// The answer is not the hub's.
+    #[error("{host} does not answer as the hub does: {reason} (for {file} of {id}, HF_ENDPOINT)")]
+    Strange {
+        file: String,
+        id: String,
+        host: String,
+        reason: String,
     },
     /// The disk is full, or the cache may not be written.
     #[error("{file} of {id} cannot be stored in {cache}: {reason}; HF_HOME names another place")]
-    #[allow(missing_docs)]
     Store {
         file: String,
         id: String,
         cache: String,
-        reason: String,
+        reason: io::Error,
     },
     /// What arrived is not what was published.
     #[error(
-        "{path} is damaged: its SHA-256 is {found} and should be {expected}; it was removed, fetch it again"
+        "{file} of {id} came damaged from {host}: its checksum is {found} and should be {expected}; it was removed, fetch it again"
     )]
-    #[allow(missing_docs)]
     Checksum {
-        path: String,
+        file: String,
+        id: String,
+        host: String,
         found: String,
         expected: String,
     },
-    /// The repository holds nothing that can be run.
-    #[error("{id} holds no weights: one of {wanted} is needed, and there are {found}")]
-    #[allow(missing_docs)]
-    NoWeights {
-        id: String,
-        wanted: String,
-        found: String,
-    },
+    /// The repository holds nothing that can be run, or too much.
+    #[error("{id} holds {found}: exactly one file of weights is needed, or model.safetensors")]
+    NoWeights { id: String, found: String },
 }
 
 /// Told of a download on its way.
@@ -103,18 +106,36 @@ pub trait Watcher: Send + Sync {
 pub struct Hub {
     endpoint: String,
     cache: PathBuf,
-    token: Option<crate::config::Secret>,
+    token: Option<Secret>,
     is_offline: bool,
 }
 
-/// Without a byte for so long, a download is given up; what is there is kept for the next time.
-const STALLED: Duration = Duration::from_secs(60);
+/// What the hub says of a file.
+#[derive(Debug)]
+struct Remote {
+    commit: String,
+    etag: String,
+    size: Option<u64>,
+}
+
+/// For an answer to begin, and between two pieces of one.
+const PATIENCE: Duration = Duration::from_secs(60);
+const CONNECT: Duration = Duration::from_secs(20);
+/// One after the other without a byte.
+const TRIES: u32 = 4;
+const MAX_REDIRECTS: usize = 5;
+
+/// A try that may be repeated, or one that may not.
+enum Attempt {
+    Again(HubError),
+    Over(HubError),
+}
 
 impl Hub {
     /// From the settings that every tool of the hub knows.
     pub fn new(args: &HubArgs) -> Self {
         Self {
-            endpoint: args.hf_endpoint.trim_end_matches('/').to_owned(),
+            endpoint: args.hf_endpoint.trim().trim_end_matches('/').to_owned(),
             cache: args.cache(),
             token: args.token(),
             is_offline: args.hf_hub_offline.0,
@@ -126,45 +147,52 @@ impl Hub {
         &self.cache
     }
 
-    /// Where files come from.
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
+    /// The files of a revision that are in the cache.
+    pub fn snapshot(&self, source: &Source) -> Option<PathBuf> {
+        Repository::new(&self.cache, source).snapshot(source)
     }
 
-    /// The folder of a snapshot in the cache that has all these files.
-    pub fn cached(&self, source: &Source, files: &[&str]) -> Option<PathBuf> {
-        let repo = Cache::new(self.cache.clone()).repo(self.repo(source));
-        let commit = if is_commit(&source.revision) {
-            source.revision.clone()
-        } else {
-            let folder = self.cache.join(self.repo(source).folder_name());
-            let reference = folder.join("refs").join(&source.revision);
-            std::fs::read_to_string(reference).ok()?.trim().to_owned()
-        };
-        let snapshot = repo.pointer_path(&commit);
-        let has_all = files.iter().all(|file| snapshot.join(file).is_file());
-        has_all.then_some(snapshot)
+    /// That something may be fetched; `name` is what the user calls it.
+    ///
+    /// # Errors
+    /// [`HubError::Offline`]
+    pub fn may_fetch(&self, name: &str) -> Result<(), HubError> {
+        if !self.is_offline {
+            return Ok(());
+        }
+        Err(HubError::Offline {
+            name: name.to_owned(),
+            cache: self.cache.display().to_string(),
+        })
     }
 
-    /// The names of a repository's files.
+    /// The names of a repository's files, without those in folders.
     ///
     /// # Errors
     /// If the hub cannot be reached or does not have it.
     pub fn list(&self, source: &Source) -> Result<Vec<String>, HubError> {
-        self.allowed(&source.id)?;
-        let info = self
-            .api()
-            .and_then(|api| api.repo(self.repo(source)).info())
-            .map_err(|error| self.error(source, "the list of files", &error))?;
-        Ok(info
-            .siblings
-            .into_iter()
-            .map(|file| file.rfilename)
-            .collect())
+        let what = About {
+            hub: self,
+            source,
+            file: "the list of files",
+        };
+        let path = format!("api/models/{}/revision/{}", source.id, source.revision);
+        let listing = run(async {
+            let client = what.client()?;
+            let url = what.url(&path)?;
+            let response = what.ask(&client, Method::GET, url, None).await?;
+            let response = what.expect_success(response)?;
+            tokio::time::timeout(PATIENCE, response.json::<Listing>())
+                .await
+                .map_err(|_| what.unreachable("it stopped in the middle".to_owned()))?
+                .map_err(|error| what.strange(causes(&error)))
+        })??;
+        let names = listing.siblings.into_iter().map(|file| file.rfilename);
+        Ok(names.filter(|name| is_file_name(name)).collect())
     }
 
-    /// Fetches a file into the cache, goes on where an earlier try stopped, and compares its checksum;
-    /// where it is. Another process that fetches the same file is waited for.
+    /// Brings a file into the cache, unless it is there whole: goes on where an earlier try stopped, and
+    /// compares its checksum. Another process that fetches the same file is waited for.
     ///
     /// # Errors
     /// See [`HubError`].
@@ -172,255 +200,424 @@ impl Hub {
         &self,
         source: &Source,
         file: &str,
-        sha256: Option<&str>,
         watcher: &Arc<dyn Watcher>,
     ) -> Result<PathBuf, HubError> {
-        self.allowed(&source.id)?;
-        let path = self.fetch_unchecked(source, file, watcher)?;
-        self.check(source, file, &path, sha256)?;
-        Ok(path)
+        let what = About {
+            hub: self,
+            source,
+            file,
+        };
+        let repository = Repository::new(&self.cache, source);
+        if let Some(path) = self.whole(source, file) {
+            return Ok(path);
+        }
+        run(async {
+            let client = what.client()?;
+            let remote = what.describe(&client).await?;
+            let store = |error| what.store(error);
+            let slot = repository
+                .slot(&remote.etag, || {
+                    watcher.waiting(&format!("another process fetches {file}"));
+                })
+                .map_err(store)?;
+            if !slot.blob().is_file() || slot.differs(slot.blob()).map_err(store)?.is_some() {
+                what.download(&client, &remote, &slot, watcher).await?;
+            }
+            repository
+                .publish(&slot, source, &remote.commit, file)
+                .map_err(store)
+        })?
     }
 
-    fn fetch_unchecked(
-        &self,
-        source: &Source,
-        file: &str,
-        watcher: &Arc<dyn Watcher>,
-    ) -> Result<PathBuf, HubError> {
-        let api = self
-            .api()
-            .map_err(|error| self.error(source, file, &error))?;
-        loop {
-            let seen = Arc::new(AtomicU64::new(0));
-            let meter = Meter {
-                watcher: Arc::clone(watcher),
-                seen: Arc::clone(&seen),
-                file: file.to_owned(),
-                bytes: 0,
-                total: 0,
-            };
-            let (reply, answer) = mpsc::channel();
-            let repo = api.repo(self.repo(source));
-            let name = file.to_owned();
-            // in a thread of its own, so that a silent host is noticed
-            std::thread::spawn(move || {
-                // who waits may have given up
-                let _ = reply.send(repo.download_with_progress(&name, meter));
-            });
-            match patiently(&answer, &seen) {
-                Some(Ok(path)) => return Ok(path),
-                Some(Err(ApiError::LockAcquisition(_))) => {
-                    watcher.waiting(&format!("another process fetches {file}"));
-                    if let Some(folder) = self.cached(source, &[file]) {
-                        return Ok(folder.join(file));
-                    }
-                }
-                Some(Err(error)) => return Err(self.error(source, file, &error)),
-                None => {
-                    let reason = format!(
-                        "nothing came for {} s; what is there is kept, try again to go on",
-                        STALLED.as_secs()
-                    );
-                    return Err(self.unreachable(source, file, reason));
-                }
+    /// A file of the cache whose checksum is right; one whose checksum is not is removed.
+    fn whole(&self, source: &Source, file: &str) -> Option<PathBuf> {
+        let path = self.snapshot(source)?.join(file);
+        // a branch may have moved on
+        if !is_commit(&source.revision) && !self.is_offline {
+            return None;
+        }
+        let blob = path.canonicalize().ok()?;
+        let etag = blob.file_name()?.to_str()?;
+        match differs(&blob, etag) {
+            Ok(None) => Some(path),
+            _ => {
+                tracing::warn!(path = %path.display(), "damaged, it is fetched again");
+                // what cannot be removed is told when it is to be written
+                let _ = fs::remove_file(&blob);
+                None
             }
         }
     }
+}
 
-    /// Compares the checksum of a file in the cache with the one that is known, else with its blob's name.
-    ///
-    /// # Errors
-    /// If they differ: the file is then removed.
-    pub fn check(
+/// Runs one request after the other on this thread.
+fn run<T>(work: impl Future<Output = T>) -> Result<T, HubError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|reason| HubError::Store {
+        file: "a file".to_owned(),
+        id: "the hub".to_owned(),
+        cache: "memory".to_owned(),
+        reason,
+    })?;
+    Ok(runtime.block_on(work))
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct Listing {
+    #[serde(default)]
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct Sibling {
+    rfilename: String,
+}
+
+/// A name without folders: what a hub says must not lead out of the cache.
+fn is_file_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.+ ".contains(c);
+    !name.is_empty() && !name.starts_with('.') && name.len() < 200 && name.chars().all(fits)
+}
+
+/// A request for one file, and how to tell of it.
+#[derive(Debug, Clone, Copy)]
+struct About<'a> {
+    hub: &'a Hub,
+    source: &'a Source,
+    file: &'a str,
+}
+
+impl About<'_> {
+    fn client(&self) -> Result<Client, HubError> {
+        let builder = client().no_gzip().connect_timeout(CONNECT);
+        builder.build().map_err(|e| self.unreachable(causes(&e)))
+    }
+
+    fn url(&self, path: &str) -> Result<Url, HubError> {
+        let endpoint = &self.hub.endpoint;
+        Url::parse(&format!("{endpoint}/{path}"))
+            .ok()
+            .filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host())
+            .ok_or_else(|| HubError::Endpoint(without_password(endpoint)))
+    }
+
+    fn resolve_url(&self) -> Result<Url, HubError> {
+        let Source { id, revision } = self.source;
+        let revision = revision.replace('/', "%2F");
+        self.url(&format!("{id}/resolve/{revision}/{}", self.file))
+    }
+
+    /// One request; the token goes to the hub's own origin only.
+    async fn ask(
         &self,
-        source: &Source,
-        file: &str,
-        path: &Path,
-        sha256: Option<&str>,
+        client: &Client,
+        method: Method,
+        url: Url,
+        start: Option<u64>,
+    ) -> Result<Response, HubError> {
+        let is_hub = self.url("").is_ok_and(|hub| hub.origin() == url.origin());
+        // sizes are those of the file, not of what a proxy makes of it
+        let mut request = client
+            .request(method, url)
+            .header(ACCEPT_ENCODING, "identity");
+        if let Some(token) = self.hub.token.as_ref().filter(|_| is_hub) {
+            let value = format!("Bearer {}", token.reveal());
+            let mut value = reqwest::header::HeaderValue::from_str(&value).map_err(|_| {
+                self.strange("HF_TOKEN holds characters that no token has".to_owned())
+            })?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        if let Some(start) = start {
+            request = request.header(RANGE, format!("bytes={start}-"));
+        }
+        match tokio::time::timeout(PATIENCE, request.send()).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(self.unreachable(causes(&error.without_url()))),
+            Err(_) => Err(self.unreachable(self.silence())),
+        }
+    }
+
+    /// Follows redirects while they stay at the hub: only it knows the file's commit and etag.
+    async fn describe(&self, client: &Client) -> Result<Remote, HubError> {
+        let mut url = self.resolve_url()?;
+        for _ in 0..MAX_REDIRECTS {
+            let response = self.ask(client, Method::HEAD, url.clone(), None).await?;
+            let next = redirect(&response).filter(|next| next.origin() == url.origin());
+            match next {
+                Some(next) if !response.headers().contains_key("x-linked-etag") => url = next,
+                _ => return self.remote(response),
+            }
+        }
+        Err(self.strange("it redirects in circles".to_owned()))
+    }
+
+    fn remote(&self, response: Response) -> Result<Remote, HubError> {
+        let is_redirect = response.status().is_redirection();
+        let response = if is_redirect {
+            response
+        } else {
+            self.expect_success(response)?
+        };
+        let header = |name: &str| text(response.headers(), name);
+        let commit = header("x-repo-commit").filter(|commit| is_commit(commit));
+        let commit = commit.ok_or_else(|| self.strange("it tells no commit".to_owned()))?;
+        let etag = header("x-linked-etag").or(header("etag"));
+        let etag = etag.as_deref().map(|etag| {
+            let strong = etag.strip_prefix("W/").unwrap_or(etag);
+            strong.trim_matches('"').to_owned()
+        });
+        // it becomes the name of a file
+        let is_name = |etag: &String| {
+            let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+            (1..=128).contains(&etag.len()) && etag.bytes().all(fits)
+        };
+        let etag = etag
+            .filter(is_name)
+            .ok_or_else(|| self.strange("it tells no usable etag".to_owned()))?;
+        let own = || header("content-length").filter(|_| !is_redirect);
+        let size = header("x-linked-size").or_else(own);
+        Ok(Remote {
+            commit,
+            etag,
+            size: size.and_then(|size| size.parse().ok()),
+        })
+    }
+
+    /// Downloads into the slot, in as many tries as bring something.
+    async fn download(
+        &self,
+        client: &Client,
+        remote: &Remote,
+        slot: &Slot,
+        watcher: &Arc<dyn Watcher>,
     ) -> Result<(), HubError> {
-        let store = |reason: std::io::Error| HubError::Store {
-            file: file.to_owned(),
-            id: source.id.clone(),
-            cache: self.cache.display().to_string(),
-            reason: reason.to_string(),
-        };
-        let blob = path.canonicalize().map_err(store)?;
-        let etag = blob.file_name().map(|name| name.to_string_lossy());
-        let etag = etag.filter(|etag| etag.len() == 64);
-        let Some(expected) = sha256.or(etag.as_deref()) else {
-            return Ok(());
-        };
-        let found = self::sha256(&blob).map_err(store)?;
-        if found == expected {
-            return Ok(());
+        let part = slot.part();
+        let store = |error| self.store(error);
+        let mut tries = 0;
+        loop {
+            let before = length(&part);
+            match self.attempt(client, remote, &part, watcher).await {
+                Ok(()) => break,
+                Err(Attempt::Over(error)) => return Err(error),
+                Err(Attempt::Again(error)) => {
+                    tries = if length(&part) > before { 0 } else { tries + 1 };
+                    if tries >= TRIES {
+                        return Err(error);
+                    }
+                    tracing::debug!(%error, "another try");
+                    tokio::time::sleep(Duration::from_millis(200 << tries)).await;
+                }
+            }
         }
-        for path in [&blob, path] {
+        if let Some((found, expected)) = slot.differs(&part).map_err(store)? {
             // what cannot be removed is found again next time
-            let _ = std::fs::remove_file(path);
+            let _ = fs::remove_file(&part);
+            return Err(HubError::Checksum {
+                file: self.file.to_owned(),
+                id: self.source.id.clone(),
+                host: self.host(),
+                found,
+                expected,
+            });
         }
-        Err(HubError::Checksum {
-            path: path.display().to_string(),
-            found,
-            expected: expected.to_owned(),
-        })
+        fs::rename(&part, slot.blob()).map_err(store)
     }
 
-    fn allowed(&self, id: &str) -> Result<(), HubError> {
-        if !self.is_offline {
+    /// Fetches what is missing of the file; done when all of it is there.
+    async fn attempt(
+        &self,
+        client: &Client,
+        remote: &Remote,
+        part: &Path,
+        watcher: &Arc<dyn Watcher>,
+    ) -> Result<(), Attempt> {
+        let store = |error| Attempt::Over(self.store(error));
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(part)
+            .map_err(store)?;
+        let mut bytes = length(part);
+        if remote.size.is_some_and(|size| bytes > size) {
+            restart(&file, &mut bytes).map_err(store)?;
+        }
+        if remote.size == Some(bytes) && bytes > 0 {
             return Ok(());
         }
-        Err(HubError::Offline {
-            id: id.to_owned(),
-            cache: self.cache.display().to_string(),
+        let mut response = self.open(client, bytes).await?;
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT if begins_at(response.headers(), bytes) => {}
+            // it does not resume
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT if bytes == 0 => {}
+            StatusCode::OK => restart(&file, &mut bytes).map_err(store)?,
+            // what is there is none of this file
+            _ => {
+                restart(&file, &mut bytes).map_err(store)?;
+                return Err(Attempt::Again(
+                    self.strange("it resumes elsewhere".to_owned()),
+                ));
+            }
+        }
+        let total = remote
+            .size
+            .or_else(|| response.content_length().map(|left| bytes + left));
+        loop {
+            let piece = match tokio::time::timeout(PATIENCE, response.chunk()).await {
+                Ok(Ok(Some(piece))) => piece,
+                Ok(Ok(None)) => break,
+                Ok(Err(error)) => {
+                    let reason = causes(&error.without_url());
+                    return Err(Attempt::Again(self.unreachable(reason)));
+                }
+                Err(_) => return Err(Attempt::Over(self.unreachable(self.silence()))),
+            };
+            file.write_all(&piece).map_err(store)?;
+            bytes += piece.len() as u64;
+            watcher.progress(self.file, bytes, total.unwrap_or(bytes));
+        }
+        file.sync_all().map_err(store)?;
+        match total {
+            Some(total) if bytes != total => Err(Attempt::Again(
+                self.unreachable(format!("it ended after {bytes} of {total} bytes")),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The answer with the file's bytes from `start` on, wherever the hub keeps them.
+    async fn open(&self, client: &Client, start: u64) -> Result<Response, Attempt> {
+        let mut url = self.resolve_url().map_err(Attempt::Over)?;
+        for _ in 0..MAX_REDIRECTS {
+            let range = (start > 0).then_some(start);
+            let response = self.ask(client, Method::GET, url, range).await;
+            let response = response.map_err(Attempt::Again)?;
+            match redirect(&response) {
+                Some(next) => url = next,
+                None if response.status() == StatusCode::RANGE_NOT_SATISFIABLE => {
+                    return Ok(response);
+                }
+                None => {
+                    let may_pass = response.status().is_server_error()
+                        || response.status() == StatusCode::TOO_MANY_REQUESTS;
+                    return self
+                        .expect_success(response)
+                        .map_err(|error| match may_pass {
+                            true => Attempt::Again(error),
+                            false => Attempt::Over(error),
+                        });
+                }
+            }
+        }
+        Err(Attempt::Over(
+            self.strange("it redirects in circles".to_owned()),
+        ))
+    }
+
+    fn expect_success(&self, response: Response) -> Result<Response, HubError> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let (file, id, host) = (self.file.to_owned(), self.source.id.clone(), self.host());
+        Err(match status {
+            StatusCode::NOT_FOUND => HubError::NotFound { file, id, host },
+            status => HubError::Refused {
+                file,
+                id,
+                host,
+                status: status.as_u16(),
+                hint: match status.as_u16() {
+                    401 | 403 => {
+                        "HF_TOKEN is missing or may not read it, or there is no such repository"
+                    }
+                    _ => "try again later",
+                },
+            },
         })
     }
 
-    fn api(&self) -> Result<Api, ApiError> {
-        ApiBuilder::from_cache(Cache::new(self.cache.clone()))
-            .with_endpoint(self.endpoint.clone())
-            .with_token(self.token.as_ref().map(|token| token.reveal().clone()))
-            .with_progress(false)
-            .with_retries(3)
-            .with_user_agent("groundling", env!("CARGO_PKG_VERSION"))
-            .build()
+    /// Where it comes from, without what may stand before the host.
+    fn host(&self) -> String {
+        without_password(&self.hub.endpoint)
     }
 
-    fn repo(&self, source: &Source) -> Repo {
-        Repo::with_revision(source.id.clone(), RepoType::Model, source.revision.clone())
+    fn silence(&self) -> String {
+        format!("nothing came for {} s", PATIENCE.as_secs())
     }
 
-    fn unreachable(&self, source: &Source, file: &str, reason: String) -> HubError {
+    fn unreachable(&self, reason: String) -> HubError {
         HubError::Unreachable {
-            file: file.to_owned(),
-            id: source.id.clone(),
-            endpoint: self.endpoint.clone(),
+            file: self.file.to_owned(),
+            id: self.source.id.clone(),
+            host: self.host(),
             reason,
         }
     }
 
-    fn error(&self, source: &Source, file: &str, error: &ApiError) -> HubError {
-        let (file, id) = (file.to_owned(), source.id.clone());
-        let endpoint = self.endpoint.clone();
-        match error {
-            ApiError::TooManyRetries(error) => self.error(source, &file, error),
-            ApiError::RequestError(error) => match &**error {
-                ureq::Error::StatusCode(404) => HubError::NotFound { file, id, endpoint },
-                ureq::Error::StatusCode(status) => HubError::Refused {
-                    file,
-                    id,
-                    endpoint,
-                    status: *status,
-                    hint: match status {
-                        401 | 403 => {
-                            "HF_TOKEN is missing or may not read it (or no such repository)"
-                        }
-                        429 => "too many requests, try again later",
-                        _ => "try again later",
-                    },
-                },
-                error => self.unreachable(source, &file, error.to_string()),
-            },
-            // both a broken connection and a full disk come as this
-            ApiError::IoError(error) if is_of_the_disk(error) => HubError::Store {
-                file,
-                id,
-                cache: self.cache.display().to_string(),
-                reason: error.to_string(),
-            },
-            ApiError::InvalidResume => HubError::Store {
-                file,
-                id,
-                cache: self.cache.display().to_string(),
-                reason: "what was begun there (blobs/*.part) is longer than the file: remove it"
-                    .to_owned(),
-            },
-            error => self.unreachable(source, &file, error.to_string()),
+    fn strange(&self, reason: String) -> HubError {
+        HubError::Strange {
+            file: self.file.to_owned(),
+            id: self.source.id.clone(),
+            host: self.host(),
+            reason,
+        }
+    }
+
+    fn store(&self, reason: io::Error) -> HubError {
+        HubError::Store {
+            file: self.file.to_owned(),
+            id: self.source.id.clone(),
+            cache: self.hub.cache.display().to_string(),
+            reason,
         }
     }
 }
 
-fn is_of_the_disk(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{
-        NotADirectory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
-    };
-    matches!(
-        error.kind(),
-        StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied | NotADirectory
-    )
+/// Empties what was begun.
+fn restart(file: &File, bytes: &mut u64) -> io::Result<()> {
+    *bytes = 0;
+    file.set_len(0)
 }
 
-/// The answer, or `None` if `seen` stands still for too long.
-fn patiently<T>(answer: &mpsc::Receiver<T>, seen: &AtomicU64) -> Option<T> {
-    let mut last = seen.load(Ordering::Relaxed);
-    loop {
-        match answer.recv_timeout(STALLED) {
-            Ok(answer) => return Some(answer),
-            Err(mpsc::RecvTimeoutError::Disconnected) => return None,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                let now = seen.load(Ordering::Relaxed);
-                if now == last {
-                    return None;
-                }
-                last = now;
-            }
+fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |file| file.len())
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
+}
+
+/// Where a redirect leads.
+fn redirect(response: &Response) -> Option<Url> {
+    if !response.status().is_redirection() {
+        return None;
+    }
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    let next = response.url().join(location).ok()?;
+    ["http", "https"].contains(&next.scheme()).then_some(next)
+}
+
+/// Whether a partial answer begins where it was asked to.
+fn begins_at(headers: &HeaderMap, start: u64) -> bool {
+    let range = text(headers, "content-range");
+    let first = range.as_deref().and_then(|range| {
+        let (first, _) = range.strip_prefix("bytes ")?.split_once('-')?;
+        first.parse::<u64>().ok()
+    });
+    first == Some(start)
+}
+
+fn without_password(endpoint: &str) -> String {
+    match Url::parse(endpoint) {
+        Ok(mut url) if url.has_host() => {
+            // it has a host, so it may have these
+            let _ = url.set_username("");
+            let _ = url.set_password(None);
+            url.as_str().trim_end_matches('/').to_owned()
         }
-    }
-}
-
-/// Whether a revision is a commit and not a branch.
-fn is_commit(revision: &str) -> bool {
-    revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-/// A file's SHA-256 in hexadecimal.
-///
-/// # Errors
-/// If it cannot be read.
-pub fn sha256(path: &Path) -> std::io::Result<String> {
-    use std::fmt::Write;
-    let mut file = std::fs::File::open(path)?;
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            length => context.update(&buffer[..length]),
-        }
-    }
-    Ok(context
-        .finish()
-        .as_ref()
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            // writing to a string does not fail
-            let _ = write!(text, "{byte:02x}");
-            text
-        }))
-}
-
-/// Passes the library's counts on.
-struct Meter {
-    watcher: Arc<dyn Watcher>,
-    /// All that ever came: whether it stands still.
-    seen: Arc<AtomicU64>,
-    file: String,
-    bytes: u64,
-    total: u64,
-}
-
-impl Progress for Meter {
-    fn init(&mut self, size: usize, _: &str) {
-        (self.bytes, self.total) = (0, size as u64);
-        self.seen.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn update(&mut self, size: usize) {
-        self.bytes += size as u64;
-        self.seen.fetch_add(size as u64, Ordering::Relaxed);
-        self.watcher.progress(&self.file, self.bytes, self.total);
-    }
-
-    fn finish(&mut self) {
-        self.watcher.progress(&self.file, self.total, self.total);
+        _ => endpoint.rsplit('@').next().unwrap_or_default().to_owned(),
     }
 }

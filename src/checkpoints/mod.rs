@@ -1,5 +1,6 @@
 //! From what the user wrote (`--detector`, `--segmenter`) to a checkpoint on this machine.
 
+pub mod cache;
 pub mod choice;
 pub mod hub;
 pub mod registry;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use self::hub::{Hub, HubError, Source, Watcher};
 use self::registry::Entry;
 use crate::config::ModelArgs;
-use crate::models::weights::{Checkpoint, WEIGHT_ENDINGS};
+use crate::models::weights::{Architecture, Checkpoint, WEIGHT_ENDINGS, weights_in};
 
 /// The name of the models that are compiled in.
 pub const DEMO: &str = "demo";
@@ -32,6 +33,14 @@ pub enum LocateError {
         /// Where it was looked for.
         model_dir: String,
     },
+    /// A segmenter as a detector, or the other way round.
+    #[error("{name} is a {is}, and a {role} is needed here")]
+    #[allow(missing_docs)]
+    WrongRole {
+        name: &'static str,
+        is: &'static str,
+        role: &'static str,
+    },
     /// It is known, and cannot be had.
     #[error(transparent)]
     Hub(#[from] HubError),
@@ -47,7 +56,16 @@ pub enum Role {
 }
 
 impl Role {
-    fn describe(self) -> &'static str {
+    /// What a kind of model is for.
+    pub fn of(architecture: Architecture) -> Self {
+        match architecture {
+            Architecture::GroundingDino => Self::Detector,
+            Architecture::Sam => Self::Segmenter,
+        }
+    }
+
+    /// `detector` or `segmenter`.
+    pub fn describe(self) -> &'static str {
         match self {
             Self::Detector => "detector",
             Self::Segmenter => "segmenter",
@@ -125,49 +143,91 @@ impl Locator {
         if name == DEMO {
             return Ok(demo(role));
         }
-        if let Some(checkpoint) = self.local(name) {
-            return Ok(checkpoint);
+        if let Some(entry) = registry::find(tidy(name)) {
+            let is = Role::of(entry.architecture);
+            if is != role {
+                return Err(LocateError::WrongRole {
+                    name: entry.name,
+                    is: is.describe(),
+                    role: role.describe(),
+                });
+            }
         }
-        if let Some(entry) = registry::find(name) {
-            return Ok(self.fetch_entry(entry, watcher)?);
-        }
-        match source(name) {
-            Some(source) => Ok(self.fetch_source(&source, watcher)?),
-            None => Err(LocateError::Unknown {
-                role: role.describe(),
-                name: name.to_owned(),
-                model_dir: self.model_dir.display().to_string(),
-            }),
+        match self.local(name) {
+            Some(checkpoint) => Ok(checkpoint),
+            None => self
+                .fetch(name, watcher)?
+                .ok_or_else(|| LocateError::Unknown {
+                    role: role.describe(),
+                    name: name.to_owned(),
+                    model_dir: self.model_dir.display().to_string(),
+                }),
         }
     }
 
     /// A checkpoint that needs no network.
     pub fn local(&self, name: &str) -> Option<Checkpoint> {
-        let path = |path: PathBuf| {
-            if path.is_dir() {
-                Some(Checkpoint::Folder(path))
-            } else {
-                path.is_file().then_some(Checkpoint::File(path))
-            }
-        };
-        let mut places = vec![PathBuf::from(name), self.model_dir.join(name)];
-        let entry = registry::find(name);
-        if let Some(entry) = entry {
-            places = vec![
-                self.model_dir.join(entry.name),
-                self.model_dir.join(entry.hub_id),
-            ];
-            if entry.others.is_empty() {
-                places.push(self.model_dir.join(entry.weights.name));
-            }
+        let name = tidy(name);
+        if let Some(entry) = registry::find(name) {
+            return self
+                .placed_entry(entry)
+                .or_else(|| self.cached_entry(entry));
         }
-        places.into_iter().find_map(path).or_else(|| match entry {
-            Some(entry) => self.cached_entry(entry),
+        let without_revision = name.split('@').next().unwrap_or(name);
+        let places = [
+            PathBuf::from(name),
+            self.model_dir.join(name),
+            self.model_dir.join(without_revision),
+        ];
+        let path = places.into_iter().find(|path| path.exists());
+        match path {
+            Some(path) if path.is_dir() => Some(Checkpoint::Folder(path)),
+            Some(path) => Some(Checkpoint::File(path)),
             None => self.cached_source(&source(name)?),
-        })
+        }
     }
 
-    /// Fetches what is missing of a checkpoint.
+    /// A registered checkpoint in `MODEL_DIR`: a folder of its name, or its authors' file.
+    fn placed_entry(&self, entry: &Entry) -> Option<Checkpoint> {
+        let folders = [entry.name, entry.hub_id].map(|name| self.model_dir.join(name));
+        for folder in folders.into_iter().filter(|folder| folder.is_dir()) {
+            match weights_in(&folder) {
+                Ok(_) => return Some(Checkpoint::Folder(folder)),
+                // begun and never finished, or made by Docker
+                Err(error) => tracing::warn!(%error, "passed over"),
+            }
+        }
+        let own_name = Some(entry.weights.name).filter(|_| entry.others.is_empty());
+        let mut files = entry
+            .original
+            .into_iter()
+            .chain(own_name)
+            .map(|file| self.model_dir.join(file));
+        files.find(|file| file.is_file()).map(Checkpoint::File)
+    }
+
+    /// Brings a checkpoint of the hub into its cache, where every file of it is compared with its
+    /// checksum; `None` if the name is none of the hub's.
+    ///
+    /// # Errors
+    /// If it cannot be fetched.
+    pub fn fetch(
+        &self,
+        name: &str,
+        watcher: &Arc<dyn Watcher>,
+    ) -> Result<Option<Checkpoint>, HubError> {
+        let name = tidy(name);
+        if let Some(entry) = registry::find(name) {
+            self.hub.may_fetch(entry.name)?;
+            return self.fetch_entry(entry, watcher).map(Some);
+        }
+        let Some(source) = source(name) else {
+            return Ok(None);
+        };
+        self.hub.may_fetch(name)?;
+        self.fetch_source(&source, watcher).map(Some)
+    }
+
     fn fetch_entry(
         &self,
         entry: &Entry,
@@ -177,10 +237,11 @@ impl Locator {
         match self.fetch_files(&pinned, entry, watcher) {
             // a commit may be gone after a repository was rewritten
             Err(HubError::NotFound { .. }) if entry.revision != MAIN => {
-                watcher.waiting(&format!(
-                    "{} is not there any more, main is taken",
-                    entry.revision
-                ));
+                tracing::warn!(
+                    model = entry.name,
+                    commit = entry.revision,
+                    "the commit is not there any more, main is taken"
+                );
                 self.fetch_files(&entry_source(entry, MAIN), entry, watcher)
             }
             result => result,
@@ -195,26 +256,31 @@ impl Locator {
     ) -> Result<Checkpoint, HubError> {
         // the small ones first: what cannot be had is known early
         for file in entry.others {
-            self.hub.fetch(source, file, None, watcher)?;
+            self.hub.fetch(source, file, watcher)?;
         }
-        let weights = &entry.weights;
-        let path = self
-            .hub
-            .fetch(source, weights.name, weights.sha256, watcher)?;
+        let path = self.hub.fetch(source, entry.weights.name, watcher)?;
+        let blob = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let etag = blob.file_name().map(|name| name.to_string_lossy());
+        let differs = |known: &&str| {
+            etag.as_deref()
+                .is_some_and(|e| e.len() == 64 && e != *known)
+        };
+        if entry.weights.sha256.filter(differs).is_some() {
+            tracing::warn!(
+                model = entry.name,
+                "the published file is not the one that this version of groundling knows"
+            );
+        }
         Ok(entry_checkpoint(entry, path))
     }
 
     fn cached_entry(&self, entry: &Entry) -> Option<Checkpoint> {
-        let files: Vec<&str> = entry
-            .others
-            .iter()
-            .copied()
-            .chain([entry.weights.name])
-            .collect();
         // what other tools fetched is as good
         [entry.revision, MAIN].into_iter().find_map(|revision| {
-            let folder = self.hub.cached(&entry_source(entry, revision), &files)?;
-            Some(entry_checkpoint(entry, folder.join(entry.weights.name)))
+            let folder = self.hub.snapshot(&entry_source(entry, revision))?;
+            let mut files = entry.others.iter().chain([&entry.weights.name]);
+            let is_whole = files.all(|file| folder.join(file).is_file());
+            is_whole.then(|| entry_checkpoint(entry, folder.join(entry.weights.name)))
         })
     }
 
@@ -225,32 +291,43 @@ impl Locator {
         watcher: &Arc<dyn Watcher>,
     ) -> Result<Checkpoint, HubError> {
         let files = self.hub.list(source)?;
-        let weights = weights_among(&files).ok_or_else(|| HubError::NoWeights {
+        let weights = weights_among(&files).map_err(|found| HubError::NoWeights {
             id: source.id.clone(),
-            wanted: format!("model.safetensors or one .{}", WEIGHT_ENDINGS.join(", .")),
-            found: match files.as_slice() {
-                [] => "no files".to_owned(),
-                files => files.join(", "),
-            },
+            found,
         })?;
         for file in BESIDE
             .iter()
             .filter(|file| files.iter().any(|f| f == *file))
         {
-            self.hub.fetch(source, file, None, watcher)?;
+            self.hub.fetch(source, file, watcher)?;
         }
-        let path = self.hub.fetch(source, weights, None, watcher)?;
+        let path = self.hub.fetch(source, weights, watcher)?;
         Ok(beside_or_alone(&path))
     }
 
     fn cached_source(&self, source: &Source) -> Option<Checkpoint> {
-        let folder = self.hub.cached(source, &[])?;
+        let folder = self.hub.snapshot(source)?;
+        let has = |file: &str| folder.join(file).is_file();
+        // other tools fetch only what they need
+        if has(BESIDE[0]) && !has(BESIDE[1]) {
+            return None;
+        }
         let entries = std::fs::read_dir(&folder).ok()?;
         let files: Vec<String> = entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .collect();
-        let weights = folder.join(weights_among(&files)?);
+        let weights = folder.join(weights_among(&files).ok()?);
         weights.is_file().then(|| beside_or_alone(&weights))
+    }
+}
+
+/// A name as people copy it: from the address bar, with a slash at the end.
+fn tidy(name: &str) -> &str {
+    let name = name.trim();
+    let name = name.strip_prefix("https://huggingface.co/").unwrap_or(name);
+    match name.trim_end_matches('/') {
+        "" => name,
+        tidy => tidy,
     }
 }
 
@@ -289,32 +366,40 @@ fn beside_or_alone(weights: &Path) -> Checkpoint {
 /// `OWNER/NAME` or `OWNER/NAME@REVISION`.
 fn source(name: &str) -> Option<Source> {
     let (id, revision) = name.split_once('@').unwrap_or((name, MAIN));
-    let is_word = |word: &str| {
+    let fits = |part: &str| {
         let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        !word.is_empty() && !word.starts_with('.') && word.chars().all(fits)
+        !part.is_empty() && !part.starts_with('.') && part.chars().all(fits)
     };
+    if !revision.split('/').all(fits) {
+        return None;
+    }
     let (owner, repository) = id.split_once('/')?;
     let ending = repository.rsplit_once('.').map_or("", |(_, ending)| ending);
     let is_file = WEIGHT_ENDINGS.contains(&ending);
-    (is_word(owner) && is_word(repository) && !is_file && !revision.is_empty()).then(|| Source {
+    (fits(owner) && fits(repository) && !is_file).then(|| Source {
         id: id.to_owned(),
         revision: revision.to_owned(),
     })
 }
 
-/// The file of weights among a repository's files.
-fn weights_among(files: &[String]) -> Option<&str> {
+/// The file of weights among a repository's files, else what there is instead.
+fn weights_among(files: &[String]) -> Result<&str, String> {
     let named = |name: &str| files.iter().find(|file| *file == name);
     if let Some(file) = named("model.safetensors").or_else(|| named("pytorch_model.bin")) {
-        return Some(file);
+        return Ok(file);
     }
-    WEIGHT_ENDINGS.iter().find_map(|ending| {
-        let ends = |file: &&String| file.rsplit_once('.').is_some_and(|(_, e)| e == *ending);
-        let mut found = files.iter().filter(ends);
-        match (found.next(), found.next()) {
-            (Some(one), None) => Some(one.as_str()),
-            _ => None,
+    let mut all: Vec<&str> = vec![];
+    for ending in WEIGHT_ENDINGS {
+        let ends = |file: &&str| file.rsplit_once('.').is_some_and(|(_, e)| e == ending);
+        let found: Vec<&str> = files.iter().map(String::as_str).filter(ends).collect();
+        if let ([only], true) = (found.as_slice(), all.is_empty()) {
+            return Ok(only);
         }
+        all.extend(found);
+    }
+    Err(match all.as_slice() {
+        [] => "no weights".to_owned(),
+        several => format!("several files of weights ({})", several.join(", ")),
     })
 }
 
@@ -337,7 +422,7 @@ mod tests {
     fn the_weights_of_a_repository() {
         let among = |files: &[&str]| {
             let files: Vec<String> = files.iter().map(|file| (*file).to_owned()).collect();
-            weights_among(&files).map(str::to_owned)
+            weights_among(&files).ok().map(str::to_owned)
         };
         let published = ["a.safetensors", "model.safetensors", "config.json"];
         assert_eq!(among(&published).as_deref(), Some("model.safetensors"));

@@ -251,7 +251,8 @@ pub const DEFAULT_SEGMENTER_GPU: &str = "sam-vit-base";
 pub fn find(name: &str) -> Option<&'static Entry> {
     REGISTRY.iter().find(|entry| {
         let is_all = !entry.others.is_empty();
-        entry.name == name || (is_all && entry.hub_id.eq_ignore_ascii_case(name))
+        let is_id = is_all && entry.hub_id.eq_ignore_ascii_case(name);
+        entry.name.eq_ignore_ascii_case(name) || is_id
     })
 }
 

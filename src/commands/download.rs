@@ -6,24 +6,31 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::{print, progress};
-use crate::checkpoints::{DEMO, Locator, NONE, Role, registry};
+use crate::checkpoints::registry::{self, REGISTRY};
+use crate::checkpoints::{DEMO, Locator, NONE};
 use crate::config::DownloadArgs;
-use crate::models::weights::{Architecture, Checkpoint};
+use crate::models::weights::Checkpoint;
 use crate::pipeline::Plan;
 
-/// Fetches every model, and looks whether it can be used.
+/// Fetches every model, compares the checksums of what is here already, and looks whether it can be used.
 ///
 /// # Errors
 /// If one cannot be had, stored, or used; those before it are kept.
 pub fn run(args: &DownloadArgs) -> anyhow::Result<()> {
     let locator = Locator::new(&args.models);
     let watcher = progress::shown();
-    for (role, name) in wanted(args)? {
-        if name == DEMO || name == NONE {
+    for name in wanted(args) {
+        if [DEMO, NONE].contains(&name.to_lowercase().as_str()) {
             print(format_args!("{name} needs no download"));
             continue;
         }
-        let checkpoint = locator.locate(role, &name, &watcher)?;
+        let Some(checkpoint) = locator.fetch(&name, &watcher)? else {
+            let known: Vec<&str> = REGISTRY.iter().map(|entry| entry.name).collect();
+            bail!(
+                "{name:?} is no model that is known by name ({}); an id of the hub has the form OWNER/NAME",
+                known.join(", ")
+            );
+        };
         let weights = checkpoint.open()?;
         let place = match &args.output {
             Some(folder) => copied(&checkpoint, folder, &name)?,
@@ -39,32 +46,12 @@ pub fn run(args: &DownloadArgs) -> anyhow::Result<()> {
 }
 
 /// The models that were named, else those that would run.
-fn wanted(args: &DownloadArgs) -> anyhow::Result<Vec<(Role, String)>> {
-    if args.names.is_empty() {
-        let plan = Plan::new(&args.models);
-        let choice = plan.choice().clone();
-        return Ok(vec![
-            (Role::Detector, choice.detector),
-            (Role::Segmenter, choice.segmenter),
-        ]);
+fn wanted(args: &DownloadArgs) -> Vec<String> {
+    if !args.names.is_empty() {
+        return args.names.clone();
     }
-    let mut wanted = vec![];
-    for name in &args.names {
-        let role = match registry::find(name).map(|entry| entry.architecture) {
-            Some(Architecture::Sam) => Role::Segmenter,
-            // an id of the hub says not what it is, and the role only chooses a word in an error
-            Some(Architecture::GroundingDino) | None => Role::Detector,
-        };
-        if registry::find(name).is_none() && !name.contains('/') && name != DEMO && name != NONE {
-            let known: Vec<&str> = registry::REGISTRY.iter().map(|entry| entry.name).collect();
-            bail!(
-                "{name:?} is no model that is known by name ({}); an id of the hub has the form OWNER/NAME",
-                known.join(", ")
-            );
-        }
-        wanted.push((role, name.clone()));
-    }
-    Ok(wanted)
+    let choice = Plan::new(&args.models).choice().clone();
+    vec![choice.detector, choice.segmenter]
 }
 
 fn place(checkpoint: &Checkpoint) -> PathBuf {
@@ -79,27 +66,34 @@ fn place(checkpoint: &Checkpoint) -> PathBuf {
 /// # Errors
 /// If the folder cannot be written, or the disk is full.
 fn copied(checkpoint: &Checkpoint, output: &Path, name: &str) -> anyhow::Result<PathBuf> {
-    let folder = output.join(name.split('@').next().unwrap_or(name));
-    fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let files = match checkpoint {
-        Checkpoint::File(path) => vec![path.clone()],
-        Checkpoint::Folder(path) => fs::read_dir(path)
-            .with_context(|| format!("cannot read {}", path.display()))?
-            .map(|entry| Ok(entry?.path()))
-            .collect::<std::io::Result<Vec<_>>>()?,
-        Checkpoint::Embedded { .. } => vec![],
-    };
-    for file in files.iter().filter(|file| file.is_file()) {
-        let target = folder.join(file.file_name().unwrap_or_default());
-        let error = || format!("cannot store {}", target.display());
-        let part = target.with_extension("part");
-        // never a half file under the whole one's name
-        if let Err(reason) = fs::copy(file, &part) {
-            let _ = fs::remove_file(&part);
-            return Err(reason).with_context(error);
+    let known = registry::find(name).map(|entry| entry.name);
+    let name = known.unwrap_or(name.split('@').next().unwrap_or(name));
+    let folder = output.join(name);
+    // a folder that is there is whole
+    let part = folder.with_extension("part");
+    let stored = |folder: &Path| -> std::io::Result<()> {
+        fs::create_dir_all(folder)?;
+        let files = match checkpoint {
+            Checkpoint::File(path) => vec![path.clone()],
+            Checkpoint::Folder(path) => fs::read_dir(path)?
+                .map(|entry| Ok(entry?.path()))
+                .collect::<std::io::Result<_>>()?,
+            Checkpoint::Embedded { .. } => vec![],
+        };
+        for file in files.iter().filter(|file| file.is_file()) {
+            fs::copy(file, folder.join(file.file_name().unwrap_or_default()))?;
         }
-        fs::rename(&part, &target).with_context(error)?;
+        Ok(())
+    };
+    let error = || format!("cannot store {}", folder.display());
+    if let Err(reason) = stored(&part) {
+        // half of it is of no use
+        let _ = fs::remove_dir_all(&part);
+        return Err(reason).with_context(error);
     }
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(error)?;
+    }
+    fs::rename(&part, &folder).with_context(error)?;
     Ok(folder)
 }

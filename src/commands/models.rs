@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::{print, progress};
 use crate::checkpoints::registry::{Entry, REGISTRY};
-use crate::checkpoints::{Locator, hub};
+use crate::checkpoints::{Locator, Role, cache};
 use crate::config::ModelsArgs;
-use crate::models::weights::{Architecture, Checkpoint, weights_in};
+use crate::models::weights::{Checkpoint, weights_in};
 use crate::pipeline::Plan;
 
 /// A line of the list.
@@ -47,7 +47,7 @@ pub fn run(args: &ModelsArgs) -> anyhow::Result<()> {
         let plan = Plan::new(&args.models);
         let choice = plan.choice();
         print(format_args!(
-            "\nThese settings run the detector {:?} and the segmenter {:?}. \"demo\" is built in.\nSearched: {} (MODEL_DIR), {} (HF_HOME).",
+            "\nThese settings run the detector {:?} and the segmenter {:?}. \"demo\" is built in.\nSearched: {} (MODEL_DIR), {} (the hub's cache).",
             choice.detector,
             choice.segmenter,
             args.models.model_dir.display(),
@@ -57,7 +57,7 @@ pub fn run(args: &ModelsArgs) -> anyhow::Result<()> {
     match lines.iter().filter(|line| line.damaged.is_some()).count() {
         0 => Ok(()),
         damaged => bail!(
-            "{damaged} of the models here cannot be used: remove their files and fetch them again"
+            "{damaged} of the models here are not what they should be: fetch them again with `groundling download`, or remove their files"
         ),
     }
 }
@@ -72,10 +72,7 @@ fn line(entry: &'static Entry, locator: &Locator, verify: bool) -> Line {
     let size = |path: &PathBuf| fs::metadata(path).ok().map(|file| file.len());
     Line {
         name: entry.name,
-        role: match entry.architecture {
-            Architecture::GroundingDino => "detector",
-            Architecture::Sam => "segmenter",
-        },
+        role: Role::of(entry.architecture).describe(),
         hub: entry.hub_id,
         parameters_millions: entry.parameters,
         bytes: entry
@@ -99,17 +96,18 @@ fn damage(
     weights: Option<&PathBuf>,
     verify: bool,
 ) -> Option<String> {
-    if let Err(error) = checkpoint.open() {
+    let opened = checkpoint.open();
+    if let Err(error) = opened.and_then(|weights| weights.expect(entry.architecture)) {
         return Some(error.to_string());
     }
     // a file of another format has another checksum
     let published = |path: &&PathBuf| path.file_name().is_some_and(|n| n == entry.weights.name);
     let path = weights.filter(published).filter(|_| verify)?;
     let expected = entry.weights.sha256?;
-    match hub::sha256(path) {
+    match cache::sha256(path) {
         Ok(found) if found == expected => None,
         Ok(found) => Some(format!(
-            "{}: its SHA-256 is {found}, the published file's {expected}",
+            "{} is another file than the published one: its SHA-256 is {found}, not {expected}",
             path.display()
         )),
         Err(error) => Some(format!("cannot read {}: {error}", path.display())),
@@ -118,12 +116,12 @@ fn damage(
 
 fn list(lines: &[Line]) {
     print(format_args!(
-        "{:<20} {:<10} {:>7} {:>9}  {:<9} {:<11} {}",
+        "{:<22} {:<10} {:>7} {:>9}  {:<9} {:<11} {}",
         "NAME", "ROLE", "PARAMS", "SIZE", "INPUT", "LICENCE", "HERE"
     ));
     for line in lines {
         let here = match (&line.path, &line.damaged) {
-            (_, Some(damage)) => format!("damaged: {damage}"),
+            (_, Some(damage)) => format!("no: {damage}"),
             (Some(path), None) => path.display().to_string(),
             (None, None) => format!("no ({})", line.about),
         };
@@ -133,7 +131,7 @@ fn list(lines: &[Line]) {
             None => format!("~{} MiB", (line.parameters_millions * 4e6) as u64 >> 20),
         };
         print(format_args!(
-            "{:<20} {:<10} {:>5.0} M {size:>9}  {:<9} {:<11} {here}",
+            "{:<22} {:<10} {:>5.0} M {size:>9}  {:<9} {:<11} {here}",
             line.name, line.role, line.parameters_millions, line.input, line.licence
         ));
     }

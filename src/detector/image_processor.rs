@@ -33,7 +33,10 @@ impl Default for ImageProcessor {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "size must be {\"shortest_edge\": 800, \"longest_edge\": 1333} or a number"
+)]
 enum Edges {
     Named {
         shortest_edge: usize,
@@ -52,6 +55,30 @@ pub struct ImageBatch {
 }
 
 impl ImageProcessor {
+    /// Whether images can be processed so.
+    ///
+    /// # Errors
+    /// The field and what is wrong with it.
+    pub fn validate(&self) -> Result<(), String> {
+        let (shortest, longest) = match self.size {
+            Edges::Named {
+                shortest_edge,
+                longest_edge,
+            } => (shortest_edge, longest_edge),
+            Edges::Shortest(shortest) => (shortest, self.max_size),
+        };
+        // the encoder looks at every 8x8 pixels with every other
+        const LIMIT: usize = 8192;
+        for edge in [Some(shortest), longest].into_iter().flatten() {
+            if !(1..=LIMIT).contains(&edge) {
+                return Err(format!(
+                    "size: an edge of {edge} is not 1 to {LIMIT} pixels"
+                ));
+            }
+        }
+        self.normalization.validate()
+    }
+
     /// The size an image is resized to: the short side as configured, unless the long side would
     /// exceed its limit (`get_size_with_aspect_ratio`).
     pub fn target_size(&self, size: ImageSize) -> ImageSize {

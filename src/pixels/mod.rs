@@ -14,6 +14,8 @@ pub use resize::{ResizeError, resize};
 #[serde(default)]
 #[allow(missing_docs)] // the reference's own field names
 pub struct Normalization {
+    pub do_rescale: bool,
+    pub do_normalize: bool,
     pub rescale_factor: f64,
     pub image_mean: [f32; 3],
     pub image_std: [f32; 3],
@@ -23,6 +25,8 @@ impl Default for Normalization {
     /// ImageNet's.
     fn default() -> Self {
         Self {
+            do_rescale: true,
+            do_normalize: true,
             rescale_factor: 1.0 / 255.0,
             image_mean: [0.485, 0.456, 0.406],
             image_std: [0.229, 0.224, 0.225],
@@ -31,6 +35,31 @@ impl Default for Normalization {
 }
 
 impl Normalization {
+    /// Whether images can be normalised so.
+    ///
+    /// # Errors
+    /// The field and what is wrong with it.
+    pub fn validate(&self) -> Result<(), String> {
+        let is_usable = |std: &f32| std.is_finite() && *std != 0.0;
+        if !self.image_std.iter().all(is_usable) {
+            return Err(format!(
+                "image_std={:?} cannot be divided by",
+                self.image_std
+            ));
+        }
+        for (field, is_on) in [
+            ("do_rescale", self.do_rescale),
+            ("do_normalize", self.do_normalize),
+        ] {
+            if !is_on {
+                return Err(format!(
+                    "{field}=false is not supported; published models have true"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Writes an image to the top left of three planes of `padded` size, one after the other; the rest
     /// of `planes` (3 * height * width numbers) is left as it is.
     pub fn write_planes(&self, image: &RgbImage, padded: ImageSize, planes: &mut [f32]) {

@@ -59,6 +59,14 @@ pub struct ImageProcessor {
 }
 
 impl ImageProcessor {
+    /// Whether images can be processed so.
+    ///
+    /// # Errors
+    /// The field and what is wrong with it.
+    pub fn validate(&self) -> Result<(), String> {
+        self.normalization.validate()
+    }
+
     /// Resizes, normalises and zero-pads to `[1, 3, side, side]`.
     ///
     /// # Errors

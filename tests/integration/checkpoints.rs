@@ -221,7 +221,7 @@ fn what_is_no_checkpoint() {
     for (bytes, expected) in [
         (&sam[..sam.len() / 2], "it may be truncated"),
         (no_tensors.as_slice(), "it holds no tensors"),
-        (endless.as_slice(), "data.pkl cannot be read"),
+        (endless.as_slice(), "it ends in the middle"),
         (
             b"PK\x03\x04 and nothing more".as_slice(),
             "no complete archive",
@@ -253,11 +253,33 @@ fn what_is_no_checkpoint() {
 }
 
 #[test]
+fn pixels_that_make_no_sense() {
+    let copy = Copy::of("detector");
+    for (config, expected) in [
+        (
+            r#"{"size": {"shortest_edge": 100000000000}}"#,
+            "100000000000",
+        ),
+        (r#"{"size": {"shortest_edge": 0}}"#, "an edge of 0"),
+        (r#"{"image_std": [0, 0, 0]}"#, "image_std"),
+        (r#"{"do_normalize": false}"#, "do_normalize=false"),
+    ] {
+        fs::write(copy.file("preprocessor_config.json"), config).unwrap();
+        let error = copy.error();
+        assert!(
+            error.contains("preprocessor_config.json") && error.contains(expected),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn models_that_are_known_and_not_supported() {
     let copy = Copy::of("segmenter");
     let tensor = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
     for (name, expected) in [
         ("image_encoder.trunk.patch_embed.proj.weight", "SAM 2"),
+        ("mask_decoder.hf_token.weight", "SAM-HQ"),
         ("something.else", "of no model that groundling knows"),
     ] {
         let tensors = HashMap::from([(name.to_owned(), tensor.clone())]);
@@ -282,8 +304,12 @@ fn another_architecture() {
             "\"resnet\" is not supported",
         ),
         (
-            r#"{"model_type": "grounding-dino", "d_model": 250}"#,
+            r#"{"model_type": "grounding-dino", "d_model": 250, "num_queries": null}"#,
             "d_model=250",
+        ),
+        (
+            r#"{"model_type": "grounding-dino", "encoder_layers": 1000000000000}"#,
+            "encoder_layers=1000000000000 is more than 256",
         ),
     ] {
         fs::write(copy.file("config.json"), config).unwrap();

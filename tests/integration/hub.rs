@@ -5,11 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path as UrlPath, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::response::Builder;
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
@@ -20,20 +22,29 @@ use crate::support::{app_with, get_json, repository};
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// What the stand-in publishes.
 const ID: &str = "someone/shapes-sam";
+const WEIGHTS: &str = "model.safetensors";
 
 /// A stand-in for the hub, on the demo segmenter.
 #[derive(Debug, Default)]
 struct Files {
     /// Names and contents.
     files: HashMap<String, Vec<u8>>,
-    /// The etag that is told instead of the right one.
-    wrong_etag: Option<String>,
-    /// The next so many answers end after half of what they promised.
-    cut: Mutex<usize>,
-    /// Where each request for more than one byte began, and of which file.
-    starts: Mutex<Vec<(String, usize)>>,
+    /// Told instead of the right one.
+    etag: Option<String>,
+    /// Told instead of the right one.
+    commit: Option<&'static str>,
+    /// The next answers with weights break off after so many bytes; where 0, they are a 503.
+    breaks: Mutex<Vec<usize>>,
+    /// Where each answer with weights began.
+    starts: Mutex<Vec<usize>>,
+    /// The tokens that came, at this host and at the other one.
+    tokens: Mutex<Vec<(bool, String)>>,
     /// Only this token may read.
     token: Option<&'static str>,
+    /// Weights are sent on to this host.
+    elsewhere: Option<String>,
+    /// Before an answer with weights.
+    delay: Duration,
 }
 
 struct Hub {
@@ -49,93 +60,138 @@ async fn start(mut files: Files) -> Hub {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         files.files.insert(name, fs::read(path).unwrap());
     }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    if files.elsewhere.is_some() {
+        // the same server by another name: another origin
+        files.elsewhere = Some(format!("http://localhost:{}", address.port()));
+    }
     let files = Arc::new(files);
     let router = Router::new()
         .route(
             "/someone/shapes-sam/resolve/{revision}/{file}",
             get(resolve),
         )
+        .route("/storage/{file}", get(storage))
         .route(
             "/api/models/someone/shapes-sam/revision/{revision}",
             get(list),
         )
         .with_state(Arc::clone(&files));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     Hub {
-        endpoint,
+        endpoint: format!("http://{address}"),
         files,
         home: tempfile::tempdir().unwrap(),
     }
 }
 
-fn may_read(files: &Files, headers: &HeaderMap) -> bool {
-    files.token.is_none_or(|token| {
-        let sent = headers.get("authorization").and_then(|v| v.to_str().ok());
-        sent == Some(&format!("Bearer {token}"))
-    })
+/// Notes the token of a request, and whether it may read.
+fn may_read(files: &Files, headers: &HeaderMap, is_hub: bool) -> bool {
+    let sent = headers.get("authorization").and_then(|v| v.to_str().ok());
+    let mut tokens = files.tokens.lock().unwrap();
+    tokens.extend(sent.map(|sent| (is_hub, sent.to_owned())));
+    let fits = |token: &str| sent == Some(&format!("Bearer {token}"));
+    !is_hub || files.token.is_none_or(fits)
 }
 
 async fn list(State(files): State<Arc<Files>>, headers: HeaderMap) -> Response {
-    if !may_read(&files, &headers) {
+    if !may_read(&files, &headers, true) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let siblings: Vec<Value> = files
-        .files
-        .keys()
-        .map(|f| json!({ "rfilename": f }))
-        .collect();
+    let mut names: Vec<&str> = files.files.keys().map(String::as_str).collect();
+    // what leads out of the cache is none of a repository's files
+    names.extend(["../../../../../escaped.safetensors", "/escaped.pth"]);
+    let siblings: Vec<Value> = names.iter().map(|f| json!({ "rfilename": f })).collect();
     Json(json!({ "siblings": siblings, "sha": COMMIT })).into_response()
 }
 
 async fn resolve(
     State(files): State<Arc<Files>>,
     UrlPath((_, file)): UrlPath<(String, String)>,
+    method: Method,
     headers: HeaderMap,
 ) -> Response {
-    if !may_read(&files, &headers) {
+    if !may_read(&files, &headers, true) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
     let Some(bytes) = files.files.get(&file) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let range = headers["range"]
-        .to_str()
-        .unwrap()
-        .strip_prefix("bytes=")
-        .unwrap();
-    let (start, end) = range.split_once('-').unwrap();
-    let start: usize = start.parse().unwrap();
-    let end = end.parse().map_or(bytes.len(), |last: usize| last + 1);
-    let part = bytes[start.min(bytes.len())..end].to_vec();
-    let etag = files.wrong_etag.clone().unwrap_or_else(|| sha256(bytes));
+    let etag = files.etag.clone().unwrap_or_else(|| sha256(bytes));
     let response = Response::builder()
-        .status(StatusCode::PARTIAL_CONTENT)
-        .header("x-repo-commit", COMMIT)
-        .header("etag", format!("\"{etag}\""))
-        .header(
-            "content-range",
-            format!("bytes {start}-{}/{}", end - 1, bytes.len()),
-        );
-    if part.len() > 1 {
-        files.starts.lock().unwrap().push((file, start));
-        let mut cut = files.cut.lock().unwrap();
-        if *cut > 0 && part.len() > 10_000 {
-            *cut -= 1;
-            let half: Vec<Result<Vec<u8>, std::io::Error>> = vec![
-                Ok(part[..part.len() / 2].to_vec()),
-                Err(std::io::Error::other("cut")),
-            ];
-            let body = Body::from_stream(futures_util::stream::iter(half));
+        .header("x-repo-commit", files.commit.unwrap_or(COMMIT))
+        .header("x-linked-etag", format!("\"{etag}\""))
+        .header("x-linked-size", bytes.len());
+    if let Some(elsewhere) = files.elsewhere.as_ref().filter(|_| file == WEIGHTS) {
+        let response = response.status(StatusCode::FOUND);
+        let place = format!("{elsewhere}/storage/{file}");
+        return response
+            .header("location", place)
+            .body(Body::empty())
+            .unwrap();
+    }
+    if method == Method::HEAD {
+        return response.body(Body::empty()).unwrap();
+    }
+    content(&files, &file, &headers, response).await
+}
+
+/// Where the hub keeps what is large.
+async fn storage(
+    State(files): State<Arc<Files>>,
+    UrlPath(file): UrlPath<String>,
+    headers: HeaderMap,
+) -> Response {
+    may_read(&files, &headers, false);
+    content(&files, &file, &headers, Response::builder()).await
+}
+
+async fn content(files: &Files, file: &str, headers: &HeaderMap, response: Builder) -> Response {
+    let bytes = &files.files[file];
+    let range = headers.get("range").map(|range| range.to_str().unwrap());
+    let start = range.map(|range| range.strip_prefix("bytes=").unwrap().strip_suffix('-'));
+    let start: Option<usize> = start.map(|start| start.unwrap().parse().unwrap());
+    let (response, part) = match start {
+        Some(start) => {
+            let range = format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len());
+            let response = response.status(StatusCode::PARTIAL_CONTENT);
+            (
+                response.header("content-range", range),
+                bytes[start..].to_vec(),
+            )
+        }
+        None => (response, bytes.clone()),
+    };
+    if file != WEIGHTS {
+        return response.body(Body::from(part)).unwrap();
+    }
+    tokio::time::sleep(files.delay).await;
+    let mut breaks = files.breaks.lock().unwrap();
+    let breaks = if breaks.is_empty() {
+        None
+    } else {
+        Some(breaks.remove(0))
+    };
+    if breaks == Some(0) {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    files.starts.lock().unwrap().push(start.unwrap_or(0));
+    match breaks {
+        Some(after) => {
             let length = part.len();
-            return response
+            let pieces: Vec<Result<Vec<u8>, std::io::Error>> = vec![
+                Ok(part[..after].to_vec()),
+                Err(std::io::Error::other("broken off")),
+            ];
+            let body = Body::from_stream(futures_util::stream::iter(pieces));
+            response
                 .header("content-length", length)
                 .body(body)
-                .unwrap();
+                .unwrap()
         }
+        None => response.body(Body::from(part)).unwrap(),
     }
-    response.body(Body::from(part)).unwrap()
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -166,11 +222,11 @@ impl Hub {
     }
 
     fn weights_begun_at(&self) -> Vec<usize> {
-        let starts = self.files.starts.lock().unwrap();
-        let weights = starts
-            .iter()
-            .filter(|(file, _)| file == "model.safetensors");
-        weights.map(|(_, start)| *start).collect()
+        self.files.starts.lock().unwrap().clone()
+    }
+
+    fn snapshot(&self) -> PathBuf {
+        self.repository().join("snapshots").join(COMMIT)
     }
 }
 
@@ -202,8 +258,7 @@ async fn fetched_once_into_the_hubs_own_layout() {
 
     let reference = fs::read_to_string(hub.repository().join("refs/main")).unwrap();
     assert_eq!(reference, COMMIT);
-    let snapshot = hub.repository().join("snapshots").join(COMMIT);
-    let link = fs::read_link(snapshot.join("model.safetensors")).unwrap();
+    let link = fs::read_link(hub.snapshot().join(WEIGHTS)).unwrap();
     let published = repository("models/demo/segmenter/model.safetensors");
     let etag = sha256(&fs::read(published).unwrap());
     assert_eq!(link, Path::new("../../blobs").join(&etag));
@@ -220,55 +275,127 @@ async fn fetched_once_into_the_hubs_own_layout() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_line_is_taken_up_again() {
     let hub = start(Files {
-        cut: Mutex::new(1),
+        breaks: Mutex::new(vec![1_000_000, 0, 500_000]),
         ..Files::default()
     })
     .await;
     success(&hub.run(&["download", ID]).await);
-    let starts = hub.weights_begun_at();
-    assert!(
-        starts.len() == 2 && starts[0] == 0 && starts[1] > 0,
-        "{starts:?}"
-    );
+    assert_eq!(hub.weights_begun_at(), [0, 1_000_000, 1_500_000]);
 
     // and where all tries failed, by the next command
     let hub = start(Files {
-        cut: Mutex::new(4),
+        breaks: Mutex::new(vec![1_000_000, 0, 0, 0, 0]),
         ..Files::default()
     })
     .await;
     let error = hub.error(&["download", ID]).await;
     assert!(
-        error.contains("model.safetensors") && error.contains(&hub.endpoint),
+        error.contains(WEIGHTS) && error.contains(&hub.endpoint) && error.contains("503"),
         "{error}"
     );
     success(&hub.run(&["download", ID]).await);
-    let starts = hub.weights_begun_at();
-    assert!(starts.last().is_some_and(|start| *start > 0), "{starts:?}");
+    assert_eq!(hub.weights_begun_at(), [0, 1_000_000]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_at_once_do_not_fight() {
-    let hub = start(Files::default()).await;
+    let hub = start(Files {
+        delay: Duration::from_millis(700),
+        ..Files::default()
+    })
+    .await;
     let (one, other) = tokio::join!(hub.run(&PREDICT), hub.run(&PREDICT));
     success(&one);
     success(&other);
+    assert_eq!(hub.weights_begun_at(), [0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_what_was_published_is_removed() {
     let wrong = "f".repeat(64);
     let hub = start(Files {
-        wrong_etag: Some(wrong.clone()),
+        etag: Some(wrong.clone()),
         ..Files::default()
     })
     .await;
     let error = hub.error(&PREDICT).await;
     assert!(
-        error.contains("SHA-256") && error.contains(&wrong) && error.contains(".json"),
+        error.contains("checksum") && error.contains(&wrong) && error.contains(".json"),
         "{error}"
     );
-    assert!(!hub.repository().join("blobs").join(&wrong).exists());
+    assert_eq!(
+        fs::read_dir(hub.repository().join("blobs"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_damaged_later_is_fetched_again() {
+    let hub = start(Files::default()).await;
+    success(&hub.run(&["download", ID]).await);
+    let weights = hub.snapshot().join(WEIGHTS);
+    let blob = weights.canonicalize().unwrap();
+    let mut bytes = fs::read(&blob).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&blob, &bytes[..last]).unwrap();
+    let error = hub.error(&PREDICT).await;
+    assert!(
+        error.contains(WEIGHTS) && error.contains("groundling download"),
+        "{error}"
+    );
+    fs::write(&blob, &bytes).unwrap();
+    success(&hub.run(&["download", ID]).await);
+    assert_eq!(
+        sha256(&fs::read(&blob).unwrap()),
+        blob.file_name().unwrap().to_str().unwrap()
+    );
+    // other tools leave files out that they do not need
+    fs::remove_file(hub.snapshot().join("preprocessor_config.json")).unwrap();
+    success(&hub.run(&PREDICT).await);
+    assert_eq!(hub.weights_begun_at(), [0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_means_harm() {
+    let outside = tempfile::tempdir().unwrap();
+    let place = outside.path().join("escaped").display().to_string();
+    let hub = start(Files {
+        etag: Some(place),
+        ..Files::default()
+    })
+    .await;
+    let error = hub.error(&["download", ID]).await;
+    assert!(error.contains("no usable etag"), "{error}");
+    let hub = start(Files {
+        commit: Some("../../../escaped"),
+        ..Files::default()
+    })
+    .await;
+    let error = hub.error(&["download", ID]).await;
+    assert!(error.contains("no commit"), "{error}");
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_stays_at_the_hub() {
+    let hub = start(Files {
+        token: Some("hf_secret"),
+        elsewhere: Some(String::new()),
+        breaks: Mutex::new(vec![1_000_000]),
+        ..Files::default()
+    })
+    .await;
+    let output = hub.run(&["download", ID, "--hf-token", "hf_secret"]).await;
+    success(&output);
+    assert_eq!(hub.weights_begun_at(), [0, 1_000_000]);
+    let tokens = hub.files.tokens.lock().unwrap();
+    assert!(
+        tokens.len() > 4 && tokens.iter().all(|(is_hub, _)| *is_hub),
+        "{tokens:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -318,7 +445,7 @@ async fn a_full_disk() {
     fs::create_dir_all(&blobs).unwrap();
     // every write to this device fails as on a full disk
     let weights = fs::read(repository("models/demo/segmenter/model.safetensors")).unwrap();
-    let part = blobs.join(sha256(&weights)).with_extension("part");
+    let part = blobs.join(format!("{}.incomplete", sha256(&weights)));
     std::os::unix::fs::symlink("/dev/full", part).unwrap();
     let error = hub.error(&["download", ID]).await;
     assert!(
@@ -417,4 +544,40 @@ fn the_list_of_models() {
     assert_eq!(code, Some(1));
     let damage = named(&list, "sam-vit-base")["damaged"].to_string();
     assert!(damage.contains("SHA-256"), "{damage}");
+}
+
+#[test]
+fn files_of_the_python_backends_have_our_names() {
+    let models = tempfile::tempdir().unwrap();
+    let folder = models.path();
+    let copy = |from: &str, to: &str| fs::copy(repository(from), folder.join(to)).unwrap();
+    copy(
+        "tests/reference/segmenter/plain/original.pth",
+        "mobile_sam.pt",
+    );
+    // begun and never finished
+    fs::create_dir(folder.join("mobile-sam")).unwrap();
+    let arguments = ["models", "--json", "--model-dir", folder.to_str().unwrap()];
+    let output = command(&arguments).output().unwrap();
+    success(&output);
+    let list: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let entry = list
+        .iter()
+        .find(|entry| entry["name"] == "mobile-sam")
+        .unwrap();
+    assert!(
+        entry["path"].as_str().unwrap().ends_with("mobile_sam.pt"),
+        "{entry}"
+    );
+    // a name in a role that it does not have is refused before anything is fetched
+    let wrong = [
+        "predict",
+        PREDICT[1],
+        "--prompt",
+        "star",
+        "--detector",
+        "Mobile-SAM",
+    ];
+    let error = crate::cli::failure(&wrong);
+    assert!(error.contains("mobile-sam is a segmenter"), "{error}");
 }

@@ -158,6 +158,23 @@ impl ModelConfig for Config {
             }
             Ok(())
         };
+        // far beyond every published model; more is a mistake that would take all memory
+        let depths = &self.backbone_config.depths;
+        for (name, value, limit) in [
+            ("num_queries", self.num_queries, 100_000),
+            ("encoder_layers", self.encoder_layers, 256),
+            ("decoder_layers", self.decoder_layers, 256),
+            ("num_feature_levels", levels, 16),
+            ("d_model", d, 1 << 16),
+            ("depths", depths.iter().copied().max().unwrap_or(0), 256),
+            ("depths' length", depths.len(), 16),
+            ("window_size", self.backbone_config.window_size, 256),
+            ("num_hidden_layers", self.text_config.num_hidden_layers, 256),
+        ] {
+            if value > limit {
+                return Err(format!("{name}={value} is more than {limit}"));
+            }
+        }
         if self.use_timm_backbone {
             return Err("use_timm_backbone=true is not supported; a Swin backbone is".to_owned());
         }

@@ -225,6 +225,19 @@ impl ModelConfig for Config {
             vision.hidden_size,
         )?;
         divides("vision patch_size", vision.patch_size, vision.image_size)?;
+        at_most("image_size", vision.image_size, 8192)?;
+        at_most("image_size / patch_size", vision.grid(), 512)?;
+        at_most("num_hidden_layers", vision.num_hidden_layers, 256)?;
+        at_most(
+            "mask decoder num_hidden_layers",
+            decoder.num_hidden_layers,
+            256,
+        )?;
+        if let Some(tiny_vit) = &self.tiny_vit {
+            for depth in &tiny_vit.depths {
+                at_most("depth", *depth, 256)?;
+            }
+        }
         divides("mask_input_channels' 4", 4, prompt.mask_input_channels)?;
         divides("mask decoder hidden_size's 8", 8, decoder.hidden_size)?;
         divides(
@@ -262,6 +275,14 @@ impl ModelConfig for Config {
             ));
         }
         Ok(())
+    }
+}
+
+/// Far beyond every published model; more is a mistake that would take all memory.
+fn at_most(name: &str, value: usize, limit: usize) -> Result<(), String> {
+    match value <= limit {
+        true => Ok(()),
+        false => Err(format!("{name}={value} is more than {limit}")),
     }
 }
 

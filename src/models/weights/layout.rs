@@ -70,7 +70,8 @@ pub static LAYOUTS: [Layout; 5] = [
 ];
 
 /// Models that are asked for and not supported, by a tensor of theirs.
-const STRANGERS: [(&str, &str); 2] = [
+const STRANGERS: [(&str, &str); 3] = [
+    ("mask_decoder.hf_token.weight", "SAM-HQ"),
     ("image_encoder.trunk.patch_embed.proj.weight", "SAM 2"),
     (
         "vision_encoder.backbone.patch_embed.projection.weight",
@@ -93,16 +94,16 @@ impl Layout {
                 (prefix.is_empty() || prefix.ends_with('.')).then(|| prefix.to_owned())
             })
         };
-        for layout in &LAYOUTS {
-            if let Some(prefix) = prefix(layout.signature) {
-                return Ok((layout, prefix));
-            }
-        }
         for (signature, model) in STRANGERS {
             if prefix(signature).is_some() {
                 return Err(format!(
                     "it holds {model}, which groundling cannot run; Grounding DINO, SAM, MobileSAM and SlimSAM it can"
                 ));
+            }
+        }
+        for layout in &LAYOUTS {
+            if let Some(prefix) = prefix(layout.signature) {
+                return Ok((layout, prefix));
             }
         }
         let mut some: Vec<&str> = names.clone().take(3).collect();

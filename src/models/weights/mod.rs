@@ -3,6 +3,7 @@
 mod grounding_dino_names;
 mod layout;
 mod names;
+mod pickle;
 mod sam_names;
 mod tensor_file;
 mod torch_file;
@@ -182,15 +183,18 @@ impl Checkpoint {
             file: self.describe(file),
             reason,
         };
-        let value: serde_json::Value =
+        let mut value: serde_json::Value =
             serde_json::from_slice(&bytes).map_err(|e| error(e.to_string()))?;
+        // in the reference null is as good as nothing
+        drop_nulls(&mut value);
         let found = value.get("model_type").and_then(|v| v.as_str());
         let is_expected =
             expected.is_empty() || found.is_some_and(|found| expected.contains(&found));
         if !is_expected {
             let expected: Vec<String> = expected.iter().map(|e| format!("{e:?}")).collect();
             return Err(error(format!(
-                "model_type is {found:?}, a checkpoint with {} is needed here",
+                "its model_type is {}, and {} is needed here",
+                found.map_or("missing".to_owned(), |found| format!("{found:?}")),
                 expected.join(" or ")
             )));
         }
@@ -424,14 +428,16 @@ impl Weights {
         Some(shape)
     }
 
-    /// How many numbered groups there are: 12, if there are `layers.0.` to `layers.11.`.
+    /// How many numbered groups there are, one after the other: 12, if there are `layers.0.` to
+    /// `layers.11.`.
     pub fn count(&self, prefix: &str) -> usize {
         let number = |name: &String| {
             let rest = name.strip_prefix(prefix)?.strip_prefix('.')?;
             rest.split('.').next()?.parse::<usize>().ok()
         };
-        let last = self.places.keys().filter_map(number).max();
-        last.map_or(0, |last| last + 1)
+        let numbers: BTreeSet<usize> = self.places.keys().filter_map(number).collect();
+        let in_order = |(at, number): &(usize, &usize)| at == *number;
+        numbers.iter().enumerate().take_while(in_order).count()
     }
 
     /// That the number of attention heads, which is in no tensor's shape, is the published models': those are
@@ -517,4 +523,15 @@ impl SimpleBackend for Weights {
 fn first_line(error: &candle_core::Error) -> String {
     let text = error.to_string();
     text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn drop_nulls(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields.retain(|_, field| !field.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
 }

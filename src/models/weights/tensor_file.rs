@@ -97,7 +97,7 @@ impl TensorFile {
 
 fn damaged(error: candle_core::Error) -> String {
     format!(
-        "it is damaged or truncated ({}): fetch it again",
+        "it is damaged or truncated ({}): fetch it again (`groundling download`)",
         first_line(&error)
     )
 }

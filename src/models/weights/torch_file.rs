@@ -1,9 +1,7 @@
 //! Files that `torch.save` wrote (`.pth`, `.pt`, `pytorch_model.bin`): a zip archive of a pickled tree and
 //! one member per storage.
 //!
-//! A pickle is a program, and unpickling runs what it names. Nothing is run here: candle's reader makes a
-//! tree of it, in which only what a file of weights may hold is accepted. The format is described in torch's
-//! `torch/serialization.py` and `torch/_weights_only_unpickler.py`.
+//! The format is described in torch's `torch/serialization.py` and `torch/_weights_only_unpickler.py`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,29 +9,34 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::pickle::{Object, Stack};
 use candle_core::{DType, Device, Tensor};
 use zip::ZipArchive;
+
+use super::pickle::{self, Id, Tree, Value};
 
 /// Where the tensors may be, from the outside in, if not at the top.
 const LEVELS: [&str; 4] = ["model", "state_dict", "model_state_dict", "module"];
 
-/// What a tree of weights may name besides torch's storages: what training scripts keep beside the
-/// tensors. None of it is made or called.
-const HARMLESS: [(&str, &str); 12] = [
-    ("collections", "OrderedDict"),
-    ("collections", "defaultdict"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch._tensor", "_rebuild_from_type_v2"),
-    ("torch.nn.parameter", "Parameter"),
-    ("torch", "Tensor"),
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("argparse", "Namespace"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "scalar"),
-];
+/// What a file of weights may name: what tensors are made of, and what training scripts keep beside them.
+/// None of it is made or called.
+fn is_harmless(module: &str, name: &str) -> bool {
+    match module {
+        "torch" => name.ends_with("Storage") || ["Size", "device", "Tensor"].contains(&name),
+        "torch._utils" => ["_rebuild_tensor_v2", "_rebuild_parameter"].contains(&name),
+        "torch._tensor" => name == "_rebuild_from_type_v2",
+        "torch.nn.parameter" => name == "Parameter",
+        "collections" => ["OrderedDict", "defaultdict"].contains(&name),
+        "argparse" => name == "Namespace",
+        // numbers of numpy, such as the best score so far
+        "numpy" => name == "dtype",
+        "numpy.core.multiarray" | "numpy._core.multiarray" => name == "scalar",
+        "_codecs" => name == "encode",
+        _ => false,
+    }
+}
+
+/// More than ten thousand tensors.
+const MAX_PICKLE: u64 = 64 << 20;
 
 /// An open file.
 #[derive(Debug)]
@@ -78,15 +81,17 @@ impl TorchFile {
             .strip_suffix("data.pkl")
             .unwrap_or_default()
             .to_owned();
-        let mut stack = Stack::empty();
-        let tree = archive
+        let member = archive
             .by_name(&pickle)
-            .map_err(candle_core::Error::wrap)
-            .and_then(|member| stack.read_loop(&mut BufReader::new(member)))
-            .and_then(|()| stack.finalize())
             .map_err(|error| format!("{pickle} cannot be read: {error}"))?;
-        refuse_code(&tree)?;
-        let tensors = tensors(tree, &folder)?;
+        let mut bytes = vec![];
+        member
+            .take(MAX_PICKLE)
+            .read_to_end(&mut bytes)
+            .map_err(|error| format!("{pickle} cannot be read: {error}"))?;
+        let (tree, root) = pickle::read(&bytes, is_harmless)
+            .map_err(|reason| format!("{pickle} is not a tree of tensors: {reason}"))?;
+        let tensors = tensors(&tree, root, &folder)?;
         Ok(Self {
             archive: Mutex::new(archive),
             tensors,
@@ -118,6 +123,13 @@ impl TorchFile {
                 tensor.member,
                 bytes.len()
             )
+        }
+        let count = tensor
+            .shape
+            .iter()
+            .try_fold(1usize, |n, size| n.checked_mul(*size));
+        if count.is_none_or(|count| count > bytes.len() / width) {
+            candle_core::bail!("{name} has more numbers than {}", tensor.member)
         }
         let bytes = tensor.contiguous(bytes, width);
         Tensor::from_raw_buffer(&bytes, tensor.dtype, &tensor.shape, &Device::Cpu).map(Some)
@@ -167,86 +179,45 @@ impl StoredTensor {
     }
 }
 
-/// Every class or function that the tree names must be known to be harmless.
-fn refuse_code(tree: &Object) -> Result<(), String> {
-    let mut left = vec![tree];
-    while let Some(object) = left.pop() {
-        match object {
-            Object::Class {
-                module_name,
-                class_name,
-            } => {
-                let is_storage = module_name == "torch" && class_name.ends_with("Storage");
-                let name = (module_name.as_str(), class_name.as_str());
-                if !is_storage && !HARMLESS.contains(&name) {
-                    return Err(format!(
-                        "it names {module_name}.{class_name}, which is code and not weights; nothing was run. \
-                         Use a file of weights only (torch.save(model.state_dict(), ...)), from a place you trust"
-                    ));
-                }
-            }
-            Object::Tuple(items) | Object::List(items) => left.extend(items),
-            Object::Dict(items) => left.extend(items.iter().flat_map(|(key, value)| [key, value])),
-            Object::Reduce { callable, args } | Object::Build { callable, args } => {
-                left.push(callable);
-                left.push(args);
-            }
-            Object::PersistentLoad(id) => left.push(id),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
 /// The tensors of the tree, on whatever level they are.
-fn tensors(tree: Object, folder: &str) -> Result<BTreeMap<String, StoredTensor>, String> {
-    let mut tree = without_attributes(tree);
-    loop {
-        let Object::Dict(items) = tree else {
-            return Err("it holds no dictionary of tensors".to_owned());
-        };
-        let level = LEVELS.iter().find_map(|level| {
-            items.iter().position(|(key, value)| {
-                matches!(key, Object::Unicode(key) if key == level)
-                    && matches!(value, Object::Dict(_) | Object::Build { .. })
-            })
+fn tensors(
+    tree: &Tree,
+    mut level: Id,
+    folder: &str,
+) -> Result<BTreeMap<String, StoredTensor>, String> {
+    // a tree may lead back into itself
+    for _ in 0..8 {
+        let items = tree
+            .dict(level)
+            .ok_or("it holds no dictionary of tensors")?;
+        let next = LEVELS.iter().find_map(|name| {
+            let is_level = |(key, value): &&(Id, Id)| {
+                tree.text(*key) == Some(name) && tree.dict(*value).is_some()
+            };
+            items.iter().find(is_level).map(|(_, value)| *value)
         });
-        match level {
-            Some(level) => {
-                let mut items = items;
-                tree = without_attributes(items.swap_remove(level).1);
-            }
-            None => return stored_tensors(items, folder),
+        match next {
+            Some(next) => level = next,
+            None => return stored_tensors(tree, items, folder),
         }
     }
-}
-
-/// An `OrderedDict` that was given attributes (`_metadata`) is a dictionary all the same.
-fn without_attributes(object: Object) -> Object {
-    match object {
-        Object::Build { callable, .. } => *callable,
-        object => object,
-    }
+    Err("its dictionaries lead into each other".to_owned())
 }
 
 fn stored_tensors(
-    items: Vec<(Object, Object)>,
+    tree: &Tree,
+    items: &[(Id, Id)],
     folder: &str,
 ) -> Result<BTreeMap<String, StoredTensor>, String> {
     let mut tensors = BTreeMap::new();
     for (key, value) in items {
-        let Object::Unicode(name) = key else {
-            continue;
-        };
         // a counter, a list of settings: no tensor
-        let Object::Reduce { .. } = &value else {
+        let (Some(name), Value::Call(..)) = (tree.text(*key), tree.get(*value)) else {
             continue;
         };
-        if let Some(tensor) = stored_tensor(value, folder)
-            .ok_or_else(|| format!("the tensor {name} is described in a way that is not known"))?
-        {
-            tensors.insert(name, tensor);
-        }
+        let tensor = stored_tensor(tree, *value, folder, 4)
+            .ok_or_else(|| format!("the tensor {name} is described in a way that is not known"))?;
+        tensors.extend(tensor.map(|tensor| (name.to_owned(), tensor)));
     }
     if tensors.is_empty() {
         return Err("it holds no tensors".to_owned());
@@ -254,50 +225,63 @@ fn stored_tensors(
     Ok(tensors)
 }
 
-/// `Some(None)` is no tensor, `None` a tensor that makes no sense.
-fn stored_tensor(value: Object, folder: &str) -> Option<Option<StoredTensor>> {
-    let (callable, args) = value.reduce().ok()?;
-    let (_, function) = callable.class().ok()?;
-    let mut args = args.tuple().ok()?.into_iter();
-    match function.as_str() {
+/// `Some(None)` is no tensor, `None` a tensor that makes no sense, or one that is wrapped `depth` times.
+fn stored_tensor(
+    tree: &Tree,
+    value: Id,
+    folder: &str,
+    depth: usize,
+) -> Option<Option<StoredTensor>> {
+    let Value::Call(function, args) = tree.get(value) else {
+        return None;
+    };
+    let (_, function) = tree.named(*function)?;
+    let args = tree.tuple(*args)?;
+    let depth = depth.checked_sub(1)?;
+    match function {
         // (data, requires_grad, hooks)
-        "_rebuild_parameter" => stored_tensor(args.next()?, folder),
+        "_rebuild_parameter" => stored_tensor(tree, *args.first()?, folder, depth),
         // (function, type, args, state)
         "_rebuild_from_type_v2" => {
-            let (function, _, args) = (args.next()?, args.next()?, args.next()?);
-            let inner = Object::Reduce {
-                callable: Box::new(function),
-                args: Box::new(args),
-            };
-            stored_tensor(inner, folder)
+            let (_, function) = tree.named(*args.first()?)?;
+            (function == "_rebuild_tensor_v2").then_some(())?;
+            rebuilt(tree, tree.tuple(*args.get(2)?)?, folder)
         }
-        // (storage, offset, size, stride, requires_grad, hooks)
-        "_rebuild_tensor_v2" => {
-            let storage = args.next()?.persistent_load().ok()?.tuple().ok()?;
-            let number = |object: Object| usize::try_from(object.int_or_long().ok()?).ok();
-            let numbers = |object: Object| -> Option<Vec<usize>> {
-                object.tuple().ok()?.into_iter().map(number).collect()
-            };
-            let offset = number(args.next()?)?;
-            let shape = numbers(args.next()?)?;
-            let stride = numbers(args.next()?)?;
-            // ("storage", class, key, device, count)
-            let mut storage = storage.into_iter().skip(1);
-            let (_, class) = storage.next()?.class().ok()?;
-            let key = storage.next()?.unicode().ok()?;
-            let dtype = dtype(class.strip_suffix("Storage")?);
-            (shape.len() == stride.len()).then_some(())?;
-            // flags and small integers: no weights
-            Some(dtype.map(|dtype| StoredTensor {
-                shape,
-                stride,
-                offset,
-                dtype,
-                member: format!("{folder}data/{key}"),
-            }))
-        }
+        "_rebuild_tensor_v2" => rebuilt(tree, args, folder),
         _ => Some(None),
     }
+}
+
+/// `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`.
+fn rebuilt(tree: &Tree, args: &[Id], folder: &str) -> Option<Option<StoredTensor>> {
+    let &[storage, offset, shape, stride, ..] = args else {
+        return None;
+    };
+    let numbers = |id: Id| -> Option<Vec<usize>> {
+        tree.tuple(id)?.iter().map(|id| tree.size(*id)).collect()
+    };
+    let (shape, stride) = (numbers(shape)?, numbers(stride)?);
+    (shape.len() == stride.len()).then_some(())?;
+    let Value::Persistent(storage) = tree.get(storage) else {
+        return None;
+    };
+    // ("storage", class, key, device, count)
+    let &[_, class, key, ..] = tree.tuple(*storage)? else {
+        return None;
+    };
+    let (_, class) = tree.named(class)?;
+    let offset = tree.size(offset)?;
+    let member = format!("{folder}data/{}", tree.text(key)?);
+    // flags and small integers: no weights
+    Some(
+        dtype(class.strip_suffix("Storage")?).map(|dtype| StoredTensor {
+            shape,
+            stride,
+            offset,
+            dtype,
+            member,
+        }),
+    )
 }
 
 /// The kind of number of a storage class, `Float` of `FloatStorage`.

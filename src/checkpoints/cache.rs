@@ -1,0 +1,229 @@
+//! The cache that every tool of the hub shares.
+//!
+//! Its layout is documented at <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>:
+//! `models--OWNER--NAME/snapshots/COMMIT/FILE` leads to `blobs/ETAG`, and `refs/REVISION` holds a commit.
+//! An etag is the file's SHA-256, of a small file git's SHA-1. Locks are where the Python tools have them.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hf_hub::{Cache, Repo, RepoType};
+use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
+
+use super::hub::Source;
+
+/// The part of the cache that belongs to one repository.
+#[derive(Debug)]
+pub(super) struct Repository {
+    /// `models--OWNER--NAME`
+    name: String,
+    root: PathBuf,
+    cache: PathBuf,
+}
+
+/// A file on its way into the cache; nobody else fetches it meanwhile.
+#[derive(Debug)]
+pub(super) struct Slot {
+    blob: PathBuf,
+    etag: String,
+    _lock: Option<File>,
+}
+
+impl Repository {
+    pub(super) fn new(cache: &Path, source: &Source) -> Self {
+        let name = Repo::new(source.id.clone(), RepoType::Model).folder_name();
+        Self {
+            root: cache.join(&name),
+            name,
+            cache: cache.to_owned(),
+        }
+    }
+
+    /// The folder of the files of a revision, if any of them was ever fetched.
+    pub(super) fn snapshot(&self, source: &Source) -> Option<PathBuf> {
+        let commit = if is_commit(&source.revision) {
+            source.revision.clone()
+        } else {
+            let reference = self.root.join("refs").join(&source.revision);
+            let commit = fs::read_to_string(reference).ok()?.trim().to_owned();
+            is_commit(&commit).then_some(commit)?
+        };
+        let folder = self.folder(source, &commit);
+        folder.is_dir().then_some(folder)
+    }
+
+    fn folder(&self, source: &Source, commit: &str) -> PathBuf {
+        let repo = Repo::with_revision(source.id.clone(), RepoType::Model, source.revision.clone());
+        Cache::new(self.cache.clone())
+            .repo(repo)
+            .pointer_path(commit)
+    }
+
+    /// The place of a blob, locked; `waiting` is called once if another process has it.
+    ///
+    /// # Errors
+    /// If the cache cannot be written.
+    pub(super) fn slot(&self, etag: &str, waiting: impl Fn()) -> io::Result<Slot> {
+        let blobs = self.root.join("blobs");
+        fs::create_dir_all(&blobs)?;
+        let locks = self.cache.join(".locks").join(&self.name);
+        fs::create_dir_all(&locks)?;
+        let file = File::create(locks.join(format!("{etag}.lock")))?;
+        let mut told = false;
+        let lock = loop {
+            match file.try_lock() {
+                Ok(()) => break Some(file),
+                Err(TryLockError::WouldBlock) => {
+                    if !told {
+                        waiting();
+                        told = true;
+                    }
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+                // a file system without locks: two processes may then do the work twice
+                Err(TryLockError::Error(_)) => break None,
+            }
+        };
+        Ok(Slot {
+            blob: blobs.join(etag),
+            etag: etag.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Puts a blob under its name into the snapshot of a commit, and remembers the revision's commit.
+    ///
+    /// # Errors
+    /// If the cache cannot be written.
+    pub(super) fn publish(
+        &self,
+        slot: &Slot,
+        source: &Source,
+        commit: &str,
+        file: &str,
+    ) -> io::Result<PathBuf> {
+        let folder = self.folder(source, commit);
+        fs::create_dir_all(&folder)?;
+        let pointer = folder.join(file);
+        if !pointer.is_file() {
+            // a link that leads nowhere
+            match fs::remove_file(&pointer) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            link(&slot.blob, &slot.etag, &pointer)?;
+        }
+        if source.revision != commit {
+            let reference = self.root.join("refs").join(&source.revision);
+            if let Some(parent) = reference.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(reference, commit)?;
+        }
+        Ok(pointer)
+    }
+}
+
+#[cfg(unix)]
+fn link(_: &Path, etag: &str, pointer: &Path) -> io::Result<()> {
+    match std::os::unix::fs::symlink(Path::new("../../blobs").join(etag), pointer) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
+}
+
+/// Links need a right that few have there.
+#[cfg(not(unix))]
+fn link(blob: &Path, _: &str, pointer: &Path) -> io::Result<()> {
+    fs::copy(blob, pointer).map(|_| ())
+}
+
+impl Slot {
+    /// The whole file.
+    pub(super) fn blob(&self) -> &Path {
+        &self.blob
+    }
+
+    /// What is there of it so far.
+    pub(super) fn part(&self) -> PathBuf {
+        self.blob
+            .with_file_name(format!("{}.incomplete", self.etag))
+    }
+
+    /// Compares a file with what its etag promises; the checksum it has and the one it should have, if
+    /// they differ.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(super) fn differs(&self, file: &Path) -> io::Result<Option<(String, String)>> {
+        differs(file, &self.etag)
+    }
+}
+
+/// See [`Slot::differs`].
+pub(super) fn differs(file: &Path, etag: &str) -> io::Result<Option<(String, String)>> {
+    let found = match etag.len() {
+        64 => sha256(file)?,
+        40 => git_sha1(file)?,
+        // a mirror's own
+        _ => return Ok(None),
+    };
+    Ok((found != etag).then(|| (found, etag.to_owned())))
+}
+
+/// Whether a revision is a commit and not a branch.
+pub(super) fn is_commit(revision: &str) -> bool {
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    revision.len() == 40 && revision.bytes().all(is_digit)
+}
+
+/// A file's SHA-256 in hexadecimal.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn sha256(path: &Path) -> io::Result<String> {
+    digest(path, Context::new(&SHA256))
+}
+
+/// What git calls a file of these contents.
+fn git_sha1(path: &Path) -> io::Result<String> {
+    let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+    context.update(format!("blob {}\0", fs::metadata(path)?.len()).as_bytes());
+    digest(path, context)
+}
+
+fn digest(path: &Path, mut context: Context) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            length => context.update(&buffer[..length]),
+        }
+    }
+    let digest = context.finish();
+    Ok(digest.as_ref().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_as_the_hub_names_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("hello");
+        fs::write(&file, "hello\n").unwrap();
+        // sha256sum, and git hash-object
+        let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+        let sha1 = "ce013625030ba8dba906f756967f9e9ca394464a";
+        for etag in [sha256, sha1, "abc"] {
+            assert_eq!(differs(&file, etag).unwrap(), None);
+        }
+        fs::write(&file, "hallo\n").unwrap();
+        assert!(differs(&file, sha256).unwrap().is_some());
+        assert!(differs(&file, sha1).unwrap().is_some());
+    }
+}

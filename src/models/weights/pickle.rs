@@ -1,0 +1,437 @@
+//! Pickles of tensors, read and not run.
+//!
+//! A pickle is a program for a small machine, and what it names is imported and called by Python. Here the
+//! machine builds a tree of values; a name that is not known to be harmless ends it. The operations are those
+//! of protocols 2 to 5 (CPython's `Lib/pickletools.py`); values live in one list and are numbers into it, so
+//! that neither depth nor repetition costs anything.
+
+use std::collections::HashMap;
+
+/// A value: its place in [`Tree`].
+pub(super) type Id = usize;
+
+/// What a value is.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    /// None, booleans, floats, bytes: nothing that tensors are told by.
+    Other,
+    Int(i64),
+    Text(String),
+    /// A class or a function, by module and name.
+    Named(String, String),
+    Tuple(Vec<Id>),
+    List(Vec<Id>),
+    Dict(Vec<(Id, Id)>),
+    /// A function and its arguments; it is not called.
+    Call(Id, Id),
+    /// What stands outside of the pickle: torch's storages.
+    Persistent(Id),
+}
+
+/// All values of a pickle.
+#[derive(Debug)]
+pub(super) struct Tree(Vec<Value>);
+
+impl Tree {
+    pub(super) fn get(&self, id: Id) -> &Value {
+        self.0.get(id).unwrap_or(&Value::Other)
+    }
+
+    pub(super) fn text(&self, id: Id) -> Option<&str> {
+        match self.get(id) {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(super) fn size(&self, id: Id) -> Option<usize> {
+        match self.get(id) {
+            Value::Int(number) => usize::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn tuple(&self, id: Id) -> Option<&[Id]> {
+        match self.get(id) {
+            Value::Tuple(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    pub(super) fn dict(&self, id: Id) -> Option<&[(Id, Id)]> {
+        match self.get(id) {
+            Value::Dict(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    pub(super) fn named(&self, id: Id) -> Option<(&str, &str)> {
+        match self.get(id) {
+            Value::Named(module, name) => Some((module, name)),
+            _ => None,
+        }
+    }
+}
+
+/// Reads a pickle; `is_harmless` says which modules and names it may hold. The tree and its root.
+///
+/// # Errors
+/// What is wrong with it; a sentence.
+pub(super) fn read(
+    bytes: &[u8],
+    is_harmless: impl Fn(&str, &str) -> bool,
+) -> Result<(Tree, Id), String> {
+    let mut machine = Machine {
+        bytes,
+        tree: Tree(vec![]),
+        stack: vec![],
+        marks: vec![],
+        memo: HashMap::new(),
+        is_harmless,
+    };
+    let root = machine.run()?;
+    Ok((machine.tree, root))
+}
+
+struct Machine<'a, F> {
+    bytes: &'a [u8],
+    tree: Tree,
+    stack: Vec<Id>,
+    /// Heights of the stack.
+    marks: Vec<usize>,
+    memo: HashMap<usize, Id>,
+    is_harmless: F,
+}
+
+impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
+    fn run(&mut self) -> Result<Id, String> {
+        loop {
+            let [operation] = self.take()?;
+            match operation {
+                b'.' => return self.pop(),
+                // protocol, frame
+                0x80 => drop(self.take::<1>()?),
+                0x95 => drop(self.take::<8>()?),
+                b'c' => {
+                    let module = self.line()?;
+                    let name = self.line()?;
+                    self.name(module, name)?;
+                }
+                0x93 => {
+                    let (name, module) = (self.pop_text()?, self.pop_text()?);
+                    self.name(module, name)?;
+                }
+                b'N' | 0x88 | 0x89 => self.push(Value::Other),
+                b'K' => {
+                    let number = u8::from_le_bytes(self.take()?);
+                    self.push(Value::Int(number.into()));
+                }
+                b'M' => {
+                    let number = u16::from_le_bytes(self.take()?);
+                    self.push(Value::Int(number.into()));
+                }
+                b'J' => {
+                    let number = i32::from_le_bytes(self.take()?);
+                    self.push(Value::Int(number.into()));
+                }
+                // a number of any length; what is longer than eight bytes is no size
+                0x8a => {
+                    let [length] = self.take()?;
+                    let digits = self.slice(length.into())?;
+                    let is_negative = digits.last().is_some_and(|last| *last >= 0x80);
+                    let mut number = [if is_negative { 0xff } else { 0 }; 8];
+                    let value = match digits.len() {
+                        0..=8 => {
+                            number[..digits.len()].copy_from_slice(digits);
+                            Value::Int(i64::from_le_bytes(number))
+                        }
+                        _ => Value::Other,
+                    };
+                    self.push(value);
+                }
+                b'G' => {
+                    self.take::<8>()?;
+                    self.push(Value::Other);
+                }
+                // text, then bytes, each with its length in one, four or eight bytes
+                0x8c => self.text::<1>()?,
+                b'X' => self.text::<4>()?,
+                0x8d => self.text::<8>()?,
+                b'U' | b'C' => self.skip::<1>()?,
+                b'T' | b'B' => self.skip::<4>()?,
+                0x8e | 0x96 => self.skip::<8>()?,
+                b')' => self.push(Value::Tuple(vec![])),
+                b']' | 0x8f => self.push(Value::List(vec![])),
+                b'}' => self.push(Value::Dict(vec![])),
+                0x85..=0x87 => {
+                    let count = usize::from(operation - 0x84);
+                    let items = self.pop_many(count)?;
+                    self.push(Value::Tuple(items));
+                }
+                b'(' => self.marks.push(self.stack.len()),
+                b't' => {
+                    let items = self.pop_to_mark()?;
+                    self.push(Value::Tuple(items));
+                }
+                b'l' => {
+                    let items = self.pop_to_mark()?;
+                    self.push(Value::List(items));
+                }
+                b'd' => {
+                    let items = self.pop_to_mark()?;
+                    self.push(Value::Dict(pairs(&items)));
+                }
+                b'a' => {
+                    let item = self.pop()?;
+                    self.extend(&[item])?;
+                }
+                b'e' | 0x90 => {
+                    let items = self.pop_to_mark()?;
+                    self.extend(&items)?;
+                }
+                b's' => {
+                    let items = self.pop_many(2)?;
+                    self.extend(&items)?;
+                }
+                b'u' => {
+                    let items = self.pop_to_mark()?;
+                    self.extend(&items)?;
+                }
+                b'0' => drop(self.pop()?),
+                b'2' => {
+                    let top = self.top()?;
+                    self.stack.push(top);
+                }
+                // to call, to make an object
+                b'R' | 0x81 => {
+                    let (args, callee) = (self.pop()?, self.pop()?);
+                    let is_dict = matches!(
+                        self.tree.named(callee),
+                        Some(("collections", "OrderedDict" | "defaultdict"))
+                    );
+                    self.push(match is_dict {
+                        true => Value::Dict(vec![]),
+                        false => Value::Call(callee, args),
+                    });
+                }
+                // an object's attributes
+                b'b' => drop(self.pop()?),
+                b'Q' => {
+                    let id = self.pop()?;
+                    self.push(Value::Persistent(id));
+                }
+                b'q' => {
+                    let [place] = self.take()?;
+                    self.remember(place.into())?;
+                }
+                b'r' => {
+                    let place = u32::from_le_bytes(self.take()?);
+                    self.remember(place as usize)?;
+                }
+                0x94 => self.remember(self.memo.len())?,
+                b'h' => {
+                    let [place] = self.take()?;
+                    self.recall(place.into())?;
+                }
+                b'j' => {
+                    let place = u32::from_le_bytes(self.take()?);
+                    self.recall(place as usize)?;
+                }
+                other => {
+                    return Err(format!(
+                        "it holds the operation {other:#04x}, which is not known"
+                    ));
+                }
+            }
+        }
+    }
+
+    fn slice(&mut self, length: usize) -> Result<&[u8], String> {
+        let (taken, rest) = self
+            .bytes
+            .split_at_checked(length)
+            .ok_or("it ends in the middle")?;
+        self.bytes = rest;
+        Ok(taken)
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let mut taken = [0; N];
+        taken.copy_from_slice(self.slice(N)?);
+        Ok(taken)
+    }
+
+    fn line(&mut self) -> Result<String, String> {
+        let end = self.bytes.iter().position(|byte| *byte == b'\n');
+        let line = self.slice(end.ok_or("it ends in the middle")? + 1)?;
+        Ok(String::from_utf8_lossy(&line[..line.len() - 1]).into_owned())
+    }
+
+    fn counted<const N: usize>(&mut self) -> Result<&[u8], String> {
+        let mut length = [0; 8];
+        length[..N].copy_from_slice(&self.take::<N>()?);
+        let length = usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX);
+        self.slice(length)
+    }
+
+    fn text<const N: usize>(&mut self) -> Result<(), String> {
+        let text = String::from_utf8_lossy(self.counted::<N>()?).into_owned();
+        self.push(Value::Text(text));
+        Ok(())
+    }
+
+    fn skip<const N: usize>(&mut self) -> Result<(), String> {
+        self.counted::<N>()?;
+        self.push(Value::Other);
+        Ok(())
+    }
+
+    fn name(&mut self, module: String, name: String) -> Result<(), String> {
+        if !(self.is_harmless)(&module, &name) {
+            return Err(format!(
+                "it names {module}.{name}, which is code and not weights; nothing was run. Use a file of weights \
+                 only (torch.save(model.state_dict(), ...)), from a place you trust"
+            ));
+        }
+        self.push(Value::Named(module, name));
+        Ok(())
+    }
+
+    fn push(&mut self, value: Value) {
+        self.stack.push(self.tree.0.len());
+        self.tree.0.push(value);
+    }
+
+    fn top(&self) -> Result<Id, String> {
+        let bottom = self.marks.last().copied().unwrap_or(0);
+        let top = self.stack.get(bottom..).and_then(<[Id]>::last);
+        top.copied()
+            .ok_or_else(|| "it takes what it has not put".to_owned())
+    }
+
+    fn pop(&mut self) -> Result<Id, String> {
+        let top = self.top()?;
+        self.stack.pop();
+        Ok(top)
+    }
+
+    fn pop_text(&mut self) -> Result<String, String> {
+        let top = self.pop()?;
+        let text = self.tree.text(top).map(str::to_owned);
+        text.ok_or_else(|| "it names something by no text".to_owned())
+    }
+
+    /// In the order in which they were put.
+    fn pop_many(&mut self, count: usize) -> Result<Vec<Id>, String> {
+        let mut items = (0..count)
+            .map(|_| self.pop())
+            .collect::<Result<Vec<_>, _>>()?;
+        items.reverse();
+        Ok(items)
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<Id>, String> {
+        let height = self
+            .marks
+            .pop()
+            .ok_or("it looks for a mark that is not there")?;
+        Ok(self.stack.split_off(height.min(self.stack.len())))
+    }
+
+    /// Puts items into the list, or keys and values into the dictionary, on the top.
+    fn extend(&mut self, items: &[Id]) -> Result<(), String> {
+        let top = self.top()?;
+        match self.tree.0.get_mut(top) {
+            Some(Value::List(list)) => list.extend(items),
+            Some(Value::Dict(dict)) => dict.extend(pairs(items)),
+            // of an object that is not made
+            Some(Value::Call(..)) => {}
+            _ => return Err("it fills what is no list".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, place: usize) -> Result<(), String> {
+        let top = self.top()?;
+        self.memo.insert(place, top);
+        Ok(())
+    }
+
+    fn recall(&mut self, place: usize) -> Result<(), String> {
+        let value = self
+            .memo
+            .get(&place)
+            .ok_or("it recalls what it never kept")?;
+        self.stack.push(*value);
+        Ok(())
+    }
+}
+
+/// Keys and values that lie one after the other; an odd one out is left.
+fn pairs(items: &[Id]) -> Vec<(Id, Id)> {
+    items
+        .chunks_exact(2)
+        .map(|pair| (pair[0], pair[1]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(bytes: &[u8]) -> Result<(Tree, Id), String> {
+        read(bytes, |module, _| module == "collections")
+    }
+
+    #[test]
+    fn dictionaries_of_protocol_2_and_4() {
+        // pickle.dumps(OrderedDict(a=(1, -2, [3])), protocol=2) and protocol=4
+        let two = b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01X\x01\x00\x00\x00aq\x02K\x01J\xfe\xff\xff\xff]q\x03K\x03a\x87q\x04s.";
+        let four = b"\x80\x04\x95\x36\x00\x00\x00\x00\x00\x00\x00\x8c\x0bcollections\x94\x8c\x0bOrderedDict\x94\x93\x94)R\x94\x8c\x01a\x94K\x01J\xfe\xff\xff\xff]\x94K\x03a\x87\x94s.";
+        for bytes in [two.as_slice(), four] {
+            let (tree, root) = read_all(bytes).unwrap();
+            let [(key, value)] = tree.dict(root).unwrap() else {
+                panic!("{tree:?}");
+            };
+            assert_eq!(tree.text(*key), Some("a"));
+            let items = tree.tuple(*value).unwrap();
+            assert_eq!(tree.size(items[0]), Some(1));
+            assert_eq!(tree.size(items[1]), None);
+            assert!(matches!(tree.get(items[2]), Value::List(list) if list.len() == 1));
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_an_error() {
+        for bytes in [
+            b"".as_slice(),
+            b"\x80\x02",
+            b"\x80\x02R.",
+            b"\x80\x02K\x01s.",
+            b"\x80\x02K\x01K\x02a.",
+            b"\x80\x02h\x00.",
+            b"\x80\x02t.",
+            b"(0.",
+            b"\x80\x02X\xff\xff\xff\xffa.",
+            b"\x80\x02\x8d\xff\xff\xff\xff\xff\xff\xff\xffa.",
+            b"S'text'\n.",
+        ] {
+            assert!(read_all(bytes).is_err(), "{bytes:?}");
+        }
+        let code = read_all(b"\x80\x02cposix\nsystem\n.").unwrap_err();
+        assert!(code.contains("posix.system"), "{code}");
+    }
+
+    #[test]
+    fn depth_and_repetition_cost_nothing() {
+        let deep = [&b")"[..], &[0x85; 300_000], b"."].concat();
+        assert!(read_all(&deep).is_ok());
+        let mut laughs = b")q\x00".to_vec();
+        for place in 0..40u8 {
+            laughs.extend([b'h', place, b'h', place, 0x86, b'q', place + 1]);
+        }
+        laughs.push(b'.');
+        let (tree, _) = read_all(&laughs).unwrap();
+        assert_eq!(tree.0.len(), 41);
+    }
+}
