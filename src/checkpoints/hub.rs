@@ -1,18 +1,15 @@
 //! The hub (huggingface.co or a mirror): what it has, and how that comes into the cache.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::future::Future;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, LOCATION, RANGE};
-use reqwest::{Client, Method, Response, StatusCode, Url};
-
-use super::cache::{Repository, Slot, differs, is_commit};
+use super::cache::{Repository, differs, is_commit};
+use super::transfer::Transfer;
 use crate::config::{HubArgs, Secret};
-use crate::outgoing::{causes, client};
+use crate::models::weights::{Checkpoint, weights_in};
 
 /// A repository at a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +85,11 @@ pub enum HubError {
         found: String,
         expected: String,
     },
+    /// What is here is not what was published, and nothing may be fetched.
+    #[error(
+        "{path} is damaged: its checksum is not the one that it was published with; fetch it again with `groundling download`"
+    )]
+    Damaged { path: String },
     /// The repository holds nothing that can be run, or too much.
     #[error("{id} holds {found}: exactly one file of weights is needed, or model.safetensors")]
     NoWeights { id: String, found: String },
@@ -104,31 +106,10 @@ pub trait Watcher: Send + Sync {
 /// The hub as configured.
 #[derive(Debug, Clone)]
 pub struct Hub {
-    endpoint: String,
-    cache: PathBuf,
-    token: Option<Secret>,
+    pub(super) endpoint: String,
+    pub(super) cache: PathBuf,
+    pub(super) token: Option<Secret>,
     is_offline: bool,
-}
-
-/// What the hub says of a file.
-#[derive(Debug)]
-struct Remote {
-    commit: String,
-    etag: String,
-    size: Option<u64>,
-}
-
-/// For an answer to begin, and between two pieces of one.
-const PATIENCE: Duration = Duration::from_secs(60);
-const CONNECT: Duration = Duration::from_secs(20);
-/// One after the other without a byte.
-const TRIES: u32 = 4;
-const MAX_REDIRECTS: usize = 5;
-
-/// A try that may be repeated, or one that may not.
-enum Attempt {
-    Again(HubError),
-    Over(HubError),
 }
 
 impl Hub {
@@ -171,22 +152,12 @@ impl Hub {
     /// # Errors
     /// If the hub cannot be reached or does not have it.
     pub fn list(&self, source: &Source) -> Result<Vec<String>, HubError> {
-        let what = About {
+        let transfer = Transfer {
             hub: self,
             source,
             file: "the list of files",
         };
-        let path = format!("api/models/{}/revision/{}", source.id, source.revision);
-        let listing = run(async {
-            let client = what.client()?;
-            let url = what.url(&path)?;
-            let response = what.ask(&client, Method::GET, url, None).await?;
-            let response = what.expect_success(response)?;
-            tokio::time::timeout(PATIENCE, response.json::<Listing>())
-                .await
-                .map_err(|_| what.unreachable("it stopped in the middle".to_owned()))?
-                .map_err(|error| what.strange(causes(&error)))
-        })??;
+        let listing = run(transfer.list::<Listing>())??;
         let names = listing.siblings.into_iter().map(|file| file.rfilename);
         Ok(names.filter(|name| is_file_name(name)).collect())
     }
@@ -202,31 +173,35 @@ impl Hub {
         file: &str,
         watcher: &Arc<dyn Watcher>,
     ) -> Result<PathBuf, HubError> {
-        let what = About {
+        let transfer = Transfer {
             hub: self,
             source,
             file,
         };
-        let repository = Repository::new(&self.cache, source);
-        if let Some(path) = self.whole(source, file) {
-            return Ok(path);
+        match self.whole(source, file) {
+            Some(path) => Ok(path),
+            None => run(transfer.fetch(&Repository::new(&self.cache, source), watcher))?,
         }
-        run(async {
-            let client = what.client()?;
-            let remote = what.describe(&client).await?;
-            let store = |error| what.store(error);
-            let slot = repository
-                .slot(&remote.etag, || {
-                    watcher.waiting(&format!("another process fetches {file}"));
-                })
-                .map_err(store)?;
-            if !slot.blob().is_file() || slot.differs(slot.blob()).map_err(store)?.is_some() {
-                what.download(&client, &remote, &slot, watcher).await?;
-            }
-            repository
-                .publish(&slot, source, &remote.commit, file)
-                .map_err(store)
-        })?
+    }
+
+    /// The weights of a checkpoint in the cache, if their checksum is not the one they were published with.
+    /// It takes half a second per gigabyte, and a model that errs quietly would cost more.
+    pub fn damaged(&self, checkpoint: &Checkpoint) -> Option<PathBuf> {
+        let path = match checkpoint {
+            Checkpoint::Folder(folder) => weights_in(folder).ok()?,
+            Checkpoint::File(path) => path.clone(),
+            Checkpoint::Embedded { .. } => return None,
+        };
+        let blob = path.canonicalize().ok()?;
+        let cache = self.cache.canonicalize().ok()?;
+        let etag = blob.file_name()?.to_str()?;
+        if !blob.starts_with(cache) || !path.starts_with(&self.cache) {
+            return None;
+        }
+        match differs(&blob, etag) {
+            Ok(None) => None,
+            _ => Some(path),
+        }
     }
 
     /// A file of the cache whose checksum is right; one whose checksum is not is removed.
@@ -279,345 +254,4 @@ struct Sibling {
 fn is_file_name(name: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.+ ".contains(c);
     !name.is_empty() && !name.starts_with('.') && name.len() < 200 && name.chars().all(fits)
-}
-
-/// A request for one file, and how to tell of it.
-#[derive(Debug, Clone, Copy)]
-struct About<'a> {
-    hub: &'a Hub,
-    source: &'a Source,
-    file: &'a str,
-}
-
-impl About<'_> {
-    fn client(&self) -> Result<Client, HubError> {
-        let builder = client().no_gzip().connect_timeout(CONNECT);
-        builder.build().map_err(|e| self.unreachable(causes(&e)))
-    }
-
-    fn url(&self, path: &str) -> Result<Url, HubError> {
-        let endpoint = &self.hub.endpoint;
-        Url::parse(&format!("{endpoint}/{path}"))
-            .ok()
-            .filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host())
-            .ok_or_else(|| HubError::Endpoint(without_password(endpoint)))
-    }
-
-    fn resolve_url(&self) -> Result<Url, HubError> {
-        let Source { id, revision } = self.source;
-        let revision = revision.replace('/', "%2F");
-        self.url(&format!("{id}/resolve/{revision}/{}", self.file))
-    }
-
-    /// One request; the token goes to the hub's own origin only.
-    async fn ask(
-        &self,
-        client: &Client,
-        method: Method,
-        url: Url,
-        start: Option<u64>,
-    ) -> Result<Response, HubError> {
-        let is_hub = self.url("").is_ok_and(|hub| hub.origin() == url.origin());
-        // sizes are those of the file, not of what a proxy makes of it
-        let mut request = client
-            .request(method, url)
-            .header(ACCEPT_ENCODING, "identity");
-        if let Some(token) = self.hub.token.as_ref().filter(|_| is_hub) {
-            let value = format!("Bearer {}", token.reveal());
-            let mut value = reqwest::header::HeaderValue::from_str(&value).map_err(|_| {
-                self.strange("HF_TOKEN holds characters that no token has".to_owned())
-            })?;
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
-        }
-        if let Some(start) = start {
-            request = request.header(RANGE, format!("bytes={start}-"));
-        }
-        match tokio::time::timeout(PATIENCE, request.send()).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(self.unreachable(causes(&error.without_url()))),
-            Err(_) => Err(self.unreachable(self.silence())),
-        }
-    }
-
-    /// Follows redirects while they stay at the hub: only it knows the file's commit and etag.
-    async fn describe(&self, client: &Client) -> Result<Remote, HubError> {
-        let mut url = self.resolve_url()?;
-        for _ in 0..MAX_REDIRECTS {
-            let response = self.ask(client, Method::HEAD, url.clone(), None).await?;
-            let next = redirect(&response).filter(|next| next.origin() == url.origin());
-            match next {
-                Some(next) if !response.headers().contains_key("x-linked-etag") => url = next,
-                _ => return self.remote(response),
-            }
-        }
-        Err(self.strange("it redirects in circles".to_owned()))
-    }
-
-    fn remote(&self, response: Response) -> Result<Remote, HubError> {
-        let is_redirect = response.status().is_redirection();
-        let response = if is_redirect {
-            response
-        } else {
-            self.expect_success(response)?
-        };
-        let header = |name: &str| text(response.headers(), name);
-        let commit = header("x-repo-commit").filter(|commit| is_commit(commit));
-        let commit = commit.ok_or_else(|| self.strange("it tells no commit".to_owned()))?;
-        let etag = header("x-linked-etag").or(header("etag"));
-        let etag = etag.as_deref().map(|etag| {
-            let strong = etag.strip_prefix("W/").unwrap_or(etag);
-            strong.trim_matches('"').to_owned()
-        });
-        // it becomes the name of a file
-        let is_name = |etag: &String| {
-            let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-            (1..=128).contains(&etag.len()) && etag.bytes().all(fits)
-        };
-        let etag = etag
-            .filter(is_name)
-            .ok_or_else(|| self.strange("it tells no usable etag".to_owned()))?;
-        let own = || header("content-length").filter(|_| !is_redirect);
-        let size = header("x-linked-size").or_else(own);
-        Ok(Remote {
-            commit,
-            etag,
-            size: size.and_then(|size| size.parse().ok()),
-        })
-    }
-
-    /// Downloads into the slot, in as many tries as bring something.
-    async fn download(
-        &self,
-        client: &Client,
-        remote: &Remote,
-        slot: &Slot,
-        watcher: &Arc<dyn Watcher>,
-    ) -> Result<(), HubError> {
-        let part = slot.part();
-        let store = |error| self.store(error);
-        let mut tries = 0;
-        loop {
-            let before = length(&part);
-            match self.attempt(client, remote, &part, watcher).await {
-                Ok(()) => break,
-                Err(Attempt::Over(error)) => return Err(error),
-                Err(Attempt::Again(error)) => {
-                    tries = if length(&part) > before { 0 } else { tries + 1 };
-                    if tries >= TRIES {
-                        return Err(error);
-                    }
-                    tracing::debug!(%error, "another try");
-                    tokio::time::sleep(Duration::from_millis(200 << tries)).await;
-                }
-            }
-        }
-        if let Some((found, expected)) = slot.differs(&part).map_err(store)? {
-            // what cannot be removed is found again next time
-            let _ = fs::remove_file(&part);
-            return Err(HubError::Checksum {
-                file: self.file.to_owned(),
-                id: self.source.id.clone(),
-                host: self.host(),
-                found,
-                expected,
-            });
-        }
-        fs::rename(&part, slot.blob()).map_err(store)
-    }
-
-    /// Fetches what is missing of the file; done when all of it is there.
-    async fn attempt(
-        &self,
-        client: &Client,
-        remote: &Remote,
-        part: &Path,
-        watcher: &Arc<dyn Watcher>,
-    ) -> Result<(), Attempt> {
-        let store = |error| Attempt::Over(self.store(error));
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(part)
-            .map_err(store)?;
-        let mut bytes = length(part);
-        if remote.size.is_some_and(|size| bytes > size) {
-            restart(&file, &mut bytes).map_err(store)?;
-        }
-        if remote.size == Some(bytes) && bytes > 0 {
-            return Ok(());
-        }
-        let mut response = self.open(client, bytes).await?;
-        match response.status() {
-            StatusCode::PARTIAL_CONTENT if begins_at(response.headers(), bytes) => {}
-            // it does not resume
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT if bytes == 0 => {}
-            StatusCode::OK => restart(&file, &mut bytes).map_err(store)?,
-            // what is there is none of this file
-            _ => {
-                restart(&file, &mut bytes).map_err(store)?;
-                return Err(Attempt::Again(
-                    self.strange("it resumes elsewhere".to_owned()),
-                ));
-            }
-        }
-        let total = remote
-            .size
-            .or_else(|| response.content_length().map(|left| bytes + left));
-        loop {
-            let piece = match tokio::time::timeout(PATIENCE, response.chunk()).await {
-                Ok(Ok(Some(piece))) => piece,
-                Ok(Ok(None)) => break,
-                Ok(Err(error)) => {
-                    let reason = causes(&error.without_url());
-                    return Err(Attempt::Again(self.unreachable(reason)));
-                }
-                Err(_) => return Err(Attempt::Over(self.unreachable(self.silence()))),
-            };
-            file.write_all(&piece).map_err(store)?;
-            bytes += piece.len() as u64;
-            watcher.progress(self.file, bytes, total.unwrap_or(bytes));
-        }
-        file.sync_all().map_err(store)?;
-        match total {
-            Some(total) if bytes != total => Err(Attempt::Again(
-                self.unreachable(format!("it ended after {bytes} of {total} bytes")),
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    /// The answer with the file's bytes from `start` on, wherever the hub keeps them.
-    async fn open(&self, client: &Client, start: u64) -> Result<Response, Attempt> {
-        let mut url = self.resolve_url().map_err(Attempt::Over)?;
-        for _ in 0..MAX_REDIRECTS {
-            let range = (start > 0).then_some(start);
-            let response = self.ask(client, Method::GET, url, range).await;
-            let response = response.map_err(Attempt::Again)?;
-            match redirect(&response) {
-                Some(next) => url = next,
-                None if response.status() == StatusCode::RANGE_NOT_SATISFIABLE => {
-                    return Ok(response);
-                }
-                None => {
-                    let may_pass = response.status().is_server_error()
-                        || response.status() == StatusCode::TOO_MANY_REQUESTS;
-                    return self
-                        .expect_success(response)
-                        .map_err(|error| match may_pass {
-                            true => Attempt::Again(error),
-                            false => Attempt::Over(error),
-                        });
-                }
-            }
-        }
-        Err(Attempt::Over(
-            self.strange("it redirects in circles".to_owned()),
-        ))
-    }
-
-    fn expect_success(&self, response: Response) -> Result<Response, HubError> {
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let (file, id, host) = (self.file.to_owned(), self.source.id.clone(), self.host());
-        Err(match status {
-            StatusCode::NOT_FOUND => HubError::NotFound { file, id, host },
-            status => HubError::Refused {
-                file,
-                id,
-                host,
-                status: status.as_u16(),
-                hint: match status.as_u16() {
-                    401 | 403 => {
-                        "HF_TOKEN is missing or may not read it, or there is no such repository"
-                    }
-                    _ => "try again later",
-                },
-            },
-        })
-    }
-
-    /// Where it comes from, without what may stand before the host.
-    fn host(&self) -> String {
-        without_password(&self.hub.endpoint)
-    }
-
-    fn silence(&self) -> String {
-        format!("nothing came for {} s", PATIENCE.as_secs())
-    }
-
-    fn unreachable(&self, reason: String) -> HubError {
-        HubError::Unreachable {
-            file: self.file.to_owned(),
-            id: self.source.id.clone(),
-            host: self.host(),
-            reason,
-        }
-    }
-
-    fn strange(&self, reason: String) -> HubError {
-        HubError::Strange {
-            file: self.file.to_owned(),
-            id: self.source.id.clone(),
-            host: self.host(),
-            reason,
-        }
-    }
-
-    fn store(&self, reason: io::Error) -> HubError {
-        HubError::Store {
-            file: self.file.to_owned(),
-            id: self.source.id.clone(),
-            cache: self.hub.cache.display().to_string(),
-            reason,
-        }
-    }
-}
-
-/// Empties what was begun.
-fn restart(file: &File, bytes: &mut u64) -> io::Result<()> {
-    *bytes = 0;
-    file.set_len(0)
-}
-
-fn length(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |file| file.len())
-}
-
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
-    Some(headers.get(name)?.to_str().ok()?.to_owned())
-}
-
-/// Where a redirect leads.
-fn redirect(response: &Response) -> Option<Url> {
-    if !response.status().is_redirection() {
-        return None;
-    }
-    let location = response.headers().get(LOCATION)?.to_str().ok()?;
-    let next = response.url().join(location).ok()?;
-    ["http", "https"].contains(&next.scheme()).then_some(next)
-}
-
-/// Whether a partial answer begins where it was asked to.
-fn begins_at(headers: &HeaderMap, start: u64) -> bool {
-    let range = text(headers, "content-range");
-    let first = range.as_deref().and_then(|range| {
-        let (first, _) = range.strip_prefix("bytes ")?.split_once('-')?;
-        first.parse::<u64>().ok()
-    });
-    first == Some(start)
-}
-
-fn without_password(endpoint: &str) -> String {
-    match Url::parse(endpoint) {
-        Ok(mut url) if url.has_host() => {
-            // it has a host, so it may have these
-            let _ = url.set_username("");
-            let _ = url.set_password(None);
-            url.as_str().trim_end_matches('/').to_owned()
-        }
-        _ => endpoint.rsplit('@').next().unwrap_or_default().to_owned(),
-    }
 }

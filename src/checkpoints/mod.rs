@@ -4,6 +4,7 @@ pub mod cache;
 pub mod choice;
 pub mod hub;
 pub mod registry;
+mod transfer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -153,15 +154,23 @@ impl Locator {
                 });
             }
         }
-        match self.local(name) {
+        let local = self.local(name);
+        let damaged = local.as_ref().and_then(|here| self.hub.damaged(here));
+        match (local, damaged) {
+            (Some(checkpoint), None) => return Ok(checkpoint),
+            (_, Some(path)) if self.hub.may_fetch(name).is_err() => {
+                let path = path.display().to_string();
+                return Err(HubError::Damaged { path }.into());
+            }
+            _ => {}
+        }
+        match self.fetch(name, watcher)? {
             Some(checkpoint) => Ok(checkpoint),
-            None => self
-                .fetch(name, watcher)?
-                .ok_or_else(|| LocateError::Unknown {
-                    role: role.describe(),
-                    name: name.to_owned(),
-                    model_dir: self.model_dir.display().to_string(),
-                }),
+            None => Err(LocateError::Unknown {
+                role: role.describe(),
+                name: name.to_owned(),
+                model_dir: self.model_dir.display().to_string(),
+            }),
         }
     }
 

@@ -340,22 +340,31 @@ async fn what_was_damaged_later_is_fetched_again() {
     let mut bytes = fs::read(&blob).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
-    fs::write(&blob, &bytes[..last]).unwrap();
-    let error = hub.error(&PREDICT).await;
-    assert!(
-        error.contains(WEIGHTS) && error.contains("groundling download"),
-        "{error}"
-    );
+    for damaged in [&bytes[..last], &bytes] {
+        fs::write(&blob, damaged).unwrap();
+        let mut offline = command(&PREDICT);
+        offline
+            .env("HF_HOME", hub.home.path())
+            .env("HF_HUB_OFFLINE", "1");
+        let output = offline.output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(
+            error.contains(WEIGHTS) && error.contains("is damaged"),
+            "{error}"
+        );
+        success(&hub.run(&PREDICT).await);
+        assert_eq!(
+            sha256(&fs::read(&blob).unwrap()),
+            blob.file_name().unwrap().to_str().unwrap()
+        );
+    }
     fs::write(&blob, &bytes).unwrap();
     success(&hub.run(&["download", ID]).await);
-    assert_eq!(
-        sha256(&fs::read(&blob).unwrap()),
-        blob.file_name().unwrap().to_str().unwrap()
-    );
     // other tools leave files out that they do not need
     fs::remove_file(hub.snapshot().join("preprocessor_config.json")).unwrap();
     success(&hub.run(&PREDICT).await);
-    assert_eq!(hub.weights_begun_at(), [0, 0]);
+    assert_eq!(hub.weights_begun_at(), [0; 4]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

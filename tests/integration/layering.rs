@@ -7,7 +7,7 @@ use crate::support::repository;
 
 /// Folder or file below `src/`, and names that must not follow `use crate::`, `crate::` or stand as a
 /// crate in it.
-const FORBIDDEN: [(&str, &[&str]); 10] = [
+const FORBIDDEN: [(&str, &[&str]); 11] = [
     (
         "models",
         &[
@@ -22,6 +22,22 @@ const FORBIDDEN: [(&str, &[&str]); 10] = [
             "crate::detector",
             "crate::segmenter",
             "crate::config",
+            "crate::checkpoints",
+            "crate::pipeline",
+        ],
+    ),
+    (
+        "checkpoints",
+        &[
+            "candle_core",
+            "candle_nn",
+            "axum",
+            "crate::http",
+            "crate::media",
+            "crate::detector",
+            "crate::segmenter",
+            "crate::pipeline",
+            "crate::preannotation",
         ],
     ),
     (
