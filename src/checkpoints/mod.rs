@@ -226,15 +226,20 @@ impl Locator {
         watcher: &Arc<dyn Watcher>,
     ) -> Result<Option<Checkpoint>, HubError> {
         let name = tidy(name);
-        if let Some(entry) = registry::find(name) {
-            self.hub.may_fetch(entry.name)?;
-            return self.fetch_entry(entry, watcher).map(Some);
-        }
-        let Some(source) = source(name) else {
+        let (entry, source) = (registry::find(name), source(name));
+        if entry.is_none() && source.is_none() {
             return Ok(None);
-        };
-        self.hub.may_fetch(name)?;
-        self.fetch_source(&source, watcher).map(Some)
+        }
+        if let Err(offline) = self.hub.may_fetch(name) {
+            let here = self.local(name);
+            let here = here.filter(|here| self.hub.damaged(here).is_none());
+            return here.map(Some).ok_or(offline);
+        }
+        match (entry, source) {
+            (Some(entry), _) => self.fetch_entry(entry, watcher).map(Some),
+            (None, Some(source)) => self.fetch_source(&source, watcher).map(Some),
+            (None, None) => Ok(None),
+        }
     }
 
     fn fetch_entry(

@@ -71,6 +71,7 @@ pub struct HubArgs {
         env = "HF_HUB_OFFLINE",
         value_name = "0|1",
         num_args = 0..=1,
+        require_equals = true,
         default_missing_value = "1",
         default_value = "0"
     )]

@@ -264,11 +264,13 @@ async fn fetched_once_into_the_hubs_own_layout() {
     assert_eq!(link, Path::new("../../blobs").join(&etag));
 
     // again, without a network
-    let mut offline = command(&PREDICT);
-    offline
-        .env("HF_HOME", hub.home.path())
-        .env("HF_HUB_OFFLINE", "1");
-    success(&offline.output().unwrap());
+    for arguments in [&PREDICT[..], &["download", ID]] {
+        let mut offline = command(arguments);
+        offline
+            .env("HF_HOME", hub.home.path())
+            .env("HF_HUB_OFFLINE", "1");
+        success(&offline.output().unwrap());
+    }
     assert_eq!(hub.weights_begun_at(), [0]);
 }
 
