@@ -18,7 +18,7 @@ pub(super) fn shown() -> Arc<dyn Watcher> {
 pub(super) fn logged(reporter: Reporter) -> Arc<dyn Watcher> {
     Arc::new(Logged {
         reporter,
-        told: Mutex::new(None),
+        told: Mutex::default(),
     })
 }
 
@@ -56,26 +56,46 @@ fn file_bar(file: &str, total: u64) -> ProgressBar {
     bar.with_message(file.to_owned())
 }
 
-/// Between two lines of the log.
-const PAUSE: Duration = Duration::from_secs(10);
+/// Between two lines of the log, and between two words to whoever asks `/ready`.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+const STEP_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 struct Logged {
     reporter: Reporter,
-    told: Mutex<Option<Instant>>,
+    told: Mutex<Told>,
+}
+
+/// When which file was last told of.
+#[derive(Debug, Default)]
+struct Told {
+    file: String,
+    log: Option<Instant>,
+    step: Option<Instant>,
 }
 
 impl Watcher for Logged {
     fn progress(&self, file: &str, bytes: u64, total: u64) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_done = bytes >= total;
-        if told.is_some_and(|told| told.elapsed() < PAUSE) && !is_done {
+        if told.file != file {
+            *told = Told {
+                file: file.to_owned(),
+                ..Told::default()
+            };
+        }
+        let is_due = |last: Option<Instant>, pause| {
+            bytes >= total || last.is_none_or(|last| last.elapsed() >= pause)
+        };
+        if !is_due(told.step, STEP_EVERY) {
             return;
         }
-        *told = Some(Instant::now());
         let percent = 100 * bytes / total.max(1);
         let step = format!("fetching {file}: {percent} % of {}", mebibytes(total));
-        tracing::info!("{step}");
+        if is_due(told.log, LOG_EVERY) {
+            tracing::info!("{step}");
+            told.log = Some(Instant::now());
+        }
+        told.step = Some(Instant::now());
         self.reporter.step(step);
     }
 

@@ -27,7 +27,8 @@ use groundling::segmenter::image_processor::{Frame, ImageProcessor as SegmenterI
 use image::RgbImage;
 
 const CATS: &str = "http://images.cocodataset.org/val2017/000000039769.jpg";
-const CAR: &str = "https://huggingface.co/ybelkada/segment-anything/resolve/main/assets/car.png";
+/// On the hub.
+const CAR: &str = "ybelkada/segment-anything/resolve/main/assets/car.png";
 
 #[derive(Debug, Parser)]
 struct Settings {
@@ -49,10 +50,13 @@ impl Watcher for Told {
     }
 }
 
+fn settings() -> Settings {
+    Settings::try_parse_from(["test"]).unwrap()
+}
+
 fn checkpoint(role: Role, name: &str) -> Checkpoint {
-    let settings = Settings::try_parse_from(["test"]).unwrap();
     let watcher: Arc<dyn Watcher> = Arc::new(Told);
-    let locator = Locator::new(&settings.models);
+    let locator = Locator::new(&settings().models);
     locator.locate(role, name, &watcher).unwrap()
 }
 
@@ -61,7 +65,8 @@ fn picture(url: &str) -> RgbImage {
         timeout: Duration::from_secs(60),
         max_bytes: 1 << 26,
         max_pixels: 1 << 26,
-        allowed_hosts: AllowedHosts::parse(""),
+        // a mirror of the hub may be near
+        allowed_hosts: AllowedHosts::parse("*"),
         local_files: None,
     });
     let request = ImageRequest {
@@ -82,7 +87,11 @@ struct Table {
 
 impl Table {
     fn compare(&mut self, what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
-        assert_eq!(found.len(), expected.len(), "{what}");
+        if found.len() != expected.len() {
+            println!("{what:<44} {} numbers, expected {expected:?}", found.len());
+            self.off.push(format!("{what}: {} numbers", found.len()));
+            return;
+        }
         let pairs = found.iter().zip(expected);
         let largest = pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         println!("{what:<44} {found:?} expected {expected:?} difference {largest:.1e}");
@@ -184,7 +193,11 @@ fn published_grounding_dino_tiny() {
                 near(a.bounding_box.corners()).total_cmp(&near(b.bounding_box.corners()))
             })
             .unwrap();
-        assert_eq!(nearest.phrase, phrase);
+        if nearest.phrase != phrase {
+            table
+                .off
+                .push(format!("{phrase} is named {}", nearest.phrase));
+        }
         table.compare(
             &format!("score of {phrase:?}"),
             &[nearest.score],
@@ -198,7 +211,7 @@ fn published_grounding_dino_tiny() {
             1.0,
         );
     }
-    assert_eq!(both.len(), 3);
+    table.compare("objects found", &[both.len() as f32], &[3.0], 0.0);
     table.close();
 }
 
@@ -208,7 +221,8 @@ fn published_sam_vit_base() {
     let mut table = Table::default();
     let device = &Device::Cpu;
     let checkpoint = checkpoint(Role::Segmenter, "sam-vit-base");
-    let image = picture(CAR);
+    let hub = settings().models.hub.hf_endpoint;
+    let image = picture(&format!("{hub}/{CAR}"));
     let (weights, config) = checkpoint.open_model::<sam::Config>().unwrap();
     let model = weights
         .load(DType::F32, device, |vb| Sam::load(vb, &config))
