@@ -1,11 +1,12 @@
 //! `POST /predict`: regions for good requests, clear errors for others, and the server stays up.
 
 use axum::http::StatusCode;
+use groundling::http::router;
 use serde_json::json;
 
 use crate::support::{
     SHAPES, SHAPES_CONFIG, app, app_with, batch_request, both_of, check_regions, data_uri,
-    get_json, kinds, payload, post, prompt_request, refused, regions,
+    get_json, kinds, payload, post, prompt_request, refused, regions, state_with,
 };
 
 const LABELS: [&str; 2] = ["Red Circle", "Blue Star"];
@@ -31,7 +32,18 @@ async fn a_typed_prompt_gives_boxes_and_masks() {
 
 #[tokio::test]
 async fn health_and_setup_answer_while_a_prediction_runs() {
-    let app = app();
+    let state = state_with(&[]);
+    let app = router(state.clone());
+    // the models are busy until they are released
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let busy = tokio::spawn(async move {
+        let work = move |_: &_| {
+            // an error is the release, too
+            let _ = released.recv();
+            Ok(())
+        };
+        state.preannotator.worker.run(work).await
+    });
     let request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle");
     let running = {
         let app = app.clone();
@@ -41,7 +53,9 @@ async fn health_and_setup_answer_while_a_prediction_runs() {
     let (health, _) = get_json(&app, "/health").await;
     let (setup, _) = post(&app, "/setup", &payload("setup")).await;
     assert_eq!((health, setup), (StatusCode::OK, StatusCode::OK));
-    assert!(!running.is_finished(), "both came before the prediction");
+    assert!(!running.is_finished(), "the models were not busy");
+    drop(release);
+    busy.await.unwrap().unwrap();
     assert_eq!(
         kinds(regions(&running.await.unwrap())),
         both_of(&["Red Circle"])
