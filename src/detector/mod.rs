@@ -111,18 +111,7 @@ impl Detector {
         device: &Device,
     ) -> Result<Self, CheckpointError> {
         let (weights, config) = checkpoint.open_model::<Config>()?;
-        let images = match checkpoint.config::<ImageProcessor>(IMAGES, &[])? {
-            Some(images) => images,
-            None => checkpoint
-                .may_lack(IMAGES)
-                .map(|()| ImageProcessor::default())?,
-        };
-        images
-            .validate()
-            .map_err(|reason| CheckpointError::Config {
-                file: checkpoint.describe(IMAGES),
-                reason,
-            })?;
+        let images = checkpoint.companion(IMAGES, ImageProcessor::validate)?;
         let limit = config.max_text_len;
         let (text, file) = if let Some(tokenizer) = checkpoint.read(TOKENIZER)? {
             (TextProcessor::from_bytes(&tokenizer, limit), TOKENIZER)

@@ -83,18 +83,7 @@ impl Segmenter {
         device: &Device,
     ) -> Result<Self, CheckpointError> {
         let (weights, config) = checkpoint.open_model::<Config>()?;
-        let images = match checkpoint.config::<ImageProcessor>(IMAGES, &[])? {
-            Some(images) => images,
-            None => checkpoint
-                .may_lack(IMAGES)
-                .map(|()| ImageProcessor::default())?,
-        };
-        images
-            .validate()
-            .map_err(|reason| CheckpointError::Config {
-                file: checkpoint.describe(IMAGES),
-                reason,
-            })?;
+        let images = checkpoint.companion(IMAGES, ImageProcessor::validate)?;
         let model = weights.load(dtype, device, |vb| Sam::load(vb, &config))?;
         Ok(Self {
             model,

@@ -146,16 +146,26 @@ impl Checkpoint {
         }
     }
 
-    /// That a file may be missing: weights may come alone, but where their `config.json` is, the others must
-    /// be too.
+    /// A JSON file beside the weights, if `validate` finds nothing wrong with it. Weights may come alone: then
+    /// the defaults count; but where their `config.json` is, the others must be too.
     ///
     /// # Errors
-    /// [`CheckpointError::Read`] if the file belongs there.
-    pub fn may_lack(&self, file: &str) -> Result<(), CheckpointError> {
-        match self.read("config.json")? {
-            None => Ok(()),
-            Some(_) => Err(self.lacks(file)),
-        }
+    /// If it is missing where it belongs, or see [`Checkpoint::config`]; what `validate` says names the file.
+    pub fn companion<T: serde::de::DeserializeOwned + Default>(
+        &self,
+        file: &str,
+        validate: impl FnOnce(&T) -> Result<(), String>,
+    ) -> Result<T, CheckpointError> {
+        let value = match self.config(file, &[])? {
+            Some(value) => value,
+            None if self.read("config.json")?.is_none() => T::default(),
+            None => return Err(self.lacks(file)),
+        };
+        validate(&value).map_err(|reason| CheckpointError::Config {
+            file: self.describe(file),
+            reason,
+        })?;
+        Ok(value)
     }
 
     /// That a file is missing.
