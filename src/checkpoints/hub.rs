@@ -32,6 +32,9 @@ pub enum HubError {
     /// The setting is no address.
     #[error("HF_ENDPOINT {0:?} is no address such as https://huggingface.co")]
     Endpoint(String),
+    /// The system is out of something.
+    #[error("the system gives no means to wait for the hub: {0}")]
+    Runtime(io::Error),
     /// The host does not answer, or breaks off.
     #[error("{file} of {id} cannot be fetched from {host}: {reason}; what came is kept")]
     Unreachable {
@@ -230,12 +233,7 @@ fn run<T>(work: impl Future<Output = T>) -> Result<T, HubError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let runtime = runtime.map_err(|reason| HubError::Store {
-        file: "a file".to_owned(),
-        id: "the hub".to_owned(),
-        cache: "memory".to_owned(),
-        reason,
-    })?;
+    let runtime = runtime.map_err(HubError::Runtime)?;
     Ok(runtime.block_on(work))
 }
 

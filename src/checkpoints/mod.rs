@@ -12,7 +12,7 @@ use std::sync::Arc;
 use self::hub::{Hub, HubError, Source, Watcher};
 use self::registry::Entry;
 use crate::config::ModelArgs;
-use crate::models::weights::{Architecture, Checkpoint, WEIGHT_ENDINGS, weights_in};
+use crate::models::weights::{Architecture, Checkpoint, WEIGHT_ENDINGS, weights_among, weights_in};
 
 /// The name of the models that are compiled in.
 pub const DEMO: &str = "demo";
@@ -305,9 +305,12 @@ impl Locator {
         watcher: &Arc<dyn Watcher>,
     ) -> Result<Checkpoint, HubError> {
         let files = self.hub.list(source)?;
-        let weights = weights_among(&files).map_err(|found| HubError::NoWeights {
+        let weights = weights_among(&files).map_err(|several| HubError::NoWeights {
             id: source.id.clone(),
-            found,
+            found: match several.as_slice() {
+                [] => "no weights".to_owned(),
+                several => format!("several files of weights ({})", several.join(", ")),
+            },
         })?;
         for file in BESIDE
             .iter()
@@ -323,15 +326,10 @@ impl Locator {
         let folder = self.hub.snapshot(source)?;
         let has = |file: &str| folder.join(file).is_file();
         // other tools fetch only what they need
-        if has(BESIDE[0]) && !has(BESIDE[1]) {
+        if has(CONFIG) && !has(PREPROCESSOR) {
             return None;
         }
-        let entries = std::fs::read_dir(&folder).ok()?;
-        let files: Vec<String> = entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect();
-        let weights = folder.join(weights_among(&files).ok()?);
-        weights.is_file().then(|| beside_or_alone(&weights))
+        Some(beside_or_alone(&weights_in(&folder).ok()?))
     }
 }
 
@@ -348,12 +346,9 @@ fn tidy(name: &str) -> &str {
 const MAIN: &str = "main";
 
 /// What may belong to weights.
-const BESIDE: [&str; 4] = [
-    "config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "vocab.txt",
-];
+const BESIDE: [&str; 4] = [CONFIG, PREPROCESSOR, "tokenizer.json", "vocab.txt"];
+const CONFIG: &str = "config.json";
+const PREPROCESSOR: &str = "preprocessor_config.json";
 
 fn entry_source(entry: &Entry, revision: &str) -> Source {
     Source {
@@ -372,7 +367,7 @@ fn entry_checkpoint(entry: &Entry, weights: PathBuf) -> Checkpoint {
 /// A folder where the weights have a configuration beside them.
 fn beside_or_alone(weights: &Path) -> Checkpoint {
     match weights.parent() {
-        Some(folder) if folder.join(BESIDE[0]).is_file() => Checkpoint::Folder(folder.to_owned()),
+        Some(folder) if folder.join(CONFIG).is_file() => Checkpoint::Folder(folder.to_owned()),
         _ => Checkpoint::File(weights.to_owned()),
     }
 }
@@ -396,27 +391,6 @@ fn source(name: &str) -> Option<Source> {
     })
 }
 
-/// The file of weights among a repository's files, else what there is instead.
-fn weights_among(files: &[String]) -> Result<&str, String> {
-    let named = |name: &str| files.iter().find(|file| *file == name);
-    if let Some(file) = named("model.safetensors").or_else(|| named("pytorch_model.bin")) {
-        return Ok(file);
-    }
-    let mut all: Vec<&str> = vec![];
-    for ending in WEIGHT_ENDINGS {
-        let ends = |file: &&str| file.rsplit_once('.').is_some_and(|(_, e)| e == ending);
-        let found: Vec<&str> = files.iter().map(String::as_str).filter(ends).collect();
-        if let ([only], true) = (found.as_slice(), all.is_empty()) {
-            return Ok(only);
-        }
-        all.extend(found);
-    }
-    Err(match all.as_slice() {
-        [] => "no weights".to_owned(),
-        several => format!("several files of weights ({})", several.join(", ")),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -430,18 +404,5 @@ mod tests {
         for path in ["a", "/a/b", "a/b/c", "./a", "a/b.pth", "a/", "a/b@", "../b"] {
             assert_eq!(parsed(path), None, "{path}");
         }
-    }
-
-    #[test]
-    fn the_weights_of_a_repository() {
-        let among = |files: &[&str]| {
-            let files: Vec<String> = files.iter().map(|file| (*file).to_owned()).collect();
-            weights_among(&files).ok().map(str::to_owned)
-        };
-        let published = ["a.safetensors", "model.safetensors", "config.json"];
-        assert_eq!(among(&published).as_deref(), Some("model.safetensors"));
-        assert_eq!(among(&["README.md", "sam.pt"]).as_deref(), Some("sam.pt"));
-        assert_eq!(among(&["a.safetensors", "b.safetensors"]), None);
-        assert_eq!(among(&["README.md"]), None);
     }
 }

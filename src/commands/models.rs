@@ -97,7 +97,7 @@ fn damage(
     verify: bool,
 ) -> Option<String> {
     let opened = checkpoint.open();
-    if let Err(error) = opened.and_then(|weights| weights.expect(entry.architecture)) {
+    if let Err(error) = opened.and_then(|weights| weights.require(entry.architecture)) {
         return Some(error.to_string());
     }
     // a file of another format has another checksum

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, IndexOp, Tensor};
 use groundling::models::weights::Checkpoint;
 
 /// Largest allowed difference, relative to the largest number of the stage.
@@ -78,6 +78,32 @@ impl Fixture {
     pub fn pair(&self, key: &str) -> (usize, usize) {
         let numbers = self.integers(key);
         (numbers[0] as usize, numbers[1] as usize)
+    }
+
+    /// Each image's own (height, width) in the padded batch of `pixel_mask`.
+    pub fn valid_sizes(&self) -> Vec<(usize, usize)> {
+        let mask = self.get("pixel_mask");
+        let sum = |line: Tensor| line.sum_all().unwrap().to_scalar::<f32>().unwrap() as usize;
+        let size = |image: usize| {
+            let rows = mask.i((image, .., 0)).unwrap();
+            let columns = mask.i((image, 0, ..)).unwrap();
+            (sum(rows), sum(columns))
+        };
+        (0..mask.dim(0).unwrap()).map(size).collect()
+    }
+
+    /// The ids of each caption without its padding.
+    pub fn captions(&self) -> Vec<Vec<u32>> {
+        let length = self.raw("input_ids").dim(1).unwrap();
+        let kept = self.integers("attention_mask");
+        let ids = self.integers("input_ids");
+        let captions = ids.chunks(length).zip(kept.chunks(length));
+        captions
+            .map(|(ids, kept)| {
+                let count = kept.iter().sum::<i64>() as usize;
+                ids[..count].iter().map(|id| *id as u32).collect()
+            })
+            .collect()
     }
 
     /// Compares `ours` with the stored `key` and prints the largest difference.

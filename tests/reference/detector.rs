@@ -52,31 +52,9 @@ impl Case {
     fn load(name: &str, config: &Config) -> Self {
         let fixture = Fixture::load(name);
         let pixel_values = fixture.get("pixel_values");
-        let (batch, _, height, width) = pixel_values.dims4().unwrap();
-        let mask = fixture.get("pixel_mask");
-        let extent = |image: usize, by_row: bool| {
-            let line = if by_row {
-                mask.i((image, .., 0))
-            } else {
-                mask.i((image, 0, ..))
-            };
-            line.unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap() as usize
-        };
-        let valid_sizes: Vec<_> = (0..batch)
-            .map(|image| (extent(image, true), extent(image, false)))
-            .collect();
-        let length = fixture.raw("input_ids").dim(1).unwrap();
-        let kept = fixture.integers("attention_mask");
-        let captions: Vec<Vec<u32>> = fixture
-            .integers("input_ids")
-            .chunks(length)
-            .zip(kept.chunks(length))
-            .map(|(ids, kept)| {
-                let count = kept.iter().sum::<i64>() as usize;
-                ids[..count].iter().map(|id| *id as u32).collect()
-            })
-            .collect();
-        let tokens = TextTokens::new(&captions, &Device::Cpu).unwrap();
+        let (_, _, height, width) = pixel_values.dims4().unwrap();
+        let valid_sizes = fixture.valid_sizes();
+        let tokens = TextTokens::new(&fixture.captions(), &Device::Cpu).unwrap();
         let shapes: Vec<_> = (0..config.num_feature_levels)
             .map(|level| {
                 let (_, _, h, w) = fixture.raw(&format!("source.{level}")).dims4().unwrap();

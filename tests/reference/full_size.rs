@@ -124,29 +124,9 @@ fn fixture(folder: &Path, case: &str) -> Fixture {
 fn detector(model: &GroundingDino, case: &str, expected: &Path, run: &mut Run) -> Result<()> {
     let fixture = fixture(expected, case);
     let pixel_values = fixture.get("pixel_values");
-    let mask = fixture.get("pixel_mask");
-    let batch = pixel_values.dim(0)?;
-    let valid_sizes: Vec<(usize, usize)> = (0..batch)
-        .map(|i| {
-            let rows = mask.i((i, .., 0))?.sum_all()?.to_scalar::<f32>()?;
-            let columns = mask.i((i, 0, ..))?.sum_all()?.to_scalar::<f32>()?;
-            Ok((rows as usize, columns as usize))
-        })
-        .collect::<Result<_>>()?;
-    let length = fixture.raw("input_ids").dim(1)?;
-    let kept = fixture.integers("attention_mask");
-    let ids = fixture.integers("input_ids");
-    let captions: Vec<Vec<u32>> = ids
-        .chunks(length)
-        .zip(kept.chunks(length))
-        .map(|(ids, kept)| {
-            let count = kept.iter().sum::<i64>() as usize;
-            ids[..count].iter().map(|id| *id as u32).collect()
-        })
-        .collect();
-    let tokens = TextTokens::new(&captions, &Device::Cpu)?;
+    let tokens = TextTokens::new(&fixture.captions(), &Device::Cpu)?;
 
-    let features = model.encode_image(&pixel_values, &valid_sizes)?;
+    let features = model.encode_image(&pixel_values, &fixture.valid_sizes())?;
     let enhanced = model.enhance(&features, &tokens)?;
     let theirs = fixture.get("encoder.vision");
     run.compare(case, "image tokens", &enhanced.vision, &theirs);

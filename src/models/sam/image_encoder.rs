@@ -29,6 +29,14 @@ impl ImageEncoder {
     /// embeddings `[B, C, G, G]`.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor> {
         let _span = tracing::debug_span!("image_encoder").entered();
+        let size = match self {
+            Self::Vit(vit) => vit.image_size(),
+            Self::TinyVit(tiny_vit) => tiny_vit.image_size(),
+        };
+        let (_, _, height, width) = pixel_values.dims4()?;
+        if (height, width) != (size, size) {
+            candle_core::bail!("an image of {height}x{width} pixels; the model takes {size}x{size}")
+        }
         match self {
             Self::Vit(vit) => vit.forward(pixel_values),
             Self::TinyVit(tiny_vit) => tiny_vit.forward(pixel_values),

@@ -101,13 +101,13 @@ impl TinyVit {
         })
     }
 
+    /// Rows and columns of the pixels it takes.
+    pub(super) fn image_size(&self) -> usize {
+        self.image_size
+    }
+
     /// Normalised, zero-padded pixels `[B, 3, S, S]` to the image embeddings `[B, C, S / 16, S / 16]`.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor> {
-        let (_, _, height, width) = pixel_values.dims4()?;
-        let size = self.image_size;
-        if (height, width) != (size, size) {
-            candle_core::bail!("an image of {height}x{width} pixels; the model takes {size}x{size}")
-        }
         let mut xs = self.patch_embed.forward(pixel_values)?;
         for stage in &self.stages {
             xs = stage.forward(&xs)?;

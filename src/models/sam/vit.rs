@@ -50,14 +50,14 @@ impl Vit {
         })
     }
 
+    /// Rows and columns of the pixels it takes.
+    pub(super) fn image_size(&self) -> usize {
+        self.image_size
+    }
+
     /// Normalised, zero-padded pixels `[B, 3, S, S]` with `S` the model's image size, to the image
     /// embeddings `[B, C, G, G]`.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor> {
-        let (_, _, height, width) = pixel_values.dims4()?;
-        let size = self.image_size;
-        if (height, width) != (size, size) {
-            candle_core::bail!("an image of {height}x{width} pixels; the model takes {size}x{size}")
-        }
         let mut hidden_states = self.patch_embed.forward(pixel_values)?;
         if let Some(positions) = &self.pos_embed {
             hidden_states = hidden_states.broadcast_add(positions)?;

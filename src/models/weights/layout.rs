@@ -36,7 +36,7 @@ pub struct Layout {
 }
 
 /// Every naming that is known.
-pub static LAYOUTS: [Layout; 5] = [
+static LAYOUTS: [Layout; 5] = [
     Layout {
         name: "Grounding DINO in transformers' names",
         architecture: Architecture::GroundingDino,

@@ -3,20 +3,16 @@
 mod grounding_dino_names;
 mod layout;
 mod names;
+mod opened;
 mod pickle;
 mod sam_names;
 mod tensor_file;
 mod torch_file;
 
-use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Shape, Tensor};
-use candle_nn::VarBuilder;
-use candle_nn::var_builder::SimpleBackend;
-
-pub use self::layout::{Architecture, LAYOUTS, Layout};
-use self::names::Renamed;
+pub use self::layout::{Architecture, Layout};
+pub use self::opened::Weights;
 use self::tensor_file::TensorFile;
 
 /// Where a checkpoint's files are.
@@ -231,12 +227,12 @@ impl Checkpoint {
                     reason,
                 })?;
             let mut weights = self.open()?;
-            weights.expect(C::ARCHITECTURE)?;
+            weights.require(C::ARCHITECTURE)?;
             weights.described_by = FILE.to_owned();
             return Ok((weights, config));
         }
         let weights = self.open()?;
-        weights.expect(C::ARCHITECTURE)?;
+        weights.require(C::ARCHITECTURE)?;
         let config = C::of_weights(&weights)
             .and_then(|config| config.validate().map(|()| config))
             .map_err(|reason| unusable(&weights.file, reason))?;
@@ -289,244 +285,53 @@ fn open_file(path: &Path) -> Result<Result<TensorFile, String>, CheckpointError>
 /// # Errors
 /// If there is none, or several and none is named as published.
 pub fn weights_in(folder: &Path) -> Result<PathBuf, CheckpointError> {
-    let published = WEIGHTS.iter().map(|file| folder.join(file));
-    if let Some(path) = published.into_iter().find(|path| path.is_file()) {
-        return Ok(path);
-    }
-    let error = |reason: String| CheckpointError::Folder {
-        folder: folder.display().to_string(),
-        reason,
-    };
     let entries = std::fs::read_dir(folder).map_err(|source| CheckpointError::Read {
         file: folder.display().to_string(),
         source,
     })?;
-    let mut found: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let ending = path.extension().and_then(|ending| ending.to_str());
-            ending.is_some_and(|ending| WEIGHT_ENDINGS.contains(&ending)) && path.is_file()
-        })
+    let mut files: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|file| folder.join(file).is_file())
         .collect();
-    found.sort();
-    match found.as_slice() {
-        [one] => Ok(one.clone()),
-        [] => Err(error(format!(
+    files.sort();
+    let error = |reason: String| CheckpointError::Folder {
+        folder: folder.display().to_string(),
+        reason,
+    };
+    match weights_among(&files) {
+        Ok(file) => Ok(folder.join(file)),
+        Err(several) if several.is_empty() => Err(error(format!(
             "holds no weights: {} or another file that ends with .{} is missing",
             WEIGHTS[0],
             WEIGHT_ENDINGS.join(", .")
         ))),
-        several => {
-            let name = |path: &PathBuf| path.file_name().map(|n| n.display().to_string());
-            let names: Vec<_> = several.iter().filter_map(name).collect();
-            Err(error(format!(
-                "holds several files of weights ({}): give the path of one",
-                names.join(", ")
-            )))
-        }
+        Err(several) => Err(error(format!(
+            "holds several files of weights ({}): give the path of one",
+            several.join(", ")
+        ))),
     }
 }
 
-/// Open weights under the names of transformers 4.44.2, whatever the file calls them.
-pub struct Weights {
-    /// What to call the file in messages.
-    file: String,
-    tensors: TensorFile,
-    layout: &'static Layout,
-    /// What says which sizes the model has.
-    described_by: String,
-    /// By name in transformers.
-    places: HashMap<String, Place>,
-}
-
-/// Where a tensor is.
-#[derive(Debug)]
-struct Place {
-    /// Its name in the file.
-    name: String,
-    /// 0, 1 or 2 for a third of that tensor's rows.
-    third: Option<usize>,
-}
-
-impl std::fmt::Debug for Weights {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Weights")
-            .field("file", &self.file)
-            .field("layout", &self.layout.name)
-            .finish_non_exhaustive()
+/// The file of weights among the names of a folder's or a repository's files: as published, else the only
+/// one of the first format that is there.
+///
+/// # Errors
+/// All files of weights, if they are none or several.
+pub fn weights_among(files: &[String]) -> Result<&str, Vec<&str>> {
+    let published = |name: &&str| files.iter().any(|file| file == name);
+    if let Some(name) = WEIGHTS.into_iter().find(published) {
+        return Ok(name);
     }
-}
-
-impl Weights {
-    fn new(file: String, tensors: TensorFile) -> Result<Self, String> {
-        let names = tensors.shapes().keys().map(String::as_str);
-        let (layout, prefix) = Layout::of(names)?;
-        let mut places = HashMap::new();
-        let mut unknown = BTreeSet::new();
-        for name in tensors.shapes().keys() {
-            let own = name.strip_prefix(&prefix).unwrap_or(name);
-            let Some(renamed) = layout.rename(own) else {
-                unknown.insert(own);
-                continue;
-            };
-            for Renamed { name: new, third } in renamed {
-                let name = name.clone();
-                places.insert(new, Place { name, third });
-            }
+    let mut all: Vec<&str> = vec![];
+    for ending in WEIGHT_ENDINGS {
+        let ends = |file: &&str| file.rsplit_once('.').is_some_and(|(_, e)| e == ending);
+        let found: Vec<&str> = files.iter().map(String::as_str).filter(ends).collect();
+        if let ([only], true) = (found.as_slice(), all.is_empty()) {
+            return Ok(only);
         }
-        if !unknown.is_empty() {
-            tracing::debug!(file, ?unknown, "tensors that the model does not know");
-        }
-        tracing::debug!(file, layout = layout.name, "checkpoint recognised");
-        Ok(Self {
-            file,
-            tensors,
-            layout,
-            described_by: "the file itself".to_owned(),
-            places,
-        })
+        all.extend(found);
     }
-
-    /// What the file holds.
-    pub fn layout(&self) -> &'static Layout {
-        self.layout
-    }
-
-    /// What to call the file in messages.
-    pub fn file(&self) -> &str {
-        &self.file
-    }
-
-    /// That it is a model of this kind.
-    ///
-    /// # Errors
-    /// What it is instead.
-    pub fn expect(&self, architecture: Architecture) -> Result<(), CheckpointError> {
-        if self.layout.architecture == architecture {
-            return Ok(());
-        }
-        Err(CheckpointError::Unusable {
-            file: self.file.clone(),
-            reason: format!(
-                "it holds {}, but {} is needed here",
-                self.layout.architecture.describe(),
-                architecture.describe()
-            ),
-        })
-    }
-
-    /// The sizes of a tensor that tells a model's configuration.
-    ///
-    /// # Errors
-    /// If it is missing, or has not `N` sizes.
-    pub fn sizes<const N: usize>(&self, name: &str) -> Result<[usize; N], String> {
-        let shape = self
-            .shape(name)
-            .ok_or_else(|| format!("the tensor {name} is missing"))?;
-        <[usize; N]>::try_from(shape)
-            .map_err(|shape| format!("the tensor {name} has the shape {shape:?}, not {N} sizes"))
-    }
-
-    /// The sizes of a tensor.
-    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        let place = self.places.get(name)?;
-        let mut shape = self.tensors.shapes().get(&place.name)?.clone();
-        if place.third.is_some() {
-            let rows = shape.first_mut()?;
-            *rows /= 3;
-        }
-        Some(shape)
-    }
-
-    /// How many numbered groups there are, one after the other: 12, if there are `layers.0.` to
-    /// `layers.11.`.
-    pub fn count(&self, prefix: &str) -> usize {
-        let number = |name: &String| {
-            let rest = name.strip_prefix(prefix)?.strip_prefix('.')?;
-            rest.split('.').next()?.parse::<usize>().ok()
-        };
-        let numbers: BTreeSet<usize> = self.places.keys().filter_map(number).collect();
-        let in_order = |(at, number): &(usize, &usize)| at == *number;
-        numbers.iter().enumerate().take_while(in_order).count()
-    }
-
-    /// That the number of attention heads, which is in no tensor's shape, is the published models': those are
-    /// known by a width.
-    ///
-    /// # Errors
-    /// If the tensor has another width.
-    pub fn of_published_width(&self, name: &str, width: usize) -> Result<(), String> {
-        match self.shape(name).and_then(|shape| shape.last().copied()) {
-            Some(found) if found == width => Ok(()),
-            found => Err(format!(
-                "its tensors do not tell all of its configuration ({name} is {} wide, published models {width}): put its config.json beside it",
-                found.map_or("not".to_owned(), |found| found.to_string())
-            )),
-        }
-    }
-
-    /// Loads a model through `load`, its tensors converted to `dtype` one by one.
-    ///
-    /// # Errors
-    /// If `load` misses a tensor or finds one of another shape; the message names it.
-    pub fn load<M>(
-        self,
-        dtype: DType,
-        device: &Device,
-        load: impl FnOnce(VarBuilder) -> candle_core::Result<M>,
-    ) -> Result<M, CheckpointError> {
-        let (file, described_by) = (self.file.clone(), self.described_by.clone());
-        let vb = VarBuilder::from_backend(Box::new(self), dtype, device.clone());
-        load(vb).map_err(|error| CheckpointError::Weights {
-            file,
-            described_by,
-            reason: first_line(&error),
-        })
-    }
-}
-
-impl SimpleBackend for Weights {
-    fn get(
-        &self,
-        shape: Shape,
-        name: &str,
-        _: candle_nn::Init,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
-        match self.shape(name) {
-            Some(found) if found != shape.dims() => candle_core::bail!(
-                "the tensor {name} has the shape {found:?}, and the model needs {:?}: it is of another size",
-                shape.dims()
-            ),
-            _ => self.get_unchecked(name, dtype, device),
-        }
-    }
-
-    fn get_unchecked(
-        &self,
-        name: &str,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
-        let Some(place) = self.places.get(name) else {
-            candle_core::bail!("the tensor {name} is missing")
-        };
-        let tensor = self.tensors.read(&place.name, device)?;
-        let tensor = match place.third {
-            None => tensor,
-            Some(third) => {
-                let rows = tensor.dim(0)? / 3;
-                // a copy: the whole must not stay in memory for a part of it
-                tensor.narrow(0, third * rows, rows)?.force_contiguous()?
-            }
-        };
-        tensor.to_dtype(dtype)?.to_device(device)
-    }
-
-    fn contains_tensor(&self, name: &str) -> bool {
-        self.places.contains_key(name)
-    }
+    Err(all)
 }
 
 /// Without the backtrace that candle adds where one is wanted.
@@ -543,5 +348,23 @@ fn drop_nulls(value: &mut serde_json::Value) {
         }
         serde_json::Value::Array(items) => items.iter_mut().for_each(drop_nulls),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_weights_of_a_repository() {
+        let among = |files: &[&str]| {
+            let files: Vec<String> = files.iter().map(|file| (*file).to_owned()).collect();
+            weights_among(&files).ok().map(str::to_owned)
+        };
+        let published = ["a.safetensors", "model.safetensors", "config.json"];
+        assert_eq!(among(&published).as_deref(), Some("model.safetensors"));
+        assert_eq!(among(&["README.md", "sam.pt"]).as_deref(), Some("sam.pt"));
+        assert_eq!(among(&["a.safetensors", "b.safetensors"]), None);
+        assert_eq!(among(&["README.md"]), None);
     }
 }

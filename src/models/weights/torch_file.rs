@@ -152,7 +152,7 @@ impl StoredTensor {
     /// Its own bytes, row by row; the storage may be larger or lie otherwise.
     fn contiguous(&self, storage: Vec<u8>, width: usize) -> Vec<u8> {
         let count: usize = self.shape.iter().product();
-        let mut expected = 1;
+        let mut expected = 1usize;
         let is_contiguous = self
             .shape
             .iter()
@@ -160,7 +160,7 @@ impl StoredTensor {
             .rev()
             .all(|(size, stride)| {
                 let fits = *size == 1 || *stride == expected;
-                expected *= size;
+                expected = expected.saturating_mul(*size);
                 fits
             });
         if is_contiguous && self.offset == 0 && storage.len() == count * width {

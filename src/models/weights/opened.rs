@@ -1,0 +1,209 @@
+//! An open file of weights under one set of names, as candle's loaders ask for them.
+
+use std::collections::{BTreeSet, HashMap};
+
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::VarBuilder;
+use candle_nn::var_builder::SimpleBackend;
+
+use super::layout::{Architecture, Layout};
+use super::names::Renamed;
+use super::tensor_file::TensorFile;
+use super::{CheckpointError, first_line};
+
+/// Open weights under the names of transformers 4.44.2, whatever the file calls them.
+pub struct Weights {
+    /// What to call the file in messages.
+    pub(super) file: String,
+    tensors: TensorFile,
+    layout: &'static Layout,
+    /// What says which sizes the model has.
+    pub(super) described_by: String,
+    /// By name in transformers.
+    places: HashMap<String, Place>,
+}
+
+/// Where a tensor is.
+#[derive(Debug)]
+struct Place {
+    /// Its name in the file.
+    name: String,
+    /// 0, 1 or 2 for a third of that tensor's rows.
+    third: Option<usize>,
+}
+
+impl std::fmt::Debug for Weights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Weights")
+            .field("file", &self.file)
+            .field("layout", &self.layout.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Weights {
+    pub(super) fn new(file: String, tensors: TensorFile) -> Result<Self, String> {
+        let names = tensors.shapes().keys().map(String::as_str);
+        let (layout, prefix) = Layout::of(names)?;
+        let mut places = HashMap::new();
+        let mut unknown = BTreeSet::new();
+        for name in tensors.shapes().keys() {
+            let own = name.strip_prefix(&prefix).unwrap_or(name);
+            let Some(renamed) = layout.rename(own) else {
+                unknown.insert(own);
+                continue;
+            };
+            for Renamed { name: new, third } in renamed {
+                let name = name.clone();
+                places.insert(new, Place { name, third });
+            }
+        }
+        if !unknown.is_empty() {
+            tracing::debug!(file, ?unknown, "tensors that the model does not know");
+        }
+        tracing::debug!(file, layout = layout.name, "checkpoint recognised");
+        Ok(Self {
+            file,
+            tensors,
+            layout,
+            described_by: "the file itself".to_owned(),
+            places,
+        })
+    }
+
+    /// What the file holds.
+    pub fn layout(&self) -> &'static Layout {
+        self.layout
+    }
+
+    /// That it is a model of this kind.
+    ///
+    /// # Errors
+    /// What it is instead.
+    pub fn require(&self, architecture: Architecture) -> Result<(), CheckpointError> {
+        if self.layout.architecture == architecture {
+            return Ok(());
+        }
+        Err(CheckpointError::Unusable {
+            file: self.file.clone(),
+            reason: format!(
+                "it holds {}, but {} is needed here",
+                self.layout.architecture.describe(),
+                architecture.describe()
+            ),
+        })
+    }
+
+    /// The sizes of a tensor that tells a model's configuration.
+    ///
+    /// # Errors
+    /// If it is missing, or has not `N` sizes.
+    pub fn sizes<const N: usize>(&self, name: &str) -> Result<[usize; N], String> {
+        let shape = self
+            .shape(name)
+            .ok_or_else(|| format!("the tensor {name} is missing"))?;
+        <[usize; N]>::try_from(shape)
+            .map_err(|shape| format!("the tensor {name} has the shape {shape:?}, not {N} sizes"))
+    }
+
+    /// The sizes of a tensor.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let place = self.places.get(name)?;
+        let mut shape = self.tensors.shapes().get(&place.name)?.clone();
+        if place.third.is_some() {
+            let rows = shape.first_mut()?;
+            *rows /= 3;
+        }
+        Some(shape)
+    }
+
+    /// How many numbered groups there are, one after the other: 12, if there are `layers.0.` to
+    /// `layers.11.`.
+    pub fn count(&self, prefix: &str) -> usize {
+        let number = |name: &String| {
+            let rest = name.strip_prefix(prefix)?.strip_prefix('.')?;
+            rest.split('.').next()?.parse::<usize>().ok()
+        };
+        let numbers: BTreeSet<usize> = self.places.keys().filter_map(number).collect();
+        let in_order = |(at, number): &(usize, &usize)| at == *number;
+        numbers.iter().enumerate().take_while(in_order).count()
+    }
+
+    /// That the number of attention heads, which is in no tensor's shape, is the published models': those are
+    /// known by a width.
+    ///
+    /// # Errors
+    /// If the tensor has another width.
+    pub fn of_published_width(&self, name: &str, width: usize) -> Result<(), String> {
+        match self.shape(name).and_then(|shape| shape.last().copied()) {
+            Some(found) if found == width => Ok(()),
+            found => Err(format!(
+                "its tensors do not tell all of its configuration ({name} is {} wide, published models {width}): put its config.json beside it",
+                found.map_or("not".to_owned(), |found| found.to_string())
+            )),
+        }
+    }
+
+    /// Loads a model through `load`, its tensors converted to `dtype` one by one.
+    ///
+    /// # Errors
+    /// If `load` misses a tensor or finds one of another shape; the message names it.
+    pub fn load<M>(
+        self,
+        dtype: DType,
+        device: &Device,
+        load: impl FnOnce(VarBuilder) -> candle_core::Result<M>,
+    ) -> Result<M, CheckpointError> {
+        let (file, described_by) = (self.file.clone(), self.described_by.clone());
+        let vb = VarBuilder::from_backend(Box::new(self), dtype, device.clone());
+        load(vb).map_err(|error| CheckpointError::Weights {
+            file,
+            described_by,
+            reason: first_line(&error),
+        })
+    }
+}
+
+impl SimpleBackend for Weights {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: candle_nn::Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        match self.shape(name) {
+            Some(found) if found != shape.dims() => candle_core::bail!(
+                "the tensor {name} has the shape {found:?}, and the model needs {:?}: it is of another size",
+                shape.dims()
+            ),
+            _ => self.get_unchecked(name, dtype, device),
+        }
+    }
+
+    fn get_unchecked(
+        &self,
+        name: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let Some(place) = self.places.get(name) else {
+            candle_core::bail!("the tensor {name} is missing")
+        };
+        let tensor = self.tensors.read(&place.name, device)?;
+        let tensor = match place.third {
+            None => tensor,
+            Some(third) => {
+                let rows = tensor.dim(0)? / 3;
+                // a copy: the whole must not stay in memory for a part of it
+                tensor.narrow(0, third * rows, rows)?.force_contiguous()?
+            }
+        };
+        tensor.to_dtype(dtype)?.to_device(device)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+}
