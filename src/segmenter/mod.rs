@@ -1,5 +1,7 @@
 //! The segmenter: boxes and points to masks.
 
+mod band;
+mod bilinear;
 pub mod image_processor;
 pub mod post_process;
 
@@ -7,6 +9,7 @@ use std::fmt;
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
+use rayon::prelude::*;
 
 use self::image_processor::{Frame, ImageProcessor};
 use self::post_process::upscale_mask;
@@ -176,15 +179,15 @@ impl Segmenter {
         let mut best = vec![];
         for (prompt, scores) in scores.iter().enumerate() {
             let ranked = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-            let Some((index, score)) = ranked else {
-                continue;
-            };
-            let logits: Vec<f32> = logits.get(prompt)?.get(index)?.to_vec1()?;
-            best.push(ScoredMask {
-                mask: upscale_mask(&logits, self.input_side(), frame),
-                score: *score,
-            });
+            if let Some((index, score)) = ranked {
+                let logits: Vec<f32> = logits.get(prompt)?.get(index)?.to_vec1()?;
+                best.push((logits, *score));
+            }
         }
-        Ok(best)
+        let masks = best.par_iter().map(|(logits, score)| ScoredMask {
+            mask: upscale_mask(logits, self.input_side(), frame),
+            score: *score,
+        });
+        Ok(masks.collect())
     }
 }

@@ -1,77 +1,56 @@
 //! Low-resolution mask logits to masks of the image's size (`post_process_masks`).
+//!
+//! The reference scales twice: the logits (256x256) to the model's input (1024x1024), and that, without
+//! its padding, to the image. Most pixels of an image need neither: where all the logits a pixel depends
+//! on have one sign, the pixel has it too, and only the rest, along the outline, is computed.
 
 use rayon::prelude::*;
 
+use super::band::{BandScaler, LogitMap, Scaling};
+use super::bilinear::Tap;
 use super::image_processor::Frame;
-use crate::geometry::Mask;
+use crate::geometry::{Mask, Runs};
 
-/// A logit above this is mask.
-const MASK_THRESHOLD: f32 = 0.0;
+/// Bands that one thread computes in a row: a map of 256x256 has a band per row of logits.
+const BANDS_AT_ONCE: usize = 8;
 
 /// Logits of a square map, row by row, to a mask of the original image: bilinearly to the model's
-/// input size `input_side`, the padding cut off, bilinearly to the image, the threshold last.
+/// input size `input_side`, the padding cut off, bilinearly to the image; what is greater than 0 is mask.
 pub fn upscale_mask(logits: &[f32], input_side: usize, frame: Frame) -> Mask {
-    let pixels = upscale_logits(logits, input_side, frame);
-    Mask::from_pixels(
-        frame.original,
-        pixels.into_iter().map(|logit| logit > MASK_THRESHOLD),
-    )
+    let map = LogitMap::new(logits);
+    if map.side == 0 {
+        return Mask::from_runs(frame.original, Runs::default());
+    }
+    let scaling = Scaling::new(map.side, input_side, frame);
+    let blocks = scaling.blocks();
+    let parts: Vec<Runs> = scaling
+        .bands()
+        .par_chunks(BANDS_AT_ONCE)
+        .map(|bands| {
+            let mut scaler = BandScaler::default();
+            let mut runs = Runs::default();
+            for band in bands {
+                scaler.append(&map, &scaling, &blocks, band, &mut runs);
+            }
+            runs
+        })
+        .collect();
+    let mut runs = Runs::default();
+    for part in &parts {
+        runs.extend(part);
+    }
+    Mask::from_runs(frame.original, runs)
 }
 
-/// [`upscale_mask`] before the threshold: `height * width` numbers of the original image.
+/// [`upscale_mask`] before the threshold: `height * width` numbers of the original image. Computes both
+/// maps in full; the reference that [`upscale_mask`] is tested against.
 pub fn upscale_logits(logits: &[f32], input_side: usize, frame: Frame) -> Vec<f32> {
     let side = logits.len().isqrt();
-    let to_input = Axis::new(side, input_side);
-    let input = resample(
-        logits,
-        side,
-        &to_input.taps(frame.resized.height),
-        &to_input.taps(frame.resized.width),
-    );
-    let (resized, original) = (frame.resized, frame.original);
-    resample(
-        &input,
-        resized.width,
-        &Axis::new(resized.height, original.height).taps(original.height),
-        &Axis::new(resized.width, original.width).taps(original.width),
-    )
-}
-
-/// Bilinear sampling along one axis with `align_corners=false` (`torch.nn.functional.interpolate`).
-struct Axis {
-    from: usize,
-    scale: f32,
-}
-
-/// Two neighbours and the share of the second.
-struct Tap {
-    first: usize,
-    second: usize,
-    share: f32,
-}
-
-impl Axis {
-    fn new(from: usize, to: usize) -> Self {
-        Self {
-            from,
-            scale: from as f32 / to as f32,
-        }
-    }
-
-    /// The taps of the first `count` results.
-    fn taps(&self, count: usize) -> Vec<Tap> {
-        (0..count)
-            .map(|i| {
-                let at = (self.scale * (i as f32 + 0.5) - 0.5).max(0.0);
-                let first = (at as usize).min(self.from - 1);
-                Tap {
-                    first,
-                    second: (first + 1).min(self.from - 1),
-                    share: (at - first as f32).clamp(0.0, 1.0),
-                }
-            })
-            .collect()
-    }
+    let scaling = Scaling::new(side, input_side, frame);
+    let [input_rows, rows] = &scaling.rows;
+    let [input_columns, columns] = &scaling.columns;
+    let input = resample(logits, side, input_rows, input_columns);
+    resample(&input, frame.resized.width, rows, columns)
 }
 
 /// A map of `width` columns sampled at every pair of a row's and a column's taps.
@@ -81,14 +60,140 @@ fn resample(map: &[f32], width: usize, rows: &[Tap], columns: &[Tap]) -> Vec<f32
         .par_chunks_mut(columns.len().max(1))
         .zip(rows)
         .for_each(|(output, row)| {
-            let first = &map[row.first * width..][..width];
-            let second = &map[row.second * width..][..width];
+            let first = &map[row.first as usize * width..][..width];
+            let second = &map[row.second as usize * width..][..width];
             for (out, column) in output.iter_mut().zip(columns) {
-                let along = |line: &[f32]| {
-                    line[column.first] * (1.0 - column.share) + line[column.second] * column.share
-                };
-                *out = along(first) * (1.0 - row.share) + along(second) * row.share;
+                *out = row.between(column.sample(first, 0), column.sample(second, 0));
             }
         });
     output
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::geometry::ImageSize;
+
+    /// Logits at which signs, rounding or overflow are special.
+    const SPECIAL: [f32; 16] = [
+        0.0,
+        -0.0,
+        1e-45,
+        -1e-45,
+        f32::MIN_POSITIVE,
+        16.0 * f32::MIN_POSITIVE,
+        1e-36,
+        -1e-40,
+        1.0,
+        -1.0,
+        f32::MAX,
+        f32::MIN,
+        f32::MAX / 16.0,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+    ];
+
+    /// The mask by way of the full maps.
+    fn thresholded(logits: &[f32], input_side: usize, frame: Frame) -> Mask {
+        let pixels = upscale_logits(logits, input_side, frame);
+        Mask::from_pixels(frame.original, pixels.into_iter().map(|logit| logit > 0.0))
+    }
+
+    #[track_caller]
+    fn check(logits: &[f32], input_side: usize, (height, width): (usize, usize), what: &str) {
+        let frame = Frame::new(ImageSize { height, width }, input_side);
+        let (ours, full) = (
+            upscale_mask(logits, input_side, frame),
+            thresholded(logits, input_side, frame),
+        );
+        // without the runs, which can be long
+        assert!(
+            ours == full,
+            "{what}, {} logits, input {input_side}, image {height}x{width}",
+            logits.len()
+        );
+    }
+
+    fn special(rng: &mut StdRng) -> f32 {
+        SPECIAL[rng.random_range(0..SPECIAL.len())]
+    }
+
+    /// An object as SAM sees it: far from zero in and outside of it.
+    fn blob(side: usize, rng: &mut StdRng) -> Vec<f32> {
+        let mut within = || rng.random_range(0.0..side as f32);
+        let (x, y, radius) = (within(), within(), within() / 2.0);
+        let distance = |i: usize| ((i % side) as f32 - x).hypot(1.3 * ((i / side) as f32 - y));
+        (0..side * side)
+            .map(|i| (radius - distance(i)).clamp(-20.0, 12.0))
+            .collect()
+    }
+
+    fn map(kind: usize, side: usize, rng: &mut StdRng) -> (Vec<f32>, &'static str) {
+        let area = side * side;
+        let sprinkle = |mut map: Vec<f32>, share: f64, rng: &mut StdRng| {
+            for logit in &mut map {
+                if rng.random_bool(share) {
+                    *logit = special(rng);
+                }
+            }
+            map
+        };
+        match kind {
+            0 => (vec![special(rng); area], "one number"),
+            1 => {
+                let noise = (0..area).map(|_| rng.random_range(-1.0..1.0));
+                (noise.collect(), "noise")
+            }
+            2 => (blob(side, rng), "a blob"),
+            3 => (sprinkle(blob(side, rng), 0.02, rng), "a sprinkled blob"),
+            4 => (sprinkle(vec![0.0; area], 1.0, rng), "special numbers"),
+            5 => (sprinkle(vec![1.0; area], 0.01, rng), "mostly set"),
+            _ => (sprinkle(vec![-1.0; area], 0.01, rng), "mostly unset"),
+        }
+    }
+
+    #[test]
+    fn masks_are_those_of_the_full_maps_bit_for_bit() {
+        let mut rng = StdRng::seed_from_u64(7);
+        for case in 0..2_000 {
+            let side = [1, 2, 3, 5, 16, 31, 64][rng.random_range(0..7)];
+            // four times the map as in SAM, or any other size
+            let input_side = match rng.random_bool(0.7) {
+                true => 4 * side,
+                false => rng.random_range(1..=5 * side),
+            };
+            let mut length = || match rng.random_range(0..5) {
+                0 => rng.random_range(1..=3),
+                1 => rng.random_range(1..=6 * side),
+                _ => rng.random_range(1..=180),
+            };
+            let size = (length(), length());
+            let (logits, what) = map(case % 7, side, &mut rng);
+            check(&logits, input_side, size, what);
+        }
+    }
+
+    #[test]
+    fn masks_of_photographs_are_those_of_the_full_maps() {
+        let mut rng = StdRng::seed_from_u64(8);
+        let sizes = [(1280, 1920), (1067, 800), (480, 640), (37, 2500), (1024, 1)];
+        for (case, size) in sizes.into_iter().enumerate() {
+            for kind in [1 + case % 3, 3 + case % 4] {
+                let (logits, what) = map(kind, 256, &mut rng);
+                check(&logits, 1024, size, what);
+            }
+        }
+    }
+
+    #[test]
+    fn without_logits_or_pixels_nothing_is_set() {
+        let frame = |height, width| Frame::new(ImageSize { height, width }, 16);
+        assert_eq!(upscale_mask(&[], 16, frame(2, 3)).runs(), [6]);
+        assert_eq!(upscale_mask(&[1.0], 16, frame(0, 3)).runs(), [0]);
+        assert_eq!(upscale_mask(&[1.0], 16, frame(3, 0)).runs(), [0]);
+    }
 }

@@ -1,0 +1,362 @@
+//! A few rows of an upscaled mask as runs, computed only where the sign of the logits leaves it open.
+//!
+//! An output pixel is interpolated from pixels of the model's input, which are interpolated from logits:
+//! four interpolations on the way, each of the form `a * (1 - share) + b * share` with a share of 0..=1.
+//!
+//! - Logits that are all NaN, negative or zero give an unset pixel. Products with a share that is not
+//!   negative are then NaN, negative or zero again (`-inf * 0` is NaN), and so are their sums; none of
+//!   them is greater than 0.
+//! - Logits that are all in [`CERTAIN`] give a set pixel. Either `share` or the rounded `1 - share` is at
+//!   least a half, so an interpolation is at least half its smaller operand (halving is exact, rounding
+//!   monotone) and at most twice its larger one: after four of them the result is still positive and
+//!   finite.
+//!
+//! All other pixels are computed with the same operations in the same order as the full maps.
+
+use std::ops::{Range, RangeInclusive};
+
+use super::bilinear::{Tap, taps};
+use super::image_processor::Frame;
+use crate::geometry::Runs;
+
+/// Logits that keep their sign through four interpolations, without underflow or overflow.
+const CERTAIN: RangeInclusive<f32> = 16.0 * f32::MIN_POSITIVE..=f32::MAX / 16.0;
+
+/// Some logit is greater than zero: a pixel that depends on it may be set.
+const MAY_SET: u8 = 1;
+/// Some logit is not in [`CERTAIN`]: a pixel that depends on it may be unset.
+const MAY_UNSET: u8 = 2;
+
+/// A square map of logits.
+pub(super) struct LogitMap<'a> {
+    logits: &'a [f32],
+    /// Rows, and columns.
+    pub(super) side: usize,
+    /// Per logit [`MAY_SET`] and [`MAY_UNSET`].
+    signs: Vec<u8>,
+}
+
+impl<'a> LogitMap<'a> {
+    /// From `side * side` logits, row by row.
+    pub(super) fn new(logits: &'a [f32]) -> Self {
+        let sign = |logit: &f32| {
+            let may_set = if *logit > 0.0 { MAY_SET } else { 0 };
+            let is_certain = *logit >= *CERTAIN.start() && *logit <= *CERTAIN.end();
+            may_set | if is_certain { 0 } else { MAY_UNSET }
+        };
+        Self {
+            logits,
+            side: logits.len().isqrt(),
+            signs: logits.iter().map(sign).collect(),
+        }
+    }
+
+    fn row(&self, index: u32) -> &[f32] {
+        &self.logits[index as usize * self.side..][..self.side]
+    }
+}
+
+/// The taps of both scalings, by rows and by columns: logits to the model's input, and that to the image.
+pub(super) struct Scaling {
+    pub(super) rows: [Vec<Tap>; 2],
+    pub(super) columns: [Vec<Tap>; 2],
+}
+
+impl Scaling {
+    /// Of a map of `side` rows and columns to an input of `input_side`, and of its unpadded part to the
+    /// image.
+    pub(super) fn new(side: usize, input_side: usize, frame: Frame) -> Self {
+        let (resized, original) = (frame.resized, frame.original);
+        Self {
+            rows: [
+                taps(side, input_side, resized.height),
+                taps(resized.height, original.height, original.height),
+            ],
+            columns: [
+                taps(side, input_side, resized.width),
+                taps(resized.width, original.width, original.width),
+            ],
+        }
+    }
+
+    /// All rows of the image, in bands that depend on the same few rows of logits.
+    pub(super) fn bands(&self) -> Vec<Stretch> {
+        stretches(&self.rows)
+    }
+
+    /// All columns of the image, likewise.
+    pub(super) fn blocks(&self) -> Vec<Stretch> {
+        stretches(&self.columns)
+    }
+
+    /// Columns of the image.
+    pub(super) fn width(&self) -> usize {
+        self.columns[1].len()
+    }
+}
+
+/// Neighbouring rows (or columns) of the image, and the rows (or columns) of logits they depend on.
+#[derive(Debug, Clone)]
+pub(super) struct Stretch {
+    pub(super) output: Range<usize>,
+    logits: Range<usize>,
+}
+
+fn stretches([to_input, to_output]: &[Vec<Tap>; 2]) -> Vec<Stretch> {
+    let mut stretches: Vec<Stretch> = vec![];
+    for (i, tap) in to_output.iter().enumerate() {
+        let start = to_input[tap.first as usize].first as usize;
+        let end = to_input[tap.second as usize].second as usize + 1;
+        match stretches.last_mut() {
+            Some(last) if last.logits.start == start => {
+                last.output.end = i + 1;
+                last.logits.end = end;
+            }
+            _ => stretches.push(Stretch {
+                output: i..i + 1,
+                logits: start..end,
+            }),
+        }
+    }
+    stretches
+}
+
+/// Computes one band after the other.
+#[derive(Default)]
+pub(super) struct BandScaler {
+    /// Of the band, per column of logits, the signs of all its rows.
+    signs: Vec<u8>,
+    /// Per row of the band.
+    runs: Vec<Runs>,
+    tile: Tile,
+}
+
+impl BandScaler {
+    /// Appends the rows of a band to `runs`.
+    pub(super) fn append(
+        &mut self,
+        map: &LogitMap,
+        scaling: &Scaling,
+        blocks: &[Stretch],
+        band: &Stretch,
+        runs: &mut Runs,
+    ) {
+        self.signs.clear();
+        self.signs.resize(map.side, 0);
+        for row in band.logits.clone() {
+            let row = &map.signs[row * map.side..][..map.side];
+            for (sign, logit) in self.signs.iter_mut().zip(row) {
+                *sign |= logit;
+            }
+        }
+        let height = band.output.len();
+        let may_set = |sign: &u8| sign & MAY_SET != 0;
+        // the columns of logits outside of which nothing is set
+        let (Some(first), Some(last)) = (
+            self.signs.iter().position(may_set),
+            self.signs.iter().rposition(may_set),
+        ) else {
+            for _ in 0..height {
+                runs.push(false, scaling.width() as u32);
+            }
+            return;
+        };
+        self.runs.resize_with(height, Runs::default);
+        self.runs.iter_mut().for_each(Runs::clear);
+        let start = blocks.partition_point(|block| block.logits.end <= first);
+        let end = blocks.partition_point(|block| block.logits.start <= last);
+        let signs = |block: &Stretch| {
+            let signs = self.signs[block.logits.clone()].iter();
+            signs.fold(0, |all, sign| all | sign)
+        };
+        let mut done = 0;
+        for same in blocks[start..end].chunk_by(|a, b| signs(a) == signs(b)) {
+            let columns = same[0].output.start..same[same.len() - 1].output.end;
+            for row in &mut self.runs {
+                row.push(false, (columns.start - done) as u32);
+            }
+            done = columns.end;
+            match signs(&same[0]) {
+                MAY_SET | MAY_UNSET => {
+                    for row in &mut self.runs {
+                        row.push(signs(&same[0]) == MAY_SET, columns.len() as u32);
+                    }
+                }
+                _ => self
+                    .tile
+                    .append(map, scaling, band, columns, &mut self.runs),
+            }
+        }
+        for row in &mut self.runs {
+            row.push(false, (scaling.width() - done) as u32);
+            runs.extend(row);
+        }
+    }
+}
+
+/// The part of a band that is computed: both scalings, row by row.
+#[derive(Default)]
+struct Tile {
+    /// Rows of logits at the columns of the model's input.
+    logits: LinePair,
+    /// A row of the model's input.
+    input: Vec<f32>,
+    /// Rows of the model's input at the columns of the image.
+    inputs: LinePair,
+}
+
+impl Tile {
+    fn append(
+        &mut self,
+        map: &LogitMap,
+        scaling: &Scaling,
+        band: &Stretch,
+        columns: Range<usize>,
+        runs: &mut [Runs],
+    ) {
+        let [input_rows, rows] = &scaling.rows;
+        let [input_columns, output_columns] = &scaling.columns;
+        let columns = &output_columns[columns];
+        let (Some(left), Some(right)) = (columns.first(), columns.last()) else {
+            return;
+        };
+        let input_columns = &input_columns[left.first as usize..=right.second as usize];
+        let Self {
+            logits,
+            input,
+            inputs,
+        } = self;
+        logits.forget();
+        inputs.forget();
+        for (row, runs) in rows[band.output.clone()].iter().zip(runs) {
+            let (first, second) = inputs.lines(row, |index, line| {
+                let row = input_rows[index as usize];
+                let (first, second) = logits.lines(&row, |index, line| {
+                    let map_row = map.row(index);
+                    line.extend(input_columns.iter().map(|column| column.sample(map_row, 0)));
+                });
+                input.clear();
+                let pairs = first.iter().zip(second);
+                input.extend(pairs.map(|(first, second)| row.between(*first, *second)));
+                line.extend(
+                    columns
+                        .iter()
+                        .map(|column| column.sample(input, left.first)),
+                );
+            });
+            let mut run = (false, 0);
+            for (first, second) in first.iter().zip(second) {
+                let is_set = row.between(*first, *second) > 0.0;
+                if is_set != run.0 {
+                    runs.push(run.0, run.1);
+                    run = (is_set, 0);
+                }
+                run.1 += 1;
+            }
+            runs.push(run.0, run.1);
+        }
+    }
+}
+
+/// The two lines that a tap lies between; the next tap often lies between the same.
+#[derive(Default)]
+struct LinePair {
+    lines: [Vec<f32>; 2],
+    indices: [Option<u32>; 2],
+}
+
+impl LinePair {
+    fn forget(&mut self) {
+        self.indices = [None; 2];
+    }
+
+    /// The lines of a tap; `compute` writes those that are not here to an empty vector.
+    fn lines(
+        &mut self,
+        tap: &Tap,
+        mut compute: impl FnMut(u32, &mut Vec<f32>),
+    ) -> (&[f32], &[f32]) {
+        if self.indices[1] == Some(tap.first) {
+            self.lines.swap(0, 1);
+            self.indices.swap(0, 1);
+        }
+        for (i, index) in [tap.first, tap.second].into_iter().enumerate() {
+            if self.indices[i] != Some(index) {
+                self.lines[i].clear();
+                compute(index, &mut self.lines[i]);
+                self.indices[i] = Some(index);
+            }
+        }
+        (&self.lines[0], &self.lines[1])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shares at which rounding or underflow is worst.
+    const SHARES: [f32; 9] = [
+        0.0,
+        1e-45,
+        1e-38,
+        f32::EPSILON / 4.0,
+        0.5,
+        0.499_999_97,
+        0.500_000_06,
+        0.999_999_94,
+        1.0,
+    ];
+
+    fn interpolations(a: f32, b: f32) -> impl Iterator<Item = f32> {
+        SHARES.into_iter().map(move |share| {
+            let tap = Tap {
+                first: 0,
+                second: 1,
+                share,
+            };
+            tap.between(a, b)
+        })
+    }
+
+    /// The smallest and the largest of all four-fold interpolations between numbers.
+    fn extremes(numbers: &[f32]) -> (f32, f32) {
+        let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
+        let mut values = numbers.to_vec();
+        for _ in 0..4 {
+            let pairs = values.iter().flat_map(|a| values.iter().map(|b| (*a, *b)));
+            let next: Vec<f32> = pairs.flat_map(|(a, b)| interpolations(a, b)).collect();
+            assert!(next.iter().all(|value| !value.is_nan()));
+            low = next.iter().copied().fold(f32::INFINITY, f32::min);
+            high = next.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            values = vec![low, high];
+        }
+        (low, high)
+    }
+
+    #[test]
+    fn certain_logits_stay_positive_and_finite() {
+        let (low, high) = extremes(&[*CERTAIN.start(), 1.0, *CERTAIN.end()]);
+        assert!(low > 0.0, "{low:e}");
+        assert!(high.is_finite(), "{high:e}");
+    }
+
+    #[test]
+    fn logits_that_are_not_positive_stay_so() {
+        let mut values = vec![
+            0.0,
+            -0.0,
+            -1e-45,
+            -1.0,
+            f32::MIN,
+            f32::NEG_INFINITY,
+            f32::NAN,
+        ];
+        for _ in 0..2 {
+            let pairs = values.iter().flat_map(|a| values.iter().map(|b| (*a, *b)));
+            let next: Vec<f32> = pairs.flat_map(|(a, b)| interpolations(a, b)).collect();
+            assert!(next.iter().all(|value| *value <= 0.0 || value.is_nan()));
+            values.extend(next.into_iter().step_by(13));
+        }
+    }
+}

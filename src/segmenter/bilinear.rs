@@ -1,0 +1,40 @@
+//! Bilinear sampling along one axis, as `torch.nn.functional.interpolate` does it with
+//! `align_corners=false`.
+
+/// Two neighbours and the share of the second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Tap {
+    pub(super) first: u32,
+    pub(super) second: u32,
+    /// 0..=1.
+    pub(super) share: f32,
+}
+
+/// The taps of the first `count` samples where `from` samples become `to`; they never go backwards.
+pub(super) fn taps(from: usize, to: usize, count: usize) -> Vec<Tap> {
+    let scale = from as f32 / to as f32;
+    (0..count)
+        .map(|i| {
+            let at = (scale * (i as f32 + 0.5) - 0.5).max(0.0);
+            let first = (at as usize).min(from - 1);
+            Tap {
+                first: first as u32,
+                second: (first + 1).min(from - 1) as u32,
+                share: (at - first as f32).clamp(0.0, 1.0),
+            }
+        })
+        .collect()
+}
+
+impl Tap {
+    /// The sample of `line`, whose first number is number `offset` of the axis.
+    pub(super) fn sample(&self, line: &[f32], offset: u32) -> f32 {
+        let at = |index: u32| line[(index - offset) as usize];
+        self.between(at(self.first), at(self.second))
+    }
+
+    /// The sample between the values of the two neighbours.
+    pub(super) fn between(&self, first: f32, second: f32) -> f32 {
+        first * (1.0 - self.share) + second * self.share
+    }
+}
