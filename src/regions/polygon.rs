@@ -4,7 +4,7 @@
 //! the mask, and is then thinned out (Douglas and Peucker 1973). The editor knows no holes: one that
 //! matters is joined to the outline around it by a seam without width.
 
-use crate::geometry::Mask;
+use crate::geometry::{Mask, row_differences};
 
 type Ring = Vec<[f32; 2]>;
 
@@ -43,60 +43,103 @@ const STEPS: [(isize, isize); 4] = [(1, 0), (0, 1), (-1, 0), (0, -1)];
 /// Every boundary as corners between pixels, the mask to the right: around parts the signed area is
 /// positive, around holes negative. Parts that touch at a corner only are apart.
 fn boundaries(mask: &Mask) -> Vec<Ring> {
-    let size = mask.size();
-    let (width, height) = (size.width as isize, size.height as isize);
-    let pixels: Vec<bool> = mask.pixels().collect();
-    let is_set = |x: isize, y: isize| {
-        x >= 0 && y >= 0 && x < width && y < height && pixels[(y * width + x) as usize]
+    let rows = mask.rows();
+    let is_used = |y: &usize| !rows.row(*y).is_empty();
+    let height = mask.size().height;
+    let (Some(top), Some(bottom)) = ((0..height).find(is_used), (0..height).rfind(is_used)) else {
+        return vec![];
     };
-    // one bit per direction that a boundary leaves a corner in
-    let stride = width + 1;
-    let at = |x: isize, y: isize| (y * stride + x) as usize;
-    let mut edges = vec![0u8; (stride * (height + 1)) as usize];
-    for y in 0..height {
-        for x in (0..width).filter(|x| is_set(*x, y)) {
-            for (direction, from, other) in [
-                (0, (x, y), (x, y - 1)),
-                (1, (x + 1, y), (x + 1, y)),
-                (2, (x + 1, y + 1), (x, y + 1)),
-                (3, (x, y + 1), (x - 1, y)),
-            ] {
-                if !is_set(other.0, other.1) {
-                    edges[at(from.0, from.1)] |= 1 << direction;
-                }
-            }
+    let spans = || (top..=bottom).flat_map(|y| rows.row(y));
+    let left = spans().map(|span| span.start).min().unwrap_or(0);
+    let right = spans().map(|span| span.end).max().unwrap_or(0);
+    let mut corners = Corners::new((left, top), (right, bottom + 1));
+    for y in top..=bottom {
+        let row = rows.row(y);
+        for span in row {
+            corners.mark((span.end, y), DOWN);
+            corners.mark((span.start, y + 1), UP);
+        }
+        let above = y.checked_sub(1).map_or(&[][..], |above| rows.row(above));
+        for (columns, _) in row_differences(row, above).filter(|(_, is_set)| *is_set) {
+            columns.for_each(|x| corners.mark((x, y), RIGHT));
+        }
+        for (columns, _) in row_differences(row, rows.row(y + 1)).filter(|(_, is_set)| *is_set) {
+            columns.for_each(|x| corners.mark((x + 1, y + 1), LEFT));
         }
     }
-    let mut left = edges.clone();
+    // a boundary's first corner, row by row, is at the left or the right end of a span below it
     let mut rings = vec![];
-    for start in 0..edges.len() {
-        while left[start] != 0 {
-            let first = left[start].trailing_zeros() as usize;
-            rings.push(follow(&edges, &mut left, start, first, stride));
+    for y in top..=bottom {
+        for x in rows.row(y).iter().flat_map(|span| [span.start, span.end]) {
+            while let Some(ring) = corners.follow((x, y)) {
+                rings.push(ring);
+            }
         }
     }
     rings
 }
 
-/// One boundary from an edge back to it; its edges are taken out of `left`.
-fn follow(edges: &[u8], left: &mut [u8], start: usize, first: usize, stride: isize) -> Ring {
-    let (mut corner, mut direction) = (start, first);
-    let mut ring = vec![];
-    loop {
-        left[corner] &= !(1 << direction);
-        let (dx, dy) = STEPS[direction];
-        corner = (corner as isize + dy * stride + dx) as usize;
-        // a right turn first keeps to the same pixel where two touch at a corner
-        let turns = [direction + 1, direction, direction + 3].map(|turn| turn % 4);
-        let next = turns.into_iter().find(|d| edges[corner] & (1 << d) != 0);
-        let next = next.unwrap_or(first);
-        if next != direction {
-            let (x, y) = (corner as isize % stride, corner as isize / stride);
-            ring.push([x as f32, y as f32]);
+const RIGHT: usize = 0;
+const DOWN: usize = 1;
+const LEFT: usize = 2;
+const UP: usize = 3;
+
+/// The corners between the pixels around a mask, and the directions in which boundaries leave them.
+struct Corners {
+    left_top: (usize, usize),
+    stride: usize,
+    /// One bit per direction; four bits higher the same, until the edge is part of a ring.
+    edges: Vec<u8>,
+}
+
+impl Corners {
+    /// From the corner at the top left of a mask to the one at its bottom right.
+    fn new(left_top: (usize, usize), right_bottom: (usize, usize)) -> Self {
+        let stride = right_bottom.0 - left_top.0 + 1;
+        Self {
+            left_top,
+            stride,
+            edges: vec![0; stride * (right_bottom.1 - left_top.1 + 1)],
         }
-        direction = next;
-        if (corner, direction) == (start, first) {
-            return ring;
+    }
+
+    fn at(&self, (x, y): (usize, usize)) -> usize {
+        (y - self.left_top.1) * self.stride + x - self.left_top.0
+    }
+
+    fn mark(&mut self, corner: (usize, usize), direction: usize) {
+        let at = self.at(corner);
+        self.edges[at] |= 0x11 << direction;
+    }
+
+    /// The boundary of the first edge from a corner that is part of no ring yet, back to this edge.
+    fn follow(&mut self, start: (usize, usize)) -> Option<Ring> {
+        let unused = self.edges[self.at(start)] >> 4;
+        if unused == 0 {
+            return None;
+        }
+        let first = unused.trailing_zeros() as usize;
+        let (mut corner, mut direction) = (self.at(start), first);
+        let (start, mut ring) = (corner, vec![]);
+        loop {
+            self.edges[corner] &= !(0x10 << direction);
+            let (dx, dy) = STEPS[direction];
+            corner = corner.wrapping_add_signed(dy * self.stride as isize + dx);
+            // a right turn first keeps to the same pixel where two touch at a corner
+            let turns = [direction + 1, direction, direction + 3].map(|turn| turn % 4);
+            let next = turns
+                .into_iter()
+                .find(|d| self.edges[corner] & (1 << d) != 0);
+            let next = next.unwrap_or(first);
+            if next != direction {
+                let (x, y) = (corner % self.stride, corner / self.stride);
+                let (left, top) = self.left_top;
+                ring.push([(left + x) as f32, (top + y) as f32]);
+            }
+            direction = next;
+            if (corner, direction) == (start, first) {
+                return Some(ring);
+            }
         }
     }
 }
@@ -196,6 +239,9 @@ fn joined(outline: &[[f32; 2]], hole: &[[f32; 2]]) -> Ring {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
     use super::*;
     use crate::geometry::ImageSize;
 
@@ -234,6 +280,22 @@ mod tests {
             assert_eq!(filled(&rings, mask.size()), mask, "{rows:?} {rings:?}");
         }
         assert!(outlines(&mask(&["...", "..."]), 1.0).is_empty());
+    }
+
+    #[test]
+    fn outlines_of_any_pixels_cover_them_without_tolerance() {
+        let mut rng = StdRng::seed_from_u64(9);
+        for case in 0..300 {
+            let size = ImageSize {
+                height: rng.random_range(1..8),
+                width: rng.random_range(1..8),
+            };
+            let share = [0.1, 0.5, 0.9][case % 3];
+            let pixels: Vec<bool> = (0..size.area()).map(|_| rng.random_bool(share)).collect();
+            let mask = Mask::from_pixels(size, pixels);
+            let rings = outlines(&mask, 0.0);
+            assert_eq!(filled(&rings, size), mask, "{rings:?}");
+        }
     }
 
     #[test]
