@@ -3,6 +3,7 @@
 mod resize;
 
 use image::RgbImage;
+use rayon::prelude::*;
 use serde::Deserialize;
 
 use crate::geometry::ImageSize;
@@ -69,14 +70,48 @@ impl Normalization {
                 (value - self.image_mean[channel]) / self.image_std[channel]
             })
         });
-        let width = image.width() as usize;
-        for (channel, plane) in planes.chunks_mut(padded.area()).take(3).enumerate() {
-            let rows = image.as_raw().chunks(3 * width);
-            for (pixels, row) in rows.zip(plane.chunks_mut(padded.width)) {
-                for (pixel, out) in pixels.chunks(3).zip(row) {
-                    *out = tables[channel][usize::from(pixel[channel])];
+        let (width, area) = (image.width() as usize, padded.area());
+        let (red, rest) = planes.split_at_mut(area);
+        let (green, blue) = rest.split_at_mut(area);
+        let rows = |plane| <[f32]>::par_chunks_mut(plane, padded.width);
+        (image.as_raw().par_chunks_exact(3 * width))
+            .zip((rows(red), rows(green), rows(blue)).into_par_iter())
+            .for_each(|(pixels, (red, green, blue))| {
+                let outputs = red.iter_mut().zip(green).zip(blue);
+                for ([r, g, b], ((red, green), blue)) in pixels.as_chunks().0.iter().zip(outputs) {
+                    *red = tables[0][usize::from(*r)];
+                    *green = tables[1][usize::from(*g)];
+                    *blue = tables[2][usize::from(*b)];
                 }
-            }
+            });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_hold_the_image_at_their_top_left() {
+        let image = RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8, 40 + y as u8, 255]));
+        let padded = ImageSize {
+            height: 4,
+            width: 7,
+        };
+        let mut planes = vec![9.0; 3 * padded.area()];
+        let normalization = Normalization::default();
+        normalization.write_planes(&image, padded, &mut planes);
+        for (i, value) in planes.into_iter().enumerate() {
+            let (channel, at) = (i / padded.area(), i % padded.area());
+            let (y, x) = ((at / padded.width) as u32, (at % padded.width) as u32);
+            let expected = match image.get_pixel_checked(x, y) {
+                Some(pixel) => {
+                    let level = (f64::from(pixel[channel]) / 255.0) as f32;
+                    (level - normalization.image_mean[channel]) / normalization.image_std[channel]
+                }
+                None => 9.0,
+            };
+            assert!((value - expected).abs() < 1e-6, "{channel} {x} {y}");
         }
     }
 }
