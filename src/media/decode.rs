@@ -4,6 +4,8 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, Rgb, RgbImage, Rgba};
 
+use super::orientation::upright;
+
 /// Bytes that give no image.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -46,9 +48,8 @@ pub fn decode(bytes: &[u8], max_pixels: usize) -> Result<RgbImage, DecodeError> 
     limits.max_alloc = Some(max_pixels as u64 * 16 + (64 << 20));
     decoder.set_limits(limits)?;
     let orientation = decoder.orientation()?;
-    let mut image = DynamicImage::from_decoder(decoder)?;
-    image.apply_orientation(orientation);
-    Ok(over_white(image))
+    let image = over_white(DynamicImage::from_decoder(decoder)?);
+    Ok(upright(image, orientation))
 }
 
 fn over_white(image: DynamicImage) -> RgbImage {
@@ -70,9 +71,11 @@ fn map<P: image::Pixel>(
     image: &image::ImageBuffer<P, Vec<P::Subpixel>>,
     pixel: impl Fn(&P) -> Rgb<u8>,
 ) -> RgbImage {
-    RgbImage::from_fn(image.width(), image.height(), |x, y| {
-        pixel(image.get_pixel(x, y))
-    })
+    let mut output = RgbImage::new(image.width(), image.height());
+    for (out, from) in output.pixels_mut().zip(image.pixels()) {
+        *out = pixel(from);
+    }
+    output
 }
 
 fn high_byte(level: u16) -> u8 {
@@ -81,6 +84,24 @@ fn high_byte(level: u16) -> u8 {
 
 /// A pixel over white, rounded.
 fn blend(Rgba([r, g, b, alpha]): Rgba<u8>) -> Rgb<u8> {
-    let alpha = u32::from(alpha);
-    Rgb([r, g, b].map(|level| ((u32::from(level) * alpha + 255 * (255 - alpha) + 127) / 255) as u8))
+    let alpha = u16::from(alpha);
+    let over = |level: u8| u16::from(level) * alpha + 255 * (255 - alpha);
+    Rgb([r, g, b].map(|level| by_255(over(level) + 127)))
+}
+
+/// `value / 255` for values up to 255 * 255 + 127, without a division.
+fn by_255(value: u16) -> u8 {
+    ((value + 1 + (value >> 8)) >> 8) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blending_divides_exactly() {
+        for value in 0..=255 * 255 + 127 {
+            assert_eq!(u16::from(by_255(value)), value / 255, "{value}");
+        }
+    }
 }

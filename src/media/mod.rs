@@ -4,6 +4,7 @@ pub mod decode;
 mod fetch;
 pub mod guard;
 mod location;
+mod orientation;
 
 use image::RgbImage;
 

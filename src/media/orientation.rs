@@ -1,0 +1,68 @@
+//! Turns and flips images as their EXIF orientation says.
+
+use image::metadata::Orientation;
+use image::{DynamicImage, RgbImage};
+
+/// The image as it is to be seen.
+pub(super) fn upright(image: RgbImage, orientation: Orientation) -> RgbImage {
+    match orientation {
+        Orientation::Rotate90 => transposed(&image, true, false),
+        Orientation::Rotate270 => transposed(&image, false, true),
+        Orientation::Rotate90FlipH => transposed(&image, false, false),
+        Orientation::Rotate270FlipH => transposed(&image, true, true),
+        orientation => {
+            let mut image = DynamicImage::ImageRgb8(image);
+            image.apply_orientation(orientation);
+            image.into_rgb8()
+        }
+    }
+}
+
+/// Rows and columns of the squares in which an image is transposed: both squares stay in the L1 cache,
+/// where whole columns of a photograph do not.
+const SQUARE: usize = 32;
+
+/// Rows to columns, then optionally flipped left to right and top to bottom.
+fn transposed(image: &RgbImage, flip_x: bool, flip_y: bool) -> RgbImage {
+    let (from_width, from_height) = (image.width() as usize, image.height() as usize);
+    let (width, height) = (from_height, from_width);
+    let mut output = RgbImage::new(width as u32, height as u32);
+    let from = image.as_raw().as_chunks::<3>().0;
+    let to = output.as_chunks_mut::<3>().0;
+    for top in (0..height).step_by(SQUARE) {
+        for left in (0..width).step_by(SQUARE) {
+            for y in top..(top + SQUARE).min(height) {
+                let column = if flip_y { from_width - 1 - y } else { y };
+                let right = (left + SQUARE).min(width);
+                for (x, pixel) in (left..right).zip(&mut to[y * width + left..y * width + right]) {
+                    let row = if flip_x { from_height - 1 - x } else { x };
+                    *pixel = from[row * from_width + column];
+                }
+            }
+        }
+    }
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orientations_are_those_of_the_image_library() {
+        for (width, height) in [(1, 1), (1, 40), (33, 2), (65, 31), (32, 64), (70, 101)] {
+            let image = RgbImage::from_fn(width, height, |x, y| {
+                image::Rgb([x as u8, y as u8, (3 * x + 5 * y) as u8])
+            });
+            for exif in 1..=8 {
+                let orientation = Orientation::from_exif(exif).unwrap();
+                let mut expected = DynamicImage::ImageRgb8(image.clone());
+                expected.apply_orientation(orientation);
+                assert!(
+                    upright(image.clone(), orientation) == expected.into_rgb8(),
+                    "{orientation:?} of {width}x{height}"
+                );
+            }
+        }
+    }
+}
