@@ -16,7 +16,7 @@
 //! [`checkpoints`], from the name of a model to its files, here or on the hub;
 //! [`pixels`] and [`geometry`], which detector and segmenter share; [`report`], what the command line
 //! writes; [`label_studio`], its address, token and API; [`config`], [`commands`], [`metrics`],
-//! [`outgoing`] and [`telemetry`].
+//! [`outgoing`], [`memory`], [`threads`] and [`telemetry`].
 //!
 //! ```no_run
 //! use candle_core::{DType, Device};
@@ -46,6 +46,7 @@ pub mod http;
 pub mod label_studio;
 pub mod labeling;
 pub mod media;
+pub mod memory;
 pub mod metrics;
 pub mod models;
 pub mod outgoing;
@@ -57,3 +58,4 @@ pub mod regions;
 pub mod report;
 pub mod segmenter;
 pub mod telemetry;
+pub mod threads;

@@ -3,9 +3,11 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use groundling::commands::{annotate, doctor, download, models, predict, serve};
 use groundling::config::{Cli, Command};
-use groundling::telemetry;
+use groundling::models::ops::InstructionSet;
+use groundling::{telemetry, threads};
 
 fn main() -> ExitCode {
     let cli = Cli::read();
@@ -21,6 +23,14 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
+    if let Some(cpu) = command.cpu() {
+        if let Some(limit) = cpu.instruction_set {
+            InstructionSet::limit(limit.into());
+        }
+        // SAFETY: the program has one thread here.
+        #[allow(unsafe_code)]
+        unsafe { threads::start(cpu.threads) }.context("cannot start the threads that compute")?;
+    }
     let (log, level) = command.log();
     telemetry::init(log, level)?;
     match command {

@@ -10,7 +10,9 @@ use std::str::FromStr;
 use clap::builder::Resettable;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-pub use self::models::{DeviceChoice, HubArgs, ModelArgs, Precision, PythonArgs, Switch};
+pub use self::models::{
+    CpuArgs, DeviceChoice, HubArgs, InstructionSetChoice, ModelArgs, Precision, PythonArgs, Switch,
+};
 use crate::detector::DetectionOptions;
 
 /// Words in, boxes and masks out: a Label Studio ML backend.
@@ -71,6 +73,16 @@ impl Command {
             Self::Doctor(args) => (&args.road.log, "error"),
             Self::Download(args) => (&args.log, "warn"),
             Self::Models(args) => (&args.log, "error"),
+        }
+    }
+
+    /// How it computes on the CPU; `None` where it computes nothing.
+    pub fn cpu(&self) -> Option<&CpuArgs> {
+        match self {
+            Self::Serve(args) => Some(&args.road.models.cpu),
+            Self::Predict(args) => Some(&args.models.cpu),
+            Self::Annotate(args) => Some(&args.road.models.cpu),
+            Self::Doctor(_) | Self::Download(_) | Self::Models(_) => None,
         }
     }
 }

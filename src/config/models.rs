@@ -1,11 +1,13 @@
 //! Which models run, where they come from, and where they compute.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::Secret;
+use crate::models::ops::InstructionSet;
 
 /// Which models run, and where.
 #[derive(Debug, Clone, Args)]
@@ -37,10 +39,46 @@ pub struct ModelArgs {
     pub precision: Precision,
     #[allow(missing_docs)]
     #[command(flatten)]
+    pub cpu: CpuArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
     pub hub: HubArgs,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub python: PythonArgs,
+}
+
+/// How a CPU computes.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Models")]
+pub struct CpuArgs {
+    /// Threads that compute on the CPU, all requests together.
+    /// [default: the cores that the process may use, limits of its container included]
+    #[arg(long, env = "THREADS", value_name = "COUNT")]
+    pub threads: Option<NonZeroUsize>,
+    /// The best instruction set that may be used, to see what an older CPU does.
+    #[arg(long, env = "GROUNDLING_INSTRUCTION_SET", value_enum, hide = true)]
+    pub instruction_set: Option<InstructionSetChoice>,
+}
+
+/// Limits the instruction sets that kernels choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum InstructionSetChoice {
+    Portable,
+    /// NEON on arm64.
+    Avx2,
+    Avx512,
+}
+
+impl From<InstructionSetChoice> for InstructionSet {
+    fn from(choice: InstructionSetChoice) -> Self {
+        match choice {
+            InstructionSetChoice::Portable => Self::Portable,
+            InstructionSetChoice::Avx2 => Self::Vector,
+            InstructionSetChoice::Avx512 => Self::Avx512,
+        }
+    }
 }
 
 /// The hub that models are fetched from: the settings every tool of it knows.

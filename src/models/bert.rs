@@ -4,10 +4,10 @@
 //! every phrase see only itself.
 
 use candle_core::{Module, Result, Tensor};
-use candle_nn::{Activation, Embedding, Linear, VarBuilder};
+use candle_nn::{Activation, Embedding, VarBuilder};
 use serde::Deserialize;
 
-use super::layers::{LayerNorm, MultiheadAttention, layer_norm};
+use super::layers::{FeedForward, LayerNorm, MultiheadAttention, layer_norm, linear};
 use super::weights::Weights;
 
 /// `BertConfig`, with the reference's defaults.
@@ -135,9 +135,7 @@ impl Bert {
 struct Layer {
     attention: MultiheadAttention,
     attention_norm: LayerNorm,
-    intermediate: Linear,
-    activation: Activation,
-    output: Linear,
+    feed_forward: FeedForward,
     output_norm: LayerNorm,
 }
 
@@ -146,32 +144,32 @@ impl Layer {
         let (hidden, eps) = (config.hidden_size, config.layer_norm_eps);
         let vb_s = vb.pp("attention.self");
         let attention = MultiheadAttention::new(
-            candle_nn::linear(hidden, hidden, vb_s.pp("query"))?,
-            candle_nn::linear(hidden, hidden, vb_s.pp("key"))?,
-            candle_nn::linear(hidden, hidden, vb_s.pp("value"))?,
-            candle_nn::linear(hidden, hidden, vb.pp("attention.output.dense"))?,
+            linear(hidden, hidden, vb_s.pp("query"))?,
+            linear(hidden, hidden, vb_s.pp("key"))?,
+            linear(hidden, hidden, vb_s.pp("value"))?,
+            linear(hidden, hidden, vb.pp("attention.output.dense"))?,
             config.num_attention_heads,
         );
         let width = config.intermediate_size;
         Ok(Self {
             attention,
             attention_norm: layer_norm(hidden, eps, vb.pp("attention.output.LayerNorm"))?,
-            intermediate: candle_nn::linear(hidden, width, vb.pp("intermediate.dense"))?,
-            activation: config.hidden_act,
-            output: candle_nn::linear(width, hidden, vb.pp("output.dense"))?,
+            feed_forward: FeedForward::new(
+                linear(hidden, width, vb.pp("intermediate.dense"))?,
+                config.hidden_act,
+                linear(width, hidden, vb.pp("output.dense"))?,
+            ),
             output_norm: layer_norm(hidden, eps, vb.pp("output.LayerNorm"))?,
         })
     }
 
     fn forward(&self, hidden_states: &Tensor, bias: &Tensor) -> Result<Tensor> {
-        let attended =
-            self.attention
-                .forward(hidden_states, hidden_states, hidden_states, Some(bias))?;
-        let hidden_states = self.attention_norm.forward(&(hidden_states + attended)?)?;
-        let widened = hidden_states
-            .apply(&self.intermediate)?
-            .apply(&self.activation)?;
-        let output = widened.apply(&self.output)?;
-        self.output_norm.forward(&(hidden_states + output)?)
+        let xs = hidden_states;
+        let attended = self.attention.forward_added(xs, xs, xs, Some(bias), xs)?;
+        let hidden_states = self.attention_norm.forward(&attended)?;
+        let output = self
+            .feed_forward
+            .forward_added(&hidden_states, &hidden_states)?;
+        self.output_norm.forward(&output)
     }
 }

@@ -1,9 +1,132 @@
-//! Layers that several models share.
+//! Layers that several models share. They hold weights and know their published names; what they compute is in
+//! [`ops`](super::ops), where the fast kernels are.
 
-use candle_core::{D, Module, Result, Tensor};
-use candle_nn::{Linear, VarBuilder};
+use candle_core::{Module, Result, Tensor};
+use candle_nn::VarBuilder;
 
-use super::ops;
+use super::ops::{self, Activation, Matrix};
+
+/// A linear layer (`nn.Linear`).
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Matrix,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// From a weight `[output, input]` and a bias `[output]`.
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        Ok(Self {
+            weight: Matrix::new(weight)?,
+            bias,
+        })
+    }
+
+    /// The activation of the layer's output: `[..., input]` to `[..., output]`.
+    pub fn forward_activated(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
+        ops::linear(xs, &self.weight, self.bias.as_ref(), activation, None)
+    }
+
+    /// The layer's output added to `residual`, which has its shape, or is one image's, added to all.
+    pub fn forward_added(&self, xs: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.forward_added_activated(xs, residual, Activation::None)
+    }
+
+    /// The activation of the layer's output added to `residual`.
+    pub fn forward_added_activated(
+        &self,
+        xs: &Tensor,
+        residual: &Tensor,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        let bias = self.bias.as_ref();
+        ops::linear(xs, &self.weight, bias, activation, Some(residual))
+    }
+
+    /// The product with the weight alone.
+    pub fn without_bias(&self, xs: &Tensor) -> Result<Tensor> {
+        ops::linear(xs, &self.weight, None, Activation::None, None)
+    }
+}
+
+impl Module for Linear {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.forward_activated(xs, Activation::None)
+    }
+}
+
+/// Loads a [`Linear`]'s `weight` `[output, input]` and `bias`.
+pub fn linear(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
+    linear_b(input, output, true, vb)
+}
+
+/// Loads a [`Linear`], with a bias or without.
+pub fn linear_b(input: usize, output: usize, has_bias: bool, vb: VarBuilder) -> Result<Linear> {
+    let weight = vb.get((output, input), "weight")?;
+    let bias = has_bias.then(|| vb.get(output, "bias")).transpose()?;
+    Linear::new(weight, bias)
+}
+
+/// Loads several linear layers of the same input as one, whose outputs lie side by side. Where only some have a
+/// bias the others' is zero.
+pub fn linear_concat(input: usize, layers: &[(usize, bool, VarBuilder)]) -> Result<Linear> {
+    let mut weights = vec![];
+    let mut biases = vec![];
+    for (output, has_bias, vb) in layers {
+        let weight = vb.get((*output, input), "weight")?;
+        biases.push(match has_bias {
+            true => vb.get(*output, "bias")?,
+            false => weight.zeros_like()?.narrow(1, 0, 1)?.flatten_all()?,
+        });
+        weights.push(weight);
+    }
+    let has_bias = layers.iter().any(|(_, has_bias, _)| *has_bias);
+    let bias = has_bias.then(|| Tensor::cat(&biases, 0)).transpose()?;
+    Linear::new(Tensor::cat(&weights, 0)?, bias)
+}
+
+/// Two linear layers with an activation between them.
+#[derive(Debug, Clone)]
+pub struct FeedForward {
+    first: Linear,
+    activation: candle_nn::Activation,
+    second: Linear,
+}
+
+impl FeedForward {
+    /// Puts together loaded layers.
+    pub fn new(first: Linear, activation: candle_nn::Activation, second: Linear) -> Self {
+        Self {
+            first,
+            activation,
+            second,
+        }
+    }
+
+    /// `[..., input]` to `[..., output]`, with `residual` of that shape added.
+    pub fn forward_added(&self, xs: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let (first, second) = (&self.first, &self.second);
+        match fused(self.activation) {
+            Some(activation) => ops::feed_forward(
+                xs,
+                (&first.weight, first.bias.as_ref()),
+                activation,
+                (&second.weight, second.bias.as_ref()),
+                Some(residual),
+            ),
+            None => second.forward_added(&xs.apply(first)?.apply(&self.activation)?, residual),
+        }
+    }
+}
+
+/// The activations that operations compute as they go.
+fn fused(activation: candle_nn::Activation) -> Option<Activation> {
+    match activation {
+        candle_nn::Activation::Gelu => Some(Activation::Gelu),
+        candle_nn::Activation::Relu => Some(Activation::Relu),
+        _ => None,
+    }
+}
 
 /// Layer norm over the last dimension (`nn.LayerNorm`).
 #[derive(Debug, Clone)]
@@ -13,9 +136,21 @@ pub struct LayerNorm {
     eps: f64,
 }
 
+impl LayerNorm {
+    /// The activation of the normed rows.
+    pub fn forward_activated(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
+        ops::layer_norm(xs, &self.weight, &self.bias, self.eps, activation)
+    }
+
+    /// `[C]`: what a row of zeros becomes.
+    pub fn of_zeros(&self) -> &Tensor {
+        &self.bias
+    }
+}
+
 impl Module for LayerNorm {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        ops::layer_norm(xs, &self.weight, &self.bias, self.eps)
+        self.forward_activated(xs, Activation::None)
     }
 }
 
@@ -63,7 +198,7 @@ impl PatchEmbedding {
         let weight = weight.reshape((hidden, channels * patch * patch))?;
         let bias = vb.get(hidden, "bias")?;
         Ok(Self {
-            projection: Linear::new(weight, Some(bias)),
+            projection: Linear::new(weight, Some(bias))?,
             channels,
             patch,
         })
@@ -87,35 +222,19 @@ impl PatchEmbedding {
 
 /// A transposed convolution with kernel 2 and stride 2: every pixel becomes a 2x2 block.
 #[derive(Debug, Clone)]
-pub struct Upscale2x {
-    projection: Linear,
-    channels: usize,
-}
+pub struct Upscale2x(ops::Upscale2x);
 
 impl Upscale2x {
     /// Loads a `[input, output, 2, 2]` kernel and its bias.
     pub fn load(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = vb.get((input, output, 2, 2), "weight")?;
-        // [in, out, 2, 2] -> [2 * 2 * out, in]: the rows of one output pixel's block side by side
-        let weight = weight
-            .permute((2, 3, 1, 0))?
-            .reshape((4 * output, input))?
-            .contiguous()?;
-        let bias = vb.get(output, "bias")?.repeat(4)?;
-        Ok(Self {
-            projection: Linear::new(weight, Some(bias)),
-            channels: output,
-        })
+        let kernel = vb.get((input, output, 2, 2), "weight")?;
+        let bias = vb.get(output, "bias")?;
+        Ok(Self(ops::Upscale2x::new(&kernel, &bias)?))
     }
 
-    /// `[B, H, W, input]` to `[B, 2 H, 2 W, output]`, channels last.
-    pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let (batch, height, width, _) = xs.dims4()?;
-        let c = self.channels;
-        xs.apply(&self.projection)?
-            .reshape((batch, height, width, 2, 2, c))?
-            .permute((0, 1, 3, 2, 4, 5))?
-            .reshape((batch, 2 * height, 2 * width, c))
+    /// `[B, H, W, input]` to the activation of `[B, 2 H, 2 W, output]`, channels last.
+    pub fn forward(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
+        ops::upscale2x(xs, &self.0, activation)
     }
 }
 
@@ -130,56 +249,32 @@ impl Mlp {
         let layers = sizes
             .windows(2)
             .enumerate()
-            .map(|(i, pair)| candle_nn::linear(pair[0], pair[1], vb.pp(i)))
+            .map(|(i, pair)| linear(pair[0], pair[1], vb.pp(i)))
             .collect::<Result<_>>()?;
         Ok(Self(layers))
+    }
+
+    /// Puts together loaded layers.
+    pub fn new(layers: Vec<Linear>) -> Self {
+        Self(layers)
     }
 
     /// `[..., input]` to `[..., output]`.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let mut xs = xs.clone();
         for (i, layer) in self.0.iter().enumerate() {
-            xs = xs.apply(layer)?;
-            if i + 1 < self.0.len() {
-                xs = xs.relu()?;
-            }
+            let activation = match i + 1 < self.0.len() {
+                true => Activation::Relu,
+                false => Activation::None,
+            };
+            xs = layer.forward_activated(&xs, activation)?;
         }
         Ok(xs)
     }
 }
 
-/// `[B, N, heads * D]` to `[B, heads, N, D]`.
-pub fn split_heads(xs: &Tensor, heads: usize) -> Result<Tensor> {
-    let (batch, tokens, width) = xs.dims3()?;
-    xs.reshape((batch, tokens, heads, width / heads))?
-        .transpose(1, 2)?
-        .contiguous()
-}
-
-/// `[B, heads, N, D]` to `[B, N, heads * D]`.
-pub fn merge_heads(xs: &Tensor) -> Result<Tensor> {
-    let (batch, heads, tokens, width) = xs.dims4()?;
-    xs.transpose(1, 2)?.reshape((batch, tokens, heads * width))
-}
-
-/// Scaled dot-product attention over `[B, heads, N, D]`; `bias` broadcasts to `[B, heads, N, M]`.
-pub fn attention(
-    query: &Tensor,
-    key: &Tensor,
-    value: &Tensor,
-    bias: Option<&Tensor>,
-) -> Result<Tensor> {
-    let scale = 1.0 / (query.dim(D::Minus1)? as f64).sqrt();
-    let scores = (query * scale)?.matmul(&key.transpose(2, 3)?)?;
-    let scores = match bias {
-        Some(bias) => scores.broadcast_add(bias)?,
-        None => scores,
-    };
-    candle_nn::ops::softmax_last_dim(&scores)?.matmul(value)
-}
-
 /// Query, key and value projections, attention, and the output projection
-/// (`GroundingDinoMultiheadAttention`, `SamAttention`, and BERT's and Swin's self-attention).
+/// (`GroundingDinoMultiheadAttention`, `SamAttention`, and BERT's self-attention).
 #[derive(Debug, Clone)]
 pub struct MultiheadAttention {
     query: Linear,
@@ -201,8 +296,32 @@ impl MultiheadAttention {
         }
     }
 
-    /// Queries `[B, N, C]`, keys and values `[B, M, C]`, `bias` broadcasting to `[B, heads, N, M]`;
-    /// to `[B, N, C]`.
+    /// The query projection.
+    pub fn query(&self) -> &Linear {
+        &self.query
+    }
+
+    /// The key projection.
+    pub fn key(&self) -> &Linear {
+        &self.key
+    }
+
+    /// Queries `[B, N, C]`, keys and values `[B, M, C]` (or `[1, M, C]`: the same for all), `bias` broadcasting to
+    /// `[B, heads, N, M]`; to `residual` with the result `[B, N, C]` added.
+    pub fn forward_added(
+        &self,
+        queries: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+        bias: Option<&Tensor>,
+        residual: &Tensor,
+    ) -> Result<Tensor> {
+        let (query, key) = (queries.apply(&self.query)?, keys.apply(&self.key)?);
+        let attended = self.attend(&query, &key, values, bias)?;
+        self.output.forward_added(&attended, residual)
+    }
+
+    /// As [`MultiheadAttention::forward_added`], without a residual.
     pub fn forward(
         &self,
         queries: &Tensor,
@@ -210,9 +329,30 @@ impl MultiheadAttention {
         values: &Tensor,
         bias: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let query = split_heads(&queries.apply(&self.query)?, self.heads)?;
-        let key = split_heads(&keys.apply(&self.key)?, self.heads)?;
-        let value = split_heads(&values.apply(&self.value)?, self.heads)?;
-        merge_heads(&attention(&query, &key, &value, bias)?)?.apply(&self.output)
+        let (query, key) = (queries.apply(&self.query)?, keys.apply(&self.key)?);
+        self.attend(&query, &key, values, bias)?.apply(&self.output)
+    }
+
+    /// As [`MultiheadAttention::forward_added`], of queries and keys that are projected already.
+    pub fn forward_projected(
+        &self,
+        query: &Tensor,
+        key: &Tensor,
+        values: &Tensor,
+        residual: &Tensor,
+    ) -> Result<Tensor> {
+        let attended = self.attend(query, key, values, None)?;
+        self.output.forward_added(&attended, residual)
+    }
+
+    fn attend(
+        &self,
+        query: &Tensor,
+        key: &Tensor,
+        values: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let value = values.apply(&self.value)?;
+        ops::attention(query, key, &value, bias, self.heads)
     }
 }

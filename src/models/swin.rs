@@ -4,12 +4,14 @@
 //! size are padded to whole windows; hidden states are channels last throughout.
 
 use candle_core::{Device, IndexOp, Module, Result, Tensor};
-use candle_nn::{Activation, Linear, VarBuilder};
+use candle_nn::{Activation, VarBuilder};
 use serde::Deserialize;
 
-use super::layers::{LayerNorm, PatchEmbedding, attention, layer_norm, merge_heads, split_heads};
+use super::layers::{
+    FeedForward, LayerNorm, Linear, PatchEmbedding, layer_norm, linear, linear_b, linear_concat,
+};
+use super::ops::{PositionBias, Windows, window_attention};
 use super::weights::Weights;
-use super::windows::{merge_windows, partition_windows};
 
 /// `SwinConfig`, with the reference's defaults. Sizes that the weights do not depend on
 /// (`image_size`) are not read: any image size works.
@@ -207,7 +209,6 @@ impl Swin {
 struct Stage {
     blocks: Vec<Block>,
     merging: Option<PatchMerging>,
-    window: usize,
 }
 
 impl Stage {
@@ -225,25 +226,13 @@ impl Stage {
         } else {
             None
         };
-        Ok(Self {
-            blocks,
-            merging,
-            window: config.window_size,
-        })
+        Ok(Self { blocks, merging })
     }
 
     fn forward_blocks(&self, hidden_states: &Tensor) -> Result<Tensor> {
-        let (_, height, width, _) = hidden_states.dims4()?;
-        let padded = |size: usize| size.next_multiple_of(self.window);
-        let mask = shifted_window_mask(
-            (padded(height), padded(width)),
-            self.window,
-            hidden_states.device(),
-        )?
-        .to_dtype(hidden_states.dtype())?;
         let mut hidden_states = hidden_states.clone();
         for block in &self.blocks {
-            hidden_states = block.forward(&hidden_states, &mask)?;
+            hidden_states = block.forward(&hidden_states)?;
         }
         Ok(hidden_states)
     }
@@ -255,11 +244,7 @@ struct Block {
     norm_before: LayerNorm,
     attention: WindowAttention,
     norm_after: LayerNorm,
-    intermediate: Linear,
-    activation: Activation,
-    output: Linear,
-    window: usize,
-    shift: usize,
+    feed_forward: FeedForward,
 }
 
 impl Block {
@@ -272,68 +257,54 @@ impl Block {
     ) -> Result<Self> {
         let eps = config.layer_norm_eps;
         let width = (config.mlp_ratio * channels as f64) as usize;
+        let shift = if shifted { config.window_size / 2 } else { 0 };
         Ok(Self {
             norm_before: layer_norm(channels, eps, vb.pp("layernorm_before"))?,
-            attention: WindowAttention::load(vb.pp("attention"), config, channels, heads)?,
+            attention: WindowAttention::load(vb.pp("attention"), config, channels, heads, shift)?,
             norm_after: layer_norm(channels, eps, vb.pp("layernorm_after"))?,
-            intermediate: candle_nn::linear(channels, width, vb.pp("intermediate.dense"))?,
-            activation: config.hidden_act,
-            output: candle_nn::linear(width, channels, vb.pp("output.dense"))?,
-            window: config.window_size,
-            shift: if shifted { config.window_size / 2 } else { 0 },
+            feed_forward: FeedForward::new(
+                linear(channels, width, vb.pp("intermediate.dense"))?,
+                config.hidden_act,
+                linear(width, channels, vb.pp("output.dense"))?,
+            ),
         })
     }
 
-    /// `[B, H, W, C]` to the same shape; `mask` is [`shifted_window_mask`]'s.
-    fn forward(&self, hidden_states: &Tensor, mask: &Tensor) -> Result<Tensor> {
-        let (_, height, width, _) = hidden_states.dims4()?;
-        let (rows, columns) = (
-            height.next_multiple_of(self.window),
-            width.next_multiple_of(self.window),
-        );
-        let padded = self
-            .norm_before
-            .forward(hidden_states)?
-            .pad_with_zeros(1, 0, rows - height)?
-            .pad_with_zeros(2, 0, columns - width)?;
-        let shift = self.shift as i32;
-        let shifted = padded.roll(-shift, 1)?.roll(-shift, 2)?;
-        let windows = partition_windows(&shifted, self.window)?;
-        let mask = (self.shift > 0).then_some(mask);
-        let attended = self.attention.forward(&windows.flatten(1, 2)?, mask)?;
-        let attended = attended.reshape(windows.shape())?;
-        let attended = merge_windows(&attended, self.window, (rows, columns))?
-            .roll(shift, 1)?
-            .roll(shift, 2)?
-            .narrow(1, 0, height)?
-            .narrow(2, 0, width)?;
-        let hidden_states = (hidden_states + attended)?;
-        let widened = self
-            .norm_after
-            .forward(&hidden_states)?
-            .apply(&self.intermediate)?
-            .apply(&self.activation)?;
-        hidden_states + widened.apply(&self.output)?
+    /// `[B, H, W, C]` to the same shape.
+    fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
+        let normed = self.norm_before.forward(hidden_states)?;
+        let hidden_states = self.attention.forward_added(&normed, hidden_states)?;
+        let normed = self.norm_after.forward(&hidden_states)?;
+        self.feed_forward.forward_added(&normed, &hidden_states)
     }
 }
 
 /// `SwinAttention`: attention inside each window, with a learned bias per relative position.
 #[derive(Debug, Clone)]
 struct WindowAttention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    /// Query, key and value projections side by side.
+    qkv: Linear,
+    /// `[3 C]`: what the projections make of the zeros that fill up the last windows.
+    filler: Tensor,
     output: Linear,
-    /// `[1, heads, N, N]` for the `N = window^2` tokens of a window.
-    position_bias: Tensor,
+    position_bias: PositionBias,
     heads: usize,
+    window: usize,
+    shift: usize,
 }
 
 impl WindowAttention {
-    fn load(vb: VarBuilder, config: &Config, channels: usize, heads: usize) -> Result<Self> {
+    fn load(
+        vb: VarBuilder,
+        config: &Config,
+        channels: usize,
+        heads: usize,
+        shift: usize,
+    ) -> Result<Self> {
         let vb_s = vb.pp("self");
-        let linear =
-            |name: &str| candle_nn::linear_b(channels, channels, config.qkv_bias, vb_s.pp(name));
+        let layer = |name: &str| (channels, config.qkv_bias, vb_s.pp(name));
+        let qkv = linear_concat(channels, &[layer("query"), layer("key"), layer("value")])?;
+        let zeros = Tensor::zeros((1, channels), vb.dtype(), vb.device())?;
         let window = config.window_size;
         let offsets = (2 * window - 1) * (2 * window - 1);
         let table = vb_s.get((offsets, heads), "relative_position_bias_table")?;
@@ -343,37 +314,33 @@ impl WindowAttention {
             .index_select(&index, 0)?
             .reshape((tokens, tokens, heads))?
             .permute((2, 0, 1))?
-            .unsqueeze(0)?
             .contiguous()?;
         Ok(Self {
-            query: linear("query")?,
-            key: linear("key")?,
-            value: linear("value")?,
-            output: candle_nn::linear(channels, channels, vb.pp("output.dense"))?,
-            position_bias,
+            filler: qkv.forward(&zeros)?.squeeze(0)?,
+            qkv,
+            output: linear(channels, channels, vb.pp("output.dense"))?,
+            position_bias: PositionBias::Table(position_bias),
             heads,
+            window,
+            shift,
         })
     }
 
-    /// Windows `[B * W, N, C]`, mask `[W, N, N]`; to `[B * W, N, C]`.
-    fn forward(&self, windows: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
-        let query = split_heads(&windows.apply(&self.query)?, self.heads)?;
-        let key = split_heads(&windows.apply(&self.key)?, self.heads)?;
-        let value = split_heads(&windows.apply(&self.value)?, self.heads)?;
-        let bias = match mask {
-            None => self.position_bias.clone(),
-            Some(mask) => {
-                // [1, heads, N, N] + [W, 1, N, N] -> [B * W, heads, N, N]
-                let bias = self.position_bias.broadcast_add(&mask.unsqueeze(1)?)?;
-                let batch = windows.dim(0)? / mask.dim(0)?;
-                if batch == 1 {
-                    bias
-                } else {
-                    bias.repeat((batch, 1, 1, 1))?
-                }
-            }
+    /// A map `[B, H, W, C]` to `residual`, a map of the same shape, with the result added.
+    fn forward_added(&self, map: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let (batch, height, width, _) = map.dims4()?;
+        let windows = Windows {
+            batch,
+            height,
+            width,
+            window_height: self.window,
+            window_width: self.window,
+            shift: self.shift,
         };
-        merge_heads(&attention(&query, &key, &value, Some(&bias))?)?.apply(&self.output)
+        let bias = Some(&self.position_bias);
+        let qkv = map.apply(&self.qkv)?;
+        let attended = window_attention(&qkv, &self.filler, self.heads, windows, bias)?;
+        self.output.forward_added(&attended, residual)
     }
 }
 
@@ -388,7 +355,7 @@ impl PatchMerging {
     fn load(vb: VarBuilder, channels: usize) -> Result<Self> {
         Ok(Self {
             norm: layer_norm(4 * channels, 1e-5, vb.pp("norm"))?,
-            reduction: candle_nn::linear_no_bias(4 * channels, 2 * channels, vb.pp("reduction"))?,
+            reduction: linear_b(4 * channels, 2 * channels, false, vb.pp("reduction"))?,
         })
     }
 
@@ -409,33 +376,6 @@ impl PatchMerging {
         .apply(&self.norm)?
         .apply(&self.reduction)
     }
-}
-
-/// `[W, N, N]`: 0 where two tokens of a shifted window were neighbours before the shift, else -100
-/// (the reference's value).
-fn shifted_window_mask(
-    (height, width): (usize, usize),
-    window: usize,
-    device: &Device,
-) -> Result<Tensor> {
-    let shift = window / 2;
-    // the band a shifted row or column belongs to: untouched, wrapped partner, wrapped
-    let band = |position: usize, size: usize| {
-        usize::from(position >= size - window) + usize::from(position >= size - shift)
-    };
-    let tokens = window * window;
-    let mut mask = Vec::with_capacity(height * width * tokens);
-    for top in (0..height).step_by(window) {
-        for left in (0..width).step_by(window) {
-            let regions: Vec<usize> = (0..tokens)
-                .map(|i| 3 * band(top + i / window, height) + band(left + i % window, width))
-                .collect();
-            for a in &regions {
-                mask.extend(regions.iter().map(|b| if a == b { 0f32 } else { -100.0 }));
-            }
-        }
-    }
-    Tensor::from_vec(mask, (height * width / tokens, tokens, tokens), device)
 }
 
 /// `[N * N]`: for each pair of tokens of a window, the row of the bias table.

@@ -1,39 +1,33 @@
-//! Maps cut into square windows, in which Swin and SAM's image encoder attend.
+//! Maps cut into windows.
 
 use candle_core::{Result, Tensor};
 
-/// `[B, H, W, C]` to `[B * W, window, window, C]`, zero-padded at the bottom and the right to whole
-/// windows.
-pub fn partition_windows(xs: &Tensor, window: usize) -> Result<Tensor> {
+/// `[B, H, W, C]`, whose sizes are multiples of the window's `(rows, columns)`, to `[B * W, rows, columns, C]`.
+pub fn partition_windows(xs: &Tensor, (rows, columns): (usize, usize)) -> Result<Tensor> {
     let (batch, height, width, channels) = xs.dims4()?;
-    let (rows, columns) = (height.div_ceil(window), width.div_ceil(window));
-    xs.pad_with_zeros(1, 0, rows * window - height)?
-        .pad_with_zeros(2, 0, columns * window - width)?
-        .reshape((batch, rows, window, columns, window, channels))?
-        .permute((0, 1, 3, 2, 4, 5))?
-        .reshape((batch * rows * columns, window, window, channels))
+    xs.reshape((
+        batch,
+        height / rows,
+        rows,
+        width / columns,
+        columns,
+        channels,
+    ))?
+    .permute((0, 1, 3, 2, 4, 5))?
+    .reshape(((), rows, columns, channels))
 }
 
-/// The inverse of [`partition_windows`]: to `[B, height, width, C]`, without the padding.
+/// The inverse of [`partition_windows`]: to `[B, height, width, C]`.
 pub fn merge_windows(
     windows: &Tensor,
-    window: usize,
+    (rows, columns): (usize, usize),
     (height, width): (usize, usize),
 ) -> Result<Tensor> {
-    let (rows, columns) = (height.div_ceil(window), width.div_ceil(window));
     let (count, _, _, channels) = windows.dims4()?;
+    let (down, across) = (height / rows, width / columns);
+    let batch = count / (down * across).max(1);
     windows
-        .reshape((
-            count / (rows * columns),
-            rows,
-            columns,
-            window,
-            window,
-            channels,
-        ))?
+        .reshape((batch, down, across, rows, columns, channels))?
         .permute((0, 1, 3, 2, 4, 5))?
-        .reshape(((), rows * window, columns * window, channels))?
-        .narrow(1, 0, height)?
-        .narrow(2, 0, width)?
-        .contiguous()
+        .reshape(((), height, width, channels))
 }

@@ -3,9 +3,12 @@
 //! Requests wait in async code; the models run here, one request after the other. The thread loads the
 //! models itself, so that the server listens before they are there.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Pipeline, PredictError};
+use crate::memory;
 
 /// Where the models are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +85,9 @@ impl Worker {
         let (report, status) = watch::channel(Status::Loading {
             step: "the models are being loaded".to_owned(),
         });
+        let waiting = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
         std::thread::Builder::new()
             .name("models".to_owned())
             .spawn(move || {
@@ -98,7 +104,7 @@ impl Worker {
                     }
                 }
                 // until every handle is gone
-                while let Some(job) = inbox.blocking_recv() {
+                while let Some(job) = next_job(&waiting, &mut inbox) {
                     job(pipeline.as_ref().map_err(String::as_str));
                 }
             })?;
@@ -148,6 +154,18 @@ impl Worker {
         })?;
         answer.await.unwrap_or(Err(WorkerError::Stopped))
     }
+}
+
+/// How long memory is kept for the next request.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Waits for the next job; where none comes for a while, memory that is kept is given back first.
+fn next_job(waiting: &tokio::runtime::Runtime, inbox: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    let soon = waiting.block_on(async { tokio::time::timeout(IDLE, inbox.recv()).await });
+    soon.unwrap_or_else(|_| {
+        memory::give_back();
+        inbox.blocking_recv()
+    })
 }
 
 /// A panic in the models costs one request, not the server.

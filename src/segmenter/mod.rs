@@ -71,9 +71,9 @@ impl fmt::Debug for Segmenter {
 /// The normalisation of images.
 const IMAGES: &str = "preprocessor_config.json";
 
-/// Boxes that go through the mask decoder together: each needs its own copy of the image tokens (4 MB
-/// at SAM's size) in every layer.
-const BOXES_AT_ONCE: usize = 16;
+/// Boxes that go through the mask decoder together: each takes some 20 MB of image tokens and upscaled maps at
+/// SAM's size.
+const BOXES_AT_ONCE: usize = 4;
 
 impl Segmenter {
     /// Loads a checkpoint; one without a preprocessor configuration is given SAM's usual pixels.

@@ -2,13 +2,13 @@
 //! layer by layer.
 
 use candle_core::{DType, Module, Result, Tensor};
-use candle_nn::{Activation, Linear, VarBuilder};
+use candle_nn::VarBuilder;
 
 use super::config::Config;
 use super::deformable_attention::{DeformableAttention, Memory};
 use super::multihead_attention;
 use super::pyramid::sine_embedding;
-use crate::models::layers::{LayerNorm, Mlp, MultiheadAttention, layer_norm};
+use crate::models::layers::{FeedForward, LayerNorm, Mlp, MultiheadAttention, layer_norm, linear};
 
 /// The encoder's output, as the decoder reads it.
 #[derive(Debug, Clone, Copy)]
@@ -119,9 +119,7 @@ struct DecoderLayer {
     text_attn_norm: LayerNorm,
     image_attn: DeformableAttention,
     image_attn_norm: LayerNorm,
-    fc1: Linear,
-    activation: Activation,
-    fc2: Linear,
+    feed_forward: FeedForward,
     final_norm: LayerNorm,
 }
 
@@ -136,9 +134,11 @@ impl DecoderLayer {
             text_attn_norm: layer_norm(d, eps, vb.pp("encoder_attn_text_layer_norm"))?,
             image_attn: DeformableAttention::load(vb.pp("encoder_attn"), config, heads, points)?,
             image_attn_norm: layer_norm(d, eps, vb.pp("encoder_attn_layer_norm"))?,
-            fc1: candle_nn::linear(d, config.decoder_ffn_dim, vb.pp("fc1"))?,
-            activation: config.activation_function,
-            fc2: candle_nn::linear(config.decoder_ffn_dim, d, vb.pp("fc2"))?,
+            feed_forward: FeedForward::new(
+                linear(d, config.decoder_ffn_dim, vb.pp("fc1"))?,
+                config.activation_function,
+                linear(config.decoder_ffn_dim, d, vb.pp("fc2"))?,
+            ),
             final_norm: layer_norm(d, eps, vb.pp("final_layer_norm"))?,
         })
     }
@@ -151,27 +151,27 @@ impl DecoderLayer {
         reference_points: &Tensor,
         input: DecoderInput,
     ) -> Result<Tensor> {
-        let queries = (hidden_states + positions)?;
+        let xs = hidden_states;
+        let queries = (xs + positions)?;
         let attended = self
             .self_attn
-            .forward(&queries, &queries, hidden_states, None)?;
-        let hidden_states = self.self_attn_norm.forward(&(hidden_states + attended)?)?;
+            .forward_added(&queries, &queries, xs, None, xs)?;
+        let xs = self.self_attn_norm.forward(&attended)?;
 
-        let queries = (&hidden_states + positions)?;
-        let text_bias = input.text_bias.unsqueeze(1)?;
-        let attended =
-            self.text_attn
-                .forward(&queries, input.text, input.text, Some(&text_bias))?;
-        let hidden_states = self.text_attn_norm.forward(&(hidden_states + attended)?)?;
-
-        let queries = (&hidden_states + positions)?;
+        let queries = (&xs + positions)?;
+        let (text, text_bias) = (input.text, input.text_bias.unsqueeze(1)?);
         let attended = self
-            .image_attn
-            .forward(&queries, reference_points, input.memory)?;
-        let hidden_states = self.image_attn_norm.forward(&(hidden_states + attended)?)?;
+            .text_attn
+            .forward_added(&queries, text, text, Some(&text_bias), &xs)?;
+        let xs = self.text_attn_norm.forward(&attended)?;
 
-        let widened = hidden_states.apply(&self.fc1)?.apply(&self.activation)?;
-        let output = widened.apply(&self.fc2)?;
-        self.final_norm.forward(&(hidden_states + output)?)
+        let queries = (&xs + positions)?;
+        let attended =
+            self.image_attn
+                .forward_added(&queries, reference_points, input.memory, &xs)?;
+        let xs = self.image_attn_norm.forward(&attended)?;
+
+        self.final_norm
+            .forward(&self.feed_forward.forward_added(&xs, &xs)?)
     }
 }

@@ -1,7 +1,7 @@
 //! The feature enhancer: fusion, text self-attention and deformable attention, layer by layer.
 
 use candle_core::{DType, Module, Result, Tensor};
-use candle_nn::{Activation, Linear, VarBuilder};
+use candle_nn::VarBuilder;
 
 use super::config::Config;
 use super::deformable_attention::{DeformableAttention, Memory};
@@ -9,7 +9,7 @@ use super::fusion::FusionLayer;
 use super::pyramid::{Pyramid, sine_embedding};
 use super::text_enhancer::TextEnhancerLayer;
 use super::text_mask::TextTokens;
-use crate::models::layers::{LayerNorm, layer_norm};
+use crate::models::layers::{FeedForward, LayerNorm, layer_norm, linear};
 
 /// The image side of the encoder's input: the flattened maps and their geometry.
 #[derive(Debug, Clone)]
@@ -124,9 +124,7 @@ impl EncoderLayer {
 struct DeformableLayer {
     self_attn: DeformableAttention,
     attention_norm: LayerNorm,
-    fc1: Linear,
-    activation: Activation,
-    fc2: Linear,
+    feed_forward: FeedForward,
     final_norm: LayerNorm,
 }
 
@@ -137,9 +135,11 @@ impl DeformableLayer {
         Ok(Self {
             self_attn: DeformableAttention::load(vb.pp("self_attn"), config, heads, points)?,
             attention_norm: layer_norm(d, eps, vb.pp("self_attn_layer_norm"))?,
-            fc1: candle_nn::linear(d, config.encoder_ffn_dim, vb.pp("fc1"))?,
-            activation: config.activation_function,
-            fc2: candle_nn::linear(config.encoder_ffn_dim, d, vb.pp("fc2"))?,
+            feed_forward: FeedForward::new(
+                linear(d, config.encoder_ffn_dim, vb.pp("fc1"))?,
+                config.activation_function,
+                linear(config.encoder_ffn_dim, d, vb.pp("fc2"))?,
+            ),
             final_norm: layer_norm(d, eps, vb.pp("final_layer_norm"))?,
         })
     }
@@ -156,10 +156,11 @@ impl DeformableLayer {
             pyramid: &features.pyramid,
         };
         let queries = (vision + &features.positions)?;
-        let attended = self.self_attn.forward(&queries, reference_points, memory)?;
-        let vision = self.attention_norm.forward(&(vision + attended)?)?;
-        let widened = vision.apply(&self.fc1)?.apply(&self.activation)?;
-        let output = widened.apply(&self.fc2)?;
-        self.final_norm.forward(&(vision + output)?)
+        let attended = self
+            .self_attn
+            .forward_added(&queries, reference_points, memory, vision)?;
+        let vision = self.attention_norm.forward(&attended)?;
+        self.final_norm
+            .forward(&self.feed_forward.forward_added(&vision, &vision)?)
     }
 }

@@ -1,14 +1,34 @@
 //! From the backbone's maps to feature levels of one width.
 
-use candle_core::{Result, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, GroupNorm, VarBuilder};
+use candle_core::{Module, Result, Tensor};
+use candle_nn::VarBuilder;
 
 use super::config::Config;
+use crate::models::layers::Linear;
+use crate::models::ops::{Activation, Conv3x3, conv3x3, group_norm};
+
+/// Groups of the projections' norms.
+const GROUPS: usize = 32;
 
 /// `input_proj_vision`: one projection per level; the levels beyond the backbone's maps are made by
 /// halving the last one again and again.
 #[derive(Debug, Clone)]
-pub struct InputProjection(Vec<(Conv2d, GroupNorm)>);
+pub struct InputProjection(Vec<Level>);
+
+#[derive(Debug, Clone)]
+struct Level {
+    convolution: Convolution,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+}
+
+#[derive(Debug, Clone)]
+enum Convolution {
+    /// 1x1: a linear layer on the channels.
+    Pointwise(Linear),
+    /// 3x3 with stride 2.
+    Halving(Conv3x3),
+}
 
 impl InputProjection {
     /// Loads `{i}.0` (convolution) and `{i}.1` (group norm).
@@ -19,43 +39,48 @@ impl InputProjection {
         let mut levels = vec![];
         let mut channels = d;
         for i in 0..config.num_feature_levels {
-            let (input, kernel, conv) = match stages.get(i) {
+            let vb = vb.pp(i);
+            let bias = vb.get(d, "0.bias")?;
+            let convolution = match stages.get(i) {
                 Some(stage) => {
                     channels = backbone.channels(*stage);
-                    (channels, 1, Conv2dConfig::default())
+                    let kernel = vb.get((d, channels, 1, 1), "0.weight")?;
+                    let weight = kernel.reshape((d, channels))?;
+                    Convolution::Pointwise(Linear::new(weight, Some(bias))?)
                 }
                 None => {
-                    let halving = Conv2dConfig {
-                        stride: 2,
-                        padding: 1,
-                        ..Default::default()
-                    };
-                    (std::mem::replace(&mut channels, d), 3, halving)
+                    let input = std::mem::replace(&mut channels, d);
+                    let kernel = vb.get((d, input, 3, 3), "0.weight")?;
+                    Convolution::Halving(Conv3x3::new(&kernel, Some(bias), 2)?)
                 }
             };
-            let vb = vb.pp(i);
-            levels.push((
-                candle_nn::conv2d(input, d, kernel, conv, vb.pp(0))?,
-                candle_nn::group_norm(32, d, 1e-5, vb.pp(1))?,
-            ));
+            levels.push(Level {
+                convolution,
+                norm_weight: vb.get(d, "1.weight")?,
+                norm_bias: vb.get(d, "1.bias")?,
+            });
         }
         Ok(Self(levels))
     }
 
-    /// The backbone's maps `[B, H_i, W_i, C_i]`, channels last, to levels `[B, d, H_l, W_l]`.
+    /// The backbone's maps `[B, H_i, W_i, C_i]` to levels `[B, H_l, W_l, d]`, channels last.
     pub fn forward(&self, maps: &[Tensor]) -> Result<Vec<Tensor>> {
         let _span = tracing::debug_span!("input_projection").entered();
         let mut levels: Vec<Tensor> = vec![];
-        for (i, (conv, norm)) in self.0.iter().enumerate() {
-            let channels_first = |map: &Tensor| map.permute((0, 3, 1, 2))?.contiguous();
+        for (i, level) in self.0.iter().enumerate() {
             let source = match (maps.get(i), maps.last(), levels.last()) {
-                (Some(map), _, _) => channels_first(map)?,
+                (Some(map), _, _) => map,
                 // the first extra level is made of the backbone's last map, not of its projection
-                (None, Some(map), _) if i == maps.len() => channels_first(map)?,
-                (None, _, Some(level)) => level.clone(),
+                (None, Some(map), _) if i == maps.len() => map,
+                (None, _, Some(level)) => level,
                 (None, _, None) => candle_core::bail!("the backbone gave no map"),
             };
-            levels.push(source.apply(conv)?.apply(norm)?);
+            let projected = match &level.convolution {
+                Convolution::Pointwise(linear) => linear.forward(source)?,
+                Convolution::Halving(conv) => conv3x3(source, conv, Activation::None)?,
+            };
+            let (weight, bias) = (&level.norm_weight, &level.norm_bias);
+            levels.push(group_norm(&projected, GROUPS, weight, bias, 1e-5)?);
         }
         Ok(levels)
     }

@@ -19,7 +19,7 @@ pub mod text_enhancer;
 pub mod text_mask;
 
 use candle_core::{DType, Result, Tensor};
-use candle_nn::{Linear, VarBuilder};
+use candle_nn::VarBuilder;
 
 pub use config::Config;
 pub use encoder::VisionFeatures;
@@ -33,7 +33,7 @@ use self::input_projection::InputProjection;
 use self::pyramid::Pyramid;
 use self::query_selection::{Proposals, QuerySelection};
 use crate::models::bert::Bert;
-use crate::models::layers::{Mlp, MultiheadAttention};
+use crate::models::layers::{Linear, Mlp, MultiheadAttention, linear};
 use crate::models::swin::Swin;
 use crate::models::weights::ModelConfig;
 
@@ -116,7 +116,7 @@ impl GroundingDino {
             input_projection: InputProjection::load(vb_m.pp("input_proj_vision"), config)?,
             level_embed: vb_m.get((config.num_feature_levels, d), "level_embed")?,
             text_backbone: Bert::load(vb_m.pp("text_backbone"), &config.text_config)?,
-            text_projection: candle_nn::linear(
+            text_projection: linear(
                 config.text_config.hidden_size,
                 d,
                 vb_m.pp("text_projection"),
@@ -152,12 +152,12 @@ impl GroundingDino {
         let sources = self.input_projection.forward(&maps)?;
         let shapes = sources
             .iter()
-            .map(|map| map.dims4().map(|(_, _, height, width)| (height, width)))
+            .map(|map| map.dims4().map(|(_, height, width, _)| (height, width)))
             .collect::<Result<Vec<_>>>()?;
         let pyramid = Pyramid::new((height, width), valid_sizes, &shapes);
         let flat = sources
             .iter()
-            .map(|map| map.flatten_from(2)?.transpose(1, 2))
+            .map(|map| map.flatten(1, 2))
             .collect::<Result<Vec<_>>>()?;
         let d = self.config.d_model;
         let temperature = self.config.positional_embedding_temperature;
@@ -174,7 +174,7 @@ impl GroundingDino {
             .collect::<Result<Vec<_>>>()?;
         let level_positions = Tensor::cat(&level_positions, 0)?;
         Ok(VisionFeatures {
-            hidden_states: Tensor::cat(&flat, 1)?.contiguous()?,
+            hidden_states: Tensor::cat(&flat, 1)?,
             positions: sines.to_dtype(dtype)?.broadcast_add(&level_positions)?,
             token_mask: pyramid.token_mask(device)?,
             pyramid,
@@ -300,12 +300,12 @@ impl GroundingDino {
 
 /// `GroundingDinoMultiheadAttention`: projections of equal width.
 fn multihead_attention(vb: VarBuilder, width: usize, heads: usize) -> Result<MultiheadAttention> {
-    let linear = |name: &str| candle_nn::linear(width, width, vb.pp(name));
+    let project = |name: &str| linear(width, width, vb.pp(name));
     Ok(MultiheadAttention::new(
-        linear("query")?,
-        linear("key")?,
-        linear("value")?,
-        linear("out_proj")?,
+        project("query")?,
+        project("key")?,
+        project("value")?,
+        project("out_proj")?,
         heads,
     ))
 }

@@ -1,12 +1,12 @@
 //! The first stage: which of the encoder's tokens become the decoder's queries.
 
 use candle_core::{D, DType, Module, Result, Tensor};
-use candle_nn::{Linear, VarBuilder};
+use candle_nn::VarBuilder;
 
 use super::class_head::ClassHead;
 use super::config::Config;
 use super::pyramid::Pyramid;
-use crate::models::layers::{LayerNorm, Mlp, layer_norm};
+use crate::models::layers::{LayerNorm, Linear, Mlp, layer_norm, linear};
 
 /// Language-guided query selection: `enc_output`, the class scores and the box head of
 /// `GroundingDinoModel`'s two-stage part.
@@ -47,7 +47,7 @@ impl QuerySelection {
     pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
         let d = config.d_model;
         Ok(Self {
-            enc_output: candle_nn::linear(d, d, vb.pp("enc_output"))?,
+            enc_output: linear(d, d, vb.pp("enc_output"))?,
             enc_output_norm: layer_norm(d, config.layer_norm_eps, vb.pp("enc_output_norm"))?,
             class_head: ClassHead::load(&[vb.pp("encoder_output_class_embed")], config)?,
             bbox_embed: Mlp::load(&[d, d, d, 4], vb.pp("encoder_output_bbox_embed"))?,

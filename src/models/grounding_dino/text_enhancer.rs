@@ -1,20 +1,18 @@
 //! Self-attention among the text tokens of each phrase, inside the encoder.
 
 use candle_core::{Module, Result, Tensor};
-use candle_nn::{Activation, Linear, VarBuilder};
+use candle_nn::VarBuilder;
 
 use super::config::Config;
 use super::multihead_attention;
-use crate::models::layers::{LayerNorm, MultiheadAttention, layer_norm};
+use crate::models::layers::{FeedForward, LayerNorm, MultiheadAttention, layer_norm, linear};
 
 /// `GroundingDinoTextEnhancerLayer`.
 #[derive(Debug, Clone)]
 pub struct TextEnhancerLayer {
     self_attn: MultiheadAttention,
     norm_before: LayerNorm,
-    fc1: Linear,
-    activation: Activation,
-    fc2: Linear,
+    feed_forward: FeedForward,
     norm_after: LayerNorm,
 }
 
@@ -27,9 +25,11 @@ impl TextEnhancerLayer {
         Ok(Self {
             self_attn: multihead_attention(vb.pp("self_attn"), d, heads)?,
             norm_before: layer_norm(d, eps, vb.pp("layer_norm_before"))?,
-            fc1: candle_nn::linear(d, width, vb.pp("fc1"))?,
-            activation: config.activation_function,
-            fc2: candle_nn::linear(width, d, vb.pp("fc2"))?,
+            feed_forward: FeedForward::new(
+                linear(d, width, vb.pp("fc1"))?,
+                config.activation_function,
+                linear(width, d, vb.pp("fc2"))?,
+            ),
             norm_after: layer_norm(d, eps, vb.pp("layer_norm_after"))?,
         })
     }
@@ -41,10 +41,9 @@ impl TextEnhancerLayer {
         let queries = (text + positions)?;
         let attended = self
             .self_attn
-            .forward(&queries, &queries, text, Some(bias))?;
-        let text = self.norm_before.forward(&(text + attended)?)?;
-        let widened = text.apply(&self.fc1)?.apply(&self.activation)?;
-        let output = widened.apply(&self.fc2)?;
-        self.norm_after.forward(&(text + output)?)
+            .forward_added(&queries, &queries, text, Some(bias), text)?;
+        let text = self.norm_before.forward(&attended)?;
+        self.norm_after
+            .forward(&self.feed_forward.forward_added(&text, &text)?)
     }
 }

@@ -1,39 +1,86 @@
-//! Weighted bilinear samples of several feature maps, the core of deformable attention.
+//! The core of deformable attention: weighted bilinear samples of several feature maps.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
+use candle_core::{DType, Result, Tensor, bail};
 
-use super::contiguous_f32;
+use super::kernels::sampling::{self, Sizes};
+use super::kernels::simd::InstructionSet;
+use super::{has_kernel, numbers, tensor};
+
+/// How a deformable attention samples.
+#[derive(Debug, Clone, Copy)]
+pub struct Sampling<'a> {
+    /// Heads.
+    pub heads: usize,
+    /// Places that a head looks at on each level.
+    pub points: usize,
+    /// (height, width) of each level's map.
+    pub shapes: &'a [(usize, usize)],
+}
 
 /// Sums bilinear samples of `value`, with zeros outside the maps and `align_corners=false`
-/// (`multi_scale_deformable_attention` of the reference).
+/// (`multi_scale_deformable_attention` of the reference, with the softmax and the locations before it).
 ///
-/// - `value` `[B, N, heads, D]`: the maps, flattened one after the other as `shapes`
-///   (height, width) tells
-/// - `locations` `[B, Q, heads, L, P * 2]`: pairs `(x, y)`, 0..1 of each level
-/// - `weights` `[B, Q, heads, L * P]`
+/// - `value` `[B, N, heads * D]`: the maps, flattened one after the other
+/// - `samples` `[B, Q, heads * L * P * 3]`: every head's offsets (`L * P` pairs `(x, y)`), then every head's `L * P`
+///   logits of the attention
+/// - `reference` `[B, Q, L, 2]` (centres: offsets are in cells) or `[B, Q, L, 4]` (boxes cxcywh: offsets are in
+///   halves of their sides, divided by `P`), 0..1
 ///
-/// Returns `[B, Q, heads * D]`. On the CPU in f32 one pass over the queries does it all; elsewhere
-/// [`deformable_sampling_plain`] runs.
+/// Returns `[B, Q, heads * D]`.
 ///
 /// # Errors
 /// If the shapes do not fit each other.
 pub fn deformable_sampling(
     value: &Tensor,
-    locations: &Tensor,
-    weights: &Tensor,
-    shapes: &[(usize, usize)],
+    samples: &Tensor,
+    reference: &Tensor,
+    sampling: Sampling,
 ) -> Result<Tensor> {
-    check(value, locations, weights, shapes)?;
-    if matches!(value.device(), Device::Cpu) && value.dtype() == DType::F32 {
-        let op = DeformableSampling(shapes.to_vec());
-        return value.contiguous()?.apply_op3_no_bwd(
-            &locations.contiguous()?,
-            &weights.contiguous()?,
-            &op,
-        );
+    check(value, samples, reference, sampling)?;
+    match has_kernel(value) {
+        true => with_kernel(
+            InstructionSet::current(),
+            value,
+            samples,
+            reference,
+            sampling,
+        ),
+        false => deformable_sampling_plain(value, samples, reference, sampling),
     }
-    deformable_sampling_plain(value, locations, weights, shapes)
+}
+
+fn with_kernel(
+    set: InstructionSet,
+    value: &Tensor,
+    samples: &Tensor,
+    reference: &Tensor,
+    sampling: Sampling,
+) -> Result<Tensor> {
+    let (batch, _, channels) = value.dims3()?;
+    let queries = samples.dim(1)?;
+    let sizes = Sizes {
+        batch,
+        queries,
+        heads: sampling.heads,
+        width: channels / sampling.heads,
+        points: sampling.points,
+        shapes: sampling.shapes,
+        reference: reference.dim(3)?,
+    };
+    let tensors = [
+        value.contiguous()?,
+        samples.contiguous()?,
+        reference.contiguous()?,
+    ];
+    let [value, samples, reference] = tensors.each_ref().map(Tensor::storage_and_layout);
+    let result = sampling::deformable_sampling(
+        set,
+        numbers(&value)?,
+        numbers(&samples)?,
+        numbers(&reference)?,
+        sizes,
+    );
+    tensor(result, (batch, queries, channels))
 }
 
 /// The same as [`deformable_sampling`], in plain tensor operations.
@@ -42,11 +89,59 @@ pub fn deformable_sampling(
 /// If the shapes do not fit each other.
 pub fn deformable_sampling_plain(
     value: &Tensor,
+    samples: &Tensor,
+    reference: &Tensor,
+    sampling: Sampling,
+) -> Result<Tensor> {
+    check(value, samples, reference, sampling)?;
+    let Sampling {
+        heads,
+        points,
+        shapes,
+    } = sampling;
+    let (batch, tokens, channels) = value.dims3()?;
+    let (queries, levels) = (samples.dim(1)?, shapes.len());
+    let count = heads * levels * points;
+    let offsets = samples.narrow(2, 0, 2 * count)?;
+    let offsets = offsets.reshape((batch, queries, heads, levels, points * 2))?;
+    let logits = samples.narrow(2, 2 * count, count)?;
+    let logits = logits.reshape((batch, queries, heads, levels * points))?;
+    let weights = candle_nn::ops::softmax_last_dim(&logits.contiguous()?)?;
+    let locations = locations(&offsets, reference, sampling)?;
+    let value = value.reshape((batch, tokens, heads, channels / heads))?;
+    sample(&value, &locations, &weights, shapes)
+}
+
+/// Where to sample, `(x, y)` in 0..1 of each level: `[B, Q, heads, L, P * 2]`.
+fn locations(offsets: &Tensor, reference: &Tensor, sampling: Sampling) -> Result<Tensor> {
+    let device = offsets.device();
+    let (points, levels) = (sampling.points, sampling.shapes.len());
+    // [B, Q, L, c] -> [B, Q, 1, L, c], each pair repeated for every point
+    let reference = reference.unsqueeze(2)?;
+    let centres = reference.narrow(4, 0, 2)?.repeat((1, 1, 1, 1, points))?;
+    let offsets = if reference.dim(4)? == 2 {
+        let sizes: Vec<f32> = sampling
+            .shapes
+            .iter()
+            .flat_map(|(height, width)| [*width as f32, *height as f32].repeat(points))
+            .collect();
+        let sizes = Tensor::from_vec(sizes, (1, 1, 1, levels, points * 2), device)?;
+        offsets.broadcast_div(&sizes.to_dtype(offsets.dtype())?)?
+    } else {
+        let sides = reference.narrow(4, 2, 2)?.repeat((1, 1, 1, 1, points))?;
+        (offsets / points as f64)?.broadcast_mul(&(sides * 0.5)?)?
+    };
+    offsets.broadcast_add(&centres)
+}
+
+/// The weighted samples of `value` `[B, N, heads, D]` at `locations` `[B, Q, heads, L, P * 2]` with `weights` `[B, Q,
+/// heads, L * P]`.
+fn sample(
+    value: &Tensor,
     locations: &Tensor,
     weights: &Tensor,
     shapes: &[(usize, usize)],
 ) -> Result<Tensor> {
-    check(value, locations, weights, shapes)?;
     let (batch, _, heads, width) = value.dims4()?;
     let (_, queries, _, levels, pairs) = locations.dims5()?;
     let (points, dtype, device) = (pairs / 2, value.dtype(), value.device());
@@ -114,158 +209,92 @@ pub fn deformable_sampling_plain(
         .to_dtype(dtype)
 }
 
-fn check(
-    value: &Tensor,
-    locations: &Tensor,
-    weights: &Tensor,
-    shapes: &[(usize, usize)],
-) -> Result<()> {
-    let (batch, tokens, heads, _) = value.dims4()?;
-    let (_, queries, _, levels, pairs) = locations.dims5()?;
+fn check(value: &Tensor, samples: &Tensor, reference: &Tensor, sampling: Sampling) -> Result<()> {
+    let Sampling {
+        heads,
+        points,
+        shapes,
+    } = sampling;
+    let (batch, tokens, channels) = value.dims3()?;
+    let (_, queries, numbers) = samples.dims3()?;
+    let (_, _, _, coordinates) = reference.dims4()?;
     let cells: usize = shapes.iter().map(|(rows, columns)| rows * columns).sum();
-    let fits = locations.dims() == [batch, queries, heads, levels, pairs]
-        && weights.dims() == [batch, queries, heads, levels * pairs / 2]
-        && shapes.len() == levels
-        && pairs % 2 == 0
+    let fits = heads > 0
+        && channels % heads == 0
+        && numbers == heads * shapes.len() * points * 3
+        && samples.dim(0)? == batch
+        && reference.dims() == [batch, queries, shapes.len(), coordinates]
+        && [2, 4].contains(&coordinates)
         && cells == tokens;
     if !fits {
         bail!(
-            "deformable sampling: value {:?}, locations {:?}, weights {:?}, maps {shapes:?} do not fit",
+            "deformable sampling: value {:?}, samples {:?}, reference points {:?}, {sampling:?} do not fit",
             value.dims(),
-            locations.dims(),
-            weights.dims()
+            samples.dims(),
+            reference.dims()
         )
     }
     Ok(())
 }
 
-/// The CPU pass; holds the maps' (height, width).
-#[derive(Debug)]
-struct DeformableSampling(Vec<(usize, usize)>);
-
-impl CustomOp3 for DeformableSampling {
-    fn name(&self) -> &'static str {
-        "deformable-sampling"
-    }
-
-    fn cpu_fwd(
-        &self,
-        value: &CpuStorage,
-        value_layout: &Layout,
-        locations: &CpuStorage,
-        locations_layout: &Layout,
-        weights: &CpuStorage,
-        weights_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (batch, tokens, heads, width) = value_layout.shape().dims4()?;
-        let (_, queries, _, levels, pairs) = locations_layout.shape().dims5()?;
-        let points = pairs / 2;
-        let value = contiguous_f32(self.name(), value, value_layout)?;
-        let locations = contiguous_f32(self.name(), locations, locations_layout)?;
-        let weights = contiguous_f32(self.name(), weights, weights_layout)?;
-
-        let row = heads * width;
-        let samples = levels * points;
-        let mut output = vec![0f32; batch * queries * row];
-        output
-            .par_chunks_mut(row)
-            .enumerate()
-            .for_each(|(query, output)| {
-                let image = query / queries;
-                let value = &value[image * tokens * row..(image + 1) * tokens * row];
-                for (head, output) in output.chunks_mut(width).enumerate() {
-                    let at = (query * heads + head) * samples;
-                    let locations = &locations[at * 2..(at + samples) * 2];
-                    let weights = &weights[at..at + samples];
-                    let mut start = 0;
-                    for (level, &(rows, columns)) in self.0.iter().enumerate() {
-                        let map = Map {
-                            value: &value[start * row..(start + rows * columns) * row],
-                            rows,
-                            columns,
-                            row,
-                            channel: head * width,
-                        };
-                        for point in level * points..(level + 1) * points {
-                            let (x, y) = (locations[point * 2], locations[point * 2 + 1]);
-                            map.add_sample(x, y, weights[point], output);
-                        }
-                        start += rows * columns;
-                    }
-                }
-            });
-        Ok((CpuStorage::F32(output), Shape::from((batch, queries, row))))
-    }
-}
-
-/// One level of one image, as one head sees it.
-struct Map<'a> {
-    value: &'a [f32],
-    rows: usize,
-    columns: usize,
-    /// Numbers from one cell to the next.
-    row: usize,
-    /// Where the head's channels start.
-    channel: usize,
-}
-
-impl Map<'_> {
-    /// Adds `weight` times the sample at `(x, y)`, 0..1, to `output`.
-    #[inline]
-    fn add_sample(&self, x: f32, y: f32, weight: f32, output: &mut [f32]) {
-        let x = x * self.columns as f32 - 0.5;
-        let y = y * self.rows as f32 - 0.5;
-        let (left, top) = (x.floor(), y.floor());
-        let (right_share, bottom_share) = (x - left, y - top);
-        for (row, row_share) in [(top, 1.0 - bottom_share), (top + 1.0, bottom_share)] {
-            // a location that is not a number fails both comparisons and adds nothing
-            if !(row >= 0.0 && row < self.rows as f32) {
-                continue;
-            }
-            for (column, share) in [(left, 1.0 - right_share), (left + 1.0, right_share)] {
-                if !(column >= 0.0 && column < self.columns as f32) {
-                    continue;
-                }
-                let cell = row as usize * self.columns + column as usize;
-                let from = cell * self.row + self.channel;
-                let share = weight * row_share * share;
-                let sample = &self.value[from..from + output.len()];
-                for (out, v) in output.iter_mut().zip(sample) {
-                    *out += share * v;
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
+    use super::super::testing::assert_close;
     use super::*;
 
     #[test]
-    fn one_pass_equals_plain_tensors() -> Result<()> {
+    fn one_pass_equals_plain_tensors_on_every_instruction_set() -> Result<()> {
         let device = &Device::Cpu;
-        let shapes = [(5, 7), (3, 4), (1, 2)];
-        let tokens = 35 + 12 + 2;
-        let (batch, queries, heads, width, points) = (2, 11, 3, 8, 4);
-        let value = Tensor::randn(0f32, 1.0, (batch, tokens, heads, width), device)?;
-        // some locations lie outside the maps
-        let locations = Tensor::rand(-0.3f32, 1.3, (batch, queries, heads, 3, points * 2), device)?;
-        let weights = Tensor::rand(0f32, 1.0, (batch, queries, heads, 3 * points), device)?;
-        let fast = deformable_sampling(&value, &locations, &weights, &shapes)?;
-        let plain = deformable_sampling_plain(&value, &locations, &weights, &shapes)?;
-        let difference = (fast - plain)?.abs()?.max_all()?.to_scalar::<f32>()?;
-        assert!(difference < 1e-5, "largest difference {difference:e}");
+        for set in InstructionSet::available() {
+            for (batch, queries, heads, width, points, shapes) in [
+                (1, 1, 1, 1, 1, &[(1, 1)][..]),
+                (2, 11, 3, 8, 4, &[(5, 7), (3, 4), (1, 2)]),
+                (1, 70, 2, 32, 4, &[(9, 13), (1, 1)]),
+                (2, 3, 2, 13, 3, &[(4, 1), (2, 6), (1, 1), (1, 1), (3, 3)]),
+                (1, 0, 2, 8, 4, &[(2, 3)]),
+            ] {
+                let tokens: usize = shapes.iter().map(|(rows, columns)| rows * columns).sum();
+                let levels = shapes.len();
+                let sampling = Sampling {
+                    heads,
+                    points,
+                    shapes,
+                };
+                let value = Tensor::randn(0f32, 1.0, (batch, tokens, heads * width), device)?;
+                let numbers = heads * levels * points * 3;
+                // some locations lie outside the maps
+                let samples = Tensor::randn(0f32, 2.0, (batch, queries, numbers), device)?;
+                for coordinates in [2, 4] {
+                    let reference =
+                        Tensor::rand(-0.2f32, 1.2, (batch, queries, levels, coordinates), device)?;
+                    let fast = with_kernel(set, &value, &samples, &reference, sampling)?;
+                    if queries == 0 {
+                        // candle's softmax does not take it
+                        assert_eq!(fast.dims(), [batch, 0, heads * width]);
+                        continue;
+                    }
+                    let plain = deformable_sampling_plain(&value, &samples, &reference, sampling)?;
+                    let name = format!("{} {sampling:?} {coordinates}", set.name());
+                    assert_close(&name, &fast, &plain, 1e-5)?;
+                }
+            }
+        }
         Ok(())
     }
 
     #[test]
     fn shapes_that_do_not_fit_are_named() -> Result<()> {
-        let value = Tensor::zeros((1, 4, 1, 2), DType::F32, &Device::Cpu)?;
-        let locations = Tensor::zeros((1, 1, 1, 1, 2), DType::F32, &Device::Cpu)?;
-        let weights = Tensor::zeros((1, 1, 1, 1), DType::F32, &Device::Cpu)?;
-        let error = deformable_sampling(&value, &locations, &weights, &[(2, 3)]);
-        assert!(error.is_err_and(|e| e.to_string().contains("[(2, 3)] do not fit")));
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
+        let sampling = Sampling {
+            heads: 1,
+            points: 1,
+            shapes: &[(2, 3)],
+        };
+        let (value, samples) = (zeros(&[1, 4, 2])?, zeros(&[1, 1, 3])?);
+        let error = deformable_sampling(&value, &samples, &zeros(&[1, 1, 1, 2])?, sampling);
+        assert!(error.is_err_and(|e| e.to_string().contains("[(2, 3)]")));
         Ok(())
     }
 }

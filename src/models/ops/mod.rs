@@ -1,20 +1,94 @@
-//! Operations that candle does not have, or not precisely enough: each as a CPU kernel and as a
-//! plain-tensor version that runs on every device, held together by a test.
+//! Operations that candle does not have, or not fast or precisely enough.
+//!
+//! Each takes and gives tensors. On a CPU in f32 a kernel runs; everywhere else the same in plain tensor
+//! operations, `..._plain`, and a test holds both together.
 
+mod attention;
+mod convolution;
 mod deformable_sampling;
-mod depthwise_conv;
-mod layer_norm;
+mod fusion_attention;
+mod kernels;
+mod linear;
+mod norm;
+mod window_attention;
 
-use candle_core::{CpuStorage, Layout, Result};
+use std::ops::Deref;
 
-pub use deformable_sampling::{deformable_sampling, deformable_sampling_plain};
-pub use depthwise_conv::{depthwise_conv3x3, depthwise_conv3x3_plain};
-pub use layer_norm::{layer_norm, layer_norm_plain};
+use candle_core::{DType, Device, Layout, Result, Shape, Storage, Tensor};
 
-/// The numbers of a contiguous f32 input of the operation `name`.
-fn contiguous_f32<'a>(name: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => candle_core::bail!("{name}: strided input {layout:?}"),
+pub use attention::{attention, attention_plain};
+pub use convolution::{
+    Conv3x3, Depthwise3x3, Upscale2x, conv3x3, conv3x3_plain, depthwise_conv3x3,
+    depthwise_conv3x3_plain, upscale2x, upscale2x_plain,
+};
+pub use deformable_sampling::{Sampling, deformable_sampling, deformable_sampling_plain};
+pub use fusion_attention::{FusionAttention, FusionProjections};
+pub use kernels::gemm::Activation;
+pub use kernels::simd::InstructionSet;
+pub use kernels::window_attention::Windows;
+pub use linear::{Matrix, feed_forward, feed_forward_plain, linear, linear_plain};
+pub use norm::{group_norm, group_norm_plain, layer_norm, layer_norm_plain};
+pub use window_attention::{PositionBias, window_attention, window_attention_plain};
+
+/// Whether a kernel takes this tensor: f32 on a CPU.
+fn has_kernel(xs: &Tensor) -> bool {
+    matches!(xs.device(), Device::Cpu) && xs.dtype() == DType::F32
+}
+
+/// The numbers of a contiguous f32 tensor on the CPU, of which this is the locked storage and the layout.
+fn numbers<'a, G>((storage, layout): &'a (G, &Layout)) -> Result<&'a [f32]>
+where
+    G: Deref<Target = Storage>,
+{
+    let (Storage::Cpu(storage), Some((start, end))) = (&**storage, layout.contiguous_offsets())
+    else {
+        candle_core::bail!("a kernel takes contiguous numbers on the CPU, not {layout:?}")
+    };
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}
+
+/// The numbers of a tensor as a vector of its own.
+fn copied(xs: &Tensor) -> Result<Vec<f32>> {
+    let xs = xs.contiguous()?;
+    Ok(numbers(&xs.storage_and_layout())?.to_vec())
+}
+
+/// A kernel's result as a tensor.
+fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    Tensor::from_vec(numbers, shape.into(), &Device::Cpu)
+}
+
+/// An activation in plain tensor operations.
+fn activate_plain(xs: Tensor, activation: Activation) -> Result<Tensor> {
+    match activation {
+        Activation::None => Ok(xs),
+        Activation::Relu => xs.relu(),
+        Activation::Gelu => xs.gelu_erf(),
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    use super::*;
+
+    /// Asserts that two tensors differ by no more than `tolerance` of the larger one's scale.
+    pub(super) fn assert_close(
+        name: &str,
+        fast: &Tensor,
+        plain: &Tensor,
+        tolerance: f32,
+    ) -> Result<()> {
+        assert_eq!(fast.dims(), plain.dims(), "{name}");
+        if plain.elem_count() == 0 {
+            return Ok(());
+        }
+        let largest = |xs: Tensor| xs.abs()?.max_all()?.to_scalar::<f32>();
+        let scale = largest(plain.clone())?.max(1.0);
+        let difference = largest((fast - plain)?)?;
+        assert!(
+            difference <= tolerance * scale,
+            "{name}: difference {difference:e} at a scale of {scale}"
+        );
+        Ok(())
     }
 }

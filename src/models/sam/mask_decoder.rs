@@ -1,11 +1,12 @@
 //! The mask decoder: image and prompt embeddings to masks and their expected quality.
 
 use candle_core::{IndexOp, Module, Result, Tensor};
-use candle_nn::{Linear, VarBuilder};
+use candle_nn::VarBuilder;
 
 use super::config::MaskDecoderConfig;
 use super::two_way_transformer::TwoWayTransformer;
-use crate::models::layers::{LayerNorm, Upscale2x, layer_norm};
+use crate::models::layers::{LayerNorm, Linear, Mlp, Upscale2x, layer_norm, linear};
+use crate::models::ops::Activation;
 
 /// `SamMaskDecoder`.
 #[derive(Debug, Clone)]
@@ -16,8 +17,8 @@ pub struct MaskDecoder {
     upscale1: Upscale2x,
     upscale_norm: LayerNorm,
     upscale2: Upscale2x,
-    hypernetworks: Vec<FeedForward>,
-    iou_head: FeedForward,
+    hypernetworks: Vec<Mlp>,
+    iou_head: Mlp,
 }
 
 /// Masks of `K` prompts.
@@ -40,7 +41,7 @@ impl MaskDecoder {
         let hypernetworks = (0..masks)
             .map(|i| {
                 let vb = vb.pp("output_hypernetworks_mlps").pp(i);
-                FeedForward::load([width, width, width / 8], 3, vb)
+                mlp([width, width, width / 8], 3, vb)
             })
             .collect::<Result<_>>()?;
         Ok(Self {
@@ -50,7 +51,7 @@ impl MaskDecoder {
             upscale_norm: layer_norm(width / 4, 1e-6, vb.pp("upscale_layer_norm"))?,
             upscale2: Upscale2x::load(width / 4, width / 8, vb.pp("upscale_conv2"))?,
             hypernetworks,
-            iou_head: FeedForward::load(
+            iou_head: mlp(
                 [width, config.iou_head_hidden_dim, masks],
                 config.iou_head_depth,
                 vb.pp("iou_prediction_head"),
@@ -79,9 +80,11 @@ impl MaskDecoder {
         let grid = image_embeddings.dim(2)?;
         let upscaled = self
             .upscale1
-            .forward(&image.reshape((prompts, grid, grid, ()))?)?;
-        let upscaled = self.upscale_norm.forward(&upscaled)?.gelu_erf()?;
-        let upscaled = self.upscale2.forward(&upscaled)?.gelu_erf()?;
+            .forward(&image.reshape((prompts, grid, grid, ()))?, Activation::None)?;
+        let upscaled = self
+            .upscale_norm
+            .forward_activated(&upscaled, Activation::Gelu)?;
+        let upscaled = self.upscale2.forward(&upscaled, Activation::Gelu)?;
         // [K, 16 G^2, C / 8]
         let upscaled = upscaled.flatten(1, 2)?;
 
@@ -94,8 +97,16 @@ impl MaskDecoder {
             .clone()
             .map(|i| self.hypernetworks[i].forward(&tokens.i((.., 1 + i))?.contiguous()?))
             .collect::<Result<Vec<_>>>()?;
+        // [K, M, C / 8]
         let weights = Tensor::stack(&weights, 1)?;
-        let low_res_masks = weights.matmul(&upscaled.transpose(1, 2)?)?.reshape((
+        let low_res_masks = (0..prompts)
+            .map(|prompt| {
+                // every pixel times every mask's weights: [16 G^2, M]
+                let products = Linear::new(weights.get(prompt)?, None)?;
+                products.forward(&upscaled.get(prompt)?)?.t()
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let low_res_masks = Tensor::stack(&low_res_masks, 0)?.reshape((
             prompts,
             wanted.len(),
             4 * grid,
@@ -129,35 +140,18 @@ impl MaskDecoder {
             .broadcast_add(dense_embeddings)?
             .flatten_from(2)?
             .transpose(1, 2)?;
-        let (_, cells, width) = image.dims3()?;
-        let image = image.broadcast_as((prompts, cells, width))?.contiguous()?;
-        self.transformer.forward(&tokens, &image, image_positions)
+        self.transformer
+            .forward(&tokens, &image.contiguous()?, image_positions)
     }
 }
 
-/// `SamFeedForward`: linear layers with ReLU between them.
-#[derive(Debug, Clone)]
-struct FeedForward(Vec<Linear>);
-
-impl FeedForward {
-    /// Widths of the input, of what lies between, and of the output; `depth` linear layers, 2 or more.
-    fn load([input, hidden, output]: [usize; 3], depth: usize, vb: VarBuilder) -> Result<Self> {
-        let mut layers = vec![candle_nn::linear(input, hidden, vb.pp("proj_in"))?];
-        for i in 0..depth.saturating_sub(2) {
-            layers.push(candle_nn::linear(hidden, hidden, vb.pp("layers").pp(i))?);
-        }
-        layers.push(candle_nn::linear(hidden, output, vb.pp("proj_out"))?);
-        Ok(Self(layers))
+/// `SamFeedForward`: linear layers with ReLU between them. Widths of the input, of what lies between, and of the
+/// output; `depth` layers, 2 or more.
+fn mlp([input, hidden, output]: [usize; 3], depth: usize, vb: VarBuilder) -> Result<Mlp> {
+    let mut layers = vec![linear(input, hidden, vb.pp("proj_in"))?];
+    for i in 0..depth.saturating_sub(2) {
+        layers.push(linear(hidden, hidden, vb.pp("layers").pp(i))?);
     }
-
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let mut xs = xs.clone();
-        for (i, layer) in self.0.iter().enumerate() {
-            xs = layer.forward(&xs)?;
-            if i + 1 < self.0.len() {
-                xs = xs.relu()?;
-            }
-        }
-        Ok(xs)
-    }
+    layers.push(linear(hidden, output, vb.pp("proj_out"))?);
+    Ok(Mlp::new(layers))
 }

@@ -4,14 +4,16 @@
 //! The reference is `tiny_vit_sam.py` of the `mobile_sam` package, whose class is named above each block.
 //! Maps are channels last here; batch norms are folded into their convolutions when the model loads.
 
-use candle_core::{D, Module, Result, Tensor};
-use candle_nn::{Linear, VarBuilder};
+use candle_core::{Module, Result, Tensor};
+use candle_nn::VarBuilder;
 
 use super::neck::Neck;
-use crate::models::layers::{LayerNorm, attention, layer_norm};
-use crate::models::ops::depthwise_conv3x3;
+use crate::models::layers::{FeedForward, LayerNorm, Linear, layer_norm, linear};
+use crate::models::ops::{
+    Activation, Conv3x3, Depthwise3x3, PositionBias, Windows, conv3x3, depthwise_conv3x3,
+    window_attention,
+};
 use crate::models::weights::Weights;
-use crate::models::windows::{merge_windows, partition_windows};
 
 /// A tensor that only TinyViT has.
 pub const SIGNATURE: &str = "vision_encoder.patch_embed.seq.0.c.weight";
@@ -124,15 +126,16 @@ impl PatchEmbed {
     /// Loads `seq.0` and `seq.2`, to `channels`.
     pub fn load(channels: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self(
-            Conv3x3::load(3, channels / 2, vb.pp("seq.0"))?,
-            Conv3x3::load(channels / 2, channels, vb.pp("seq.2"))?,
+            halving(3, channels / 2, vb.pp("seq.0"))?,
+            halving(channels / 2, channels, vb.pp("seq.2"))?,
         ))
     }
 
     /// Pixels `[B, 3, H, W]`, sizes divisible by 4, to `[B, H / 4, W / 4, C]`.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor> {
         let pixels = pixel_values.permute((0, 2, 3, 1))?.contiguous()?;
-        self.1.forward(&self.0.forward(&pixels)?.gelu_erf()?)
+        let halved = conv3x3(&pixels, &self.0, Activation::Gelu)?;
+        conv3x3(&halved, &self.1, Activation::None)
     }
 }
 
@@ -205,76 +208,30 @@ fn folded(output: usize, input: usize, side: usize, vb: VarBuilder) -> Result<(T
 /// A 1x1 `Conv2d_BN`, which is a linear layer on the channels.
 fn pointwise(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
     let (kernel, bias) = folded(output, input, 1, vb)?;
-    Ok(Linear::new(kernel.reshape((output, input))?, Some(bias)))
+    Linear::new(kernel.reshape((output, input))?, Some(bias))
 }
 
 /// A depthwise 3x3 `Conv2d_BN`.
-#[derive(Debug, Clone)]
-struct Depthwise {
-    /// `[9, C]`, row by row.
-    kernel: Tensor,
-    bias: Tensor,
-    stride: usize,
+fn depthwise(channels: usize, stride: usize, vb: VarBuilder) -> Result<Depthwise3x3> {
+    let (kernel, bias) = folded(channels, 1, 3, vb)?;
+    Ok(Depthwise3x3 {
+        kernel: kernel.reshape((channels, 9))?.t()?.contiguous()?,
+        bias,
+        stride,
+    })
 }
 
-impl Depthwise {
-    fn load(channels: usize, stride: usize, vb: VarBuilder) -> Result<Self> {
-        let (kernel, bias) = folded(channels, 1, 3, vb)?;
-        Ok(Self {
-            kernel: kernel.reshape((channels, 9))?.t()?.contiguous()?,
-            bias,
-            stride,
-        })
-    }
-
-    /// `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), C]`.
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        depthwise_conv3x3(xs, &self.kernel, &self.bias, self.stride)
-    }
-}
-
-/// A dense 3x3 `Conv2d_BN` of stride 2, as one matrix product over the patches.
-#[derive(Debug, Clone)]
-struct Conv3x3(Linear);
-
-impl Conv3x3 {
-    fn load(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
-        let (kernel, bias) = folded(output, input, 3, vb)?;
-        // the patches below are row by row, each with its channels last
-        let kernel = kernel.permute((0, 2, 3, 1))?.reshape((output, 9 * input))?;
-        Ok(Self(Linear::new(kernel.contiguous()?, Some(bias))))
-    }
-
-    /// `[B, H, W, in]` with even sizes to `[B, H / 2, W / 2, out]`.
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let (batch, height, width, channels) = xs.dims4()?;
-        let (rows, columns) = (height / 2, width / 2);
-        // one more row and column at either side; what lies under kernel cell (y, x) is every second
-        // pixel from there
-        let padded = xs.pad_with_zeros(1, 1, 1)?.pad_with_zeros(2, 1, 1)?;
-        let pairs = padded.reshape((batch, rows + 1, 2, columns + 1, 2, channels))?;
-        let mut cells = vec![];
-        for y in 0..3 {
-            for x in 0..3 {
-                cells.push(
-                    pairs
-                        .narrow(1, y / 2, rows)?
-                        .narrow(2, y % 2, 1)?
-                        .narrow(3, x / 2, columns)?
-                        .narrow(4, x % 2, 1)?
-                        .reshape((batch, rows, columns, channels))?,
-                );
-            }
-        }
-        Tensor::cat(&cells, D::Minus1)?.apply(&self.0)
-    }
+/// A dense 3x3 `Conv2d_BN` of stride 2.
+fn halving(input: usize, output: usize, vb: VarBuilder) -> Result<Conv3x3> {
+    let (kernel, bias) = folded(output, input, 3, vb)?;
+    Conv3x3::new(&kernel, Some(bias), 2)
 }
 
 /// `MBConv`: widened, convolved channel by channel, narrowed, around a shortcut.
 #[derive(Debug, Clone)]
 struct MbConv {
     widen: Linear,
-    depthwise: Depthwise,
+    depthwise: Depthwise3x3,
     narrow: Linear,
 }
 
@@ -282,16 +239,17 @@ impl MbConv {
     fn load(dim: usize, hidden: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
             widen: pointwise(dim, hidden, vb.pp("conv1"))?,
-            depthwise: Depthwise::load(hidden, 1, vb.pp("conv2"))?,
+            depthwise: depthwise(hidden, 1, vb.pp("conv2"))?,
             narrow: pointwise(hidden, dim, vb.pp("conv3"))?,
         })
     }
 
     /// `[B, H, W, C]` to the same shape.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let widened = xs.apply(&self.widen)?.gelu_erf()?;
-        let convolved = self.depthwise.forward(&widened)?.gelu_erf()?;
-        (convolved.apply(&self.narrow)? + xs)?.gelu_erf()
+        let widened = self.widen.forward_activated(xs, Activation::Gelu)?;
+        let convolved = depthwise_conv3x3(&widened, &self.depthwise, Activation::Gelu)?;
+        self.narrow
+            .forward_added_activated(&convolved, xs, Activation::Gelu)
     }
 }
 
@@ -299,7 +257,7 @@ impl MbConv {
 #[derive(Debug, Clone)]
 struct PatchMerging {
     conv1: Linear,
-    conv2: Depthwise,
+    conv2: Depthwise3x3,
     conv3: Linear,
 }
 
@@ -308,15 +266,15 @@ impl PatchMerging {
         let stride = if UNSTRIDED.contains(&next) { 1 } else { 2 };
         Ok(Self {
             conv1: pointwise(dim, next, vb.pp("conv1"))?,
-            conv2: Depthwise::load(next, stride, vb.pp("conv2"))?,
+            conv2: depthwise(next, stride, vb.pp("conv2"))?,
             conv3: pointwise(next, next, vb.pp("conv3"))?,
         })
     }
 
     /// `[B, H, W, C]` to `[B, H / stride, W / stride, next]`.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let xs = xs.apply(&self.conv1)?.gelu_erf()?;
-        self.conv2.forward(&xs)?.gelu_erf()?.apply(&self.conv3)
+        let xs = self.conv1.forward_activated(xs, Activation::Gelu)?;
+        depthwise_conv3x3(&xs, &self.conv2, Activation::Gelu)?.apply(&self.conv3)
     }
 }
 
@@ -324,10 +282,9 @@ impl PatchMerging {
 #[derive(Debug, Clone)]
 struct AttentionBlock {
     attention: WindowAttention,
-    local_conv: Depthwise,
+    local_conv: Depthwise3x3,
     norm: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
+    feed_forward: FeedForward,
 }
 
 impl AttentionBlock {
@@ -335,19 +292,22 @@ impl AttentionBlock {
         let vb_m = vb.pp("mlp");
         Ok(Self {
             attention: WindowAttention::load(dim, heads, window, vb.pp("attn"))?,
-            local_conv: Depthwise::load(dim, 1, vb.pp("local_conv"))?,
+            local_conv: depthwise(dim, 1, vb.pp("local_conv"))?,
             norm: layer_norm(dim, EPS, vb_m.pp("norm"))?,
-            fc1: candle_nn::linear(dim, 4 * dim, vb_m.pp("fc1"))?,
-            fc2: candle_nn::linear(4 * dim, dim, vb_m.pp("fc2"))?,
+            feed_forward: FeedForward::new(
+                linear(dim, 4 * dim, vb_m.pp("fc1"))?,
+                candle_nn::Activation::Gelu,
+                linear(4 * dim, dim, vb_m.pp("fc2"))?,
+            ),
         })
     }
 
     /// `[B, H, W, C]` to the same shape.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let xs = (xs + self.attention.forward(xs)?)?;
-        let xs = self.local_conv.forward(&xs)?;
-        let widened = self.norm.forward(&xs)?.apply(&self.fc1)?.gelu_erf()?;
-        xs + widened.apply(&self.fc2)?
+        let xs = self.attention.forward_added(xs)?;
+        let xs = depthwise_conv3x3(&xs, &self.local_conv, Activation::None)?;
+        self.feed_forward
+            .forward_added(&self.norm.forward(&xs)?, &xs)
     }
 }
 
@@ -355,11 +315,12 @@ impl AttentionBlock {
 #[derive(Debug, Clone)]
 struct WindowAttention {
     norm: LayerNorm,
-    /// Per head its query, its key and its value.
+    /// All heads' queries, then keys, then values; the checkpoint has each head's three side by side.
     qkv: Linear,
+    /// `[3 C]`: what norm and projection make of the zeros that fill up the last windows.
+    filler: Tensor,
     proj: Linear,
-    /// `[1, heads, N, N]` for the `N = window^2` tokens of a window.
-    position_bias: Tensor,
+    position_bias: PositionBias,
     heads: usize,
     window: usize,
 }
@@ -379,36 +340,44 @@ impl WindowAttention {
             })
             .collect();
         let index = Tensor::from_vec(index, tokens * tokens, vb.device())?;
+        let position_bias = biases
+            .index_select(&index, 1)?
+            .reshape((heads, tokens, tokens))?;
+        let part_by_part = |xs: Tensor, rest: usize| {
+            xs.reshape((heads, 3, dim / heads, rest))?
+                .transpose(0, 1)?
+                .contiguous()
+        };
+        let weight = part_by_part(vb.get((3 * dim, dim), "qkv.weight")?, dim)?;
+        let bias = part_by_part(vb.get(3 * dim, "qkv.bias")?, 1)?;
+        let qkv = Linear::new(weight.reshape((3 * dim, dim))?, Some(bias.flatten_all()?))?;
+        let norm = layer_norm(dim, EPS, vb.pp("norm"))?;
         Ok(Self {
-            norm: layer_norm(dim, EPS, vb.pp("norm"))?,
-            qkv: candle_nn::linear(dim, 3 * dim, vb.pp("qkv"))?,
-            proj: candle_nn::linear(dim, dim, vb.pp("proj"))?,
-            position_bias: biases
-                .index_select(&index, 1)?
-                .reshape((1, heads, tokens, tokens))?,
+            filler: qkv.forward(&norm.of_zeros().unsqueeze(0)?)?.squeeze(0)?,
+            norm,
+            qkv,
+            proj: linear(dim, dim, vb.pp("proj"))?,
+            position_bias: PositionBias::Table(position_bias),
             heads,
             window,
         })
     }
 
-    /// `[B, H, W, C]` to the same shape. What fills up the last windows is seen too, as in the reference.
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let (_, height, width, channels) = xs.dims4()?;
-        let windows = partition_windows(xs, self.window)?.flatten(1, 2)?;
-        let (count, tokens, _) = windows.dims3()?;
-        let qkv = self
-            .norm
-            .forward(&windows)?
-            .apply(&self.qkv)?
-            .reshape((count, tokens, self.heads, 3, channels / self.heads))?
-            .permute((3, 0, 2, 1, 4))?
-            .contiguous()?;
-        let part = |i: usize| qkv.narrow(0, i, 1)?.squeeze(0);
-        let attended = attention(&part(0)?, &part(1)?, &part(2)?, Some(&self.position_bias))?;
-        let attended = attended
-            .transpose(1, 2)?
-            .reshape((count, self.window, self.window, channels))?
-            .apply(&self.proj)?;
-        merge_windows(&attended, self.window, (height, width))
+    /// A map `[B, H, W, C]` with the result added. What fills up the last windows is seen too, as in the
+    /// reference.
+    fn forward_added(&self, xs: &Tensor) -> Result<Tensor> {
+        let (batch, height, width, _) = xs.dims4()?;
+        let windows = Windows {
+            batch,
+            height,
+            width,
+            window_height: self.window,
+            window_width: self.window,
+            shift: 0,
+        };
+        let qkv = self.norm.forward(xs)?.apply(&self.qkv)?;
+        let bias = Some(&self.position_bias);
+        let attended = window_attention(&qkv, &self.filler, self.heads, windows, bias)?;
+        self.proj.forward_added(&attended, xs)
     }
 }

@@ -1,10 +1,12 @@
 //! The two-way transformer: prompt tokens and image tokens attend to each other.
 
 use candle_core::{Module, Result, Tensor};
-use candle_nn::{Activation, Linear, VarBuilder};
+use candle_nn::VarBuilder;
 
 use super::config::MaskDecoderConfig;
-use crate::models::layers::{LayerNorm, MultiheadAttention, layer_norm};
+use crate::models::layers::{
+    FeedForward, LayerNorm, Linear, MultiheadAttention, layer_norm, linear,
+};
 
 /// `SamTwoWayTransformer`.
 #[derive(Debug, Clone)]
@@ -28,8 +30,8 @@ impl TwoWayTransformer {
         })
     }
 
-    /// Tokens `[K, T, C]`, image `[K, N, C]` and its positions `[1, N, C]`; to the tokens and the
-    /// image, same shapes.
+    /// Tokens `[K, T, C]`, image `[K, N, C]` and its positions `[1, N, C]`; to the tokens and the image, same
+    /// shapes. An image `[1, N, C]` is the same for all, which saves most of the first block.
     pub fn forward(
         &self,
         tokens: &Tensor,
@@ -41,10 +43,13 @@ impl TwoWayTransformer {
             (queries, keys) = layer.forward(&queries, &keys, tokens, image_positions)?;
         }
         let query = (&queries + tokens)?;
-        let key = keys.broadcast_add(image_positions)?;
-        let attended = self.final_attention.forward(&query, &key, &keys, None)?;
-        let queries = self.final_norm.forward(&(queries + attended)?)?;
-        Ok((queries, keys))
+        let attended = attend_to_image(
+            &self.final_attention,
+            &query,
+            (&keys, image_positions),
+            &queries,
+        )?;
+        Ok((self.final_norm.forward(&attended)?, keys))
     }
 }
 
@@ -59,9 +64,7 @@ struct TwoWayBlock {
     norm1: LayerNorm,
     token_to_image: MultiheadAttention,
     norm2: LayerNorm,
-    lin1: Linear,
-    activation: Activation,
-    lin2: Linear,
+    feed_forward: FeedForward,
     norm3: LayerNorm,
     image_to_token: MultiheadAttention,
     norm4: LayerNorm,
@@ -78,9 +81,11 @@ impl TwoWayBlock {
             norm1: norm("layer_norm1")?,
             token_to_image: attention(vb.pp("cross_attn_token_to_image"), config, BLOCK_RATE)?,
             norm2: norm("layer_norm2")?,
-            lin1: candle_nn::linear(width, config.mlp_dim, vb.pp("mlp.lin1"))?,
-            activation: config.hidden_act,
-            lin2: candle_nn::linear(config.mlp_dim, width, vb.pp("mlp.lin2"))?,
+            feed_forward: FeedForward::new(
+                linear(width, config.mlp_dim, vb.pp("mlp.lin1"))?,
+                config.hidden_act,
+                linear(config.mlp_dim, width, vb.pp("mlp.lin2"))?,
+            ),
             norm3: norm("layer_norm3")?,
             image_to_token: attention(vb.pp("cross_attn_image_to_token"), config, BLOCK_RATE)?,
             norm4: norm("layer_norm4")?,
@@ -100,24 +105,48 @@ impl TwoWayBlock {
                 .forward(queries, queries, queries, None)?
         } else {
             let query = (queries + token_positions)?;
-            (queries + self.self_attention.forward(&query, &query, queries, None)?)?
+            self.self_attention
+                .forward_added(&query, &query, queries, None, queries)?
         };
         let queries = self.norm1.forward(&queries)?;
 
-        let key = keys.broadcast_add(image_positions)?;
         let query = (&queries + token_positions)?;
-        let attended = self.token_to_image.forward(&query, &key, keys, None)?;
-        let queries = self.norm2.forward(&(queries + attended)?)?;
+        let attended = attend_to_image(
+            &self.token_to_image,
+            &query,
+            (keys, image_positions),
+            &queries,
+        )?;
+        let queries = self.norm2.forward(&attended)?;
 
-        let widened = queries.apply(&self.lin1)?.apply(&self.activation)?;
-        let output = widened.apply(&self.lin2)?;
-        let queries = self.norm3.forward(&(queries + output)?)?;
+        let output = self.feed_forward.forward_added(&queries, &queries)?;
+        let queries = self.norm3.forward(&output)?;
 
-        let query = (&queries + token_positions)?;
-        let attended = self.image_to_token.forward(&key, &query, &queries, None)?;
-        let keys = self.norm4.forward(&(keys + attended)?)?;
-        Ok((queries, keys))
+        // the image's tokens are the queries here
+        let attention = &self.image_to_token;
+        let image_query = positioned(attention.query(), keys, image_positions)?;
+        let token_key = (&queries + token_positions)?.apply(attention.key())?;
+        let attended = attention.forward_projected(&image_query, &token_key, &queries, keys)?;
+        Ok((queries, self.norm4.forward(&attended)?))
     }
+}
+
+/// Attention of queries `[K, T, C]` to the image `[K or 1, N, C]`, added to `residual` `[K, T, C]`.
+fn attend_to_image(
+    attention: &MultiheadAttention,
+    queries: &Tensor,
+    (image, positions): (&Tensor, &Tensor),
+    residual: &Tensor,
+) -> Result<Tensor> {
+    let query = queries.apply(attention.query())?;
+    let key = positioned(attention.key(), image, positions)?;
+    attention.forward_projected(&query, &key, image, residual)
+}
+
+/// The projection of the image with its positions added. It is linear, so the positions are projected alone, once
+/// for all images.
+fn positioned(projection: &Linear, image: &Tensor, positions: &Tensor) -> Result<Tensor> {
+    projection.forward_added(image, &projection.without_bias(positions)?)
 }
 
 /// `SamAttention`: inside, the width is divided by `rate`.
@@ -129,10 +158,10 @@ fn attention(
     let width = config.hidden_size;
     let inner = width / rate;
     Ok(MultiheadAttention::new(
-        candle_nn::linear(width, inner, vb.pp("q_proj"))?,
-        candle_nn::linear(width, inner, vb.pp("k_proj"))?,
-        candle_nn::linear(width, inner, vb.pp("v_proj"))?,
-        candle_nn::linear(inner, width, vb.pp("out_proj"))?,
+        linear(width, inner, vb.pp("q_proj"))?,
+        linear(width, inner, vb.pp("k_proj"))?,
+        linear(width, inner, vb.pp("v_proj"))?,
+        linear(inner, width, vb.pp("out_proj"))?,
         config.num_attention_heads,
     ))
 }

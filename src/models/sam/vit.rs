@@ -1,13 +1,15 @@
 //! SAM's own image encoder: a plain vision transformer with windowed and global attention and decomposed
 //! relative positions (Li et al. 2022, <https://arxiv.org/abs/2203.16527>).
 
-use candle_core::{IndexOp, Module, Result, Tensor};
-use candle_nn::{Activation, Linear, VarBuilder};
+use candle_core::{Module, Result, Tensor};
+use candle_nn::VarBuilder;
 
 use super::config::VisionConfig;
 use super::neck::Neck;
-use crate::models::layers::{LayerNorm, PatchEmbedding, layer_norm};
-use crate::models::windows::{merge_windows, partition_windows};
+use crate::models::layers::{
+    FeedForward, LayerNorm, Linear, PatchEmbedding, layer_norm, linear, linear_b,
+};
+use crate::models::ops::{PositionBias, Windows, window_attention};
 
 /// `SamVisionEncoder`.
 #[derive(Debug, Clone)]
@@ -75,11 +77,7 @@ struct Layer {
     norm1: LayerNorm,
     attention: Attention,
     norm2: LayerNorm,
-    lin1: Linear,
-    activation: Activation,
-    lin2: Linear,
-    /// `None`: global attention.
-    window: Option<usize>,
+    feed_forward: FeedForward,
 }
 
 impl Layer {
@@ -93,49 +91,40 @@ impl Layer {
             norm1: layer_norm(hidden, eps, vb.pp("layer_norm1"))?,
             attention: Attention::load(vb.pp("attn"), config, extent)?,
             norm2: layer_norm(hidden, eps, vb.pp("layer_norm2"))?,
-            lin1: candle_nn::linear(hidden, width, vb.pp("mlp.lin1"))?,
-            activation: config.hidden_act,
-            lin2: candle_nn::linear(width, hidden, vb.pp("mlp.lin2"))?,
-            window,
+            feed_forward: FeedForward::new(
+                linear(hidden, width, vb.pp("mlp.lin1"))?,
+                config.hidden_act,
+                linear(width, hidden, vb.pp("mlp.lin2"))?,
+            ),
         })
     }
 
     /// `[B, G, G, hidden]` to the same shape.
     fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
         let normed = self.norm1.forward(hidden_states)?;
-        let attended = match self.window {
-            None => self.attention.forward(&normed)?,
-            Some(window) => {
-                let (_, height, width, _) = normed.dims4()?;
-                let windows = partition_windows(&normed, window)?;
-                let windows = self.attention.forward(&windows)?;
-                merge_windows(&windows, window, (height, width))?
-            }
-        };
-        let hidden_states = (hidden_states + attended)?;
-        let widened = self
-            .norm2
-            .forward(&hidden_states)?
-            .apply(&self.lin1)?
-            .apply(&self.activation)?;
-        hidden_states + widened.apply(&self.lin2)?
+        let hidden_states = self.attention.forward_added(&normed, hidden_states)?;
+        let normed = self.norm2.forward(&hidden_states)?;
+        self.feed_forward.forward_added(&normed, &hidden_states)
     }
 }
 
-/// `SamVisionAttention` on square maps of `extent` rows.
+/// `SamVisionAttention` in square windows of `extent` rows; global attention has one window, the map.
 #[derive(Debug, Clone)]
 struct Attention {
     qkv: Linear,
+    /// `[3 hidden]`: what the projection makes of the zeros that fill up the last windows.
+    filler: Tensor,
     proj: Linear,
-    /// `[extent, extent, D]` for the rows and for the columns: by query and key position.
-    relative: Option<(Tensor, Tensor)>,
+    relative: Option<PositionBias>,
     heads: usize,
+    extent: usize,
 }
 
 impl Attention {
     fn load(vb: VarBuilder, config: &VisionConfig, extent: usize) -> Result<Self> {
         let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
         let relative = if config.use_rel_pos {
+            // [extent, extent, D]: by query and key position
             let table = |name: &str| -> Result<Tensor> {
                 let table = vb.get((2 * extent - 1, hidden / heads), name)?;
                 let index: Vec<u32> = (0..extent * extent)
@@ -146,85 +135,37 @@ impl Attention {
                     .index_select(&index, 0)?
                     .reshape((extent, extent, hidden / heads))
             };
-            Some((table("rel_pos_h")?, table("rel_pos_w")?))
+            let (by_row, by_column) = (table("rel_pos_h")?, table("rel_pos_w")?);
+            Some(PositionBias::relative(by_row, by_column)?)
         } else {
             None
         };
+        let qkv = linear_b(hidden, 3 * hidden, config.qkv_bias, vb.pp("qkv"))?;
+        let zeros = Tensor::zeros((1, hidden), vb.dtype(), vb.device())?;
         Ok(Self {
-            qkv: candle_nn::linear_b(hidden, 3 * hidden, config.qkv_bias, vb.pp("qkv"))?,
-            proj: candle_nn::linear(hidden, hidden, vb.pp("proj"))?,
+            filler: qkv.forward(&zeros)?.squeeze(0)?,
+            qkv,
+            proj: linear(hidden, hidden, vb.pp("proj"))?,
             relative,
             heads,
+            extent,
         })
     }
 
-    /// `[B, H, W, hidden]` to the same shape.
-    fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
-        let (batch, height, width, hidden) = hidden_states.dims4()?;
-        let (tokens, rows) = (height * width, batch * self.heads);
-        let qkv = hidden_states
-            .apply(&self.qkv)?
-            .reshape((batch, tokens, 3, self.heads, hidden / self.heads))?
-            .permute((2, 0, 3, 1, 4))?
-            .reshape((3, rows, tokens, hidden / self.heads))?;
-        let (query, key, value) = (qkv.i(0)?, qkv.i(1)?, qkv.i(2)?);
-
-        // a global map's scores are large (12 heads of 4096 x 4096 numbers are 800 MB): a few heads
-        // at a time bound the memory
-        const SCORES_AT_ONCE: usize = 1 << 25;
-        let step = (SCORES_AT_ONCE / (tokens * tokens)).clamp(1, rows);
-        let mut parts = vec![];
-        for start in (0..rows).step_by(step) {
-            let count = step.min(rows - start);
-            parts.push(self.attend(
-                &query.narrow(0, start, count)?,
-                &key.narrow(0, start, count)?,
-                &value.narrow(0, start, count)?,
-                (height, width),
-            )?);
-        }
-        Tensor::cat(&parts, 0)?
-            .reshape((batch, self.heads, tokens, hidden / self.heads))?
-            .transpose(1, 2)?
-            .reshape((batch, height, width, hidden))?
-            .apply(&self.proj)
-    }
-
-    /// `[rows, H * W, D]` each, to the same shape; a row is one head of one window.
-    fn attend(
-        &self,
-        query: &Tensor,
-        key: &Tensor,
-        value: &Tensor,
-        (height, width): (usize, usize),
-    ) -> Result<Tensor> {
-        let (rows, tokens, d) = query.dims3()?;
-        let scale = 1.0 / (d as f64).sqrt();
-        let scores = (query * scale)?.matmul(&key.transpose(1, 2)?)?;
-        let scores = match &self.relative {
-            None => scores,
-            Some((by_row, by_column)) => {
-                let query = query.reshape((rows, height, width, d))?;
-                // [rows, H, W, H] and [rows, H, W, W]: what every query says to a row, to a column
-                let to_rows = query
-                    .transpose(0, 1)?
-                    .reshape((height, rows * width, d))?
-                    .matmul(&by_row.transpose(1, 2)?)?
-                    .reshape((height, rows, width, height))?
-                    .transpose(0, 1)?;
-                let to_columns = query
-                    .permute((2, 0, 1, 3))?
-                    .reshape((width, rows * height, d))?
-                    .matmul(&by_column.transpose(1, 2)?)?
-                    .reshape((width, rows, height, width))?
-                    .permute((1, 2, 0, 3))?;
-                scores
-                    .reshape((rows, height, width, height, width))?
-                    .broadcast_add(&to_rows.unsqueeze(4)?)?
-                    .broadcast_add(&to_columns.unsqueeze(3)?)?
-                    .reshape((rows, tokens, tokens))?
-            }
+    /// A map `[B, H, W, hidden]` to `residual`, a map of the same shape, with the result added.
+    fn forward_added(&self, map: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let (batch, height, width, _) = map.dims4()?;
+        let windows = Windows {
+            batch,
+            height,
+            width,
+            window_height: self.extent,
+            window_width: self.extent,
+            shift: 0,
         };
-        candle_nn::ops::softmax_last_dim(&scores)?.matmul(&value.contiguous()?)
+        let qkv = map.apply(&self.qkv)?;
+        let bias = self.relative.as_ref();
+        let attended = window_attention(&qkv, &self.filler, self.heads, windows, bias)?;
+        self.proj.forward_added(&attended, residual)
     }
 }

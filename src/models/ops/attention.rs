@@ -1,0 +1,215 @@
+//! Attention of tokens to tokens.
+
+use candle_core::{Result, Tensor};
+
+use super::kernels::attention::{Heads, Multihead, Sizes, attend};
+use super::kernels::simd::InstructionSet;
+use super::{has_kernel, numbers, tensor};
+
+/// Scaled dot-product attention whose heads lie side by side in the channels.
+///
+/// - `query` `[B, N, heads * D]`
+/// - `key`, `value` `[B, M, heads * D]`
+///
+///   either side may be `[1, ...]`, and is then the same for all of the other's batch
+/// - `bias`, added to the scores, broadcasts to `[B, heads, N, M]`
+///
+/// Returns `[B, N, heads * D]`.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn attention(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    bias: Option<&Tensor>,
+    heads: usize,
+) -> Result<Tensor> {
+    check(query, key, value, bias, heads)?;
+    match has_kernel(query) {
+        true => with_kernel(InstructionSet::current(), query, key, value, bias, heads),
+        false => attention_plain(query, key, value, bias, heads),
+    }
+}
+
+/// The same as [`attention`], in plain tensor operations.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn attention_plain(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    bias: Option<&Tensor>,
+    heads: usize,
+) -> Result<Tensor> {
+    check(query, key, value, bias, heads)?;
+    let (images, tokens, channels) = query.dims3()?;
+    let batch = batch_of(images, key.dim(0)?);
+    // [B, N, heads * D] -> [B, heads, N, D]
+    let split = |xs: &Tensor| -> Result<Tensor> {
+        let (images, tokens, _) = xs.dims3()?;
+        xs.reshape((images, tokens, heads, channels / heads))?
+            .transpose(1, 2)?
+            .broadcast_as((batch, heads, tokens, channels / heads))?
+            .contiguous()
+    };
+    let (query, key, value) = (split(query)?, split(key)?, split(value)?);
+    let scale = 1.0 / ((channels / heads) as f64).sqrt();
+    let scores = (query * scale)?.matmul(&key.transpose(2, 3)?)?;
+    let scores = match bias {
+        Some(bias) => scores.broadcast_add(bias)?,
+        None => scores,
+    };
+    candle_nn::ops::softmax_last_dim(&scores)?
+        .matmul(&value)?
+        .transpose(1, 2)?
+        .reshape((batch, tokens, channels))
+}
+
+fn with_kernel(
+    set: InstructionSet,
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    bias: Option<&Tensor>,
+    heads: usize,
+) -> Result<Tensor> {
+    let (images, queries, channels) = query.dims3()?;
+    let keys = key.dim(1)?;
+    let batch = batch_of(images, key.dim(0)?);
+    let tensors = [query.contiguous()?, key.contiguous()?, value.contiguous()?];
+    let [query_view, key_view, value_view] = tensors.each_ref().map(Tensor::storage_and_layout);
+    let heads_of = |data, tokens, images: usize| Heads {
+        data,
+        tokens,
+        stride: channels,
+        is_shared: images == 1,
+    };
+    let bias = bias.map(Tensor::contiguous).transpose()?;
+    let bias_view = bias.as_ref().map(Tensor::storage_and_layout);
+    let bias = match (&bias, &bias_view) {
+        (Some(bias), Some(view)) => {
+            let (images, heads, rows, columns) = bias.dims4()?;
+            let step = |count: usize, size: usize| if count == 1 { 0 } else { size };
+            let steps = [
+                step(images, heads * rows * columns),
+                step(heads, rows * columns),
+                step(rows, columns),
+            ];
+            Some((numbers(view)?, steps))
+        }
+        _ => None,
+    };
+    let rows = Multihead {
+        query: heads_of(numbers(&query_view)?, queries, images),
+        key: heads_of(numbers(&key_view)?, keys, key.dim(0)?),
+        value: heads_of(numbers(&value_view)?, keys, value.dim(0)?),
+        bias,
+        width: channels / heads,
+        heads,
+        groups: batch,
+    };
+    let sizes = Sizes {
+        groups: batch,
+        heads,
+        queries,
+        keys,
+        width: channels / heads,
+    };
+    tensor(attend(set, &rows, sizes), (batch, queries, channels))
+}
+
+/// The images of queries and keys, of which one side may be one for all.
+fn batch_of(queries: usize, keys: usize) -> usize {
+    if queries == 1 { keys } else { queries }
+}
+
+fn check(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    bias: Option<&Tensor>,
+    heads: usize,
+) -> Result<()> {
+    let (query_images, queries, channels) = query.dims3()?;
+    let (images, keys, _) = key.dims3()?;
+    let batch = batch_of(query_images, images);
+    let bias_fits = |bias: &Tensor| match bias.dims() {
+        [b, h, n, m] => {
+            [1, batch].contains(b)
+                && [1, heads].contains(h)
+                && [1, queries].contains(n)
+                && *m == keys
+        }
+        _ => false,
+    };
+    let fits = (images == batch || images == 1)
+        && heads > 0
+        && channels % heads == 0
+        && keys > 0
+        && key.dims() == [images, keys, channels]
+        && value.dims() == key.dims()
+        && bias.is_none_or(bias_fits);
+    if !fits {
+        candle_core::bail!(
+            "attention: query {:?}, key {:?}, value {:?}, bias {:?}, {heads} heads do not fit",
+            query.dims(),
+            key.dims(),
+            value.dims(),
+            bias.map(Tensor::dims)
+        )
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::super::testing::assert_close;
+    use super::*;
+
+    #[test]
+    fn blocks_equal_plain_tensors_on_every_instruction_set() -> Result<()> {
+        let device = &Device::Cpu;
+        for set in InstructionSet::available() {
+            for (batch, query_images, images, queries, keys, heads, width) in [
+                (0, 0, 1, 3, 4, 2, 8),
+                (1, 1, 1, 1, 1, 1, 1),
+                (2, 2, 2, 7, 13, 3, 5),
+                (3, 3, 1, 4, 300, 2, 16),
+                (3, 1, 3, 300, 4, 2, 16),
+                (1, 1, 1, 301, 517, 2, 32),
+            ] {
+                let channels = heads * width;
+                // large scores: the exponents of blocks differ
+                let query = Tensor::randn(0f32, 3.0, (query_images, queries, channels), device)?;
+                let key = Tensor::randn(0f32, 3.0, (images, keys, channels), device)?;
+                let value = Tensor::randn(0f32, 1.0, (images, keys, channels), device)?;
+                for shape in [
+                    None,
+                    Some((1, 1, 1, keys)),
+                    Some((batch, 1, queries, keys)),
+                    Some((1, heads, queries, keys)),
+                ] {
+                    let bias = shape.map(|shape| Tensor::randn(0f32, 2.0, shape, device));
+                    let bias = bias.transpose()?;
+                    let fast = with_kernel(set, &query, &key, &value, bias.as_ref(), heads)?;
+                    let plain = attention_plain(&query, &key, &value, bias.as_ref(), heads)?;
+                    let name = format!("{} {queries}x{keys} {shape:?}", set.name());
+                    assert_close(&name, &fast, &plain, 1e-5)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_named() -> Result<()> {
+        let xs = |tokens| Tensor::zeros((1, tokens, 6), candle_core::DType::F32, &Device::Cpu);
+        let error = attention(&xs(2)?, &xs(3)?, &xs(4)?, None, 2);
+        assert!(error.is_err_and(|e| e.to_string().contains("value [1, 4, 6]")));
+        Ok(())
+    }
+}

@@ -1,0 +1,336 @@
+//! Bi-directional attention between an image's tokens and its text's.
+
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::{D, DType, Result, Tensor};
+
+use super::kernels::fusion_attention::{ImageProjections, Pair, fusion_attention};
+use super::kernels::simd::InstructionSet;
+use super::{Activation, Matrix, copied, has_kernel, linear, numbers, tensor};
+
+/// The weights `[output, input]` and biases `[output]` of bi-directional attention. The inner width is that of
+/// all heads together.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)] // the reference's own names
+pub struct FusionProjections {
+    pub vision_proj: (Tensor, Tensor),
+    pub text_proj: (Tensor, Tensor),
+    pub values_vision_proj: (Tensor, Tensor),
+    pub values_text_proj: (Tensor, Tensor),
+    pub out_vision_proj: (Tensor, Tensor),
+    pub out_text_proj: (Tensor, Tensor),
+    /// `[d]`: the layer scale of each modality's residual.
+    pub vision_param: Tensor,
+    pub text_param: Tensor,
+}
+
+/// A linear layer.
+#[derive(Debug, Clone)]
+struct Layer(Matrix, Tensor);
+
+impl Layer {
+    fn new((weight, bias): &(Tensor, Tensor)) -> Result<Self> {
+        Ok(Self(Matrix::new(weight.clone())?, bias.clone()))
+    }
+
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        linear(xs, &self.0, Some(&self.1), Activation::None, None)
+    }
+}
+
+/// Bi-directional attention with its residuals (`GroundingDinoBiMultiHeadAttention` and what
+/// `GroundingDinoFusionLayer` does with its result).
+#[derive(Debug, Clone)]
+pub struct FusionAttention {
+    vision: VisionSide,
+    text_proj: Layer,
+    values_text_proj: Layer,
+    out_text_proj: Layer,
+    text_param: Tensor,
+    heads: usize,
+}
+
+#[derive(Clone)]
+enum VisionSide {
+    /// Folded into the text's side: see the kernel.
+    Kernel(Arc<Folded>),
+    Plain {
+        vision_proj: Layer,
+        values_vision_proj: Layer,
+        out_vision_proj: Layer,
+        vision_param: Tensor,
+    },
+}
+
+struct Folded(ImageProjections);
+
+impl fmt::Debug for VisionSide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kernel(_) => "Kernel",
+            Self::Plain { .. } => "Plain",
+        })
+    }
+}
+
+impl FusionAttention {
+    /// Prepares the projections for the device that they are on.
+    ///
+    /// # Errors
+    /// If the inner width is not a multiple of `heads`.
+    pub fn new(projections: &FusionProjections, heads: usize) -> Result<Self> {
+        let kernel = has_kernel(&projections.vision_proj.0).then(InstructionSet::current);
+        Self::on(kernel, projections, heads)
+    }
+
+    /// With the kernel for an instruction set, or without one.
+    fn on(
+        set: Option<InstructionSet>,
+        projections: &FusionProjections,
+        heads: usize,
+    ) -> Result<Self> {
+        let inner = projections.text_proj.1.dim(0)?;
+        if heads == 0 || inner % heads != 0 {
+            candle_core::bail!("fusion attention: {heads} heads do not divide {inner} channels")
+        }
+        let vision = match set {
+            Some(set) => {
+                let layer = |(weight, bias): &(Tensor, Tensor)| -> Result<(Vec<f32>, Vec<f32>)> {
+                    Ok((copied(weight)?, copied(bias)?))
+                };
+                let query = layer(&projections.vision_proj)?;
+                let value = layer(&projections.values_vision_proj)?;
+                let output = layer(&projections.out_vision_proj)?;
+                VisionSide::Kernel(Arc::new(Folded(ImageProjections::new(
+                    set,
+                    (&query.0, &query.1),
+                    (&value.0, &value.1),
+                    (&output.0, &output.1),
+                    &copied(&projections.vision_param)?,
+                    heads,
+                ))))
+            }
+            None => VisionSide::Plain {
+                vision_proj: Layer::new(&projections.vision_proj)?,
+                values_vision_proj: Layer::new(&projections.values_vision_proj)?,
+                out_vision_proj: Layer::new(&projections.out_vision_proj)?,
+                vision_param: projections.vision_param.clone(),
+            },
+        };
+        Ok(Self {
+            vision,
+            text_proj: Layer::new(&projections.text_proj)?,
+            values_text_proj: Layer::new(&projections.values_text_proj)?,
+            out_text_proj: Layer::new(&projections.out_text_proj)?,
+            text_param: projections.text_param.clone(),
+            heads,
+        })
+    }
+
+    /// Image tokens `[B, N, d]`, text tokens `[B, T, d]`, `token_mask` `[B, N]` (1 image, 0 padding),
+    /// `text_bias` `[B, 1, T]` (0, or very negative for padding); to the same two shapes, the inputs added.
+    ///
+    /// # Errors
+    /// If the shapes do not fit each other.
+    pub fn forward(
+        &self,
+        vision: &Tensor,
+        text: &Tensor,
+        token_mask: Option<&Tensor>,
+        text_bias: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let keys = self.text_proj.forward(text)?;
+        let values = self.values_text_proj.forward(text)?;
+        let (vision, seen) = match &self.vision {
+            VisionSide::Kernel(folded) => {
+                with_kernel(&folded.0, vision, (&keys, &values), token_mask, text_bias)?
+            }
+            VisionSide::Plain {
+                vision_proj,
+                values_vision_proj,
+                out_vision_proj,
+                vision_param,
+            } => {
+                let query = vision_proj.forward(vision)?;
+                let vision_values = values_vision_proj.forward(vision)?;
+                let sides = [&query, &vision_values, &keys, &values];
+                let (delta, seen) = self.attend_plain(sides, token_mask, text_bias)?;
+                let delta = out_vision_proj
+                    .forward(&delta)?
+                    .broadcast_mul(vision_param)?;
+                ((vision + delta)?, seen)
+            }
+        };
+        let delta = self.out_text_proj.forward(&seen)?;
+        let text = (text + delta.broadcast_mul(&self.text_param)?)?;
+        Ok((vision, text))
+    }
+
+    /// What the image tokens see `[B, N, inner]` and what the text tokens see `[B, T, inner]`, from queries and
+    /// values of the image, keys and values of the text.
+    fn attend_plain(
+        &self,
+        sides: [&Tensor; 4],
+        token_mask: Option<&Tensor>,
+        text_bias: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let heads = self.heads;
+        // [B, N, heads * D] -> [B, heads, N, D]
+        let split = |xs: &Tensor| -> Result<Tensor> {
+            let (batch, tokens, inner) = xs.dims3()?;
+            xs.reshape((batch, tokens, heads, inner / heads))?
+                .transpose(1, 2)?
+                .contiguous()
+        };
+        let merge = |xs: Tensor| xs.transpose(1, 2)?.flatten_from(2);
+        let [query, vision_value, key, text_value] = sides.map(split);
+        let query = query?;
+        let scale = 1.0 / (query.dim(D::Minus1)? as f64).sqrt();
+        // [B, heads, N, T]
+        let scores = (query * scale)?.matmul(&key?.transpose(2, 3)?)?;
+        let to_text = scores.broadcast_add(&text_bias.unsqueeze(1)?)?;
+        let to_text = candle_nn::ops::softmax_last_dim(&to_text)?;
+        let to_vision = scores.transpose(2, 3)?.contiguous()?;
+        let to_vision = match token_mask {
+            Some(mask) => to_vision.broadcast_add(&padding_bias(mask, to_vision.dtype())?)?,
+            None => to_vision,
+        };
+        let to_vision = candle_nn::ops::softmax_last_dim(&to_vision)?;
+        Ok((
+            merge(to_text.matmul(&text_value?)?)?,
+            merge(to_vision.matmul(&vision_value?)?)?,
+        ))
+    }
+}
+
+/// Image by image, since each has a text of its own.
+fn with_kernel(
+    projections: &ImageProjections,
+    vision: &Tensor,
+    (keys, values): (&Tensor, &Tensor),
+    token_mask: Option<&Tensor>,
+    text_bias: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    let shape = vision.dims3()?;
+    let (batch, count, d) = shape;
+    let (images, tokens, inner) = keys.dims3()?;
+    let fits = images == batch
+        && d == projections.d()
+        && text_bias.dims() == [batch, 1, tokens]
+        && token_mask.is_none_or(|mask| mask.dims() == [batch, count]);
+    if !fits {
+        candle_core::bail!(
+            "fusion attention: image {:?}, text {:?}, mask {:?}, bias {:?} do not fit",
+            vision.dims(),
+            keys.dims(),
+            token_mask.map(Tensor::dims),
+            text_bias.dims()
+        )
+    }
+    let tensors = [vision, keys, values, text_bias].map(Tensor::contiguous);
+    let [vision, keys, values, text_bias] = tensors;
+    let (vision, keys, values, text_bias) = (vision?, keys?, values?, text_bias?);
+    let mask = token_mask.map(Tensor::contiguous).transpose()?;
+    let views = [&vision, &keys, &values, &text_bias].map(Tensor::storage_and_layout);
+    let mask_view = mask.as_ref().map(Tensor::storage_and_layout);
+    let mask = mask_view.as_ref().map(numbers).transpose()?;
+    let (mut all_vision, mut all_text) = (vec![], vec![]);
+    for image in 0..batch {
+        let of_image = |view: usize, length: usize| -> Result<&[f32]> {
+            Ok(&numbers(&views[view])?[image * length..][..length])
+        };
+        let pair = Pair {
+            vision: of_image(0, count * d)?,
+            token_mask: mask.map(|mask| &mask[image * count..][..count]),
+            keys: of_image(1, tokens * inner)?,
+            values: of_image(2, tokens * inner)?,
+            text_bias: of_image(3, tokens)?,
+        };
+        let attended = fusion_attention(projections, pair);
+        if batch == 1 {
+            (all_vision, all_text) = (attended.vision, attended.text);
+        } else {
+            all_vision.extend(attended.vision);
+            all_text.extend(attended.text);
+        }
+    }
+    Ok((
+        tensor(all_vision, shape)?,
+        tensor(all_text, (batch, tokens, inner))?,
+    ))
+}
+
+/// `[B, N]` of 1 and 0 to `[B, 1, 1, N]` of 0 and the lowest finite value.
+fn padding_bias(token_mask: &Tensor, dtype: DType) -> Result<Tensor> {
+    ((1.0 - token_mask)? * f64::from(f32::MIN))?
+        .unsqueeze(1)?
+        .unsqueeze(1)?
+        .to_dtype(dtype)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::super::testing::assert_close;
+    use super::*;
+
+    #[test]
+    fn folded_products_equal_plain_ones_on_every_instruction_set() -> Result<()> {
+        let device = &Device::Cpu;
+        for (batch, count, tokens, heads, width, d) in [
+            (1, 1, 1, 1, 4, 8),
+            (2, 301, 5, 4, 16, 32),
+            (1, 97, 13, 2, 8, 48),
+            (1, 700, 256, 2, 4, 16),
+        ] {
+            let inner = heads * width;
+            let layer = |output: usize, input: usize| -> Result<(Tensor, Tensor)> {
+                let scale = 1.0 / (input as f32).sqrt();
+                let weight = Tensor::randn(0f32, scale, (output, input), device)?;
+                Ok((weight, Tensor::randn(0f32, 1.0, output, device)?))
+            };
+            let projections = FusionProjections {
+                vision_proj: layer(inner, d)?,
+                text_proj: layer(inner, d)?,
+                values_vision_proj: layer(inner, d)?,
+                values_text_proj: layer(inner, d)?,
+                out_vision_proj: layer(d, inner)?,
+                out_text_proj: layer(d, inner)?,
+                vision_param: Tensor::randn(0f32, 1.0, d, device)?,
+                text_param: Tensor::randn(0f32, 1.0, d, device)?,
+            };
+            let vision = Tensor::randn(0f32, 2.0, (batch, count, d), device)?;
+            let text = Tensor::randn(0f32, 2.0, (batch, tokens, d), device)?;
+            let mut bias = vec![0f32; batch * tokens];
+            if let (true, Some(last)) = (tokens > 1, bias.last_mut()) {
+                *last = f32::MIN;
+            }
+            let bias = Tensor::from_vec(bias, (batch, 1, tokens), device)?;
+            // the last token is always there
+            let mask: Vec<f32> = (0..batch * count)
+                .map(|i| {
+                    if i % 7 == 3 && i + 1 < count {
+                        0.0
+                    } else {
+                        1.0
+                    }
+                })
+                .collect();
+            let mask = Tensor::from_vec(mask, (batch, count), device)?;
+            let plain = FusionAttention::on(None, &projections, heads)?;
+            for set in InstructionSet::available() {
+                let fast = FusionAttention::on(Some(set), &projections, heads)?;
+                for mask in [None, Some(&mask)] {
+                    let fast = fast.forward(&vision, &text, mask, &bias)?;
+                    let plain = plain.forward(&vision, &text, mask, &bias)?;
+                    let name = format!("{} {count} and {tokens} tokens", set.name());
+                    assert_close(&name, &fast.0, &plain.0, 1e-5)?;
+                    assert_close(&name, &fast.1, &plain.1, 1e-5)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,383 @@
+//! Scaled dot-product attention, head by head and block by block: scores are never stored as a whole (Dao et
+//! al. 2022, "FlashAttention", <https://arxiv.org/abs/2205.14135>).
+
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::gemm::{Epilogue, Panels, Tile, load};
+use super::scratch::{Scratch, Shared, filled};
+use super::simd::{InstructionSet, exp};
+
+/// Queries and keys whose scores are computed at once.
+const QUERIES: usize = 96;
+const KEYS: usize = 256;
+
+/// The sizes of an attention.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// Images or windows.
+    pub(crate) groups: usize,
+    pub(crate) heads: usize,
+    /// Of one group.
+    pub(crate) queries: usize,
+    /// Of one group.
+    pub(crate) keys: usize,
+    /// Channels of a head.
+    pub(crate) width: usize,
+}
+
+/// Where an attention's numbers come from and go to. A row is the `width` numbers of one head of one token.
+///
+/// # Safety
+/// The rows of [`Rows::output`] must cover all numbers of the output, none of them twice.
+pub(crate) unsafe trait Rows: Sync {
+    /// Numbers of the output.
+    fn length(&self) -> usize;
+
+    fn query(&self, group: usize, head: usize, index: usize) -> &[f32];
+    fn key(&self, group: usize, head: usize, index: usize) -> &[f32];
+    fn value(&self, group: usize, head: usize, index: usize) -> &[f32];
+
+    /// Where in the output the row of a query starts; `None`: nobody wants it. No two are the same.
+    fn output(&self, group: usize, head: usize, index: usize) -> Option<usize>;
+
+    /// Numbers of [`Rows::prepare`] for so many queries.
+    fn prepared(&self, _queries: usize) -> usize {
+        0
+    }
+
+    /// What of the bias depends on the queries themselves; `scaled` are their rows over the root of the width,
+    /// one after the other.
+    #[inline(always)]
+    fn prepare<S: Simd>(
+        &self,
+        _simd: S,
+        _head: usize,
+        _queries: Range<usize>,
+        _scaled: &[f32],
+        _prepared: &mut [f32],
+    ) {
+    }
+
+    /// Adds the bias to a query's scores for the keys from `first_key` on.
+    fn add_bias(&self, query: Query, first_key: usize, scores: &mut [f32]);
+}
+
+/// A query whose scores are being computed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Query<'a> {
+    pub(crate) group: usize,
+    pub(crate) head: usize,
+    pub(crate) index: usize,
+    /// What was prepared, for the queries from `first` on.
+    pub(crate) prepared: &'a [f32],
+    pub(crate) first: usize,
+}
+
+/// `softmax(Q K^T / sqrt(width) + bias) V` for every group and head.
+pub(crate) fn attend<R: Rows>(set: InstructionSet, rows: &R, sizes: Sizes) -> Vec<f32> {
+    let length = rows.length();
+    let pairs = sizes.groups * sizes.heads;
+    // the queries of a head are shared out only where there are too few heads for the threads: every part
+    // packs the keys again
+    let wanted = (4 * rayon::current_num_threads()).div_ceil(pairs.max(1));
+    let parts = wanted.clamp(1, sizes.queries.div_ceil(2 * QUERIES).max(1));
+    let part = sizes.queries.div_ceil(parts).max(1);
+    let run = |output: Shared<*mut f32>| {
+        let task = |index: usize| {
+            let (pair, part_index) = (index / parts, index % parts);
+            let first = (part_index * part).min(sizes.queries);
+            set.run(HeadPart {
+                rows,
+                sizes,
+                group: pair / sizes.heads,
+                head: pair % sizes.heads,
+                queries: first..(first + part).min(sizes.queries),
+                output,
+                length,
+            });
+        };
+        let work = pairs * sizes.queries * sizes.keys * sizes.width;
+        if work < 1 << 15 {
+            (0..pairs * parts).for_each(task);
+        } else {
+            (0..pairs * parts).into_par_iter().for_each(task);
+        }
+    };
+    // SAFETY: the rows cover the output, as `Rows` promises.
+    unsafe { filled(length, run) }
+}
+
+/// Some queries of one head of one group.
+struct HeadPart<'a, R> {
+    rows: &'a R,
+    sizes: Sizes,
+    group: usize,
+    head: usize,
+    queries: Range<usize>,
+    output: Shared<*mut f32>,
+    length: usize,
+}
+
+impl<R: Rows> WithSimd for HeadPart<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Sizes { keys, width, .. } = self.sizes;
+        let (rows, group, head) = (self.rows, self.group, self.head);
+        let count = self.queries.len();
+        let lanes = S::F32_LANES;
+        let block = QUERIES.min(count.max(1));
+        let lengths = [
+            Panels::size(lanes, keys, width),
+            Panels::size(lanes, width, keys),
+            count * width,
+            rows.prepared(count),
+            block * KEYS,
+            block * width,
+            2 * block,
+        ];
+        let mut scratch = Scratch::take();
+        let [keys_at, values_at, scaled, prepared, scores, sums, stats] = scratch.parts(lengths);
+        let keys_panels =
+            Panels::pack_rows(keys_at, lanes, (keys, width), |i| rows.key(group, head, i));
+        let values_panels = Panels::pack_columns(values_at, lanes, (width, keys), |i| {
+            rows.value(group, head, i)
+        });
+        let scale = 1.0 / (width as f32).sqrt();
+        for (i, out) in scaled.chunks_exact_mut(width).enumerate() {
+            let query = rows.query(group, head, self.queries.start + i);
+            for (out, value) in out.iter_mut().zip(query) {
+                *out = value * scale;
+            }
+        }
+        rows.prepare(simd, head, self.queries.clone(), scaled, prepared);
+        for first in (0..count).step_by(QUERIES) {
+            let block = Block {
+                part: &self,
+                first,
+                count: QUERIES.min(count - first),
+                keys: keys_panels,
+                values: values_panels,
+                scaled,
+                prepared,
+            };
+            block.compute(simd, scores, sums, stats);
+        }
+    }
+}
+
+/// Up to [`QUERIES`] queries of a part.
+struct Block<'a, R> {
+    part: &'a HeadPart<'a, R>,
+    first: usize,
+    count: usize,
+    keys: Panels,
+    values: Panels,
+    scaled: &'a [f32],
+    prepared: &'a [f32],
+}
+
+impl<R: Rows> Block<'_, R> {
+    /// Works in `scores` `[count, KEYS]`, `sums` `[count, width]`, and `stats`: per query the largest score and
+    /// the sum of exponentials so far.
+    #[inline(always)]
+    fn compute<S: Simd>(&self, simd: S, scores: &mut [f32], sums: &mut [f32], stats: &mut [f32]) {
+        let Sizes { keys, width, .. } = self.part.sizes;
+        let panel = Panels::width(S::F32_LANES);
+        let (largest, totals) = stats.split_at_mut(self.count);
+        largest.fill(f32::NEG_INFINITY);
+        totals.fill(0.0);
+        sums.fill(0.0);
+        for first_key in (0..keys).step_by(KEYS) {
+            let count = KEYS.min(keys - first_key);
+            let score = Tile {
+                panels: (first_key / panel, count.div_ceil(panel)),
+                ..Tile::whole(
+                    self.count,
+                    (self.scaled[self.first * width..].as_ptr(), width),
+                    self.keys,
+                    (scores.as_mut_ptr(), KEYS),
+                )
+            };
+            // SAFETY: the queries' rows are there, the scores' rows are `KEYS` numbers apart.
+            unsafe { score.compute(simd) };
+            for (i, scores) in scores.chunks_exact_mut(KEYS).take(self.count).enumerate() {
+                let query = Query {
+                    group: self.part.group,
+                    head: self.part.head,
+                    index: self.part.queries.start + self.first + i,
+                    prepared: self.prepared,
+                    first: self.part.queries.start,
+                };
+                self.part
+                    .rows
+                    .add_bias(query, first_key, &mut scores[..count]);
+                let shrink = exponentials(simd, scores, count, &mut largest[i], &mut totals[i]);
+                if first_key > 0 && shrink != 1.0 {
+                    for sum in &mut sums[i * width..][..width] {
+                        *sum *= shrink;
+                    }
+                }
+            }
+            let add = Tile {
+                depth: (first_key, count),
+                epilogue: Epilogue {
+                    accumulate: true,
+                    ..Epilogue::default()
+                },
+                ..Tile::whole(
+                    self.count,
+                    (scores.as_ptr(), KEYS),
+                    self.values,
+                    (sums.as_mut_ptr(), width),
+                )
+            };
+            // SAFETY: as above; the sums are initialised.
+            unsafe { add.compute(simd) };
+        }
+        for (i, sums) in sums.chunks_exact(width).take(self.count).enumerate() {
+            let index = self.part.queries.start + self.first + i;
+            let Some(at) = self
+                .part
+                .rows
+                .output(self.part.group, self.part.head, index)
+            else {
+                continue;
+            };
+            assert!(at + width <= self.part.length, "a row beyond the output");
+            let scale = 1.0 / totals[i];
+            for (j, sum) in sums.iter().enumerate() {
+                // SAFETY: inside the output, and no other task's row.
+                unsafe { self.part.output.get().add(at + j).write(sum * scale) };
+            }
+        }
+    }
+}
+
+/// Replaces scores by their exponentials, `e^(score - largest)` with the largest score so far; returns what
+/// earlier sums must be multiplied by.
+#[inline(always)]
+fn exponentials<S: Simd>(
+    simd: S,
+    scores: &mut [f32],
+    count: usize,
+    largest: &mut f32,
+    total: &mut f32,
+) -> f32 {
+    let lanes = S::F32_LANES;
+    let whole = count.next_multiple_of(lanes);
+    // what fills up the last vector counts nothing
+    scores[count..whole].fill(f32::NEG_INFINITY);
+    let scores = &mut scores[..whole];
+    let mut most = simd.splat_f32s(*largest);
+    for chunk in scores.chunks_exact(lanes) {
+        // SAFETY: the chunk is one vector.
+        most = simd.max_f32s(most, unsafe { load::<S>(chunk.as_ptr()) });
+    }
+    let most = simd.reduce_max_f32s(most);
+    let subtracted = simd.splat_f32s(most);
+    let mut sums = simd.splat_f32s(0.0);
+    let (body, last) = scores.split_at_mut(whole.saturating_sub(lanes));
+    for chunk in body.chunks_exact_mut(lanes) {
+        // SAFETY: the chunk is one vector.
+        unsafe {
+            let e = exp(simd, simd.sub_f32s(load::<S>(chunk.as_ptr()), subtracted));
+            sums = simd.add_f32s(sums, e);
+            chunk.as_mut_ptr().cast::<S::f32s>().write_unaligned(e);
+        }
+    }
+    let mut sum = simd.reduce_sum_f32s(sums);
+    if !last.is_empty() {
+        // SAFETY: what is left is one vector.
+        unsafe {
+            let e = exp(simd, simd.sub_f32s(load::<S>(last.as_ptr()), subtracted));
+            last.as_mut_ptr().cast::<S::f32s>().write_unaligned(e);
+        }
+        sum += last[..lanes - (whole - count)].iter().sum::<f32>();
+    }
+    let shrink = if *largest == most {
+        1.0
+    } else {
+        (*largest - most).exp()
+    };
+    *total = *total * shrink + sum;
+    *largest = most;
+    shrink
+}
+
+/// Rows of a tensor `[B, N, C]` whose heads lie side by side.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heads<'a> {
+    pub(crate) data: &'a [f32],
+    /// Tokens of one image.
+    pub(crate) tokens: usize,
+    /// Numbers of a token.
+    pub(crate) stride: usize,
+    /// One image serves all groups.
+    pub(crate) is_shared: bool,
+}
+
+impl Heads<'_> {
+    #[inline(always)]
+    fn row(&self, width: usize, group: usize, head: usize, index: usize) -> &[f32] {
+        let group = if self.is_shared { 0 } else { group };
+        &self.data[(group * self.tokens + index) * self.stride + head * width..][..width]
+    }
+}
+
+/// Attention of tokens to tokens.
+pub(crate) struct Multihead<'a> {
+    pub(crate) query: Heads<'a>,
+    pub(crate) key: Heads<'a>,
+    pub(crate) value: Heads<'a>,
+    /// The numbers of an additive bias, and how far apart groups, heads and queries are in it.
+    pub(crate) bias: Option<(&'a [f32], [usize; 3])>,
+    pub(crate) width: usize,
+    pub(crate) heads: usize,
+    pub(crate) groups: usize,
+}
+
+// SAFETY: a query's row is found by its group, index and head in this order, so that there are no gaps.
+unsafe impl Rows for Multihead<'_> {
+    fn length(&self) -> usize {
+        self.groups * self.query.tokens * self.heads * self.width
+    }
+
+    #[inline(always)]
+    fn query(&self, group: usize, head: usize, index: usize) -> &[f32] {
+        self.query.row(self.width, group, head, index)
+    }
+
+    #[inline(always)]
+    fn key(&self, group: usize, head: usize, index: usize) -> &[f32] {
+        self.key.row(self.width, group, head, index)
+    }
+
+    #[inline(always)]
+    fn value(&self, group: usize, head: usize, index: usize) -> &[f32] {
+        self.value.row(self.width, group, head, index)
+    }
+
+    #[inline(always)]
+    fn output(&self, group: usize, head: usize, index: usize) -> Option<usize> {
+        let token = group * self.query.tokens + index;
+        Some((token * self.heads + head) * self.width)
+    }
+
+    #[inline(always)]
+    fn add_bias(&self, query: Query, first_key: usize, scores: &mut [f32]) {
+        if let Some((bias, [groups, heads, queries])) = self.bias {
+            let at = query.group * groups + query.head * heads + query.index * queries;
+            let bias = &bias[at + first_key..][..scores.len()];
+            for (score, bias) in scores.iter_mut().zip(bias) {
+                *score += bias;
+            }
+        }
+    }
+}

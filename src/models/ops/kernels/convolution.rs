@@ -1,0 +1,195 @@
+//! Convolutions of channels-last maps as matrix products.
+
+#![allow(unsafe_code)]
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::gemm::{Activation, Epilogue, Packed, Tile};
+use super::scratch::{Scratch, Shared, filled};
+
+/// Numbers of the patches that a task gathers at once: they stay in the second-level cache.
+const GATHERED: usize = 48 << 10;
+
+/// The sizes of a map `[B, H, W, C]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Map {
+    pub(crate) batch: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) channels: usize,
+}
+
+/// A 3x3 convolution, zero-padded by one: `kernel` `[output, 9 * C]`, row by row with channels last. Returns `[B,
+/// ceil(H / stride), ceil(W / stride), output]`.
+pub(crate) fn conv3x3(
+    xs: &[f32],
+    map: Map,
+    kernel: &Packed,
+    bias: Option<&[f32]>,
+    stride: usize,
+    activation: Activation,
+) -> Vec<f32> {
+    let size = map.batch * map.height * map.width * map.channels;
+    assert_eq!(xs.len(), size, "map");
+    assert_eq!(kernel.k(), 9 * map.channels, "kernel");
+    let (rows, columns) = (map.height.div_ceil(stride), map.width.div_ceil(stride));
+    let cells = map.batch * rows * columns;
+    let count = (GATHERED / kernel.k().max(1)).clamp(6, 96) / 6 * 6;
+    let run = |output: Shared<*mut f32>| {
+        (0..cells.div_ceil(count)).into_par_iter().for_each(|task| {
+            let first = task * count;
+            kernel.set().run(Patches {
+                xs,
+                map,
+                kernel,
+                bias,
+                stride,
+                activation,
+                first,
+                count: count.min(cells - first),
+                output,
+            });
+        });
+    };
+    // SAFETY: every task writes its cells.
+    unsafe { filled(cells * kernel.n(), run) }
+}
+
+/// The output cells of one task.
+struct Patches<'a> {
+    xs: &'a [f32],
+    map: Map,
+    kernel: &'a Packed,
+    bias: Option<&'a [f32]>,
+    stride: usize,
+    activation: Activation,
+    first: usize,
+    count: usize,
+    output: Shared<*mut f32>,
+}
+
+impl WithSimd for Patches<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Map {
+            height,
+            width,
+            channels,
+            ..
+        } = self.map;
+        let columns = width.div_ceil(self.stride);
+        let rows = height.div_ceil(self.stride);
+        let depth = self.kernel.k();
+        let mut scratch = Scratch::take();
+        let [patches] = scratch.parts([self.count * depth]);
+        for (i, patch) in patches.chunks_exact_mut(depth.max(1)).enumerate() {
+            let cell = self.first + i;
+            let image = cell / (rows * columns);
+            let (row, column) = (cell / columns % rows, cell % columns);
+            for (k, out) in patch.chunks_exact_mut(channels).enumerate() {
+                let y = (row * self.stride + k / 3).wrapping_sub(1);
+                let x = (column * self.stride + k % 3).wrapping_sub(1);
+                if y < height && x < width {
+                    let at = ((image * height + y) * width + x) * channels;
+                    out.copy_from_slice(&self.xs[at..at + channels]);
+                } else {
+                    out.fill(0.0);
+                }
+            }
+        }
+        let n = self.kernel.n();
+        // SAFETY: the cells of this task alone.
+        unsafe {
+            let tile = Tile {
+                epilogue: Epilogue {
+                    bias: self.bias,
+                    activation: self.activation,
+                    ..Epilogue::default()
+                },
+                ..Tile::whole(
+                    self.count,
+                    (patches.as_ptr(), depth),
+                    self.kernel.panels(),
+                    (self.output.get().add(self.first * n), n),
+                )
+            };
+            tile.compute(simd);
+        }
+    }
+}
+
+/// A transposed convolution with kernel 2 and stride 2. Each of `kernels` makes one row of every cell's 2x2
+/// block: `[2 * output, C]`, the left cell's channels first; `bias` `[2 * output]`. Returns `[B, 2 H, 2 W,
+/// output]`.
+pub(crate) fn upscale2x(
+    xs: &[f32],
+    map: Map,
+    kernels: [&Packed; 2],
+    bias: &[f32],
+    activation: Activation,
+) -> Vec<f32> {
+    let Map {
+        width, channels, ..
+    } = map;
+    let lines = map.batch * map.height;
+    assert_eq!(xs.len(), lines * width * channels, "map");
+    let n = kernels[0].n();
+    assert!(
+        kernels
+            .iter()
+            .all(|kernel| (kernel.n(), kernel.k()) == (n, channels)),
+        "kernels"
+    );
+    let run = |output: Shared<*mut f32>| {
+        (0..2 * lines).into_par_iter().for_each(|line| {
+            let kernel = kernels[line % 2];
+            kernel.set().run(Line {
+                xs: &xs[line / 2 * width * channels..][..width * channels],
+                width,
+                kernel,
+                bias,
+                activation,
+                // SAFETY: a line of the output, which is `width * n` numbers long.
+                output: unsafe { output.get().add(line * width * n) },
+            });
+        });
+    };
+    // SAFETY: every task writes its line.
+    unsafe { filled(2 * lines * width * n, run) }
+}
+
+/// One line of an upscaled map.
+struct Line<'a> {
+    xs: &'a [f32],
+    width: usize,
+    kernel: &'a Packed,
+    bias: &'a [f32],
+    activation: Activation,
+    output: *mut f32,
+}
+
+impl WithSimd for Line<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let tile = Tile {
+            epilogue: Epilogue {
+                bias: Some(self.bias),
+                activation: self.activation,
+                ..Epilogue::default()
+            },
+            ..Tile::whole(
+                self.width,
+                (self.xs.as_ptr(), self.kernel.k()),
+                self.kernel.panels(),
+                (self.output, self.kernel.n()),
+            )
+        };
+        // SAFETY: the line is this task's alone.
+        unsafe { tile.compute(simd) };
+    }
+}

@@ -1,0 +1,428 @@
+//! Bi-directional attention between many image tokens and few text tokens.
+//!
+//! The reference projects both sides to `heads * width` channels (1024), and back. Here the products are
+//! re-associated: the query projection is folded into the text's keys and the output projection into the text's
+//! values, so that the image tokens only meet matrices of `heads * T` rows. The algebra is the same, for `T`
+//! up to `width` text tokens with fewer operations.
+
+#![allow(unsafe_code)]
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::gemm::{Activation, Epilogue, Packed, Panels, Rows, TILE_ROWS, Tile, load, product};
+use super::scratch::{Scratch, Shared, filled};
+use super::simd::{InstructionSet, exp};
+
+/// A linear layer's weight `[output, input]` and bias `[output]`.
+pub(crate) type Layer<'a> = (&'a [f32], &'a [f32]);
+
+/// The projections of the image side, head by head, as they meet the text.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageProjections {
+    set: InstructionSet,
+    /// Channels of an image token.
+    d: usize,
+    /// Channels of a head.
+    width: usize,
+    /// Per head, the transposed query projection `[d, width]`, divided by the root of the width.
+    query: Vec<Packed>,
+    query_bias: Vec<f32>,
+    /// Per head, the value projection `[width, d]`.
+    value: Vec<Packed>,
+    value_bias: Vec<f32>,
+    /// Per head, the output projection's columns `[d, width]`, scaled.
+    output: Vec<Packed>,
+    output_bias: Vec<f32>,
+}
+
+impl ImageProjections {
+    /// Takes the query, value and output projections; the output's rows are multiplied by `scale` `[d]`.
+    pub(crate) fn new(
+        set: InstructionSet,
+        query: Layer,
+        value: Layer,
+        output: Layer,
+        scale: &[f32],
+        heads: usize,
+    ) -> Self {
+        let d = scale.len();
+        let inner = query.1.len();
+        let width = inner / heads;
+        let root = 1.0 / (width as f32).sqrt();
+        let scaled = |values: &[f32]| values.iter().map(|value| value * root).collect::<Vec<_>>();
+        let query_weight = scaled(query.0);
+        let output_weight: Vec<f32> = output
+            .0
+            .chunks_exact(inner)
+            .zip(scale)
+            .flat_map(|(row, scale)| row.iter().map(move |value| value * scale))
+            .collect();
+        let heads = 0..heads;
+        Self {
+            set,
+            d,
+            width,
+            query: heads
+                .clone()
+                .map(|h| Packed::of_columns(set, &query_weight[h * width * d..], (d, width), d))
+                .collect(),
+            query_bias: scaled(query.1),
+            value: heads
+                .clone()
+                .map(|h| Packed::of_rows(set, &value.0[h * width * d..], (width, d), d))
+                .collect(),
+            value_bias: value.1.to_vec(),
+            output: heads
+                .map(|h| Packed::of_rows(set, &output_weight[h * width..], (d, width), inner))
+                .collect(),
+            output_bias: output.1.iter().zip(scale).map(|(b, s)| b * s).collect(),
+        }
+    }
+
+    /// Channels of an image token.
+    pub(crate) fn d(&self) -> usize {
+        self.d
+    }
+
+    fn heads(&self) -> usize {
+        self.query.len()
+    }
+}
+
+/// One image and its text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pair<'a> {
+    /// `[N, d]`: image tokens.
+    pub(crate) vision: &'a [f32],
+    /// `[N]`: 1 for image, 0 for padding, whose tokens the text does not see.
+    pub(crate) token_mask: Option<&'a [f32]>,
+    /// `[T, heads * width]`: the text's keys and values.
+    pub(crate) keys: &'a [f32],
+    pub(crate) values: &'a [f32],
+    /// `[T]`: added to the scores of the image tokens.
+    pub(crate) text_bias: &'a [f32],
+}
+
+/// What both sides see of each other.
+#[derive(Debug)]
+pub(crate) struct Attended {
+    /// `[N, d]`: the image tokens with the scaled output projection of what they saw added.
+    pub(crate) vision: Vec<f32>,
+    /// `[T, heads * width]`: what the text tokens saw, before their output projection.
+    pub(crate) text: Vec<f32>,
+}
+
+/// Attention of an image's tokens to its text and of the text to them, on the same scores.
+pub(crate) fn fusion_attention(projections: &ImageProjections, pair: Pair) -> Attended {
+    let ImageProjections {
+        set,
+        d,
+        width,
+        ref query,
+        ..
+    } = *projections;
+    let heads = projections.heads();
+    let inner = heads * width;
+    let tokens = pair.text_bias.len();
+    let columns = heads * tokens;
+    let count = pair.vision.len() / d;
+    // row (head, text token): what an image token is multiplied by to get its score, and what it gets back
+    let (mut folded_keys, mut folded_values, mut key_bias) = (vec![], vec![], vec![]);
+    for head in 0..heads {
+        let text = |data| Rows {
+            data,
+            count: tokens,
+            stride: inner,
+        };
+        let keys = &pair.keys[head * width..];
+        folded_keys.extend(product(
+            text(keys),
+            &query[head],
+            None,
+            Activation::None,
+            None,
+        ));
+        let values = text(&pair.values[head * width..]);
+        let output = &projections.output[head];
+        folded_values.extend(product(values, output, None, Activation::None, None));
+        let bias = &projections.query_bias[head * width..][..width];
+        key_bias.extend(keys.chunks(inner).take(tokens).map(|key| {
+            let products = key.iter().zip(bias).map(|(key, bias)| key * bias);
+            products.sum::<f32>()
+        }));
+    }
+    let folded_keys = Packed::of_rows(set, &folded_keys, (columns, d), d);
+    let folded_values = Packed::of_columns(set, &folded_values, (d, columns), d);
+
+    let mut vision = vec![];
+    let tiles = count.div_ceil(TILE_ROWS);
+    let write_scores = |scores: Shared<*mut f32>| {
+        let write_vision = |output: Shared<*mut f32>| {
+            (0..tiles).into_par_iter().for_each(|tile| {
+                let first = tile * TILE_ROWS;
+                // SAFETY: the rows lie in both outputs.
+                let (scores, output) = unsafe {
+                    (
+                        scores.get().add(first * columns),
+                        output.get().add(first * d),
+                    )
+                };
+                set.run(VisionTile {
+                    vision: &pair.vision[first * d..],
+                    rows: TILE_ROWS.min(count - first),
+                    folded_keys: folded_keys.panels(),
+                    key_bias: &key_bias,
+                    text_bias: pair.text_bias,
+                    folded_values: folded_values.panels(),
+                    output_bias: &projections.output_bias,
+                    heads,
+                    scores,
+                    output,
+                });
+            });
+        };
+        // SAFETY: every tile writes its rows.
+        vision = unsafe { filled(count * d, write_vision) };
+    };
+    // SAFETY: as above.
+    let scores = unsafe { filled(count * columns, write_scores) };
+
+    let seen = seen_by_text(projections, pair, &scores, columns);
+    // [head, T, d] -> [T, head, width]
+    let mut text = vec![0f32; tokens * inner];
+    for head in 0..heads {
+        let rows = Rows {
+            data: &seen[head * tokens * d..],
+            count: tokens,
+            stride: d,
+        };
+        let bias = &projections.value_bias[head * width..][..width];
+        let value = &projections.value[head];
+        let part = product(rows, value, Some(bias), Activation::None, None);
+        for (out, part) in text.chunks_mut(inner).zip(part.chunks(width)) {
+            out[head * width..][..width].copy_from_slice(part);
+        }
+    }
+    Attended { vision, text }
+}
+
+/// The image side of some rows.
+struct VisionTile<'a> {
+    vision: &'a [f32],
+    rows: usize,
+    folded_keys: Panels,
+    key_bias: &'a [f32],
+    text_bias: &'a [f32],
+    folded_values: Panels,
+    output_bias: &'a [f32],
+    heads: usize,
+    scores: *mut f32,
+    output: *mut f32,
+}
+
+impl WithSimd for VisionTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let d = self.output_bias.len();
+        let tokens = self.text_bias.len();
+        let columns = self.heads * tokens;
+        let padded = tokens.next_multiple_of(S::F32_LANES);
+        assert!(self.vision.len() >= self.rows * d, "rows");
+        let score = Tile {
+            epilogue: Epilogue {
+                bias: Some(self.key_bias),
+                ..Epilogue::default()
+            },
+            ..Tile::whole(
+                self.rows,
+                (self.vision.as_ptr(), d),
+                self.folded_keys,
+                (self.scores, columns),
+            )
+        };
+        let mut scratch = Scratch::take();
+        let [shares, line] = scratch.parts([self.rows * columns, padded]);
+        // SAFETY: the tile's rows lie in the image's tokens and in the scores.
+        let scores = unsafe {
+            score.compute(simd);
+            std::slice::from_raw_parts(self.scores, self.rows * columns)
+        };
+        for (scores, shares) in scores
+            .chunks_exact(tokens)
+            .zip(shares.chunks_exact_mut(tokens))
+        {
+            let mut most = f32::NEG_INFINITY;
+            for ((line, score), bias) in line.iter_mut().zip(scores).zip(self.text_bias) {
+                *line = score + bias;
+                most = most.max(*line);
+            }
+            line[tokens..].fill(f32::NEG_INFINITY);
+            exponentials(simd, line, most);
+            let scale = 1.0 / line[..tokens].iter().sum::<f32>();
+            for (share, e) in shares.iter_mut().zip(line.iter()) {
+                *share = e * scale;
+            }
+        }
+        let add = Tile {
+            epilogue: Epilogue {
+                bias: Some(self.output_bias),
+                residual: Some((self.vision.as_ptr(), d)),
+                ..Epilogue::default()
+            },
+            ..Tile::whole(
+                self.rows,
+                (shares.as_ptr(), columns),
+                self.folded_values,
+                (self.output, d),
+            )
+        };
+        // SAFETY: the tile's rows lie in the image's tokens and in the output.
+        unsafe { add.compute(simd) };
+    }
+}
+
+/// `e^(x - most)` in place, of whole vectors.
+#[inline(always)]
+fn exponentials<S: Simd>(simd: S, line: &mut [f32], most: f32) {
+    let most = simd.splat_f32s(most);
+    for chunk in line.chunks_exact_mut(S::F32_LANES) {
+        // SAFETY: the chunk is one vector.
+        unsafe {
+            let e = exp(simd, simd.sub_f32s(load::<S>(chunk.as_ptr()), most));
+            chunk.as_mut_ptr().cast::<S::f32s>().write_unaligned(e);
+        }
+    }
+}
+
+/// Rows of image tokens whose part in the text's sums a task computes.
+const TEXT_ROWS: usize = 128;
+
+/// `[heads * T, d]`: per head and text token the mean of the image tokens, weighted by the softmax of the scores
+/// `[N, columns]` over the image tokens.
+fn seen_by_text(
+    projections: &ImageProjections,
+    pair: Pair,
+    scores: &[f32],
+    columns: usize,
+) -> Vec<f32> {
+    let d = projections.d;
+    let count = pair.vision.len() / d;
+    if columns == 0 || count == 0 {
+        return vec![0.0; columns * d];
+    }
+    let is_seen = |row: usize| pair.token_mask.is_none_or(|mask| mask[row] != 0.0);
+    let part = count
+        .div_ceil(4 * rayon::current_num_threads())
+        .max(TEXT_ROWS);
+    let most = scores
+        .par_chunks(part * columns)
+        .enumerate()
+        .map(|(i, scores)| {
+            let mut most = vec![f32::NEG_INFINITY; columns];
+            for (row, scores) in scores.chunks_exact(columns).enumerate() {
+                if is_seen(i * part + row) {
+                    for (most, score) in most.iter_mut().zip(scores) {
+                        *most = most.max(*score);
+                    }
+                }
+            }
+            most
+        })
+        .reduce(
+            || vec![f32::NEG_INFINITY; columns],
+            |a, b| a.iter().zip(&b).map(|(a, b)| a.max(*b)).collect(),
+        );
+    let parts = (0..count.div_ceil(part)).into_par_iter().map(|i| {
+        let rows = i * part..count.min((i + 1) * part);
+        projections.set.run(TextPart {
+            vision: &pair.vision[rows.start * d..rows.end * d],
+            mask: pair.token_mask.map(|mask| &mask[rows.clone()]),
+            scores: &scores[rows.start * columns..rows.end * columns],
+            most: &most,
+            d,
+        })
+    });
+    let parts: Vec<(Vec<f32>, Vec<f32>)> = parts.collect();
+    // in the order of the parts, so that the sums do not depend on the threads' timing
+    let (mut sums, mut totals) = (vec![0f32; columns * d], vec![0f32; columns]);
+    for (part_sums, part_totals) in &parts {
+        for (sum, part) in sums.iter_mut().zip(part_sums) {
+            *sum += part;
+        }
+        for (total, part) in totals.iter_mut().zip(part_totals) {
+            *total += part;
+        }
+    }
+    for (sums, total) in sums.chunks_exact_mut(d).zip(&totals) {
+        for sum in sums {
+            *sum /= total;
+        }
+    }
+    sums
+}
+
+/// The text's sums over some image tokens: `[columns, d]` and the sums of their weights `[columns]`.
+struct TextPart<'a> {
+    vision: &'a [f32],
+    mask: Option<&'a [f32]>,
+    scores: &'a [f32],
+    most: &'a [f32],
+    d: usize,
+}
+
+impl WithSimd for TextPart<'_> {
+    type Output = (Vec<f32>, Vec<f32>);
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+        let (d, columns) = (self.d, self.most.len());
+        let lanes = S::F32_LANES;
+        let padded = columns.next_multiple_of(lanes);
+        let mut sums = vec![0f32; columns * d];
+        let mut totals = vec![0f32; columns];
+        let mut scratch = Scratch::take();
+        let [panels, weights, line] = scratch.parts([
+            Panels::size(lanes, d, TEXT_ROWS),
+            columns * TEXT_ROWS,
+            padded,
+        ]);
+        let rows = self.vision.len() / d;
+        for first in (0..rows).step_by(TEXT_ROWS) {
+            let count = TEXT_ROWS.min(rows - first);
+            let vision = &self.vision[first * d..];
+            let vision = Panels::pack_columns(panels, lanes, (d, count), |i| &vision[i * d..]);
+            for row in 0..count {
+                let scores = &self.scores[(first + row) * columns..][..columns];
+                let is_seen = self.mask.is_none_or(|mask| mask[first + row] != 0.0);
+                for ((line, score), most) in line.iter_mut().zip(scores).zip(self.most) {
+                    *line = score - most;
+                }
+                line[columns..].fill(f32::NEG_INFINITY);
+                exponentials(simd, line, 0.0);
+                for (column, e) in line[..columns].iter().enumerate() {
+                    let e = if is_seen { *e } else { 0.0 };
+                    weights[column * TEXT_ROWS + row] = e;
+                    totals[column] += e;
+                }
+            }
+            let add = Tile {
+                epilogue: Epilogue {
+                    accumulate: true,
+                    ..Epilogue::default()
+                },
+                ..Tile::whole(
+                    columns,
+                    (weights.as_ptr(), TEXT_ROWS),
+                    vision,
+                    (sums.as_mut_ptr(), d),
+                )
+            };
+            // SAFETY: the weights have `columns` rows of `count` numbers, the sums as many of `d`.
+            unsafe { add.compute(simd) };
+        }
+        (sums, totals)
+    }
+}

@@ -1,0 +1,595 @@
+//! Matrix products with one packed factor: the core of every kernel that is not element by element.
+//!
+//! The product is `C = A B^T`, where `B` `[n, k]` (a weight in torch's layout, or the keys of an attention) is
+//! packed into panels of as many rows as two vectors have lanes, and `A` is read as it lies. A tile of rows of
+//! `A` and a panel stay in the caches while registers hold a block of `C` (Goto and van de Geijn 2008,
+//! "Anatomy of high-performance matrix multiplication").
+
+#![allow(unsafe_code)]
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::scratch::{Aligned, Shared, filled};
+use super::simd::{InstructionSet, gelu};
+
+/// Vectors in a row of a panel.
+const VECTORS: usize = 2;
+
+/// Depth that is summed up in registers at once: a panel of it fills half of the first-level cache.
+const DEPTH: usize = 256;
+
+/// Rows of `A` that a task computes with at once: they stay in the second-level cache.
+pub(crate) const TILE_ROWS: usize = 96;
+
+/// Where the panels of a matrix `[n, k]` lie: of its `n` rows, as many as a panel is wide are side by side, depth
+/// after depth; zeros fill up the last panel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Panels {
+    start: *const f32,
+    n: usize,
+    k: usize,
+    width: usize,
+}
+
+impl Panels {
+    /// Rows that a panel has with vectors of this many lanes.
+    pub(crate) const fn width(lanes: usize) -> usize {
+        VECTORS * lanes
+    }
+
+    /// Numbers that the panels of a matrix `[n, k]` take.
+    pub(crate) fn size(lanes: usize, n: usize, k: usize) -> usize {
+        n.next_multiple_of(Self::width(lanes)) * k
+    }
+
+    /// Packs `n` rows of `k` numbers into `panels`; `row` gives each of them.
+    pub(crate) fn pack_rows<'a>(
+        panels: &mut [f32],
+        lanes: usize,
+        (n, k): (usize, usize),
+        row: impl Fn(usize) -> &'a [f32],
+    ) -> Self {
+        let width = Self::width(lanes);
+        if k > 0 {
+            for (panel, first) in panels.chunks_mut(width * k).zip((0..n).step_by(width)) {
+                pack_panel_of_rows(panel, width, first..n.min(first + width), &row);
+            }
+        }
+        Self {
+            start: panels.as_ptr(),
+            n,
+            k,
+            width,
+        }
+    }
+
+    /// Packs the transpose of `k` rows of `n` numbers into `panels`.
+    pub(crate) fn pack_columns<'a>(
+        panels: &mut [f32],
+        lanes: usize,
+        (n, k): (usize, usize),
+        row: impl Fn(usize) -> &'a [f32],
+    ) -> Self {
+        let width = Self::width(lanes);
+        if k > 0 {
+            for depth in 0..k {
+                let row = &row(depth)[..n];
+                for (i, part) in row.chunks(width).enumerate() {
+                    let out = &mut panels[(i * k + depth) * width..][..width];
+                    out[..part.len()].copy_from_slice(part);
+                    out[part.len()..].fill(0.0);
+                }
+            }
+        }
+        Self {
+            start: panels.as_ptr(),
+            n,
+            k,
+            width,
+        }
+    }
+
+    /// How many panels there are.
+    pub(crate) fn count(&self) -> usize {
+        self.n.div_ceil(self.width)
+    }
+}
+
+/// One panel: `rows` of the matrix become its columns.
+fn pack_panel_of_rows<'a>(
+    panel: &mut [f32],
+    width: usize,
+    rows: std::ops::Range<usize>,
+    row: &impl Fn(usize) -> &'a [f32],
+) {
+    let count = rows.len();
+    for (j, number) in rows.enumerate() {
+        for (out, value) in panel.iter_mut().skip(j).step_by(width).zip(row(number)) {
+            *out = *value;
+        }
+    }
+    for out in panel.chunks_mut(width) {
+        out[count..].fill(0.0);
+    }
+}
+
+/// A matrix `[n, k]` in panels for one instruction set.
+#[derive(Debug, Clone)]
+pub(crate) struct Packed {
+    set: InstructionSet,
+    n: usize,
+    k: usize,
+    width: usize,
+    numbers: Aligned,
+}
+
+impl Packed {
+    /// Packs `n` rows of `k` numbers, `stride` numbers apart.
+    pub(crate) fn of_rows(
+        set: InstructionSet,
+        rows: &[f32],
+        (n, k): (usize, usize),
+        stride: usize,
+    ) -> Self {
+        let lanes = set.lanes();
+        let width = Panels::width(lanes);
+        let mut numbers = Aligned::zeros(Panels::size(lanes, n, k));
+        if n * k > 0 {
+            let row = |i: usize| &rows[i * stride..][..k];
+            numbers
+                .as_mut_slice()
+                .par_chunks_mut(width * k)
+                .take(n.div_ceil(width))
+                .enumerate()
+                .for_each(|(i, panel)| {
+                    pack_panel_of_rows(panel, width, i * width..n.min((i + 1) * width), &row);
+                });
+        }
+        Self {
+            set,
+            n,
+            k,
+            width,
+            numbers,
+        }
+    }
+
+    /// Packs the transpose of `k` rows of `n` numbers, `stride` numbers apart.
+    pub(crate) fn of_columns(
+        set: InstructionSet,
+        rows: &[f32],
+        (n, k): (usize, usize),
+        stride: usize,
+    ) -> Self {
+        let lanes = set.lanes();
+        let mut numbers = Aligned::zeros(Panels::size(lanes, n, k));
+        Panels::pack_columns(numbers.as_mut_slice(), lanes, (n, k), |i| {
+            &rows[i * stride..][..n]
+        });
+        Self {
+            set,
+            n,
+            k,
+            width: Panels::width(lanes),
+            numbers,
+        }
+    }
+
+    /// The panels, for as long as the matrix lives.
+    pub(crate) fn panels(&self) -> Panels {
+        Panels {
+            start: self.numbers.as_ptr(),
+            n: self.n,
+            k: self.k,
+            width: self.width,
+        }
+    }
+
+    /// Rows: the columns of the product.
+    pub(crate) fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Numbers of a row: the depth of the product.
+    pub(crate) fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The instruction set it is packed for.
+    pub(crate) fn set(&self) -> InstructionSet {
+        self.set
+    }
+}
+
+/// What is done to a sum before it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x (1 + erf(x / sqrt 2)) / 2`.
+    Gelu,
+}
+
+#[inline(always)]
+pub(crate) fn activate<S: Simd>(simd: S, activation: Activation, x: S::f32s) -> S::f32s {
+    match activation {
+        Activation::None => x,
+        Activation::Relu => simd.max_f32s(x, simd.splat_f32s(0.0)),
+        Activation::Gelu => gelu(simd, x),
+    }
+}
+
+/// How the product of a tile is finished: `activation(sum + bias + residual)`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Epilogue<'a> {
+    /// Per row of the packed matrix.
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) activation: Activation,
+    /// The number that belongs to the tile's first output, and the distance of rows.
+    pub(crate) residual: Option<(*const f32, usize)>,
+    /// Adds to what the output holds instead of replacing it.
+    pub(crate) accumulate: bool,
+}
+
+/// One tile of a product: some rows of `A`, a range of depth, a range of panels.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tile<'a> {
+    /// Rows of `A` and of `C`.
+    pub(crate) rows: usize,
+    /// The first row of `A` at the first depth of the range.
+    pub(crate) a: *const f32,
+    /// Numbers from one row of `A` to the next.
+    pub(crate) a_stride: usize,
+    pub(crate) b: Panels,
+    /// First depth of `B`, and how many depths.
+    pub(crate) depth: (usize, usize),
+    /// First panel, and how many panels.
+    pub(crate) panels: (usize, usize),
+    /// The first row of `C` at the first panel's first column.
+    pub(crate) c: *mut f32,
+    /// Numbers from one row of `C` to the next.
+    pub(crate) c_stride: usize,
+    pub(crate) epilogue: Epilogue<'a>,
+}
+
+impl<'a> Tile<'a> {
+    /// All of `rows` rows times all of `b`, without an epilogue.
+    pub(crate) fn whole(
+        rows: usize,
+        (a, a_stride): (*const f32, usize),
+        b: Panels,
+        (c, c_stride): (*mut f32, usize),
+    ) -> Self {
+        Self {
+            rows,
+            a,
+            a_stride,
+            b,
+            depth: (0, b.k),
+            panels: (0, b.count()),
+            c,
+            c_stride,
+            epilogue: Epilogue::default(),
+        }
+    }
+
+    /// Computes the tile.
+    ///
+    /// # Safety
+    /// `a` must be valid for reads of `rows` rows of `depth.1` numbers, `c` for writes (and, where sums are
+    /// accumulated, reads of initialised numbers) of `rows` rows of the panels' columns, and the residual for
+    /// reads of the same; columns beyond `b.n` are not touched. Nothing else may write them meanwhile. The
+    /// panels must still be there, and packed for vectors like those of `simd`.
+    #[inline(always)]
+    pub(crate) unsafe fn compute<S: Simd>(self, simd: S) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            if S::REGISTER_COUNT >= 32 {
+                self.blocks::<S, 12>(simd);
+            } else {
+                self.blocks::<S, 6>(simd);
+            }
+        }
+    }
+
+    /// # Safety
+    /// See [`Tile::compute`].
+    #[inline(always)]
+    unsafe fn blocks<S: Simd, const ROWS: usize>(self, simd: S) {
+        debug_assert_eq!(self.b.width, VECTORS * S::F32_LANES);
+        let (first, depths) = self.depth;
+        let mut start = 0;
+        // a product of no depth still has a bias
+        loop {
+            let depth = DEPTH.min(depths - start);
+            let is_last = start + depth >= depths;
+            let epilogue = match is_last {
+                true => self.epilogue,
+                false => Epilogue::default(),
+            };
+            let part = Tile {
+                // SAFETY: within the first row.
+                a: unsafe { self.a.add(start) },
+                depth: (first + start, depth),
+                epilogue: Epilogue {
+                    accumulate: start > 0 || self.epilogue.accumulate,
+                    ..epilogue
+                },
+                ..self
+            };
+            for panel in 0..self.panels.1 {
+                let mut row = 0;
+                // SAFETY: the rows and the panel are the tile's.
+                unsafe {
+                    while row + ROWS <= self.rows {
+                        part.block::<S, ROWS>(simd, row, panel);
+                        row += ROWS;
+                    }
+                    part.last_rows::<S>(simd, row, panel);
+                }
+            }
+            start += depth;
+            if is_last {
+                break;
+            }
+        }
+    }
+
+    /// The rows that do not fill a block.
+    ///
+    /// # Safety
+    /// See [`Tile::compute`].
+    #[inline(always)]
+    unsafe fn last_rows<S: Simd>(&self, simd: S, mut row: usize, panel: usize) {
+        // SAFETY: each block ends at the tile's last row.
+        unsafe {
+            if self.rows - row >= 6 {
+                self.block::<S, 6>(simd, row, panel);
+                row += 6;
+            }
+            match self.rows - row {
+                0 => {}
+                1 => self.block::<S, 1>(simd, row, panel),
+                2 => self.block::<S, 2>(simd, row, panel),
+                3 => self.block::<S, 3>(simd, row, panel),
+                4 => self.block::<S, 4>(simd, row, panel),
+                _ => self.block::<S, 5>(simd, row, panel),
+            }
+        }
+    }
+
+    /// `ROWS` rows of one panel.
+    ///
+    /// # Safety
+    /// See [`Tile::compute`]; the rows and the panel must be the tile's.
+    #[inline(always)]
+    unsafe fn block<S: Simd, const ROWS: usize>(&self, simd: S, row: usize, panel: usize) {
+        let lanes = S::F32_LANES;
+        let width = VECTORS * lanes;
+        let number = self.panels.0 + panel;
+        let (first, depth) = self.depth;
+        // SAFETY: the panel lies in the packed matrix, and the depth in the panel; the rows are the tile's.
+        let (b, rows): (*const f32, [*const f32; ROWS]) = unsafe {
+            (
+                self.b.start.add((number * self.b.k + first) * width),
+                std::array::from_fn(|r| self.a.add((row + r) * self.a_stride)),
+            )
+        };
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        for depth in 0..depth {
+            // SAFETY: as above.
+            unsafe {
+                let mut columns = [simd.splat_f32s(0.0); VECTORS];
+                for (v, column) in columns.iter_mut().enumerate() {
+                    *column = load::<S>(b.add(depth * width + v * lanes));
+                }
+                for (sums, row) in sums.iter_mut().zip(rows) {
+                    let a = simd.splat_f32s(*row.add(depth));
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        *sum = simd.mul_add_e_f32s(a, column, *sum);
+                    }
+                }
+            }
+        }
+        let valid = width.min(self.b.n - number * width);
+        for v in 0..VECTORS {
+            let count = valid.saturating_sub(v * lanes).min(lanes);
+            let bias = match self.epilogue.bias {
+                Some(bias) if count > 0 => {
+                    simd.partial_load_f32s(&bias[number * width + v * lanes..][..count])
+                }
+                _ => simd.splat_f32s(0.0),
+            };
+            let column = panel * width + v * lanes;
+            for (r, sums) in sums.iter().enumerate() {
+                let sum = simd.add_f32s(sums[v], bias);
+                // SAFETY: inside the tile's output and residual; columns beyond the matrix are left out.
+                unsafe {
+                    if count == lanes {
+                        self.store(simd, row + r, column, sum);
+                    } else if count > 0 {
+                        self.store_part(simd, row + r, (column, count), sum);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finishes a vector of sums and stores it.
+    ///
+    /// # Safety
+    /// See [`Tile::compute`]; the row and the columns must be the tile's.
+    #[inline(always)]
+    unsafe fn store<S: Simd>(&self, simd: S, row: usize, column: usize, mut sum: S::f32s) {
+        let epilogue = &self.epilogue;
+        // SAFETY: inside the tile's output and residual.
+        unsafe {
+            let out = self.c.add(row * self.c_stride + column);
+            if epilogue.accumulate {
+                sum = simd.add_f32s(sum, load::<S>(out));
+            }
+            if let Some((residual, stride)) = epilogue.residual {
+                sum = simd.add_f32s(sum, load::<S>(residual.add(row * stride + column)));
+            }
+            let sum = activate(simd, epilogue.activation, sum);
+            out.cast::<S::f32s>().write_unaligned(sum);
+        }
+    }
+
+    /// [`Tile::store`] of the first `count` lanes.
+    ///
+    /// # Safety
+    /// See [`Tile::store`].
+    #[inline(always)]
+    unsafe fn store_part<S: Simd>(
+        &self,
+        simd: S,
+        row: usize,
+        (column, count): (usize, usize),
+        mut sum: S::f32s,
+    ) {
+        let epilogue = &self.epilogue;
+        // SAFETY: inside the tile's output, which is initialised where it is read, and residual.
+        unsafe {
+            let out = self.c.add(row * self.c_stride + column);
+            if epilogue.accumulate {
+                sum = simd.add_f32s(sum, load_part(simd, out, count));
+            }
+            if let Some((residual, stride)) = epilogue.residual {
+                let residual = residual.add(row * stride + column);
+                sum = simd.add_f32s(sum, load_part(simd, residual, count));
+            }
+            let sum = activate(simd, epilogue.activation, sum);
+            let lanes = (&raw const sum).cast::<f32>();
+            out.copy_from_nonoverlapping(lanes, count);
+        }
+    }
+}
+
+/// # Safety
+/// `from` must be valid for reads of a vector.
+#[inline(always)]
+pub(crate) unsafe fn load<S: Simd>(from: *const f32) -> S::f32s {
+    // SAFETY: the caller's promise; a vector is plain numbers.
+    unsafe { from.cast::<S::f32s>().read_unaligned() }
+}
+
+/// The first `count` lanes; the others are zero.
+///
+/// # Safety
+/// `from` must be valid for reads of `count` numbers.
+#[inline(always)]
+pub(crate) unsafe fn load_part<S: Simd>(simd: S, from: *const f32, count: usize) -> S::f32s {
+    // SAFETY: the caller's promise.
+    simd.partial_load_f32s(unsafe { std::slice::from_raw_parts(from, count) })
+}
+
+/// A factor of a product: `rows` rows of numbers, `stride` apart.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) count: usize,
+    pub(crate) stride: usize,
+}
+
+/// `activation(A B^T + bias + residual)`: rows of `b.n()` numbers. The residual has the same shape.
+pub(crate) fn product(
+    a: Rows,
+    b: &Packed,
+    bias: Option<&[f32]>,
+    activation: Activation,
+    residual: Option<&[f32]>,
+) -> Vec<f32> {
+    let length = a.count * b.n;
+    // SAFETY: `product_into` writes every row.
+    unsafe {
+        filled(length, |c| {
+            product_into(a, b, bias, activation, residual, c)
+        })
+    }
+}
+
+/// [`product`] at `output`.
+///
+/// # Safety
+/// `output` must be valid for writes of `a.count * b.n()` numbers, which nothing else touches meanwhile.
+pub(crate) unsafe fn product_into(
+    a: Rows,
+    b: &Packed,
+    bias: Option<&[f32]>,
+    activation: Activation,
+    residual: Option<&[f32]>,
+    output: Shared<*mut f32>,
+) {
+    let (n, k) = (b.n, b.k);
+    let Rows {
+        data,
+        count: rows,
+        stride,
+    } = a;
+    assert!(
+        rows == 0 || data.len() >= (rows - 1) * stride + k,
+        "rows of A"
+    );
+    assert!(bias.is_none_or(|bias| bias.len() == n), "bias");
+    assert!(residual.is_none_or(|r| r.len() == rows * n), "residual");
+    let (a, panels) = (Shared::new(data.as_ptr()), Shared::new(b.panels()));
+    let (count, width) = (n.div_ceil(b.width), b.width);
+    let residual = Shared::new(residual.map(<[f32]>::as_ptr));
+    // few rows are shared out by panels too, so that every thread has something to do
+    let tiles = rows.div_ceil(TILE_ROWS);
+    let groups = match tiles {
+        0..8 => count.min(16usize.div_ceil(tiles.max(1))).max(1),
+        _ => 1,
+    };
+    let group = count.div_ceil(groups);
+    let task = |index: usize| {
+        let first_row = index / groups * TILE_ROWS;
+        let first_panel = (index % groups * group).min(count);
+        let at = first_row * n + first_panel * width;
+        // SAFETY: the tile's rows and columns lie in the matrices, whose sizes are checked above; no other
+        // task writes this part of the output.
+        let tile = unsafe {
+            Tile {
+                rows: TILE_ROWS.min(rows - first_row),
+                a: a.get().add(first_row * stride),
+                a_stride: stride,
+                b: panels.get(),
+                depth: (0, k),
+                panels: (first_panel, group.min(count - first_panel)),
+                c: output.get().wrapping_add(at),
+                c_stride: n,
+                epilogue: Epilogue {
+                    bias,
+                    activation,
+                    residual: residual.get().map(|r| (r.wrapping_add(at), n)),
+                    accumulate: false,
+                },
+            }
+        };
+        b.set.run(ComputeTile(tile));
+    };
+    let tasks = tiles * groups;
+    if rows * n * k < 1 << 15 {
+        (0..tasks).for_each(task);
+    } else {
+        (0..tasks).into_par_iter().for_each(task);
+    }
+}
+
+/// [`Tile::compute`] as a kernel.
+struct ComputeTile<'a>(Tile<'a>);
+
+impl WithSimd for ComputeTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // SAFETY: `product_into` made the tile, and runs it with the instruction set of its matrix.
+        unsafe { self.0.compute(simd) }
+    }
+}

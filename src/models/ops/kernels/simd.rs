@@ -1,0 +1,173 @@
+//! The instruction sets that the kernels are compiled for, one of which is chosen at run time.
+//!
+//! A kernel is written once over [`pulp::Simd`], whose vectors have as many lanes as the instruction set
+//! gives, and run by [`InstructionSet::run`].
+
+use std::sync::OnceLock;
+
+use pulp::{Simd, WithSimd};
+
+/// An instruction set that kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InstructionSet {
+    /// Vectors of 128 bits, without fused multiply-add: what every CPU of the architecture has.
+    Portable,
+    /// AVX2 and FMA (x86-64-v3); NEON on arm64.
+    Vector,
+    /// AVX-512 (x86-64-v4).
+    Avx512,
+}
+
+/// The best instruction set that kernels may use, where it is not the machine's best.
+static LIMIT: OnceLock<InstructionSet> = OnceLock::new();
+
+impl InstructionSet {
+    /// Every instruction set that this machine has, the simplest first.
+    pub fn available() -> Vec<Self> {
+        let mut sets = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if pulp::x86::V3::try_new().is_some() {
+                sets.push(Self::Vector);
+            }
+            if pulp::x86::V4::try_new().is_some() {
+                sets.push(Self::Avx512);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        sets.push(Self::Vector);
+        sets
+    }
+
+    /// The best one that this machine has, but not above what [`InstructionSet::limit`] was given.
+    pub fn current() -> Self {
+        static BEST: OnceLock<InstructionSet> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let limit = LIMIT.get().copied().unwrap_or(Self::Avx512);
+            let mut sets = Self::available();
+            sets.retain(|set| *set <= limit);
+            sets.pop().unwrap_or(Self::Portable)
+        })
+    }
+
+    /// Keeps the kernels of this process from using more than `limit`: for tests of older CPUs. It counts
+    /// if it is called before the first kernel runs.
+    pub fn limit(limit: Self) {
+        // a second call changes nothing
+        let _ = LIMIT.set(limit);
+    }
+
+    /// What users call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Vector if cfg!(target_arch = "aarch64") => "neon",
+            Self::Vector => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Runs a kernel, compiled for this instruction set. One that the machine does not have is replaced by
+    /// the portable one.
+    #[inline]
+    pub fn run<K: WithSimd>(self, kernel: K) -> K::Output {
+        #[cfg(target_arch = "x86_64")]
+        match self {
+            Self::Portable => {}
+            Self::Vector => {
+                if let Some(simd) = pulp::x86::V3::try_new() {
+                    return Simd::vectorize(simd, kernel);
+                }
+            }
+            Self::Avx512 => {
+                if let Some(simd) = pulp::x86::V4::try_new() {
+                    return Simd::vectorize(simd, kernel);
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        if self != Self::Portable {
+            return pulp::Arch::new().dispatch(kernel);
+        }
+        Simd::vectorize(pulp::Scalar128b, kernel)
+    }
+
+    /// Lanes of a vector of f32.
+    pub fn lanes(self) -> usize {
+        struct Lanes;
+        impl WithSimd for Lanes {
+            type Output = usize;
+            fn with_simd<S: Simd>(self, _: S) -> usize {
+                S::F32_LANES
+            }
+        }
+        self.run(Lanes)
+    }
+}
+
+/// `e^x`, to two units in the last place for -87 <= x <= 88; what lies outside gives the value at the
+/// nearer end (Cephes' `expf`).
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let splat = |value: f32| simd.splat_f32s(value);
+    let x = simd.min_f32s(simd.max_f32s(x, splat(-87.3)), splat(88.0));
+    // adding 1.5 * 2^23 rounds to an integer, which the low bits of the sum hold
+    let magic = splat(12_582_912.0);
+    let shifted = simd.mul_add_e_f32s(x, splat(std::f32::consts::LOG2_E), magic);
+    let n = simd.sub_f32s(shifted, magic);
+    let r = simd.mul_add_e_f32s(n, splat(-0.693_359_4), x);
+    let r = simd.mul_add_e_f32s(n, splat(2.121_944_4e-4), r);
+    let mut p = splat(1.987_569_1e-4);
+    for c in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_6e-1,
+        0.5,
+    ] {
+        p = simd.mul_add_e_f32s(p, r, splat(c));
+    }
+    let p = simd.mul_add_e_f32s(p, simd.mul_f32s(r, r), simd.add_f32s(r, splat(1.0)));
+    // 2^n by its exponent bits
+    let bits = simd.transmute_u32s_f32s(shifted);
+    let bits = simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(23));
+    let scale = simd.add_u32s(bits, simd.splat_u32s(127 << 23));
+    simd.mul_f32s(p, simd.transmute_f32s_u32s(scale))
+}
+
+/// `x * (1 + erf(x / sqrt 2)) / 2`, with an error function that is exact to 6e-8 (N. Juffa's `erff`: a polynomial
+/// near zero, one minus an exponential elsewhere).
+#[inline(always)]
+pub(crate) fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let splat = |value: f32| simd.splat_f32s(value);
+    let a = simd.mul_f32s(x, splat(std::f32::consts::FRAC_1_SQRT_2));
+    let (t, square) = (simd.abs_f32s(a), simd.mul_f32s(a, a));
+
+    let r = simd.mul_add_e_f32s(splat(-1.728_534_7e-5), t, splat(3.831_971_3e-4));
+    let u = simd.mul_add_e_f32s(splat(-3.883_964_4e-3), t, splat(2.425_462_2e-2));
+    let mut far = simd.mul_add_e_f32s(r, square, u);
+    for c in [-1.067_778_8e-1, -6.348_467e-1, -1.287_175_1e-1] {
+        far = simd.mul_add_e_f32s(far, t, splat(c));
+    }
+    // of its size; the sign follows below
+    let far = simd.mul_add_e_f32s(far, t, simd.neg_f32s(t));
+    let far = simd.sub_f32s(splat(1.0), exp(simd, far));
+
+    let mut near = splat(-5.967_617e-4);
+    for c in [
+        4.991_194_2e-3,
+        -2.676_813_5e-2,
+        1.128_199_25e-1,
+        -3.761_253_4e-1,
+        1.283_791_7e-1,
+    ] {
+        near = simd.mul_add_e_f32s(near, square, splat(c));
+    }
+    let near = simd.mul_add_e_f32s(near, t, t);
+
+    let is_far = simd.greater_than_f32s(t, splat(0.927_734_4));
+    let size = simd.select_f32s(is_far, far, near);
+    let half = simd.mul_f32s(x, splat(0.5));
+    // x erf(a) = |x| erf(|a|)
+    simd.mul_add_e_f32s(simd.abs_f32s(half), size, half)
+}

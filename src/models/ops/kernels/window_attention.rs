@@ -1,0 +1,389 @@
+//! Attention in square windows of a map, or in the whole map as one window.
+
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use pulp::Simd;
+
+use super::attention::{Query, Rows, Sizes, attend};
+use super::gemm::{Packed, Tile};
+use super::simd::InstructionSet;
+
+/// How a map `[B, height, width]` is cut into windows, of which the last ones may reach over its edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// Images.
+    pub batch: usize,
+    /// Rows of the map.
+    pub height: usize,
+    /// Columns of the map.
+    pub width: usize,
+    /// Rows of a window.
+    pub window_height: usize,
+    /// Columns of a window.
+    pub window_width: usize,
+    /// Rows and columns by which the map, filled up to whole windows, is rolled to the top left before it is
+    /// cut; what then meets in a window without being neighbours in the map does not attend to each other.
+    pub shift: usize,
+}
+
+impl Windows {
+    fn rows(&self) -> usize {
+        self.height.div_ceil(self.window_height)
+    }
+
+    fn columns(&self) -> usize {
+        self.width.div_ceil(self.window_width)
+    }
+
+    /// Windows of the batch.
+    pub fn count(&self) -> usize {
+        self.batch * self.rows() * self.columns()
+    }
+
+    /// Tokens of a window.
+    pub fn tokens(&self) -> usize {
+        self.window_height * self.window_width
+    }
+
+    /// Where a window starts in the rolled map, and its image.
+    #[inline(always)]
+    fn origin(&self, window: usize) -> (usize, usize, usize) {
+        let columns = self.columns();
+        let of_image = self.rows() * columns;
+        let inside = window % of_image;
+        (
+            window / of_image,
+            inside / columns * self.window_height,
+            inside % columns * self.window_width,
+        )
+    }
+
+    /// The token of the batch's maps that is the window's token `index`; `None` beyond the map's edge.
+    #[inline(always)]
+    fn token(&self, window: usize, index: usize) -> Option<usize> {
+        let (image, top, left) = self.origin(window);
+        let (filled_height, filled_width) = (
+            self.rows() * self.window_height,
+            self.columns() * self.window_width,
+        );
+        let unroll = |position: usize, size: usize| {
+            let position = position + self.shift;
+            if position >= size {
+                position - size
+            } else {
+                position
+            }
+        };
+        let y = unroll(top + index / self.window_width, filled_height);
+        let x = unroll(left + index % self.window_width, filled_width);
+        (y < self.height && x < self.width).then(|| (image * self.height + y) * self.width + x)
+    }
+
+    /// Which of the map's parts a token of a window comes from, where the window holds several.
+    pub(crate) fn region(&self, window: usize, index: usize) -> usize {
+        let (_, top, left) = self.origin(window);
+        // untouched, or rolled in from the other side
+        let band = |position: usize, size: usize| usize::from(position >= size - self.shift);
+        let y = top + index / self.window_width;
+        let x = left + index % self.window_width;
+        2 * band(y, self.rows() * self.window_height) + band(x, self.columns() * self.window_width)
+    }
+
+    /// Whether a window holds parts that were not neighbours before the roll.
+    fn is_mixed(&self, window: usize) -> bool {
+        let (_, top, left) = self.origin(window);
+        self.shift > 0
+            && (top + self.window_height == self.rows() * self.window_height
+                || left + self.window_width == self.columns() * self.window_width)
+    }
+}
+
+/// What is added to the scores of a window.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum PositionBias<'a> {
+    None,
+    /// `[heads, N, N]`: by head, query and key.
+    Table(&'a [f32]),
+    /// Products of the query with a table by its distance in rows and in columns.
+    Relative(&'a RelativePositions),
+}
+
+/// Decomposed relative positions, packed: for every row (column) of a window a matrix of what its queries are
+/// multiplied by for each row (column) of keys.
+#[derive(Debug, Clone)]
+pub(crate) struct RelativePositions {
+    by_row: Vec<Packed>,
+    by_column: Vec<Packed>,
+}
+
+impl RelativePositions {
+    /// Takes tables `[extent, extent, width]` by query and key position. They are multiplied by the root of the
+    /// width, because they meet queries that are divided by it.
+    pub(crate) fn new(
+        set: InstructionSet,
+        (by_row, rows): (&[f32], usize),
+        (by_column, columns): (&[f32], usize),
+        width: usize,
+    ) -> Self {
+        let scale = (width as f32).sqrt();
+        let pack = |table: &[f32], extent: usize| {
+            table
+                .chunks_exact(extent * width)
+                .map(|keys| {
+                    let keys: Vec<f32> = keys.iter().map(|value| value * scale).collect();
+                    Packed::of_rows(set, &keys, (extent, width), width)
+                })
+                .collect()
+        };
+        Self {
+            by_row: pack(by_row, rows),
+            by_column: pack(by_column, columns),
+        }
+    }
+}
+
+/// The numbers of one call.
+struct WindowRows<'a> {
+    windows: Windows,
+    qkv: &'a [f32],
+    /// What a token beyond the edge holds.
+    filler: &'a [f32],
+    bias: PositionBias<'a>,
+    heads: usize,
+    width: usize,
+    /// By window and index, the token of the batch's maps; [`BEYOND`] where there is none.
+    tokens: Vec<u32>,
+    /// By window, for those that are mixed, the region of each token.
+    regions: Vec<Option<Vec<usize>>>,
+}
+
+/// A place of a window beyond the map's edge.
+const BEYOND: u32 = u32::MAX;
+
+impl WindowRows<'_> {
+    #[inline(always)]
+    fn token(&self, window: usize, index: usize) -> Option<usize> {
+        let token = self.tokens[window * self.windows.tokens() + index];
+        (token != BEYOND).then_some(token as usize)
+    }
+
+    #[inline(always)]
+    fn row(&self, part: usize, window: usize, head: usize, index: usize) -> &[f32] {
+        let channels = self.heads * self.width;
+        let at = part * channels + head * self.width;
+        match self.token(window, index) {
+            Some(token) => &self.qkv[token * 3 * channels + at..][..self.width],
+            None => &self.filler[at..][..self.width],
+        }
+    }
+}
+
+// SAFETY: every token of the maps is in one window, and has the rows of all heads.
+unsafe impl Rows for WindowRows<'_> {
+    fn length(&self) -> usize {
+        self.qkv.len() / 3
+    }
+
+    #[inline(always)]
+    fn query(&self, window: usize, head: usize, index: usize) -> &[f32] {
+        self.row(0, window, head, index)
+    }
+
+    #[inline(always)]
+    fn key(&self, window: usize, head: usize, index: usize) -> &[f32] {
+        self.row(1, window, head, index)
+    }
+
+    #[inline(always)]
+    fn value(&self, window: usize, head: usize, index: usize) -> &[f32] {
+        self.row(2, window, head, index)
+    }
+
+    #[inline(always)]
+    fn output(&self, window: usize, head: usize, index: usize) -> Option<usize> {
+        let token = self.token(window, index)?;
+        Some((token * self.heads + head) * self.width)
+    }
+
+    fn prepared(&self, queries: usize) -> usize {
+        match self.bias {
+            PositionBias::Relative(_) => {
+                queries * (self.windows.window_height + self.windows.window_width)
+            }
+            _ => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn prepare<S: Simd>(
+        &self,
+        simd: S,
+        _head: usize,
+        queries: Range<usize>,
+        scaled: &[f32],
+        prepared: &mut [f32],
+    ) {
+        let PositionBias::Relative(positions) = self.bias else {
+            return;
+        };
+        let (rows, columns, width) = (
+            self.windows.window_height,
+            self.windows.window_width,
+            self.width,
+        );
+        let (by_row, by_column) = prepared.split_at_mut(queries.len() * rows);
+        let relative = Relative {
+            scaled,
+            width,
+            first: queries.start,
+            count: queries.len(),
+        };
+        let mut first = queries.start;
+        while first < queries.end {
+            let y = first / columns;
+            let count = ((y + 1) * columns).min(queries.end) - first;
+            relative.product(simd, (first, count, 1), &positions.by_row[y], by_row);
+            first += count;
+        }
+        for (x, table) in positions.by_column.iter().enumerate() {
+            let first = queries.start + (x + columns - queries.start % columns) % columns;
+            if first < queries.end {
+                let count = (queries.end - first).div_ceil(columns);
+                relative.product(simd, (first, count, columns), table, by_column);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn add_bias(&self, query: Query, first_key: usize, scores: &mut [f32]) {
+        let tokens = self.windows.tokens();
+        match self.bias {
+            PositionBias::None => {}
+            PositionBias::Table(table) => {
+                let at = (query.head * tokens + query.index) * tokens + first_key;
+                for (score, bias) in scores.iter_mut().zip(&table[at..]) {
+                    *score += bias;
+                }
+            }
+            PositionBias::Relative(_) => {
+                let (rows, columns) = (self.windows.window_height, self.windows.window_width);
+                let index = query.index - query.first;
+                let queries = query.prepared.len() / (rows + columns);
+                let (by_row, by_column) = query.prepared.split_at(queries * rows);
+                let by_row = &by_row[index * rows..][..rows];
+                let by_column = &by_column[index * columns..][..columns];
+                let mut key = first_key;
+                let mut rest = &mut *scores;
+                while !rest.is_empty() {
+                    let (y, x) = (key / columns, key % columns);
+                    let count = (columns - x).min(rest.len());
+                    let (line, after) = rest.split_at_mut(count);
+                    for (score, bias) in line.iter_mut().zip(&by_column[x..]) {
+                        *score += by_row[y] + bias;
+                    }
+                    key += count;
+                    rest = after;
+                }
+            }
+        }
+        if let Some(regions) = self.regions.get(query.group).and_then(Option::as_ref) {
+            let own = regions[query.index];
+            for (score, region) in scores.iter_mut().zip(&regions[first_key..]) {
+                // the reference's value
+                *score += if *region == own { 0.0 } else { -100.0 };
+            }
+        }
+    }
+}
+
+/// Queries that meet the tables of relative positions.
+struct Relative<'a> {
+    /// `[count, width]`.
+    scaled: &'a [f32],
+    width: usize,
+    /// The number of the first query.
+    first: usize,
+    count: usize,
+}
+
+impl Relative<'_> {
+    /// Multiplies `count` queries from `first` on, `step` apart, with a table, into their rows of `out`.
+    #[inline(always)]
+    fn product<S: Simd>(
+        &self,
+        simd: S,
+        (first, count, step): (usize, usize, usize),
+        table: &Packed,
+        out: &mut [f32],
+    ) {
+        let (extent, width) = (table.n(), self.width);
+        let at = first - self.first;
+        let last = at + (count - 1) * step;
+        assert!(
+            last < self.count && out.len() >= (last + 1) * extent,
+            "queries"
+        );
+        let tile = Tile::whole(
+            count,
+            (self.scaled[at * width..].as_ptr(), step * width),
+            table.panels(),
+            (out[at * extent..].as_mut_ptr(), step * extent),
+        );
+        // SAFETY: all queries are in range, as asserted, and each has a row of its own.
+        unsafe { tile.compute(simd) };
+    }
+}
+
+/// Attention of the tokens of every window to each other. `qkv` holds `3 * heads * width` numbers a token: all
+/// heads' queries, then keys, then values; `filler` as many, for what lies beyond the map's edge. Returns `heads
+/// * width` numbers a token.
+pub(crate) fn window_attention(
+    set: InstructionSet,
+    qkv: &[f32],
+    filler: &[f32],
+    windows: Windows,
+    (heads, width): (usize, usize),
+    bias: PositionBias,
+) -> Vec<f32> {
+    let channels = heads * width;
+    let maps = windows.batch * windows.height * windows.width;
+    assert_eq!(qkv.len(), maps * 3 * channels, "tokens");
+    assert_eq!(filler.len(), 3 * channels, "filler");
+    let tokens = windows.tokens();
+    let regions = match windows.shift {
+        0 => vec![],
+        _ => (0..windows.count())
+            .map(|window| {
+                windows
+                    .is_mixed(window)
+                    .then(|| (0..tokens).map(|i| windows.region(window, i)).collect())
+            })
+            .collect(),
+    };
+    let places = (0..windows.count()).flat_map(|window| (0..tokens).map(move |i| (window, i)));
+    let token = |(window, i)| {
+        windows
+            .token(window, i)
+            .map_or(BEYOND, |token| token as u32)
+    };
+    let rows = WindowRows {
+        windows,
+        tokens: places.map(token).collect(),
+        qkv,
+        filler,
+        bias,
+        heads,
+        width,
+        regions,
+    };
+    let sizes = Sizes {
+        groups: windows.count(),
+        heads,
+        queries: tokens,
+        keys: tokens,
+        width,
+    };
+    attend(set, &rows, sizes)
+}

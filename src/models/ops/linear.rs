@@ -1,0 +1,325 @@
+//! Linear layers, alone and in pairs.
+
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::{D, Result, Shape, Tensor};
+
+use super::kernels::feed_forward;
+use super::kernels::gemm::{Packed, Rows, product};
+use super::kernels::simd::InstructionSet;
+use super::{Activation, activate_plain, has_kernel, numbers, tensor};
+
+/// The weight `[output, input]` of a linear layer; packed for the kernels where they run, and then not kept as a
+/// tensor.
+#[derive(Clone)]
+pub enum Matrix {
+    /// For the kernels.
+    Packed(Arc<PackedMatrix>),
+    /// For plain tensor operations.
+    Plain(Tensor),
+}
+
+/// A packed weight.
+pub struct PackedMatrix(Packed);
+
+impl fmt::Debug for Matrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let form = match self {
+            Self::Packed(_) => "packed",
+            Self::Plain(_) => "plain",
+        };
+        write!(f, "Matrix({form}, {:?})", self.dims())
+    }
+}
+
+impl Matrix {
+    /// Packs a weight `[output, input]` where kernels take it.
+    pub fn new(weight: Tensor) -> Result<Self> {
+        match has_kernel(&weight) {
+            true => Self::packed(InstructionSet::current(), &weight),
+            false => Ok(Self::Plain(weight)),
+        }
+    }
+
+    /// Packs a weight for one instruction set.
+    pub(super) fn packed(set: InstructionSet, weight: &Tensor) -> Result<Self> {
+        let dims = weight.dims2()?;
+        let weight = weight.contiguous()?;
+        let packed = Packed::of_rows(set, numbers(&weight.storage_and_layout())?, dims, dims.1);
+        Ok(Self::Packed(Arc::new(PackedMatrix(packed))))
+    }
+
+    /// `[output, input]`.
+    pub fn dims(&self) -> (usize, usize) {
+        match self {
+            Self::Packed(packed) => (packed.0.n(), packed.0.k()),
+            Self::Plain(weight) => weight.dims2().unwrap_or_default(),
+        }
+    }
+
+    /// The packed form, for kernels.
+    pub(super) fn panels(&self) -> Option<&Packed> {
+        match self {
+            Self::Packed(packed) => Some(&packed.0),
+            Self::Plain(_) => None,
+        }
+    }
+}
+
+/// `activation(xs W^T + bias + residual)`: `[..., input]` to `[..., output]`. The residual has the result's
+/// shape, or is one image's, `[1, ...]`, that is added to all.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn linear(
+    xs: &Tensor,
+    weight: &Matrix,
+    bias: Option<&Tensor>,
+    activation: Activation,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let shape = output_shape("linear", xs, weight, bias)?;
+    let packed = match weight {
+        Matrix::Plain(weight) => return linear_plain(xs, weight, bias, activation, residual),
+        Matrix::Packed(packed) => &packed.0,
+    };
+    let xs = xs.contiguous()?;
+    let residual = residual.map(Tensor::contiguous).transpose()?;
+    let (input, output) = (packed.k(), packed.n());
+    let xs_view = xs.storage_and_layout();
+    let bias_view = bias.map(Tensor::storage_and_layout);
+    let residual_view = residual.as_ref().map(Tensor::storage_and_layout);
+    let xs = numbers(&xs_view)?;
+    let bias = bias_view.as_ref().map(numbers).transpose()?;
+    let residual = residual_view.as_ref().map(numbers).transpose()?;
+    let rows = xs.len() / input.max(1);
+    let product = |xs, count, residual| {
+        let rows = Rows {
+            data: xs,
+            count,
+            stride: input,
+        };
+        product(rows, packed, bias, activation, residual)
+    };
+    let result = match residual {
+        Some(of_one) if of_one.len() < rows * output => {
+            let of_image = of_one.len() / output;
+            if of_image == 0 || rows % of_image != 0 {
+                candle_core::bail!("linear: a residual of {of_image} rows for {rows}")
+            }
+            let images = xs.chunks(of_image * input);
+            images
+                .flat_map(|xs| product(xs, of_image, Some(of_one)))
+                .collect()
+        }
+        residual => product(xs, rows, residual),
+    };
+    tensor(result, shape)
+}
+
+/// The same as [`linear`], in plain tensor operations.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn linear_plain(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    activation: Activation,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let sum = xs.apply(&candle_nn::Linear::new(weight.clone(), bias.cloned()))?;
+    let sum = match residual {
+        Some(residual) => sum.broadcast_add(residual)?,
+        None => sum,
+    };
+    activate_plain(sum, activation)
+}
+
+/// A linear layer: its weight and its bias.
+type Layer<'a> = (&'a Matrix, Option<&'a Tensor>);
+
+/// `W2 activation(W1 xs + b1) + b2 + residual`: `[..., input]` to `[..., output]`, which the residual's shape
+/// is. The kernel never holds more than a part of the hidden numbers.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn feed_forward(
+    xs: &Tensor,
+    (w1, b1): Layer,
+    activation: Activation,
+    (w2, b2): Layer,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (Some(first), Some(second)) = (w1.panels(), w2.panels()) else {
+        return feed_forward_plain(xs, (w1, b1), activation, (w2, b2), residual);
+    };
+    output_shape("feed forward", xs, w1, b1)?;
+    let mut dims = xs.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = second.n();
+    }
+    let fits = second.k() == first.n()
+        && b2.is_none_or(|bias| bias.dims() == [second.n()])
+        && residual.is_none_or(|residual| residual.dims() == dims);
+    if !fits {
+        candle_core::bail!(
+            "feed forward: input {:?}, layers {w1:?} and {w2:?}, residual {:?} do not fit",
+            xs.dims(),
+            residual.map(Tensor::dims)
+        )
+    }
+    let xs = xs.contiguous()?;
+    let residual = residual.map(Tensor::contiguous).transpose()?;
+    let views = [
+        b1.map(Tensor::storage_and_layout),
+        b2.map(Tensor::storage_and_layout),
+        residual.as_ref().map(Tensor::storage_and_layout),
+    ];
+    let [b1, b2, residual] = &views;
+    let xs = xs.storage_and_layout();
+    let xs = numbers(&xs)?;
+    let result = feed_forward::feed_forward(
+        xs,
+        xs.len() / first.k().max(1),
+        (first, b1.as_ref().map(numbers).transpose()?),
+        activation,
+        (second, b2.as_ref().map(numbers).transpose()?),
+        residual.as_ref().map(numbers).transpose()?,
+    );
+    tensor(result, dims)
+}
+
+/// The same as [`feed_forward`], layer by layer.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn feed_forward_plain(
+    xs: &Tensor,
+    (w1, b1): Layer,
+    activation: Activation,
+    (w2, b2): Layer,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let widened = linear(xs, w1, b1, activation, None)?;
+    linear(&widened, w2, b2, Activation::None, residual)
+}
+
+fn output_shape(name: &str, xs: &Tensor, weight: &Matrix, bias: Option<&Tensor>) -> Result<Shape> {
+    let (output, input) = weight.dims();
+    let fits = xs.dim(D::Minus1)? == input && bias.is_none_or(|bias| bias.dims() == [output]);
+    if !fits {
+        candle_core::bail!(
+            "{name}: input {:?}, weight {:?}, bias {:?} do not fit",
+            xs.dims(),
+            weight.dims(),
+            bias.map(Tensor::dims)
+        )
+    }
+    let mut dims = xs.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = output;
+    }
+    Ok(dims.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::super::testing::assert_close;
+    use super::*;
+
+    #[test]
+    fn packed_equals_plain_on_every_instruction_set() -> Result<()> {
+        let device = &Device::Cpu;
+        for set in InstructionSet::available() {
+            for (rows, input, output) in [
+                (0, 3, 5),
+                (1, 1, 1),
+                (7, 5, 33),
+                (13, 64, 49),
+                (101, 300, 47),
+                (97, 1031, 16),
+                (200, 17, 256),
+            ] {
+                for activation in [Activation::None, Activation::Relu, Activation::Gelu] {
+                    let xs = Tensor::randn(0f32, 1.0, (1, rows, input), device)?;
+                    let weight = Tensor::randn(0f32, 0.3, (output, input), device)?;
+                    let bias = Tensor::randn(0f32, 1.0, output, device)?;
+                    let residual = Tensor::randn(0f32, 1.0, (1, rows, output), device)?;
+                    let packed = Matrix::packed(set, &weight)?;
+                    for (bias, residual) in [(None, None), (Some(&bias), Some(&residual))] {
+                        let fast = linear(&xs, &packed, bias, activation, residual)?;
+                        if rows == 0 {
+                            // candle's own layer does not take it
+                            assert_eq!(fast.dims(), [1, 0, output]);
+                            continue;
+                        }
+                        let plain = linear_plain(&xs, &weight, bias, activation, residual)?;
+                        let name = format!("{} {rows}x{input}x{output}", set.name());
+                        assert_close(&name, &fast, &plain, 2e-6)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_residual_of_one_image_is_added_to_all() -> Result<()> {
+        let device = &Device::Cpu;
+        let xs = Tensor::randn(0f32, 1.0, (3, 11, 5), device)?;
+        let weight = Tensor::randn(0f32, 1.0, (7, 5), device)?;
+        let residual = Tensor::randn(0f32, 1.0, (1, 11, 7), device)?;
+        let packed = Matrix::new(weight.clone())?;
+        let fast = linear(&xs, &packed, None, Activation::None, Some(&residual))?;
+        let plain = linear_plain(&xs, &weight, None, Activation::None, Some(&residual))?;
+        assert_close("residual", &fast, &plain, 1e-6)
+    }
+
+    #[test]
+    fn pairs_equal_two_layers_on_every_instruction_set() -> Result<()> {
+        let device = &Device::Cpu;
+        for set in InstructionSet::available() {
+            for (rows, input, hidden, output) in [
+                (1, 2, 3, 4),
+                (400, 20, 37, 18),
+                (500, 33, 1100, 48),
+                (385, 8, 512, 16),
+            ] {
+                let xs = Tensor::randn(0f32, 1.0, (rows, input), device)?;
+                let w1 = Tensor::randn(0f32, 0.2, (hidden, input), device)?;
+                let w2 = Tensor::randn(0f32, 0.2, (output, hidden), device)?;
+                let b1 = Tensor::randn(0f32, 1.0, hidden, device)?;
+                let b2 = Tensor::randn(0f32, 1.0, output, device)?;
+                let residual = Tensor::randn(0f32, 1.0, (rows, output), device)?;
+                let (p1, p2) = (Matrix::packed(set, &w1)?, Matrix::packed(set, &w2)?);
+                let (w1, w2) = (Matrix::Plain(w1), Matrix::Plain(w2));
+                let residual = Some(&residual);
+                for activation in [Activation::Relu, Activation::Gelu] {
+                    let (b1, b2) = (Some(&b1), Some(&b2));
+                    let fast = feed_forward(&xs, (&p1, b1), activation, (&p2, b2), residual)?;
+                    let plain = feed_forward(&xs, (&w1, b1), activation, (&w2, b2), residual)?;
+                    let name = format!("{} {rows}x{input}x{hidden}x{output}", set.name());
+                    assert_close(&name, &fast, &plain, 2e-6)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_named() -> Result<()> {
+        let weight = Matrix::new(Tensor::zeros(
+            (3, 4),
+            candle_core::DType::F32,
+            &Device::Cpu,
+        )?)?;
+        let xs = Tensor::zeros((2, 5), candle_core::DType::F32, &Device::Cpu)?;
+        let error = linear(&xs, &weight, None, Activation::None, None);
+        assert!(error.is_err_and(|e| e.to_string().contains("[2, 5], weight (3, 4)")));
+        Ok(())
+    }
+}

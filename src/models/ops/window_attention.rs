@@ -1,0 +1,324 @@
+//! Attention in the windows of a map.
+
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor};
+
+use super::kernels::simd::InstructionSet;
+use super::kernels::window_attention::{self as kernel, RelativePositions, Windows};
+use super::{attention_plain, copied, has_kernel, numbers, tensor};
+use crate::models::windows::{merge_windows, partition_windows};
+
+/// What is added to the scores of a window of `N = rows * columns` tokens.
+#[derive(Clone)]
+pub enum PositionBias {
+    /// `[heads, N, N]`: by head, query and key.
+    Table(Tensor),
+    /// Decomposed relative positions: the products of a query with tables `[rows, rows, D]` and `[columns,
+    /// columns, D]`, by the rows and the columns of query and key.
+    Relative {
+        /// By rows.
+        by_row: Tensor,
+        /// By columns.
+        by_column: Tensor,
+        /// For the kernel.
+        packed: Option<Arc<Relative>>,
+    },
+}
+
+/// Packed tables of relative positions.
+pub struct Relative(RelativePositions);
+
+impl fmt::Debug for PositionBias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table(table) => write!(f, "Table({:?})", table.dims()),
+            Self::Relative { by_row, .. } => write!(f, "Relative({:?})", by_row.dims()),
+        }
+    }
+}
+
+impl PositionBias {
+    /// Decomposed relative positions, packed where kernels take them.
+    pub fn relative(by_row: Tensor, by_column: Tensor) -> Result<Self> {
+        Self::relative_on(InstructionSet::current(), by_row, by_column)
+    }
+
+    fn relative_on(set: InstructionSet, by_row: Tensor, by_column: Tensor) -> Result<Self> {
+        let packed = if has_kernel(&by_row) {
+            let ((rows, _, width), (columns, _, _)) = (by_row.dims3()?, by_column.dims3()?);
+            let positions = RelativePositions::new(
+                set,
+                (&copied(&by_row)?, rows),
+                (&copied(&by_column)?, columns),
+                width,
+            );
+            Some(Arc::new(Relative(positions)))
+        } else {
+            None
+        };
+        Ok(Self::Relative {
+            by_row,
+            by_column,
+            packed,
+        })
+    }
+}
+
+/// Attention of the tokens of every window to each other.
+///
+/// - `qkv` `[B, H, W, 3 * heads * D]`: per token all heads' queries, then keys, then values
+/// - `filler` `[3 * heads * D]`: what a token holds that lies in a window but beyond the map's edge
+///
+/// Returns `[B, H, W, heads * D]`.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn window_attention(
+    qkv: &Tensor,
+    filler: &Tensor,
+    heads: usize,
+    windows: Windows,
+    bias: Option<&PositionBias>,
+) -> Result<Tensor> {
+    check(qkv, filler, heads, windows, bias)?;
+    match has_kernel(qkv) {
+        true => with_kernel(InstructionSet::current(), qkv, filler, heads, windows, bias),
+        false => window_attention_plain(qkv, filler, heads, windows, bias),
+    }
+}
+
+fn with_kernel(
+    set: InstructionSet,
+    qkv: &Tensor,
+    filler: &Tensor,
+    heads: usize,
+    windows: Windows,
+    bias: Option<&PositionBias>,
+) -> Result<Tensor> {
+    let (batch, height, width, channels) = qkv.dims4()?;
+    let channels = channels / 3;
+    let qkv = qkv.contiguous()?;
+    let table = match bias {
+        Some(PositionBias::Table(table)) => Some(table.contiguous()?),
+        _ => None,
+    };
+    let table_view = table.as_ref().map(Tensor::storage_and_layout);
+    let bias = match (bias, &table_view) {
+        (_, Some(view)) => kernel::PositionBias::Table(numbers(view)?),
+        (Some(PositionBias::Relative { packed, .. }), _) => match packed {
+            Some(packed) => kernel::PositionBias::Relative(&packed.0),
+            None => candle_core::bail!("relative positions that are not packed"),
+        },
+        _ => kernel::PositionBias::None,
+    };
+    let result = kernel::window_attention(
+        set,
+        numbers(&qkv.storage_and_layout())?,
+        &copied(filler)?,
+        windows,
+        (heads, channels / heads),
+        bias,
+    );
+    tensor(result, (batch, height, width, channels))
+}
+
+/// The same as [`window_attention`], in plain tensor operations.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn window_attention_plain(
+    qkv: &Tensor,
+    filler: &Tensor,
+    heads: usize,
+    windows: Windows,
+    bias: Option<&PositionBias>,
+) -> Result<Tensor> {
+    check(qkv, filler, heads, windows, bias)?;
+    let (batch, height, width, channels) = qkv.dims4()?;
+    let channels = channels / 3;
+    let (rows, columns) = (windows.window_height, windows.window_width);
+    let (filled_height, filled_width) = (
+        height.next_multiple_of(rows),
+        width.next_multiple_of(columns),
+    );
+    // what is padding is zero, so that the filler can be added there
+    let filled = qkv
+        .pad_with_zeros(1, 0, filled_height - height)?
+        .pad_with_zeros(2, 0, filled_width - width)?;
+    let filled = if (filled_height, filled_width) == (height, width) {
+        filled
+    } else {
+        let inside = Tensor::zeros((1, height, width, 1), qkv.dtype(), qkv.device())?;
+        let outside = (inside - 1.0)?
+            .pad_with_zeros(1, 0, filled_height - height)?
+            .pad_with_zeros(2, 0, filled_width - width)?;
+        filled.broadcast_add(&(outside + 1.0)?.broadcast_mul(filler)?)?
+    };
+    let shift = windows.shift as i32;
+    let rolled = filled.roll(-shift, 1)?.roll(-shift, 2)?;
+    let tokens = partition_windows(&rolled, (rows, columns))?.flatten(1, 2)?;
+    let part = |i: usize| tokens.narrow(2, i * channels, channels)?.contiguous();
+    let query = part(0)?;
+    let position_bias = match bias {
+        None => None,
+        Some(PositionBias::Table(table)) => Some(table.unsqueeze(0)?),
+        Some(PositionBias::Relative {
+            by_row, by_column, ..
+        }) => Some(relative_bias(&query, by_row, by_column, heads)?),
+    };
+    let mask = match windows.shift {
+        0 => None,
+        _ => {
+            let mask = shifted_window_mask(windows, qkv.device())?.to_dtype(qkv.dtype())?;
+            Some(mask.repeat((batch, 1, 1))?.unsqueeze(1)?)
+        }
+    };
+    let bias = match (position_bias, mask) {
+        (Some(bias), Some(mask)) => Some(bias.broadcast_add(&mask)?),
+        (bias, mask) => bias.or(mask),
+    };
+    let attended = attention_plain(&query, &part(1)?, &part(2)?, bias.as_ref(), heads)?;
+    let attended = attended.reshape(((), rows, columns, channels))?;
+    merge_windows(&attended, (rows, columns), (filled_height, filled_width))?
+        .roll(shift, 1)?
+        .roll(shift, 2)?
+        .narrow(1, 0, height)?
+        .narrow(2, 0, width)?
+        .contiguous()
+}
+
+/// Windows of queries `[W, N, heads * D]` to `[W, heads, N, N]` (`get_decomposed_rel_pos`).
+fn relative_bias(
+    query: &Tensor,
+    by_row: &Tensor,
+    by_column: &Tensor,
+    heads: usize,
+) -> Result<Tensor> {
+    let (count, tokens, channels) = query.dims3()?;
+    let ((height, _, d), (width, _, _)) = (by_row.dims3()?, by_column.dims3()?);
+    let rows = count * heads;
+    let query = query
+        .reshape((count, tokens, heads, channels / heads))?
+        .transpose(1, 2)?
+        .reshape((rows, height, width, d))?;
+    // [rows, H, W, H] and [rows, H, W, W]: what every query says to a row, to a column
+    let to_rows = query
+        .transpose(0, 1)?
+        .reshape((height, rows * width, d))?
+        .matmul(&by_row.transpose(1, 2)?)?
+        .reshape((height, rows, width, height))?
+        .transpose(0, 1)?;
+    let to_columns = query
+        .permute((2, 0, 1, 3))?
+        .reshape((width, rows * height, d))?
+        .matmul(&by_column.transpose(1, 2)?)?
+        .reshape((width, rows, height, width))?
+        .permute((1, 2, 0, 3))?;
+    to_rows
+        .unsqueeze(4)?
+        .broadcast_add(&to_columns.unsqueeze(3)?)?
+        .reshape((count, heads, tokens, tokens))
+}
+
+/// `[windows of an image, N, N]`: 0 where two tokens of a shifted window were neighbours before the shift, else
+/// -100 (the reference's value).
+fn shifted_window_mask(windows: Windows, device: &Device) -> Result<Tensor> {
+    let tokens = windows.tokens();
+    let count = windows.count() / windows.batch.max(1);
+    let mut mask = Vec::with_capacity(count * tokens * tokens);
+    for window in 0..count {
+        let regions: Vec<usize> = (0..tokens).map(|i| windows.region(window, i)).collect();
+        for a in &regions {
+            mask.extend(regions.iter().map(|b| if a == b { 0f32 } else { -100.0 }));
+        }
+    }
+    Tensor::from_vec(mask, (count, tokens, tokens), device)
+}
+
+fn check(
+    qkv: &Tensor,
+    filler: &Tensor,
+    heads: usize,
+    windows: Windows,
+    bias: Option<&PositionBias>,
+) -> Result<()> {
+    let (batch, height, width, channels) = qkv.dims4()?;
+    let (rows, columns) = (windows.window_height, windows.window_width);
+    let tokens = windows.tokens();
+    let bias_fits = match bias {
+        None => true,
+        Some(PositionBias::Table(table)) => table.dims() == [heads, tokens, tokens],
+        Some(PositionBias::Relative {
+            by_row, by_column, ..
+        }) => {
+            let d = channels / (3 * heads.max(1));
+            by_row.dims() == [rows, rows, d] && by_column.dims() == [columns, columns, d]
+        }
+    };
+    let fits = (windows.batch, windows.height, windows.width) == (batch, height, width)
+        && rows > windows.shift
+        && columns > windows.shift
+        && heads > 0
+        && channels % (3 * heads) == 0
+        && filler.dims() == [channels]
+        && bias_fits;
+    if !fits {
+        candle_core::bail!(
+            "window attention: input {:?}, filler {:?}, {heads} heads, {windows:?}, bias {bias:?} do not fit",
+            qkv.dims(),
+            filler.dims()
+        )
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::assert_close;
+    use super::*;
+
+    #[test]
+    fn windows_equal_plain_tensors_on_every_instruction_set() -> Result<()> {
+        let device = &Device::Cpu;
+        for set in InstructionSet::available() {
+            for (batch, height, width, window, shift, heads, d) in [
+                (1, 1, 1, 1, 0, 1, 1),
+                (1, 7, 7, 7, 3, 2, 8),
+                (2, 9, 20, 7, 3, 3, 4),
+                (2, 5, 3, 4, 0, 2, 16),
+                (1, 13, 11, 5, 2, 1, 7),
+                (1, 20, 20, 20, 0, 2, 16),
+            ] {
+                let channels = heads * d;
+                let qkv = Tensor::randn(0f32, 1.0, (batch, height, width, 3 * channels), device)?;
+                let filler = Tensor::randn(0f32, 1.0, 3 * channels, device)?;
+                let windows = Windows {
+                    batch,
+                    height,
+                    width,
+                    window_height: window,
+                    window_width: window,
+                    shift,
+                };
+                let tokens = windows.tokens();
+                let table = Tensor::randn(0f32, 1.0, (heads, tokens, tokens), device)?;
+                let of_rows = Tensor::randn(0f32, 1.0, (window, window, d), device)?;
+                let of_columns = Tensor::randn(0f32, 1.0, (window, window, d), device)?;
+                for bias in [
+                    None,
+                    Some(PositionBias::Table(table)),
+                    Some(PositionBias::relative_on(set, of_rows, of_columns)?),
+                ] {
+                    let bias = bias.as_ref();
+                    let fast = with_kernel(set, &qkv, &filler, heads, windows, bias)?;
+                    let plain = window_attention_plain(&qkv, &filler, heads, windows, bias)?;
+                    let name = format!("{} {windows:?} {bias:?}", set.name());
+                    assert_close(&name, &fast, &plain, 1e-5)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
