@@ -41,7 +41,7 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
     }
     let files = image_files(&args.images)?;
     let plan = Plan::new(&args.models);
-    let models = version::models(plan.choice(), plan.precision());
+    let models = version::models(plan.choice(), plan.precision(), plan.detector_size());
     let pipeline = plan.load(&progress::shown())?;
     let mut run = Run {
         args,

@@ -48,7 +48,7 @@ pub(super) fn preannotator(
         label_studio: label_studio(&media)?,
         defaults: detection.options(),
         polygon_tolerance: detection.polygon_tolerance.0,
-        models: version::models(plan.choice(), plan.precision()),
+        models: version::models(plan.choice(), plan.precision(), plan.detector_size()),
         memory,
         cache: PredictionCache::default(),
         gate: Gate::new(queue),

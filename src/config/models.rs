@@ -37,6 +37,15 @@ pub struct ModelArgs {
     /// computes in f32.
     #[arg(long, env = "PRECISION", value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
+    /// The short side in pixels that images are resized to for the detector, 64 to 2048. Smaller is faster, and
+    /// misses small objects: the time falls with the square. [default: as the checkpoint says, 800]
+    #[arg(
+        long,
+        env = "DETECTOR_SIZE",
+        value_name = "PIXELS",
+        value_parser = clap::value_parser!(u16).range(64..=2048)
+    )]
+    pub detector_size: Option<u16>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub cpu: CpuArgs,

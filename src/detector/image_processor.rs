@@ -60,13 +60,7 @@ impl ImageProcessor {
     /// # Errors
     /// The field and what is wrong with it.
     pub fn validate(&self) -> Result<(), String> {
-        let (shortest, longest) = match self.size {
-            Edges::Named {
-                shortest_edge,
-                longest_edge,
-            } => (shortest_edge, longest_edge),
-            Edges::Shortest(shortest) => (shortest, self.max_size),
-        };
+        let (shortest, longest) = self.edges();
         // the encoder looks at every 8x8 pixels with every other
         const LIMIT: usize = 8192;
         for edge in [Some(shortest), longest].into_iter().flatten() {
@@ -79,16 +73,31 @@ impl ImageProcessor {
         self.normalization.validate()
     }
 
-    /// The size an image is resized to: the short side as configured, unless the long side would
-    /// exceed its limit (`get_size_with_aspect_ratio`).
-    pub fn target_size(&self, size: ImageSize) -> ImageSize {
-        let (mut shortest, longest) = match self.size {
+    /// Takes another short side; the long side's limit stays in proportion to it.
+    pub fn resize_to(&mut self, short_side: usize) {
+        let (shortest, longest) = self.edges();
+        let longest = longest.map(|longest| longest * short_side / shortest.max(1));
+        self.size = Edges::Named {
+            shortest_edge: short_side,
+            longest_edge: longest,
+        };
+    }
+
+    /// The short side, and the limit of the long side.
+    fn edges(&self) -> (usize, Option<usize>) {
+        match self.size {
             Edges::Named {
                 shortest_edge,
                 longest_edge,
             } => (shortest_edge, longest_edge),
             Edges::Shortest(shortest) => (shortest, self.max_size),
-        };
+        }
+    }
+
+    /// The size an image is resized to: the short side as configured, unless the long side would
+    /// exceed its limit (`get_size_with_aspect_ratio`).
+    pub fn target_size(&self, size: ImageSize) -> ImageSize {
+        let (mut shortest, longest) = self.edges();
         let (height, width) = (size.height as f64, size.width as f64);
         let (short, long) = (height.min(width), height.max(width));
         // the exact short side where the long one decides; the long side is computed from it
@@ -148,5 +157,21 @@ impl ImageProcessor {
             pixel_values: Tensor::from_vec(pixels, shape, device)?.to_dtype(dtype)?,
             valid_sizes: sizes.map(|size| (size.height, size.width)).collect(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_short_side_keeps_the_proportions_of_its_limit() {
+        let size = |height, width| ImageSize { height, width };
+        let mut images = ImageProcessor::default();
+        assert_eq!(images.target_size(size(1280, 1920)), size(800, 1200));
+        images.resize_to(400);
+        assert_eq!(images.target_size(size(1280, 1920)), size(400, 600));
+        // the long side is limited to 666
+        assert_eq!(images.target_size(size(500, 5000)).width, 666);
     }
 }

@@ -137,6 +137,12 @@ impl Detector {
         })
     }
 
+    /// Resizes images to this short side in pixels instead of the checkpoint's; the limit of the long side changes
+    /// with it.
+    pub fn resize_images_to(&mut self, short_side: usize) {
+        self.images.resize_to(short_side);
+    }
+
     /// The phrases of a prompt that the model cannot read: too long, or of characters it does not know.
     ///
     /// # Errors

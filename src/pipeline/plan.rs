@@ -18,6 +18,7 @@ use crate::segmenter::Segmenter;
 pub struct Plan {
     choice: Choice,
     precision: Precision,
+    detector_size: Option<usize>,
     locator: Locator,
     /// What is wrong with it is told when the models are to be loaded.
     device: Result<Device, String>,
@@ -34,6 +35,7 @@ impl Plan {
         Self {
             choice: Choice::new(args, on_gpu),
             precision: args.precision,
+            detector_size: args.detector_size.map(usize::from),
             locator: Locator::new(args),
             device,
         }
@@ -56,6 +58,11 @@ impl Plan {
     /// How numbers are kept.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// The short side that images are resized to for the detector, where the checkpoint does not decide.
+    pub fn detector_size(&self) -> Option<usize> {
+        self.detector_size
     }
 
     /// Loads the detector, and the segmenter unless it is `none`; fetches what is not here.
@@ -90,7 +97,10 @@ impl Plan {
             name => Some(locate(Role::Segmenter, name)?),
         };
         watcher.waiting("the models are being loaded");
-        let detector = Detector::load(&detector, dtype, &device)?;
+        let mut detector = Detector::load(&detector, dtype, &device)?;
+        if let Some(size) = self.detector_size {
+            detector.resize_images_to(size);
+        }
         let segmenter = segmenter
             .map(|checkpoint| Segmenter::load(&checkpoint, dtype, &device))
             .transpose()?;

@@ -14,7 +14,7 @@ use crate::labeling::{LabelingConfig, Shape};
 use crate::prompt::Prompt;
 
 /// `groundling 0.1.0 demo+demo`: what is always part of it.
-pub fn models(choice: &Choice, precision: Precision) -> String {
+pub fn models(choice: &Choice, precision: Precision, detector_size: Option<usize>) -> String {
     let name = |model: &str| {
         let file_name = Path::new(model).file_name();
         file_name.map_or(model.to_owned(), |name| name.to_string_lossy().into_owned())
@@ -24,8 +24,10 @@ pub fn models(choice: &Choice, precision: Precision) -> String {
         Precision::F16 => " f16",
         Precision::Bf16 => " bf16",
     };
+    let size = detector_size.map(|size| format!(" size={size}"));
+    let size = size.unwrap_or_default();
     format!(
-        "groundling {} {}+{}{precision}",
+        "groundling {} {}+{}{precision}{size}",
         env!("CARGO_PKG_VERSION"),
         name(&choice.detector),
         name(&choice.segmenter)

@@ -12,13 +12,14 @@ pub mod decoder;
 pub mod deformable_attention;
 pub mod encoder;
 pub mod fusion;
+mod geometry;
 pub mod input_projection;
 pub mod pyramid;
 pub mod query_selection;
 pub mod text_enhancer;
 pub mod text_mask;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
 pub use config::Config;
@@ -29,6 +30,7 @@ use self::class_head::ClassHead;
 use self::decoder::{Decoder, DecoderInput, inverse_sigmoid};
 use self::deformable_attention::Memory;
 use self::encoder::Encoder;
+use self::geometry::{Geometries, Geometry, Sizes};
 use self::input_projection::InputProjection;
 use self::pyramid::Pyramid;
 use self::query_selection::{Proposals, QuerySelection};
@@ -54,6 +56,7 @@ pub struct GroundingDino {
     /// One per decoder layer; published models share one.
     box_heads: Vec<Mlp>,
     class_head: ClassHead,
+    geometries: Geometries,
     config: Config,
 }
 
@@ -127,6 +130,7 @@ impl GroundingDino {
             decoder: Decoder::load(vb_m.pp("decoder"), config)?,
             box_heads,
             class_head,
+            geometries: Geometries::default(),
             config: config.clone(),
         })
     }
@@ -147,18 +151,35 @@ impl GroundingDino {
         if valid_sizes.len() != batch {
             candle_core::bail!("{batch} images, but {} sizes", valid_sizes.len())
         }
-        let (device, dtype) = (pixel_values.device(), pixel_values.dtype());
+        let device = pixel_values.device();
         let maps = self.backbone.forward(pixel_values)?;
         let sources = self.input_projection.forward(&maps)?;
         let shapes = sources
             .iter()
             .map(|map| map.dims4().map(|(_, height, width, _)| (height, width)))
             .collect::<Result<Vec<_>>>()?;
-        let pyramid = Pyramid::new((height, width), valid_sizes, &shapes);
         let flat = sources
             .iter()
             .map(|map| map.flatten(1, 2))
             .collect::<Result<Vec<_>>>()?;
+        let sizes = Sizes {
+            padded: (height, width),
+            valid: valid_sizes.to_vec(),
+            maps: shapes,
+        };
+        let geometry = self
+            .geometries
+            .get(sizes, |sizes| self.geometry(sizes, device))?;
+        Ok(VisionFeatures {
+            hidden_states: Tensor::cat(&flat, 1)?,
+            positions: geometry.positions,
+            token_mask: geometry.token_mask,
+            pyramid: geometry.pyramid,
+        })
+    }
+
+    fn geometry(&self, sizes: &Sizes, device: &Device) -> Result<Geometry> {
+        let pyramid = Pyramid::new(sizes.padded, &sizes.valid, &sizes.maps);
         let d = self.config.d_model;
         let temperature = self.config.positional_embedding_temperature;
         let sines = pyramid.sine_positions(d, temperature, device)?;
@@ -173,9 +194,10 @@ impl GroundingDino {
             })
             .collect::<Result<Vec<_>>>()?;
         let level_positions = Tensor::cat(&level_positions, 0)?;
-        Ok(VisionFeatures {
-            hidden_states: Tensor::cat(&flat, 1)?,
-            positions: sines.to_dtype(dtype)?.broadcast_add(&level_positions)?,
+        Ok(Geometry {
+            positions: sines
+                .to_dtype(self.level_embed.dtype())?
+                .broadcast_add(&level_positions)?,
             token_mask: pyramid.token_mask(device)?,
             pyramid,
         })

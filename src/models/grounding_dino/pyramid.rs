@@ -2,6 +2,7 @@
 //! and the positions that follow from it. Plain numbers, computed on the host and uploaded.
 
 use std::f32::consts::TAU;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Result, Tensor};
 
@@ -32,11 +33,13 @@ impl Level {
     }
 }
 
-/// The levels of a batch, the finest first.
-#[derive(Debug, Clone, PartialEq)]
+/// The levels of a batch, the finest first. Clones share what was computed of it.
+#[derive(Debug, Clone)]
 pub struct Pyramid {
     levels: Vec<Level>,
     batch: usize,
+    reference_points: Arc<OnceLock<Tensor>>,
+    proposals: Arc<OnceLock<(Tensor, Tensor)>>,
 }
 
 /// A token's place: image, level, row and column.
@@ -78,7 +81,12 @@ impl Pyramid {
             })
             .collect();
         let batch = valid.len();
-        Self { levels, batch }
+        Self {
+            levels,
+            batch,
+            reference_points: Arc::default(),
+            proposals: Arc::default(),
+        }
     }
 
     /// The levels, the finest first.
@@ -141,6 +149,18 @@ impl Pyramid {
     /// `[B, N, L, 2]`: every token's centre `(x, y)`, 0..1 of the valid area, as seen on each level
     /// (`get_reference_points`).
     pub fn reference_points(&self, device: &Device) -> Result<Tensor> {
+        if let Some(points) = self.reference_points.get()
+            && points.device().same_device(device)
+        {
+            return Ok(points.clone());
+        }
+        let points = self.compute_reference_points(device)?;
+        // kept for the first device that asks
+        let _ = self.reference_points.set(points.clone());
+        Ok(points)
+    }
+
+    fn compute_reference_points(&self, device: &Device) -> Result<Tensor> {
         let mut points = Vec::with_capacity(self.batch * self.tokens() * self.levels.len() * 2);
         for place in self.places() {
             let (ratio_x, ratio_y) = place.level.valid_ratio(place.image);
@@ -158,6 +178,18 @@ impl Pyramid {
     /// A box around every token's centre, as logits of cxcywh `[B, N, 4]` (infinite where the box is
     /// of no use), and `[B, N, 1]` of 1 where it is of use (`generate_encoder_output_proposals`).
     pub fn proposals(&self, device: &Device) -> Result<(Tensor, Tensor)> {
+        if let Some(proposals) = self.proposals.get()
+            && proposals.0.device().same_device(device)
+        {
+            return Ok(proposals.clone());
+        }
+        let proposals = self.compute_proposals(device)?;
+        // kept for the first device that asks
+        let _ = self.proposals.set(proposals.clone());
+        Ok(proposals)
+    }
+
+    fn compute_proposals(&self, device: &Device) -> Result<(Tensor, Tensor)> {
         let (mut logits, mut useful) = (vec![], vec![]);
         for place in self.places() {
             let (rows, columns) = place.level.valid[place.image];

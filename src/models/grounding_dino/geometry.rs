@@ -1,0 +1,91 @@
+//! What depends on the sizes of a batch alone, computed once and kept for the next batch of the same sizes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{Result, Tensor};
+
+use super::pyramid::Pyramid;
+
+/// Sizes that are kept: upright and wide images of one camera. Each takes 20 MB at 800 x 1066 pixels.
+const KEPT: usize = 2;
+
+/// What depends on sizes alone.
+#[derive(Debug, Clone)]
+pub(super) struct Geometry {
+    pub(super) pyramid: Pyramid,
+    /// `[B, N, d]`: sine positions plus the level embedding.
+    pub(super) positions: Tensor,
+    /// `[B, N]`: 1 for image, 0 for padding; `None` where nothing is padding.
+    pub(super) token_mask: Option<Tensor>,
+}
+
+/// The sizes of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// `(height, width)` of the padded images.
+    pub(super) padded: (usize, usize),
+    /// `(height, width)` of each image in them.
+    pub(super) valid: Vec<(usize, usize)>,
+    /// `(height, width)` of each level's map.
+    pub(super) maps: Vec<(usize, usize)>,
+}
+
+/// The geometry of the sizes that were used last.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Geometries(Arc<Mutex<Vec<(Sizes, Geometry)>>>);
+
+impl Geometries {
+    /// The geometry of these sizes, from `compute` where it is not kept.
+    pub(super) fn get(
+        &self,
+        sizes: Sizes,
+        compute: impl FnOnce(&Sizes) -> Result<Geometry>,
+    ) -> Result<Geometry> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = kept.iter().position(|(known, _)| *known == sizes);
+        let entry = match known {
+            Some(index) => kept.remove(index),
+            None => {
+                let geometry = compute(&sizes)?;
+                (sizes, geometry)
+            }
+        };
+        let geometry = entry.1.clone();
+        // the last used last
+        kept.push(entry);
+        if kept.len() > KEPT {
+            kept.remove(0);
+        }
+        Ok(geometry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    #[test]
+    fn the_last_sizes_are_computed_once() -> Result<()> {
+        let geometries = Geometries::default();
+        let mut computed = vec![];
+        for side in [8, 9, 8, 10, 8, 9] {
+            let sizes = Sizes {
+                padded: (side, side),
+                valid: vec![(side, side)],
+                maps: vec![(1, 1)],
+            };
+            geometries.get(sizes, |sizes| {
+                computed.push(side);
+                Ok(Geometry {
+                    pyramid: Pyramid::new(sizes.padded, &sizes.valid, &sizes.maps),
+                    positions: Tensor::zeros(1, DType::F32, &Device::Cpu)?,
+                    token_mask: None,
+                })
+            })?;
+        }
+        assert_eq!(computed, [8, 9, 10, 9]);
+        Ok(())
+    }
+}
