@@ -46,7 +46,7 @@ def measure(run: Run, work: str, engines: list[str], repeat: int) -> dict:
 
 def peak(run: Run) -> float | None:
     """What the processor can do at most, by groundling's own meter."""
-    demo = run.bench("--detector", "demo", "--segmenter", "demo", "--image-size", "160x240", runs=1)
+    demo = run.bench("--detector", "demo", "--segmenter", "demo", size=(160, 240))
     return demo["peak_f32_gflops"]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prepare import HERE, REPOSITORY, Prepared
+from sizes import BOXES, DETECTOR_SIZE, IMAGE_SIZE, PROMPT, REQUEST_SIZE, SEGMENTER_SIDE
 
 # in the order of a round, and of the table's columns
 ENGINES = ("onnxruntime", "torch", "candle", "groundling")
@@ -53,27 +54,26 @@ class Run:
         if work == "start":
             return [self.until_ready(detector, segmenter)]
         if work == "memory":
-            # the detector's input is of the same size as the others'; the masks are a little larger
-            report = self.bench("--detector", detector, "--segmenter", segmenter, "--image-size", "1440x1920",
-                                "--boxes", "20", runs=1)  # fmt: skip
+            both = ["--detector", detector, "--segmenter", segmenter, "--boxes", str(BOXES)]
+            report = Run(self.prepared, self.threads, runs=1).bench(*both, size=REQUEST_SIZE)
             return [report["peak_memory_mib"]]
         if work.startswith("grounding-dino"):
-            report = self.bench("--only", "detector", "--detector", models / work, "--image-size", "800x1066")
+            report = self.bench("--only", "detector", "--detector", models / work, size=DETECTOR_SIZE)
             stages = [name for name in report["stages"] if name.startswith("detector.")]
             return total(report, [name for name in stages if name not in OUTSIDE_OF_THE_MODEL])
         if work.startswith("masks-"):
             boxes = work.removeprefix("masks-")
-            report = self.bench("--only", "segmenter", "--segmenter", segmenter, "--image-size", "1280x1920",
-                                "--boxes", boxes)  # fmt: skip
-            return total(report, ["segmenter.masks", "segmenter.post_process"])
-        report = self.bench("--only", "segmenter", "--segmenter", models / work, "--image-size", "1024x1024",
-                            "--boxes", "1")  # fmt: skip
+            one = ["--only", "segmenter", "--segmenter", segmenter, "--boxes", boxes]
+            return total(self.bench(*one, size=IMAGE_SIZE), ["segmenter.masks", "segmenter.post_process"])
+        one = ["--only", "segmenter", "--segmenter", models / work, "--boxes", "1"]
+        report = self.bench(*one, size=(SEGMENTER_SIDE, SEGMENTER_SIDE))
         return total(report, ["segmenter.encode_image"])
 
-    def bench(self, *arguments, runs: int | None = None) -> dict:
-        """The report of `groundling bench`, its stages by their names."""
-        command = [self.prepared.groundling, "bench", *arguments, "--prompt", PROMPT, "--device", "cpu", "--json"]
-        report = self.child([*command, "--repeat", str(self.runs if runs is None else runs)])
+    def bench(self, *arguments, size: tuple[int, int] = DETECTOR_SIZE, prompt: str = PROMPT) -> dict:
+        """The report of `groundling bench` on noise of this (height, width), its stages by their names."""
+        command = [self.prepared.groundling, "bench", *arguments, "--device", "cpu", "--json"]
+        command += ["--image-size", "x".join(map(str, size)), "--prompt", prompt, "--repeat", str(self.runs)]
+        report = self.child(command)
         report["stages"] = {stage["name"]: stage for stage in report["stages"]}
         return report
 

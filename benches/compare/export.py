@@ -16,8 +16,9 @@ import onnxruntime
 import torch
 from torch import nn
 
-from inputs import BOXES, IMAGE_SIZE, SEGMENTER_SIDE, inputs_of, resized
+from inputs import inputs_of, resized
 from models import MOBILE_SAM, NAMES, SAM, load
+from sizes import BOXES, IMAGE_SIZE, SEGMENTER_SIDE
 
 
 class Detector(nn.Module):

@@ -1,16 +1,8 @@
-"""What every engine is given: the same sizes, text and boxes."""
+"""What ONNX Runtime and torch are given: the same arrays."""
 
 import numpy
 
-# (height, width) of the detector's input, for an image of 4:3
-DETECTOR_SIZE = (800, 1066)
-SEGMENTER_SIDE = 1024
-# [CLS] cat . remote . person . [SEP]
-PROMPT = "cat. remote. person."
-TOKENS = [101, 4937, 1012, 6556, 1012, 2711, 1012, 102]
-# (height, width) of the image whose masks are made, and how many boxes it has at most
-IMAGE_SIZE = (1280, 1920)
-BOXES = 20
+from sizes import DETECTOR_SIZE, IMAGE_SIZE, SEGMENTER_SIDE, TOKENS
 
 
 def inputs_of(work: str) -> dict[str, numpy.ndarray]:

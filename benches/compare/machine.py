@@ -45,9 +45,15 @@ def versions(prepared: Prepared) -> dict[str, str]:
     if lock.is_file():
         packages = tomllib.loads(lock.read_text())["package"]
         found |= {p["name"]: p["version"] for p in packages if p["name"] in ("candle-core", "candle-transformers")}
-    found["rustc"] = output(["rustc", "--version"]).removeprefix("rustc ")
-    found["groundling"] = output([prepared.groundling, "--version"]).removeprefix("groundling ")
-    return found
+    return found | own_versions(prepared.groundling)
+
+
+def own_versions(groundling: Path) -> dict[str, str]:
+    """Of groundling and its compiler."""
+    return {
+        "rustc": output(["rustc", "--version"]).removeprefix("rustc "),
+        "groundling": output([groundling, "--version"]).removeprefix("groundling "),
+    }
 
 
 def commit() -> str:

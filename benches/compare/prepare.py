@@ -14,13 +14,13 @@ REQUIREMENTS = HERE / "requirements.txt"
 
 @dataclass
 class Prepared:
-    """Where everything is."""
+    """Where everything is; what is `None` was not asked for."""
 
-    python: Path
     models: Path
-    onnx: Path
     groundling: Path
-    candle: Path
+    python: Path | None = None
+    onnx: Path | None = None
+    candle: Path | None = None
 
 
 def environment() -> Path:
@@ -73,5 +73,5 @@ def prepare(binary: Path | None, engines: list[str]) -> Prepared:
         models=models,
         onnx=onnx_files(python, models),
         groundling=binary or groundling(),
-        candle=candle() if "candle" in engines else FOLDER,
+        candle=candle() if "candle" in engines else None,
     )

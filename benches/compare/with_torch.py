@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from child import Child, arguments, measure
-from inputs import BOXES, IMAGE_SIZE, inputs_of, resized
+from inputs import inputs_of, resized
 from models import DETECTORS, MOBILE_SAM, SAM, load
+from sizes import BOXES, IMAGE_SIZE
 
 
 def tensors(work: str) -> dict[str, torch.Tensor]:
