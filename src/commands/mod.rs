@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::Write;
 
 pub mod annotate;
+pub mod bench;
 pub mod doctor;
 pub mod download;
 pub mod models;

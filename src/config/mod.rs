@@ -1,5 +1,6 @@
 //! Every flag and its environment variable, grouped by the step of the road it belongs to.
 
+mod bench;
 mod models;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::str::FromStr;
 use clap::builder::Resettable;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub use self::bench::{BenchArgs, Dimensions, Half};
 pub use self::models::{
     CpuArgs, DeviceChoice, HubArgs, InstructionSetChoice, ModelArgs, Precision, PythonArgs, Switch,
 };
@@ -53,6 +55,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Find objects in image files and write JSON and pictures.
     Predict(PredictArgs),
+    /// Measure how long each stage of a prediction takes on this machine.
+    Bench(BenchArgs),
     /// Predict all tasks of a Label Studio project, and store what was found there.
     Annotate(AnnotateArgs),
     /// Look for what keeps Label Studio and groundling from working together, and say what to change.
@@ -69,6 +73,7 @@ impl Command {
         match self {
             Self::Serve(args) => (&args.road.log, "info"),
             Self::Predict(args) => (&args.log, "warn"),
+            Self::Bench(args) => (&args.log, "warn"),
             Self::Annotate(args) => (&args.road.log, "warn"),
             Self::Doctor(args) => (&args.road.log, "error"),
             Self::Download(args) => (&args.log, "warn"),
@@ -82,6 +87,7 @@ impl Command {
             Self::Serve(args) => Some(&args.road.models.cpu),
             Self::Predict(args) => Some(&args.models.cpu),
             Self::Annotate(args) => Some(&args.road.models.cpu),
+            Self::Bench(args) => Some(&args.models.cpu),
             Self::Doctor(_) | Self::Download(_) | Self::Models(_) => None,
         }
     }

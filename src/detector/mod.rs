@@ -143,6 +143,25 @@ impl Detector {
         self.images.resize_to(short_side);
     }
 
+    /// The configuration of the model.
+    pub fn config(&self) -> &Config {
+        self.model.config()
+    }
+
+    /// The size that an image is resized to.
+    pub fn input_size(&self, image: ImageSize) -> ImageSize {
+        self.images.target_size(image)
+    }
+
+    /// The tokens of a prompt, with the special ones, pass by pass.
+    ///
+    /// # Errors
+    /// As [`Self::detect`].
+    pub fn token_counts(&self, prompt: &Prompt) -> Result<Vec<usize>, DetectError> {
+        let passes = self.text.passes(prompt)?;
+        Ok(passes.iter().map(|(_, c)| c.ids.len()).collect())
+    }
+
     /// The phrases of a prompt that the model cannot read: too long, or of characters it does not know.
     ///
     /// # Errors
@@ -166,15 +185,17 @@ impl Detector {
         if inputs.is_empty() {
             return Ok(vec![]);
         }
-        let passes = inputs
-            .iter()
-            .map(|(_, prompt)| self.text.passes(prompt))
-            .collect::<Result<Vec<_>, _>>()?;
         let images: Vec<&RgbImage> = inputs.iter().map(|(image, _)| *image).collect();
-        let batch = self.images.process(&images, self.dtype, &self.device)?;
-        let features = self
-            .model
-            .encode_image(&batch.pixel_values, &batch.valid_sizes)?;
+        let (passes, batch) = tracing::debug_span!("preprocess").in_scope(|| {
+            let passes = inputs.iter().map(|(_, prompt)| self.text.passes(prompt));
+            let passes = passes.collect::<Result<Vec<_>, _>>()?;
+            let batch = self.images.process(&images, self.dtype, &self.device)?;
+            Ok::<_, DetectError>((passes, batch))
+        })?;
+        let features = tracing::debug_span!("encode_image").in_scope(|| {
+            self.model
+                .encode_image(&batch.pixel_values, &batch.valid_sizes)
+        })?;
         let mut found: Vec<Vec<Detection>> = vec![vec![]; inputs.len()];
         for round in 0..passes.iter().map(Vec::len).max().unwrap_or(0) {
             // an image whose passes are through is asked its first again, and not listened to
@@ -185,6 +206,7 @@ impl Detector {
             let ids: Vec<Vec<u32>> = captions.iter().map(|(_, c)| c.ids.clone()).collect();
             let tokens = TextTokens::new(&ids, &self.device)?;
             let output = self.model.detect(&features, &tokens)?;
+            let _span = tracing::debug_span!("post_process").entered();
             let logits: Vec<Vec<Vec<f32>>> = output.logits.to_vec3()?;
             let boxes: Vec<Vec<Vec<f32>>> = output.pred_boxes.to_vec3()?;
             for (i, (prompt, caption)) in captions.into_iter().enumerate() {

@@ -11,6 +11,7 @@ use crate::checkpoints::hub::Watcher;
 use crate::checkpoints::{DEMO, Locator, NONE, Role};
 use crate::config::{DeviceChoice, ModelArgs, Precision};
 use crate::detector::Detector;
+use crate::models::weights::Checkpoint;
 use crate::segmenter::Segmenter;
 
 /// The models and the device that the settings choose.
@@ -65,12 +66,79 @@ impl Plan {
         self.detector_size
     }
 
+    /// Where the models will compute.
+    ///
+    /// # Errors
+    /// If the device is not there.
+    pub fn device(&self) -> Result<&Device, LoadError> {
+        let device = self.device.as_ref();
+        device.map_err(|reason| LoadError::Device(reason.clone()))
+    }
+
     /// Loads the detector, and the segmenter unless it is `none`; fetches what is not here.
     ///
     /// # Errors
     /// If a checkpoint is unknown, cannot be fetched, is incomplete, damaged, or of another architecture.
     pub fn load(self, watcher: &Arc<dyn Watcher>) -> Result<Pipeline, LoadError> {
-        let device = self.device.map_err(LoadError::Device)?;
+        let (device, dtype) = self.placement()?;
+        self.warn_of_demo();
+        // both are fetched before the first is loaded
+        let detector = self.locate_detector(watcher)?;
+        let segmenter = self.locate_segmenter(watcher)?;
+        watcher.waiting("the models are being loaded");
+        let detector = self.open_detector(&detector, dtype, device)?;
+        let segmenter = segmenter
+            .map(|checkpoint| Segmenter::load(&checkpoint, dtype, device))
+            .transpose()?;
+        Ok(Pipeline {
+            detector,
+            segmenter,
+            embeddings: Embeddings::default(),
+            device: device.clone(),
+        })
+    }
+
+    /// Loads the detector alone.
+    ///
+    /// # Errors
+    /// See [`Self::load`].
+    pub fn load_detector(&self, watcher: &Arc<dyn Watcher>) -> Result<Detector, LoadError> {
+        let (device, dtype) = self.placement()?;
+        let checkpoint = self.locate_detector(watcher)?;
+        self.open_detector(&checkpoint, dtype, device)
+    }
+
+    /// With the size that images are resized to.
+    fn open_detector(
+        &self,
+        checkpoint: &Checkpoint,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Detector, LoadError> {
+        let mut detector = Detector::load(checkpoint, dtype, device)?;
+        if let Some(size) = self.detector_size {
+            detector.resize_images_to(size);
+        }
+        Ok(detector)
+    }
+
+    /// Loads the segmenter alone; there is none if it is `none`.
+    ///
+    /// # Errors
+    /// See [`Self::load`].
+    pub fn load_segmenter(
+        &self,
+        watcher: &Arc<dyn Watcher>,
+    ) -> Result<Option<Segmenter>, LoadError> {
+        let (device, dtype) = self.placement()?;
+        let checkpoint = self.locate_segmenter(watcher)?;
+        let segmenter = checkpoint.map(|checkpoint| Segmenter::load(&checkpoint, dtype, device));
+        Ok(segmenter.transpose()?)
+    }
+
+    /// The device, and how numbers are kept on it.
+    fn placement(&self) -> Result<(&Device, DType), LoadError> {
+        let device = self.device()?;
         let dtype = match self.precision {
             Precision::F32 => DType::F32,
             Precision::F16 => DType::F16,
@@ -79,6 +147,10 @@ impl Plan {
         if device.is_cpu() && dtype != DType::F32 {
             return Err(LoadError::Precision(dtype.as_str()));
         }
+        Ok((device, dtype))
+    }
+
+    fn warn_of_demo(&self) {
         let Choice {
             detector,
             segmenter,
@@ -90,25 +162,20 @@ impl Plan {
                 "the demo models know coloured shapes only"
             );
         }
-        let locate = |role, name| self.locator.locate(role, name, watcher);
-        let detector = locate(Role::Detector, detector)?;
-        let segmenter = match segmenter.as_str() {
+    }
+
+    fn locate_detector(&self, watcher: &Arc<dyn Watcher>) -> Result<Checkpoint, LoadError> {
+        let name = &self.choice.detector;
+        Ok(self.locator.locate(Role::Detector, name, watcher)?)
+    }
+
+    fn locate_segmenter(
+        &self,
+        watcher: &Arc<dyn Watcher>,
+    ) -> Result<Option<Checkpoint>, LoadError> {
+        Ok(match self.choice.segmenter.as_str() {
             NONE => None,
-            name => Some(locate(Role::Segmenter, name)?),
-        };
-        watcher.waiting("the models are being loaded");
-        let mut detector = Detector::load(&detector, dtype, &device)?;
-        if let Some(size) = self.detector_size {
-            detector.resize_images_to(size);
-        }
-        let segmenter = segmenter
-            .map(|checkpoint| Segmenter::load(&checkpoint, dtype, &device))
-            .transpose()?;
-        Ok(Pipeline {
-            detector,
-            segmenter,
-            embeddings: Embeddings::default(),
-            device,
+            name => Some(self.locator.locate(Role::Segmenter, name, watcher)?),
         })
     }
 }

@@ -96,15 +96,21 @@ impl Segmenter {
         })
     }
 
+    /// The configuration of the model.
+    pub fn config(&self) -> &Config {
+        self.model.config()
+    }
+
     /// Runs the image encoder.
     ///
     /// # Errors
     /// If the image has no pixels or the model fails.
     pub fn encode(&self, image: &RgbImage) -> Result<EncodedImage, SegmentError> {
         let _span = tracing::debug_span!("encode").entered();
-        let (pixels, frame) =
+        let (pixels, frame) = tracing::debug_span!("preprocess").in_scope(|| {
             self.images
-                .process(image, self.input_side(), self.dtype, &self.device)?;
+                .process(image, self.input_side(), self.dtype, &self.device)
+        })?;
         Ok(EncodedImage {
             embeddings: self.model.encode_image(&pixels)?,
             frame,
@@ -174,6 +180,7 @@ impl Segmenter {
 
     /// Per prompt the mask of the best expected IoU, at the image's size.
     fn best_masks(&self, masks: &Masks, frame: Frame) -> Result<Vec<ScoredMask>, SegmentError> {
+        let _span = tracing::debug_span!("post_process").entered();
         let scores: Vec<Vec<f32>> = masks.iou_scores.to_dtype(DType::F32)?.to_vec2()?;
         let logits = masks.low_res_masks.to_dtype(DType::F32)?.flatten_from(2)?;
         let mut best = vec![];

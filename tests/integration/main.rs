@@ -9,6 +9,7 @@
 
 mod annotate;
 mod batch;
+mod bench;
 mod checkpoints;
 mod cli;
 mod contract;

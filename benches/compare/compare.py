@@ -1,0 +1,106 @@
+"""groundling against ONNX Runtime, torch and candle as it comes, on the same models, sizes and number of threads.
+
+    python3 benches/compare/compare.py [--repeat N] [--threads N] [--work NAME ...] [--engines NAME ...]
+
+makes what is missing (README.md says what and how long), measures, prints a table and writes JSON.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import machine
+import report
+from engines import ENGINES, Run
+from prepare import FOLDER, Prepared, prepare
+
+# name -> title, unit
+WORK = {
+    "grounding-dino-tiny": ("Grounding DINO tiny, 800x1066, 8 tokens, pixels to boxes", "s"),
+    "grounding-dino-base": ("Grounding DINO base, 800x1066, 8 tokens, pixels to boxes", "s"),
+    "sam-vit-base": ("SAM ViT-B, image encoder", "s"),
+    "mobile-sam": ("MobileSAM, image encoder", "s"),
+    "masks-1": ("1 box to a mask of 1920x1280", "s"),
+    "masks-20": ("20 boxes to masks of 1920x1280", "s"),
+    "memory": ("Peak memory: detector (tiny), MobileSAM, 20 boxes", "MiB"),
+    "start": ("Start of the process until both models are loaded", "s"),
+}
+
+
+def measure(run: Run, work: str, engines: list[str], repeat: int) -> dict:
+    """One row: the engines in turn, so that a machine that slows down slows all of them."""
+    samples: dict[str, list[float]] = {}
+    for turn in range(repeat):
+        for engine in engines:
+            found = run.measure(engine, work)
+            if found is None:
+                continue
+            samples.setdefault(engine, []).extend(found)
+            shown = ", ".join(f"{sample:.3f}" for sample in found)
+            print(f"{work}, {turn + 1} of {repeat}, {engine}: {shown}", file=sys.stderr, flush=True)
+    title, unit = WORK[work]
+    results = {engine: report.summary(numbers) for engine, numbers in samples.items()}
+    return {"name": work, "title": title, "unit": unit, "engines": results, "ratios": report.ratios(results)}
+
+
+def peak(run: Run) -> float | None:
+    """What the processor can do at most, by groundling's own meter."""
+    demo = run.bench("--detector", "demo", "--segmenter", "demo", size=(160, 240))
+    return demo["peak_f32_gflops"]
+
+
+def warm_page_cache(prepared: Prepared) -> None:
+    """Read every file of weights once, so that no start waits for the disk."""
+    for folder in (prepared.models, prepared.onnx):
+        for file in folder.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    while opened.read(1 << 24):
+                        pass
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=3, help="processes per engine and work item (default: 3)")
+    parser.add_argument("--runs", type=int, default=2, help="timed runs per process, after an untimed one (default: 2)")
+    parser.add_argument("--threads", type=int, default=2, help="of every engine (default: 2)")
+    parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK), metavar="NAME", help=", ".join(WORK))
+    parser.add_argument(
+        "--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="NAME", help=", ".join(ENGINES)
+    )
+    parser.add_argument("--groundling", type=Path, help="a binary built elsewhere (default: build this working copy)")
+    parser.add_argument("--prepare", action="store_true", help="make what is missing, and measure nothing")
+    parser.add_argument("--output", type=Path, default=FOLDER / "results.json", help="where the JSON goes")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    prepared = prepare(args.groundling, args.engines)
+    if args.prepare:
+        return
+    run = Run(prepared, args.threads, args.runs)
+    engines = [engine for engine in ENGINES if engine in args.engines]
+    document = {
+        "machine": machine.cpu() | {"peak_f32_gflops": peak(run)},
+        "versions": machine.versions(prepared),
+        "commit": machine.commit(),
+        "settings": {"threads": args.threads, "repeat": args.repeat, "runs": args.runs},
+        "items": [],
+    }
+    warm_page_cache(prepared)
+    for work in (work for work in WORK if work in args.work):
+        items = document["items"]
+        items.append(measure(run, work, engines, args.repeat))
+        extra = report.more_boxes(items) if work == "masks-20" else None
+        items += [extra] if extra else []
+        # what is measured is kept if a later item fails
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(document, indent=2) + "\n")
+    print(report.machine(document), report.table(document), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()

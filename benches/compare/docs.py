@@ -1,0 +1,192 @@
+"""Measures groundling at several sizes, and writes the numbers and plots of docs/performance.md.
+
+    python3 benches/compare/docs.py [--repeat N] [--threads N]
+    python3 benches/compare/docs.py --write      # from what was measured before
+    python3 benches/compare/docs.py --smoke      # a minute on the demo models, to target/compare/smoke
+
+The text between the markers of docs/performance.md is replaced, the rest is left as it is. The numbers are kept in
+target/compare/performance.json; those of compare.py are added if there are any.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import blocks
+import machine
+from engines import Run
+from prepare import FOLDER, REPOSITORY, Prepared, checkpoints, environment, groundling
+
+VOCABULARY = REPOSITORY / "models" / "bert-base-uncased" / "vocab.txt"
+
+
+@dataclass
+class Sweep:
+    """What is varied, and how far."""
+
+    detector: Path
+    segmenter: str | Path
+    # short sides of the detector's input, for images of 3:4
+    sizes: list[int]
+    phrases: list[int]
+    boxes: list[int]
+    cores: list[int]
+    # (height, width) of the image whose masks are made
+    image: tuple[int, int]
+    # for the table of models
+    detectors: dict[str, str | Path]
+    segmenters: dict[str, str | Path]
+
+
+def full(models: Path, cores: int) -> Sweep:
+    """The published models at full size."""
+    return Sweep(
+        detector=models / "grounding-dino-tiny",
+        segmenter=models / "mobile-sam",
+        sizes=[400, 600, 800, 1000, 1200, 1400, 1600],
+        phrases=[1, 2, 5, 10, 20, 40, 80],
+        boxes=[1, 2, 5, 10, 20, 50, 100, 200],
+        cores=[count for count in (1, 2, 4, 8, 16, 32) if count <= cores],
+        image=(1280, 1920),
+        detectors={name: models / name for name in ("grounding-dino-tiny", "grounding-dino-base")},
+        segmenters={name: models / name for name in ("mobile-sam", "sam-vit-base")},
+    )
+
+
+def smoke() -> Sweep:
+    """Few points on the models of the repository."""
+    detector = REPOSITORY / "models" / "demo" / "detector"
+    return Sweep(
+        detector=detector,
+        segmenter="demo",
+        sizes=[96, 160, 256],
+        phrases=[1, 3],
+        boxes=[1, 5],
+        cores=[1, 2],
+        image=(320, 480),
+        detectors={"demo": detector},
+        segmenters={"demo": "demo"},
+    )
+
+
+def measure(run: Run, sweep: Sweep, folder: Path) -> dict:
+    """All sweeps, each a list of points."""
+    found = {"size": [], "phrases": [], "boxes": [], "cores": [], "detectors": [], "segmenters": []}
+
+    def add(kind: str, x, *arguments, threads: int = run.threads, **settings) -> None:
+        report = Run(run.prepared, threads, run.runs).bench(*arguments, **settings)
+        print(f"{kind} {x}: {report['total']['median_s']:.3f} s", file=sys.stderr, flush=True)
+        found[kind].append(point(x, report))
+
+    for side in sweep.sizes:
+        detector = resized(sweep.detector, side, folder)
+        add("size", side, "--only", "detector", "--detector", detector, size=(side, side * 4 // 3))
+    words = common_words()
+    for count in sweep.phrases:
+        prompt = ". ".join(words[:count])
+        add("phrases", count, "--only", "detector", "--detector", sweep.detector, prompt=prompt)
+    segment = ["--only", "segmenter", "--segmenter"]
+    for count in sweep.boxes:
+        add("boxes", count, *segment, sweep.segmenter, "--boxes", str(count), size=sweep.image)
+    for count in sweep.cores:
+        models = ["--detector", sweep.detector, "--segmenter", sweep.segmenter, "--boxes", "20"]
+        add("cores", count, *models, threads=count)
+    for name, model in sweep.detectors.items():
+        add("detectors", name, "--only", "detector", "--detector", model)
+    for name, model in sweep.segmenters.items():
+        add("segmenters", name, *segment, model, "--boxes", "1", size=sweep.image)
+    return found
+
+
+def point(x, report: dict) -> dict:
+    """What is kept of one report."""
+    detector = report["detector"] or {}
+    return {
+        "x": x,
+        "input": [detector.get("input_height"), detector.get("input_width")],
+        "tokens": detector.get("tokens"),
+        "total_s": report["total"]["median_s"],
+        "min_s": report["total"]["min_s"],
+        "max_s": report["total"]["max_s"],
+        "memory_mib": report["peak_memory_mib"],
+        "load_s": report["load_s"],
+        "peak_f32_gflops": report["peak_f32_gflops"],
+        "stages": {
+            name: {"median_s": stage["median_s"], "gflop": stage["gflop"], "share_of_peak": stage["share_of_peak"]}
+            for name, stage in report["stages"].items()
+        },
+    }
+
+
+def resized(model: Path, side: int, folder: Path) -> Path:
+    """The same checkpoint, whose preprocessor_config.json asks for images of this short side."""
+    target = folder / f"{model.name}-{side}"
+    target.mkdir(parents=True, exist_ok=True)
+    for file in model.iterdir():
+        link = target / file.name
+        if file.name != "preprocessor_config.json" and not link.exists():
+            link.symlink_to(file.resolve())
+    file = model / "preprocessor_config.json"
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    config["size"] = {"shortest_edge": side, "longest_edge": 2 * side}
+    (target / file.name).write_text(json.dumps(config, indent=2) + "\n")
+    return target
+
+
+def common_words() -> list[str]:
+    """Words that are one token each."""
+    words = VOCABULARY.read_text(encoding="utf-8").splitlines()[3000:]
+    return [word for word in words if word.isascii() and word.isalpha() and len(word) > 3]
+
+
+def write(document: dict, docs: Path) -> None:
+    """Replaces the generated parts of performance.md, and writes the plots beside it."""
+    template = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
+    comparison = FOLDER / "results.json"
+    others = json.loads(comparison.read_text()) if comparison.is_file() else None
+    text, plots = blocks.fill(template, document, others)
+    (docs / "performance").mkdir(parents=True, exist_ok=True)
+    for name, plot in plots.items():
+        (docs / "performance" / f"{name}.svg").write_text(plot, encoding="utf-8")
+    (docs / "performance.md").write_text(text, encoding="utf-8")
+    print(f"wrote {docs / 'performance.md'} and {len(plots)} plots")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=3, help="timed repetitions of each point (default: 3)")
+    parser.add_argument("--threads", type=int, default=2, help="everywhere but where cores are varied (default: 2)")
+    parser.add_argument("--groundling", type=Path, help="a binary built elsewhere (default: build this working copy)")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--smoke", action="store_true", help="small and short, to see that all of it works")
+    kind.add_argument("--write", action="store_true", help="measure nothing, write what was measured before")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    out = FOLDER / "smoke" if args.smoke else FOLDER
+    docs = out if args.smoke else REPOSITORY / "docs"
+    file = out / "performance.json"
+    if not args.write:
+        models = FOLDER / "models" if args.smoke else checkpoints(environment())
+        prepared = Prepared(models=models, groundling=args.groundling or groundling())
+        run = Run(prepared, args.threads, 1 if args.smoke else args.repeat)
+        cpu = machine.cpu()
+        document = {
+            "machine": cpu,
+            "versions": machine.own_versions(prepared.groundling),
+            "commit": machine.commit(),
+            "settings": {"threads": args.threads, "repeat": run.runs},
+        }
+        document |= measure(run, smoke() if args.smoke else full(models, cpu["cores"]), out / "sizes")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(document, indent=2) + "\n")
+    write(json.loads(file.read_text()), docs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""How each engine is run on a work item, and what its process tells."""
+
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from prepare import HERE, REPOSITORY, Prepared
+from sizes import BOXES, DETECTOR_SIZE, IMAGE_SIZE, PROMPT, REQUEST_SIZE, SEGMENTER_SIDE
+
+# in the order of a round, and of the table's columns
+ENGINES = ("onnxruntime", "torch", "candle", "groundling")
+# stages of the detector that the others are not given: pixels in, boxes out
+OUTSIDE_OF_THE_MODEL = ("detector.preprocess", "detector.post_process")
+READY_TIMEOUT_S = 300
+
+
+@dataclass
+class Run:
+    """One process."""
+
+    prepared: Prepared
+    threads: int
+    # timed runs in the process, after one that is not
+    runs: int
+
+    def measure(self, engine: str, work: str) -> list[float] | None:
+        """The samples of one process: seconds, or MiB for `memory`; `None` where the engine has no such work."""
+        if engine == "groundling":
+            return self.groundling(work)
+        if engine == "candle":
+            if work not in ("sam-vit-base", "mobile-sam"):
+                return None
+            return self.child([self.prepared.candle, work, "--runs", str(self.runs)])["seconds"]
+        prepared = self.prepared
+        models = prepared.onnx if engine == "onnxruntime" else prepared.models
+        command = [prepared.python, HERE / f"with_{engine}.py", "--models", models, "--threads", str(self.threads)]
+        if work == "start":
+            return [self.until_line([*command, "request", "--runs", "0"])]
+        if work == "memory":
+            return [self.child([*command, "request", "--runs", "1"])["peak_mib"]]
+        return self.child([*command, work, "--runs", str(self.runs)])["seconds"]
+
+    def groundling(self, work: str) -> list[float]:
+        """With its own `bench`; `start` is the server's, until it says that it is ready."""
+        models = self.prepared.models
+        detector, segmenter = models / "grounding-dino-tiny", models / "mobile-sam"
+        if work == "start":
+            return [self.until_ready(detector, segmenter)]
+        if work == "memory":
+            both = ["--detector", detector, "--segmenter", segmenter, "--boxes", str(BOXES)]
+            report = Run(self.prepared, self.threads, runs=1).bench(*both, size=REQUEST_SIZE)
+            return [report["peak_memory_mib"]]
+        if work.startswith("grounding-dino"):
+            report = self.bench("--only", "detector", "--detector", models / work, size=DETECTOR_SIZE)
+            stages = [name for name in report["stages"] if name.startswith("detector.")]
+            return total(report, [name for name in stages if name not in OUTSIDE_OF_THE_MODEL])
+        if work.startswith("masks-"):
+            boxes = work.removeprefix("masks-")
+            one = ["--only", "segmenter", "--segmenter", segmenter, "--boxes", boxes]
+            return total(self.bench(*one, size=IMAGE_SIZE), ["segmenter.masks", "segmenter.post_process"])
+        one = ["--only", "segmenter", "--segmenter", models / work, "--boxes", "1"]
+        report = self.bench(*one, size=(SEGMENTER_SIDE, SEGMENTER_SIDE))
+        return total(report, ["segmenter.encode_image"])
+
+    def bench(self, *arguments, size: tuple[int, int] = DETECTOR_SIZE, prompt: str = PROMPT) -> dict:
+        """The report of `groundling bench` on noise of this (height, width), its stages by their names."""
+        command = [self.prepared.groundling, "bench", *arguments, "--device", "cpu", "--json"]
+        command += ["--image-size", "x".join(map(str, size)), "--prompt", prompt, "--repeat", str(self.runs)]
+        report = self.child(command)
+        report["stages"] = {stage["name"]: stage for stage in report["stages"]}
+        return report
+
+    def child(self, command: list) -> dict:
+        """Runs a process that prints JSON."""
+        result = subprocess.run(command, env=self.variables(), cwd=REPOSITORY, text=True, stdout=subprocess.PIPE)
+        if result.returncode:
+            raise SystemExit(f"{' '.join(map(str, command))} failed")
+        # libraries may print before it
+        return json.loads(result.stdout[result.stdout.index("{") :])
+
+    def until_line(self, command: list) -> float:
+        """Seconds from the start of a process to its first line."""
+        started = time.perf_counter()
+        with subprocess.Popen(command, env=self.variables(), text=True, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            seconds = time.perf_counter() - started
+        if process.returncode:
+            raise SystemExit(f"{' '.join(map(str, command))} failed")
+        return seconds
+
+    def until_ready(self, detector: Path, segmenter: Path) -> float:
+        """Seconds from the start of groundling's server to its word that the models are loaded."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [self.prepared.groundling, "serve", "--port", str(port), "--device", "cpu"]
+        with tempfile.TemporaryDirectory() as memory:
+            command += ["--detector", detector, "--segmenter", segmenter, "--model-dir", memory]
+            started = time.perf_counter()
+            process = subprocess.Popen(command, env=self.variables(), stdout=subprocess.DEVNULL)
+            try:
+                while not is_ready(port):
+                    if process.poll() is not None or time.perf_counter() - started > READY_TIMEOUT_S:
+                        raise SystemExit("groundling serve did not become ready")
+                    time.sleep(0.005)
+                return time.perf_counter() - started
+            finally:
+                process.terminate()
+                process.wait()
+
+    def variables(self) -> dict[str, str]:
+        """The environment of a process: its threads, and no network."""
+        threads = {"THREADS": str(self.threads), "RAYON_NUM_THREADS": str(self.threads)}
+        return os.environ | threads | {"HF_HUB_OFFLINE": "1", "LOG_LEVEL": "error"}
+
+
+def total(report: dict, stages: list[str]) -> list[float]:
+    """Per run the seconds of several stages together."""
+    return [sum(samples) for samples in zip(*(report["stages"][name]["samples_s"] for name in stages), strict=True)]
+
+
+def is_ready(port: int) -> bool:
+    """Whether the server has its models."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False

@@ -1,0 +1,150 @@
+"""The models of the comparison as ONNX files, from the checkpoints of models.py.
+
+    python export.py MODELS ONNX [WORK ...]
+
+The detectors with fixed shapes (an image of 800x1066, eight tokens), through torch's TorchScript exporter, because the
+newer one cannot translate them; the image encoders and the mask decoder through the newer one. The mask decoder with a
+fixed number of boxes, and with the upscaling of its masks to the size of the image.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+from unittest import mock
+
+import onnxruntime
+import torch
+from torch import nn
+
+from inputs import inputs_of, resized
+from models import MOBILE_SAM, NAMES, SAM, load
+from sizes import BOXES, IMAGE_SIZE, SEGMENTER_SIDE
+
+
+class Detector(nn.Module):
+    """Grounding DINO with positional arguments and two results."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values, pixel_mask, input_ids, token_type_ids, attention_mask):
+        output = self.model(
+            pixel_values=pixel_values,
+            pixel_mask=pixel_mask,
+            input_ids=input_ids,
+            token_type_ids=token_type_ids,
+            attention_mask=attention_mask,
+        )
+        return output.logits, output.pred_boxes
+
+
+class Encoder(nn.Module):
+    """The image encoder of transformers' SAM, with its tensor alone as the result."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixel_values):
+        return self.encoder(pixel_values)[0]
+
+
+class Masks(nn.Module):
+    """Boxes to masks of the image's size: prompt encoder, mask decoder and `post_process_masks`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image_embeddings, input_boxes):
+        output = self.model(image_embeddings=image_embeddings, input_boxes=input_boxes, multimask_output=False)
+        masks = output.pred_masks[0]
+        height, width = resized(IMAGE_SIZE)
+        masks = nn.functional.interpolate(masks, (SEGMENTER_SIDE, SEGMENTER_SIDE), mode="bilinear")
+        masks = nn.functional.interpolate(masks[..., :height, :width], IMAGE_SIZE, mode="bilinear")
+        return masks > 0, output.iou_scores
+
+
+def running(combine, empty: int):
+    """torch.cummax or cummin of `[batch, length]`, by comparing all pairs of positions."""
+
+    def cumulative(values: torch.Tensor, dim: int):
+        length = values.shape[1]
+        earlier = torch.tril(torch.ones(length, length, dtype=torch.bool))
+        pairs = values[:, None, :].expand(-1, length, -1)
+        result = combine(torch.where(earlier, pairs, torch.full_like(pairs, empty)), -1)
+        return result, result
+
+    return cumulative
+
+
+# ONNX has neither operation
+CUMULATIVE = {"cummax": running(torch.amax, -1), "cummin": running(torch.amin, 1 << 30)}
+
+# work -> the checkpoint it is exported from
+SOURCES = {name: name for name in NAMES} | {f"masks-{count}": SAM for count in (1, BOXES)}
+
+
+def export(work: str, models: Path, folder: Path) -> None:
+    """Write one file; one that exists is complete."""
+    target = folder / f"{work}.onnx"
+    if target.is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{work}.partial.onnx"
+    model = load(SOURCES[work], models)
+    # the newer exporter, which cannot translate the detectors
+    settings = {"opset_version": 18, "dynamo": True, "external_data": False, "verbose": False}
+    if work.startswith("masks-"):
+        model, outputs = Masks(model), ["masks", "iou_scores"]
+    elif work == MOBILE_SAM:
+        model, outputs = model.image_encoder, ["image_embeddings"]
+    elif work == SAM:
+        model, outputs = Encoder(model.vision_encoder), ["image_embeddings"]
+    else:
+        model, outputs = Detector(model), ["logits", "pred_boxes"]
+        settings = {"opset_version": 17, "dynamo": False}
+    inputs = {name: torch.from_numpy(array) for name, array in inputs_of(work).items()}
+    with torch.no_grad(), warnings.catch_warnings(), mock.patch.multiple(torch, **CUMULATIVE):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model.eval(),
+            tuple(inputs.values()),
+            str(partial),
+            input_names=list(inputs),
+            output_names=outputs,
+            **settings,
+        )
+    with torch.no_grad():
+        compare(partial, inputs, model(*inputs.values()))
+    partial.rename(target)
+    print(f"made {target}", flush=True)
+
+
+def compare(file: Path, inputs: dict[str, torch.Tensor], expected) -> None:
+    """ONNX Runtime must compute from the file what torch computes from the module.
+
+    Nearly all of it: two of the detector's queries whose scores are almost the same may change places.
+    """
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    given = {item.name: inputs[item.name].numpy() for item in session.get_inputs()}
+    results = session.run(None, given)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    for item, result, wanted in zip(session.get_outputs(), results, expected, strict=True):
+        result, wanted = torch.from_numpy(result), wanted.detach()
+        if wanted.dtype == torch.bool:
+            difference, limit = (result != wanted).float().mean().item(), 1e-3
+        else:
+            finite = wanted.isfinite()
+            differences = (result[finite] - wanted[finite]).abs()
+            difference = differences.kthvalue(max(1, int(0.98 * differences.numel()))).values.item()
+            limit = 1e-3 * max(1.0, wanted[finite].abs().max().item())
+        print(f"{file.name}: {item.name}: difference to torch {difference:.1e}, allowed {limit:.1e}")
+        if not difference <= limit:
+            raise SystemExit(f"{file} computes something else than torch")
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[3:] or SOURCES:
+        export(wanted, Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,356 @@
+//! How many operations the stages take, by the configuration of the model and the sizes of its inputs.
+//!
+//! Counted are the products of the architecture as published: linear layers, convolutions, attention and
+//! sampling, a multiply-add as two; not norms, activations and softmax. Only the box head of the query
+//! selection counts for the chosen tokens alone, which is all that anybody reads. Where the code needs fewer
+//! operations than published, by another order of the same products, a stage's rate says how fast the
+//! published number gets done, and can exceed what the processor does.
+
+use std::collections::HashMap;
+
+use crate::geometry::ImageSize;
+use crate::models::{bert, grounding_dino, sam, swin};
+
+/// Operations by the name of the stage.
+#[derive(Debug, Default)]
+pub(super) struct Flops(HashMap<&'static str, u64>);
+
+/// A linear layer on `rows` rows.
+fn linear(rows: usize, input: usize, output: usize) -> u64 {
+    2 * (rows * input * output) as u64
+}
+
+/// Both products of attention, of all heads together `width` wide.
+fn attention(queries: usize, keys: usize, width: usize) -> u64 {
+    2 * linear(queries, width, keys)
+}
+
+/// `width` wide projections of queries, keys, values and the result, and attention itself.
+fn multihead_attention(queries: usize, keys: usize, width: usize) -> u64 {
+    2 * linear(queries, width, width)
+        + 2 * linear(keys, width, width)
+        + attention(queries, keys, width)
+}
+
+/// A perceptron of one hidden layer.
+fn mlp(rows: usize, width: usize, hidden: usize) -> u64 {
+    2 * linear(rows, width, hidden)
+}
+
+/// A 3x3 convolution to `cells` places.
+fn conv3x3(cells: usize, input: usize, output: usize) -> u64 {
+    linear(cells, 9 * input, output)
+}
+
+/// A 3x3 convolution of each channel by itself.
+fn depthwise3x3(cells: usize, channels: usize) -> u64 {
+    linear(cells, 9, channels)
+}
+
+/// Rows and columns of a map.
+type Grid = (usize, usize);
+
+fn cells((rows, columns): Grid) -> usize {
+    rows * columns
+}
+
+fn halved((rows, columns): Grid) -> Grid {
+    (rows.div_ceil(2), columns.div_ceil(2))
+}
+
+/// The tokens of a map padded to whole windows.
+fn windowed((rows, columns): Grid, window: usize) -> usize {
+    rows.next_multiple_of(window.max(1)) * columns.next_multiple_of(window.max(1))
+}
+
+impl Flops {
+    /// Of the stage of this name, if it is known.
+    pub(super) fn of(&self, stage: &str) -> Option<u64> {
+        self.0.get(stage).copied().filter(|flops| *flops > 0)
+    }
+
+    fn add(&mut self, stage: &'static str, flops: u64) {
+        *self.0.entry(stage).or_default() += flops;
+    }
+
+    /// The detector on an image of `input` and one caption per pass, of so many `tokens`.
+    pub(super) fn add_detector(
+        &mut self,
+        config: &grounding_dino::Config,
+        input: ImageSize,
+        tokens: &[usize],
+    ) {
+        let (backbone, maps) = swin_flops(&config.backbone_config, input);
+        let (projections, levels) = input_projection(config, &maps);
+        self.add("detector.encode_image.swin", backbone);
+        self.add("detector.encode_image.input_projection", projections);
+        self.add("detector.encode_image", backbone + projections);
+        let image: usize = levels.iter().map(|level| cells(*level)).sum();
+        for text in tokens {
+            self.add_pass(config, image, *text);
+        }
+    }
+
+    /// One caption of `text` tokens on an image of `image` tokens.
+    fn add_pass(&mut self, config: &grounding_dino::Config, image: usize, text: usize) {
+        let d = config.d_model;
+        self.add("detector.text", bert_flops(&config.text_config, text));
+
+        let width = config.encoder_ffn_dim / 2;
+        let layers = config.encoder_layers as u64;
+        // queries, values and the result on either side, one map of weights for both directions
+        let fusion =
+            3 * (linear(image, d, width) + linear(text, d, width)) + 3 * linear(image, width, text);
+        let enhancer = multihead_attention(text, text, d) + mlp(text, d, width);
+        let deformable = deformable_attention(
+            image,
+            image,
+            d,
+            config.encoder_attention_heads,
+            config.num_feature_levels * config.encoder_n_points,
+        );
+        let feed_forward = mlp(image, d, config.encoder_ffn_dim);
+        self.add("detector.encoder.fusion", layers * fusion);
+        self.add("detector.encoder.text_enhancer", layers * enhancer);
+        self.add("detector.encoder.deformable_attention", layers * deformable);
+        self.add(
+            "detector.encoder",
+            layers * (fusion + enhancer + deformable + feed_forward),
+        );
+
+        let queries = config.num_queries.min(image);
+        let box_head = 2 * linear(queries, d, d) + linear(queries, d, 4);
+        self.add(
+            "detector.query_selection",
+            linear(image, d, d) + linear(image, d, text) + box_head,
+        );
+
+        let layers = config.decoder_layers as u64;
+        let deformable = deformable_attention(
+            queries,
+            image,
+            d,
+            config.decoder_attention_heads,
+            config.num_feature_levels * config.decoder_n_points,
+        );
+        let layer = multihead_attention(queries, queries, d)
+            + multihead_attention(queries, text, d)
+            + deformable
+            + mlp(queries, d, config.decoder_ffn_dim)
+            // positions of the boxes
+            + linear(queries, config.query_dim / 2 * d, d)
+            + linear(queries, d, d)
+            + box_head;
+        self.add("detector.decoder.deformable_attention", layers * deformable);
+        self.add("detector.decoder", layers * layer);
+    }
+
+    /// The segmenter on one image and so many `boxes`.
+    pub(super) fn add_segmenter(&mut self, config: &sam::Config, boxes: usize) {
+        let encoder = match &config.tiny_vit {
+            Some(tiny_vit) => tiny_vit_flops(tiny_vit),
+            None => vit_flops(&config.vision_config),
+        };
+        self.add("segmenter.encode_image", encoder);
+        let image = config.vision_config.grid().pow(2);
+        let (transformer, upscaling) = mask_decoder(&config.mask_decoder_config, image);
+        let boxes = boxes as u64;
+        self.add("segmenter.masks.two_way_transformer", boxes * transformer);
+        self.add("segmenter.masks", boxes * (transformer + upscaling));
+    }
+}
+
+/// Swin on an image, and its output maps with their channels.
+fn swin_flops(config: &swin::Config, input: ImageSize) -> (u64, Vec<(Grid, usize)>) {
+    let patch = config.patch_size;
+    let mut grid = (input.height.div_ceil(patch), input.width.div_ceil(patch));
+    let pixels = config.num_channels * patch * patch;
+    let mut flops = linear(cells(grid), pixels, config.embed_dim);
+    // a configuration that was loaded has them
+    let outputs = config.output_stages().unwrap_or_default();
+    let mut maps = vec![];
+    for (stage, depth) in (1..).zip(&config.depths) {
+        let width = config.channels(stage);
+        let window = config.window_size;
+        let padded = windowed(grid, window);
+        let hidden = (config.mlp_ratio * width as f64) as usize;
+        let block = 4 * linear(padded, width, width)
+            + attention(padded, window * window, width)
+            + mlp(cells(grid), width, hidden);
+        flops += *depth as u64 * block;
+        if outputs.contains(&stage) {
+            maps.push((grid, width));
+        }
+        if stage < config.depths.len() {
+            grid = halved(grid);
+            flops += linear(cells(grid), 4 * width, 2 * width);
+        }
+    }
+    (flops, maps)
+}
+
+/// The projections of the maps, and the levels they become.
+fn input_projection(config: &grounding_dino::Config, maps: &[(Grid, usize)]) -> (u64, Vec<Grid>) {
+    let d = config.d_model;
+    let mut flops = 0;
+    let mut levels: Vec<Grid> = vec![];
+    let mut last = ((0, 0), d);
+    for level in 0..config.num_feature_levels {
+        if let Some(map) = maps.get(level) {
+            last = *map;
+            flops += linear(cells(last.0), last.1, d);
+        } else {
+            let grid = halved(last.0);
+            flops += conv3x3(cells(grid), last.1, d);
+            last = (grid, d);
+        }
+        levels.push(last.0);
+    }
+    (flops, levels)
+}
+
+fn bert_flops(config: &bert::Config, tokens: usize) -> u64 {
+    let width = config.hidden_size;
+    let layer =
+        multihead_attention(tokens, tokens, width) + mlp(tokens, width, config.intermediate_size);
+    config.num_hidden_layers as u64 * layer
+}
+
+/// Multi-scale deformable attention: every query and head reads `samples` places of a map.
+fn deformable_attention(
+    queries: usize,
+    values: usize,
+    d: usize,
+    heads: usize,
+    samples: usize,
+) -> u64 {
+    let projections = linear(values, d, d) + linear(queries, d, d);
+    let offsets_and_weights = linear(queries, d, 3 * heads * samples);
+    // four neighbours, weighted and summed, per channel
+    let sampling = linear(queries * samples, 4, d) + linear(queries, samples, d);
+    projections + offsets_and_weights + sampling
+}
+
+fn neck(image: usize, input: usize, output: usize) -> u64 {
+    linear(image, input, output) + conv3x3(image, output, output)
+}
+
+fn vit_flops(config: &sam::config::VisionConfig) -> u64 {
+    let (width, side) = (config.hidden_size, config.grid());
+    let image = side * side;
+    let hidden = config.mlp_dim;
+    let hidden = hidden.unwrap_or((config.mlp_ratio * width as f64) as usize);
+    let layer = |layer: usize| {
+        let window = match config.global_attn_indexes.contains(&layer) || config.window_size == 0 {
+            true => side,
+            false => config.window_size,
+        };
+        let tokens = windowed((side, side), window);
+        // of a query with the rows' and the columns' embeddings
+        let positions = match config.use_rel_pos {
+            true => 2 * linear(tokens, width, window),
+            false => 0,
+        };
+        4 * linear(tokens, width, width)
+            + attention(tokens, window * window, width)
+            + positions
+            + mlp(image, width, hidden)
+    };
+    let patches = config.num_channels * config.patch_size.pow(2);
+    linear(image, patches, width)
+        + (0..config.num_hidden_layers).map(layer).sum::<u64>()
+        + neck(image, width, config.output_channels)
+}
+
+fn tiny_vit_flops(config: &sam::tiny_vit::Config) -> u64 {
+    let Some(first) = config.embed_dims.first() else {
+        return 0;
+    };
+    let side = config.image_size;
+    let half = (side / 2, side / 2);
+    let mut grid = halved(half);
+    let mut width = *first;
+    let mut flops = conv3x3(cells(half), 3, width / 2) + conv3x3(cells(grid), width / 2, width);
+    for (stage, depth) in config.depths.iter().enumerate() {
+        let block = match stage {
+            0 => {
+                mlp(cells(grid), width, config.hidden_dim)
+                    + depthwise3x3(cells(grid), config.hidden_dim)
+            }
+            _ => {
+                let window = config.window_sizes[stage];
+                let tokens = windowed(grid, window);
+                4 * linear(tokens, width, width)
+                    + attention(tokens, window * window, width)
+                    + depthwise3x3(cells(grid), width)
+                    + mlp(cells(grid), width, 4 * width)
+            }
+        };
+        flops += *depth as u64 * block;
+        if let Some(next) = config.embed_dims.get(stage + 1) {
+            flops += linear(cells(grid), width, *next);
+            // the last stage keeps the resolution
+            if stage + 2 < config.embed_dims.len() {
+                grid = halved(grid);
+            }
+            flops += depthwise3x3(cells(grid), *next) + linear(cells(grid), *next, *next);
+            width = *next;
+        }
+    }
+    flops + neck(cells(grid), width, config.output_channels)
+}
+
+/// The two-way transformer, and what follows it, for one box on a map of `image` tokens.
+fn mask_decoder(config: &sam::config::MaskDecoderConfig, image: usize) -> (u64, u64) {
+    let width = config.hidden_size;
+    // IoU, masks, two corners
+    let tokens = 1 + (config.num_multimask_outputs + 1) + 2;
+    let cross = |rate: usize| {
+        let inner = width / rate.max(1);
+        2 * linear(tokens, width, inner)
+            + 2 * linear(image, width, inner)
+            + attention(tokens, image, inner)
+    };
+    let block = multihead_attention(tokens, tokens, width)
+        + 2 * cross(2)
+        + mlp(tokens, width, config.mlp_dim);
+    let transformer =
+        config.num_hidden_layers as u64 * block + cross(config.attention_downsample_rate);
+    // two transposed convolutions of stride 2, and the product with the mask's weights
+    let upscaling = linear(image, width, 4 * (width / 4))
+        + linear(4 * image, width / 4, 4 * (width / 8))
+        + linear(16 * image, width / 8, 1);
+    (transformer, upscaling)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn giga(flops: Option<u64>) -> f64 {
+        flops.unwrap() as f64 / 1e9
+    }
+
+    #[test]
+    fn published_models() {
+        let mut flops = Flops::default();
+        let input = ImageSize {
+            height: 800,
+            width: 1066,
+        };
+        flops.add_detector(&grounding_dino::Config::default(), input, &[8]);
+        flops.add_segmenter(&sam::Config::default(), 1);
+        let near = |stage: &str, expected: f64| {
+            let found = giga(flops.of(stage));
+            assert!(
+                (found / expected - 1.0).abs() < 0.02,
+                "{stage}: {found} GFLOP"
+            );
+        };
+        // 6 layers: three projections of 17,821 tokens between 256 and 1,024 channels, three products with
+        // 8 tokens of text
+        near("detector.encoder.fusion", 173.4);
+        near("segmenter.encode_image", 970.0);
+        assert_eq!(flops.of("detector.preprocess"), None);
+    }
+}

@@ -1,0 +1,217 @@
+//! `groundling bench` as a user runs it.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::cli::{command, failure, groundling};
+
+/// Runs it for its JSON.
+fn report(arguments: &[&str]) -> Value {
+    let fixed = ["bench", "--repeat", "1", "--warm-up", "0", "--json"];
+    let output = groundling(&[&fixed, arguments].concat());
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn names(report: &Value) -> Vec<&str> {
+    let stages = report["stages"].as_array().unwrap();
+    let names = stages.iter().map(|stage| stage["name"].as_str().unwrap());
+    names.collect()
+}
+
+const DETECTOR: [&str; 8] = [
+    "detector.preprocess",
+    "detector.encode_image",
+    "detector.text",
+    "detector.encoder",
+    "detector.query_selection",
+    "detector.decoder",
+    "detector.post_process",
+    "detector.other",
+];
+const SEGMENTER: [&str; 5] = [
+    "segmenter.preprocess",
+    "segmenter.encode_image",
+    "segmenter.masks",
+    "segmenter.post_process",
+    "segmenter.other",
+];
+
+#[test]
+fn every_stage_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace.json");
+    let report = report(&[
+        "--image",
+        "examples/images/shapes.png",
+        "--prompt",
+        "red circle. blue star.",
+        "--trace",
+        trace.to_str().unwrap(),
+    ]);
+    assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(report["device"], "cpu");
+    assert_eq!(report["precision"], "f32");
+    assert!(report["threads"].as_u64().unwrap() >= 1);
+    let image = &report["image"];
+    assert_eq!(image["source"], "examples/images/shapes.png");
+    assert_eq!(
+        (&image["height"], &image["width"]),
+        (&480.into(), &640.into())
+    );
+    assert_eq!(report["detector"]["name"], "demo");
+    assert_eq!(report["detector"]["prompt"], "red circle. blue star.");
+    // [CLS] red circle . blue star . [SEP]
+    assert_eq!(report["detector"]["tokens"], serde_json::json!([8]));
+    assert_eq!(
+        report["segmenter"],
+        serde_json::json!({"name": "demo", "boxes": 2})
+    );
+    assert_eq!(
+        (&report["repeat"], &report["warm_up"]),
+        (&1.into(), &0.into())
+    );
+    assert!(report["load_s"].as_f64().unwrap() > 0.0);
+    let peak = report["peak_f32_gflops"].as_f64().unwrap();
+    assert!(peak > 0.0);
+    assert_eq!(
+        report["peak_memory_mib"]
+            .as_f64()
+            .is_some_and(|mib| mib > 1.0),
+        cfg!(target_os = "linux")
+    );
+
+    assert_eq!(
+        names(&report),
+        [&["decode"][..], &DETECTOR, &SEGMENTER].concat()
+    );
+    let total = report["total"]["median_s"].as_f64().unwrap();
+    let mut sum = 0.0;
+    for stage in report["stages"].as_array().unwrap() {
+        let median = stage["median_s"].as_f64().unwrap();
+        sum += median;
+        assert_eq!(stage["samples_s"], serde_json::json!([median]));
+        assert_eq!(
+            (&stage["min_s"], &stage["max_s"]),
+            (&stage["median_s"], &stage["median_s"])
+        );
+        if let Some(gflop) = stage["gflop"].as_f64() {
+            let rate = stage["gflops"].as_f64().unwrap();
+            assert!((rate * median / gflop - 1.0).abs() < 1e-6);
+            let share = stage["share_of_peak"].as_f64().unwrap();
+            assert!((share * peak / rate - 1.0).abs() < 1e-6);
+        }
+    }
+    // the stages are the whole, but for the little between them
+    assert!((0.8..=1.0).contains(&(sum / total)), "{sum} s of {total} s");
+    let encoder = &report["stages"][4];
+    assert_eq!(encoder["name"], "detector.encoder");
+    assert!(encoder["gflop"].as_f64().unwrap() > 0.0);
+    let parts = encoder["parts"].as_array().unwrap();
+    assert!(
+        parts
+            .iter()
+            .any(|part| part["name"] == "detector.encoder.fusion")
+    );
+
+    events(&trace, total);
+}
+
+/// What `--trace` wrote: complete events, one within the other.
+fn events(file: &Path, total_s: f64) {
+    let trace: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let span = |event: &Value| {
+        let (start, duration) = (event["ts"].as_f64(), event["dur"].as_f64());
+        (start.unwrap(), start.unwrap() + duration.unwrap())
+    };
+    let run = events.iter().find(|event| event["name"] == "run").unwrap();
+    let (start, end) = span(run);
+    assert!(((end - start) / 1e6 - total_s).abs() < 1e-3);
+    for event in events {
+        assert_eq!(
+            (&event["ph"], &event["pid"], &event["tid"]),
+            (&"X".into(), &1.into(), &1.into())
+        );
+        let (from, to) = span(event);
+        assert!(start <= from && from <= to && to <= end + 1e-3, "{event}");
+    }
+    for name in [
+        "decode",
+        "detect",
+        "swin",
+        "fusion",
+        "image_encoder",
+        "mask_decoder",
+    ] {
+        assert!(events.iter().any(|event| event["name"] == name), "{name}");
+    }
+}
+
+#[test]
+fn noise_and_boxes_of_a_wanted_number() {
+    let size = ["--image-size", "96x128", "--boxes", "20"];
+    let report = report(&size);
+    assert_eq!(
+        report["image"],
+        serde_json::json!({"source": "noise", "height": 96, "width": 128})
+    );
+    assert_eq!(report["segmenter"]["boxes"], 20);
+    assert_eq!(names(&report), [&DETECTOR[..], &SEGMENTER].concat());
+}
+
+#[test]
+fn one_model_alone() {
+    let size = ["--image-size", "96x128"];
+    let detector = report(&[&size[..], &["--only", "detector"]].concat());
+    assert_eq!(names(&detector), DETECTOR);
+    assert_eq!(detector["segmenter"], Value::Null);
+    let without = report(&[&size[..], &["--segmenter", "none"]].concat());
+    assert_eq!(names(&without), DETECTOR);
+    // the detector, which does not exist, is not looked for
+    let only = ["--only", "segmenter", "--detector", "./nowhere"];
+    let segmenter = report(&[&size[..], &only].concat());
+    assert_eq!(names(&segmenter), SEGMENTER);
+    assert_eq!(segmenter["detector"], Value::Null);
+    assert_eq!(segmenter["segmenter"]["boxes"], 1);
+}
+
+#[test]
+fn a_table_for_people() {
+    let output = command(&[
+        "bench",
+        "--repeat",
+        "1",
+        "--image-size",
+        "96x128",
+        "--boxes",
+        "1",
+    ])
+    .output()
+    .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    for word in [
+        "STAGE",
+        "detector.encoder",
+        "  fusion",
+        "segmenter.masks",
+        "\ntotal",
+        "GFLOP/s",
+    ] {
+        assert!(text.contains(word), "{word} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn what_cannot_be_measured() {
+    let nothing = ["bench", "--only", "segmenter", "--segmenter", "none"];
+    assert!(failure(&nothing).contains("nothing to measure"));
+    let missing = ["bench", "--image", "nowhere.png"];
+    assert!(failure(&missing).contains("cannot read the file nowhere.png"));
+    let unknown = groundling(&["bench", "--image-size", "800"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    let error = String::from_utf8(unknown.stderr).unwrap();
+    assert!(error.contains("800x1066"), "{error}");
+}
