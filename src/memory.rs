@@ -221,7 +221,7 @@ mod tests {
             // SAFETY: the block is written inside its size, and freed with its layout.
             unsafe {
                 let start = ALLOCATOR.alloc_zeroed(layout);
-                assert!(!start.is_null() && start.addr() % HUGE_PAGE == 0);
+                assert!(!start.is_null() && start.addr().is_multiple_of(HUGE_PAGE));
                 assert!((0..size).step_by(4095).all(|i| *start.add(i) == 0));
                 start.write_bytes(7, size);
                 ALLOCATOR.dealloc(start, layout);

@@ -129,20 +129,14 @@ pub(crate) fn fusion_attention(projections: &ImageProjections, pair: Pair) -> At
     let count = pair.vision.len() / d;
     // row (head, text token): what an image token is multiplied by to get its score, and what it gets back
     let (mut folded_keys, mut folded_values, mut key_bias) = (vec![], vec![], vec![]);
-    for head in 0..heads {
+    for (head, query) in query.iter().enumerate() {
         let text = |data| Rows {
             data,
             count: tokens,
             stride: inner,
         };
         let keys = &pair.keys[head * width..];
-        folded_keys.extend(product(
-            text(keys),
-            &query[head],
-            None,
-            Activation::None,
-            None,
-        ));
+        folded_keys.extend(product(text(keys), query, None, Activation::None, None));
         let values = text(&pair.values[head * width..]);
         let output = &projections.output[head];
         folded_values.extend(product(values, output, None, Activation::None, None));

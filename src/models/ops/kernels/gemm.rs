@@ -20,7 +20,7 @@ const VECTORS: usize = 2;
 const DEPTH: usize = 256;
 
 /// Rows of `A` that a task computes with at once: they stay in the second-level cache.
-pub(crate) const TILE_ROWS: usize = 96;
+pub(crate) const TILE_ROWS: usize = 48;
 
 /// Where the panels of a matrix `[n, k]` lie: of its `n` rows, as many as a panel is wide are side by side, depth
 /// after depth; zeros fill up the last panel.
