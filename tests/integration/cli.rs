@@ -28,6 +28,8 @@ pub fn command(arguments: &[&str]) -> Command {
             "LOG_",
             "PRECISION",
             "DEVICE",
+            "DETECTOR_SIZE",
+            "THREADS",
         ];
         let mut all = of_models.iter().chain(&of_detection);
         if all.any(|prefix| name.starts_with(prefix)) {
@@ -57,6 +59,58 @@ pub fn failure(arguments: &[&str]) -> String {
 }
 
 const SHAPES: &str = "examples/images/shapes.png";
+
+/// What is found does not depend on the instruction set that the kernels are limited to, nor on the threads.
+#[test]
+fn older_cpus_and_other_threads_find_the_same() {
+    let detections = |settings: &[(&str, &str)]| -> Vec<Value> {
+        let mut predict = command(&["predict", SHAPES, "--prompt", "red circle. blue star."]);
+        let output = predict.envs(settings.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        found["results"][0]["detections"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    let expected = detections(&[]);
+    assert_eq!(expected.len(), 2);
+    for settings in [
+        [("GROUNDLING_INSTRUCTION_SET", "portable"), ("THREADS", "1")],
+        [("GROUNDLING_INSTRUCTION_SET", "avx2"), ("THREADS", "3")],
+    ] {
+        let found = detections(&settings);
+        assert_eq!(found.len(), expected.len(), "{settings:?}");
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_eq!(found["phrase"], expected["phrase"], "{settings:?}");
+            let numbers = |detection: &Value| -> Vec<f64> {
+                let corners = detection["box"].as_array().unwrap().iter();
+                corners.map(|corner| corner.as_f64().unwrap()).collect()
+            };
+            for (a, b) in numbers(found).iter().zip(numbers(expected)) {
+                assert!((a - b).abs() < 0.01, "{settings:?}: {a} and {b}");
+            }
+        }
+    }
+}
+
+/// A smaller detector input finds the large shapes too, and a size that makes no sense is refused.
+#[test]
+fn the_detectors_size_is_a_setting() {
+    let predict = [
+        "predict",
+        SHAPES,
+        "--prompt",
+        "red circle",
+        "--detector-size",
+    ];
+    let output = groundling(&[&predict[..], &["256"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    let output = groundling(&[&predict[..], &["7"]].concat());
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("64..=2048"), "{error}");
+}
 
 #[test]
 fn json_and_overlay() {
