@@ -2,7 +2,7 @@
 //!
 //! Every tensor operation allocates its output. System allocators give blocks of many megabytes back to the
 //! kernel at once, and get them again as fresh pages, each of which faults and is cleared: a third of a
-//! detection's time. What is kept is bounded by [`LIMIT`]; [`give_back`] returns it when there is nothing to do.
+//! detection's time. What is kept is bounded (1 GiB); [`give_back`] returns it when there is nothing to do.
 
 #![allow(unsafe_code)]
 

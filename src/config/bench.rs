@@ -42,7 +42,7 @@ pub struct BenchArgs {
     /// JSON, for scripts, with the time of every repetition.
     #[arg(long)]
     pub json: bool,
-    /// Also write the timed repetitions in Chrome's trace format, for https://ui.perfetto.dev or
+    /// Also write the timed repetitions in Chrome's trace format, for <https://ui.perfetto.dev> or
     /// chrome://tracing.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,

@@ -1,5 +1,5 @@
 //! Layers that several models share. They hold weights and know their published names; what they compute is in
-//! [`ops`](super::ops), where the fast kernels are.
+//! [`ops`], where the fast kernels are.
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
