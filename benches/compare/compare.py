@@ -44,10 +44,10 @@ def measure(run: Run, work: str, engines: list[str], repeat: int) -> dict:
     return {"name": work, "title": title, "unit": unit, "engines": results, "ratios": report.ratios(results)}
 
 
-def peak(run: Run) -> float | None:
-    """What the processor can do at most, by groundling's own meter."""
+def own_view(run: Run) -> dict:
+    """What groundling says of the processor: its peak rate, and the instruction set that the kernels use."""
     demo = run.bench("--detector", "demo", "--segmenter", "demo", size=(160, 240))
-    return demo["peak_f32_gflops"]
+    return {"peak_f32_gflops": demo["peak_f32_gflops"], "kernels": demo["instruction_set"]}
 
 
 def warm_page_cache(prepared: Prepared) -> None:
@@ -84,7 +84,7 @@ def main() -> None:
     run = Run(prepared, args.threads, args.runs)
     engines = [engine for engine in ENGINES if engine in args.engines]
     document = {
-        "machine": machine.cpu() | {"peak_f32_gflops": peak(run)},
+        "machine": machine.cpu() | own_view(run),
         "versions": machine.versions(prepared),
         "commit": machine.commit(),
         "settings": {"threads": args.threads, "repeat": args.repeat, "runs": args.runs},

@@ -26,7 +26,7 @@ VOCABULARY = REPOSITORY / "models" / "bert-base-uncased" / "vocab.txt"
 class Sweep:
     """What is varied, and how far."""
 
-    detector: Path
+    detector: str | Path
     segmenter: str | Path
     # short sides of the detector's input, for images of 3:4
     sizes: list[int]
@@ -57,21 +57,20 @@ def full(models: Path, cores: int) -> Sweep:
 
 def smoke() -> Sweep:
     """Few points on the models of the repository."""
-    detector = REPOSITORY / "models" / "demo" / "detector"
     return Sweep(
-        detector=detector,
+        detector="demo",
         segmenter="demo",
         sizes=[96, 160, 256],
         phrases=[1, 3],
         boxes=[1, 5],
         cores=[1, 2],
         image=(320, 480),
-        detectors={"demo": detector},
+        detectors={"demo": "demo"},
         segmenters={"demo": "demo"},
     )
 
 
-def measure(run: Run, sweep: Sweep, folder: Path) -> dict:
+def measure(run: Run, sweep: Sweep) -> dict:
     """All sweeps, each a list of points."""
     found = {"size": [], "phrases": [], "boxes": [], "cores": [], "detectors": [], "segmenters": []}
 
@@ -81,8 +80,8 @@ def measure(run: Run, sweep: Sweep, folder: Path) -> dict:
         found[kind].append(point(x, report))
 
     for side in sweep.sizes:
-        detector = resized(sweep.detector, side, folder)
-        add("size", side, "--only", "detector", "--detector", detector, size=(side, side * 4 // 3))
+        detector = ["--only", "detector", "--detector", sweep.detector, "--detector-size", str(side)]
+        add("size", side, *detector, size=(side, side * 4 // 3))
     words = common_words()
     for count in sweep.phrases:
         prompt = ". ".join(words[:count])
@@ -118,21 +117,6 @@ def point(x, report: dict) -> dict:
             for name, stage in report["stages"].items()
         },
     }
-
-
-def resized(model: Path, side: int, folder: Path) -> Path:
-    """The same checkpoint, whose preprocessor_config.json asks for images of this short side."""
-    target = folder / f"{model.name}-{side}"
-    target.mkdir(parents=True, exist_ok=True)
-    for file in model.iterdir():
-        link = target / file.name
-        if file.name != "preprocessor_config.json" and not link.exists():
-            link.symlink_to(file.resolve())
-    file = model / "preprocessor_config.json"
-    config = json.loads(file.read_text()) if file.is_file() else {}
-    config["size"] = {"shortest_edge": side, "longest_edge": 2 * side}
-    (target / file.name).write_text(json.dumps(config, indent=2) + "\n")
-    return target
 
 
 def common_words() -> list[str]:
@@ -182,7 +166,7 @@ def main() -> None:
             "commit": machine.commit(),
             "settings": {"threads": args.threads, "repeat": run.runs},
         }
-        document |= measure(run, smoke() if args.smoke else full(models, cpu["cores"]), out / "sizes")
+        document |= measure(run, smoke() if args.smoke else full(models, cpu["cores"]))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(document, indent=2) + "\n")
     write(json.loads(file.read_text()), docs)

@@ -63,7 +63,8 @@ def machine(document: dict) -> str:
     peak = f"{cpu['peak_f32_gflops'] or 0:.0f} GFLOP/s"
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     lines = [
-        f"{cpu['model']}{family}, {cpu['cores']} cores, {sets}; f32 peak of {settings['threads']} threads: {peak}.",
+        f"{cpu['model']}{family}, {cpu['cores']} cores, {sets}; f32 peak of {settings['threads']} threads: {peak}. "
+        f"groundling's kernels use {cpu['kernels']}.",
         f"{versions}; commit {document['commit']}.",
         f"{settings['threads']} threads; medians of {settings['repeat']} processes with {settings['runs']} timed runs "
         "each (one for memory and start), in brackets the smallest and the largest.",

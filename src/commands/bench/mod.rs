@@ -24,6 +24,7 @@ use super::progress;
 use crate::config::{BenchArgs, Half};
 use crate::detector::{DetectionOptions, Detector};
 use crate::geometry::{BoundingBox, ImageSize};
+use crate::models::ops::InstructionSet;
 use crate::pipeline::{Plan, device};
 use crate::prompt::Prompt;
 use crate::segmenter::Segmenter;
@@ -93,6 +94,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         device: device::name(device),
         precision,
         threads: rayon::current_num_threads(),
+        instruction_set: InstructionSet::current().name(),
         image: ImageReport {
             source: bench.input.describe(),
             height: bench.size.height,

@@ -18,6 +18,8 @@ pub(super) struct Report {
     pub(super) precision: Precision,
     /// Of the CPU.
     pub(super) threads: usize,
+    /// That the kernels use on the CPU: `portable`, `avx2`, `avx512` or `neon`.
+    pub(super) instruction_set: &'static str,
     pub(super) image: ImageReport,
     /// `null` where it was not measured.
     pub(super) detector: Option<DetectorReport>,
@@ -155,11 +157,12 @@ impl Report {
             format!(", at most {mib:.0} MiB of memory")
         });
         format!(
-            "groundling {} on {}, {}, {} threads{peak}\n{}\nloaded in {:.2} s{memory}; {} repetitions after {}\n\n",
+            "groundling {} on {}, {}, {} threads, {}{peak}\n{}\nloaded in {:.2} s{memory}; {} repetitions after {}\n\n",
             self.version,
             self.device,
             precision_name(self.precision),
             self.threads,
+            self.instruction_set,
             what.join("; "),
             self.load_s,
             self.repeat,
