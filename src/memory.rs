@@ -11,7 +11,7 @@ use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
 #[global_allocator]
-static ALLOCATOR: Keeping = Keeping;
+static ALLOCATOR: CachingAllocator = CachingAllocator;
 
 /// Blocks from this size on are kept.
 const LARGE: usize = 1 << 20;
@@ -26,7 +26,7 @@ const HUGE_PAGE: usize = 2 << 20;
 const PLACES: usize = 256;
 
 /// The system's allocator, with large blocks kept.
-struct Keeping;
+struct CachingAllocator;
 
 /// A kept block.
 #[derive(Clone, Copy)]
@@ -42,7 +42,7 @@ struct Kept {
     bytes: usize,
 }
 
-// SAFETY: a kept block belongs to nobody; whoever takes it out owns it.
+// SAFETY: a kept block has no owner; who takes it out becomes its owner.
 unsafe impl Send for Kept {}
 
 static KEPT: Mutex<Kept> = Mutex::new(Kept {
@@ -55,7 +55,7 @@ static KEPT: Mutex<Kept> = Mutex::new(Kept {
 });
 
 impl Kept {
-    /// The block of this size that was put last.
+    /// Takes out the block of this size that was kept last.
     fn take(&mut self, size: usize) -> Option<*mut u8> {
         let kept = &self.blocks[..self.count];
         let index = kept.iter().rposition(|block| block.size == size)?;
@@ -70,7 +70,7 @@ impl Kept {
         block
     }
 
-    /// Keeps a block, and removes the longest unused ones where they would be too many.
+    /// Keeps a block; those kept longest are freed where the limits would be exceeded.
     fn put(&mut self, block: Block) {
         if block.size > LIMIT {
             free(block);
@@ -94,11 +94,6 @@ pub fn give_back() {
     }
 }
 
-/// Bytes that are kept now.
-pub fn kept_bytes() -> usize {
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner).bytes
-}
-
 /// Whether a block of this layout is one of those that are kept.
 fn is_large(layout: Layout) -> bool {
     layout.size() >= LARGE
@@ -120,11 +115,11 @@ fn system_layout(size: usize) -> Layout {
 }
 
 fn free(block: Block) {
-    // SAFETY: the block came from the system with this layout, and nobody has it any more.
+    // SAFETY: the block came from the system with this layout, and has no owner any more.
     unsafe { System.dealloc(block.start, system_layout(block.size)) }
 }
 
-/// A large block, which may hold what somebody else left.
+/// A large block, which may hold what an earlier owner wrote.
 fn large(size: usize) -> *mut u8 {
     let kept = KEPT
         .lock()
@@ -145,7 +140,7 @@ fn large(size: usize) -> *mut u8 {
 
 // SAFETY: large blocks are at least as large and as aligned as asked for, and are handed out once; everything else
 // is the system allocator's.
-unsafe impl GlobalAlloc for Keeping {
+unsafe impl GlobalAlloc for CachingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_large(layout) {
             return large(rounded(layout.size()));
@@ -227,9 +222,9 @@ mod tests {
                 ALLOCATOR.dealloc(start, layout);
             }
         }
-        assert!(kept_bytes() <= LIMIT);
+        assert!(KEPT.lock().expect("kept blocks").bytes <= LIMIT);
         give_back();
-        let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = KEPT.lock().expect("kept blocks");
         assert!(
             !kept.blocks[..kept.count]
                 .iter()

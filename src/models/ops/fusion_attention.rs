@@ -216,6 +216,7 @@ fn with_kernel(
     let (batch, count, d) = shape;
     let (images, tokens, inner) = keys.dims3()?;
     let fits = images == batch
+        && tokens > 0
         && d == projections.d()
         && text_bias.dims() == [batch, 1, tokens]
         && token_mask.is_none_or(|mask| mask.dims() == [batch, count]);

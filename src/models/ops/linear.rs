@@ -6,7 +6,8 @@ use std::sync::Arc;
 use candle_core::{D, Result, Shape, Tensor};
 
 use super::kernels::feed_forward;
-use super::kernels::gemm::{Packed, Rows, product};
+use super::kernels::gemm::{Rows, product};
+use super::kernels::packed::Packed;
 use super::kernels::simd::InstructionSet;
 use super::{Activation, activate_plain, has_kernel, numbers, tensor};
 

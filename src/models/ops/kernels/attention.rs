@@ -8,9 +8,10 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Epilogue, Panels, Tile, load};
+use super::gemm::{Epilogue, Tile};
+use super::packed::Panels;
 use super::scratch::{Scratch, Shared, filled};
-use super::simd::{InstructionSet, exp};
+use super::simd::{InstructionSet, exponentials};
 
 /// Queries and keys whose scores are computed at once.
 const QUERIES: usize = 96;
@@ -42,7 +43,8 @@ pub(crate) unsafe trait Rows: Sync {
     fn key(&self, group: usize, head: usize, index: usize) -> &[f32];
     fn value(&self, group: usize, head: usize, index: usize) -> &[f32];
 
-    /// Where in the output the row of a query starts; `None`: nobody wants it. No two are the same.
+    /// Where in the output the row of a query starts; `None` for a query that has no place there, whose row is
+    /// dropped. No two are the same.
     fn output(&self, group: usize, head: usize, index: usize) -> Option<usize>;
 
     /// Numbers of [`Rows::prepare`] for so many queries.
@@ -218,7 +220,7 @@ impl<R: Rows> Block<'_, R> {
                 self.part
                     .rows
                     .add_bias(query, first_key, &mut scores[..count]);
-                let shrink = exponentials(simd, scores, count, &mut largest[i], &mut totals[i]);
+                let shrink = softmax_part(simd, scores, count, &mut largest[i], &mut totals[i]);
                 if first_key > 0 && shrink != 1.0 {
                     for sum in &mut sums[i * width..][..width] {
                         *sum *= shrink;
@@ -263,44 +265,29 @@ impl<R: Rows> Block<'_, R> {
 /// Replaces scores by their exponentials, `e^(score - largest)` with the largest score so far; returns what
 /// earlier sums must be multiplied by.
 #[inline(always)]
-fn exponentials<S: Simd>(
+fn softmax_part<S: Simd>(
     simd: S,
     scores: &mut [f32],
     count: usize,
     largest: &mut f32,
     total: &mut f32,
 ) -> f32 {
-    let lanes = S::F32_LANES;
-    let whole = count.next_multiple_of(lanes);
-    // what fills up the last vector counts nothing
+    let whole = count.next_multiple_of(S::F32_LANES);
+    // what fills up the last vector is not the largest, and is not added up
     scores[count..whole].fill(f32::NEG_INFINITY);
     let scores = &mut scores[..whole];
     let mut most = simd.splat_f32s(*largest);
-    for chunk in scores.chunks_exact(lanes) {
-        // SAFETY: the chunk is one vector.
-        most = simd.max_f32s(most, unsafe { load::<S>(chunk.as_ptr()) });
+    for vector in S::as_simd_f32s(scores).0 {
+        most = simd.max_f32s(most, *vector);
     }
     let most = simd.reduce_max_f32s(most);
-    let subtracted = simd.splat_f32s(most);
+    exponentials(simd, scores, most);
+    let (vectors, rest) = S::as_simd_f32s(&scores[..count]);
     let mut sums = simd.splat_f32s(0.0);
-    let (body, last) = scores.split_at_mut(whole.saturating_sub(lanes));
-    for chunk in body.chunks_exact_mut(lanes) {
-        // SAFETY: the chunk is one vector.
-        unsafe {
-            let e = exp(simd, simd.sub_f32s(load::<S>(chunk.as_ptr()), subtracted));
-            sums = simd.add_f32s(sums, e);
-            chunk.as_mut_ptr().cast::<S::f32s>().write_unaligned(e);
-        }
+    for vector in vectors {
+        sums = simd.add_f32s(sums, *vector);
     }
-    let mut sum = simd.reduce_sum_f32s(sums);
-    if !last.is_empty() {
-        // SAFETY: what is left is one vector.
-        unsafe {
-            let e = exp(simd, simd.sub_f32s(load::<S>(last.as_ptr()), subtracted));
-            last.as_mut_ptr().cast::<S::f32s>().write_unaligned(e);
-        }
-        sum += last[..lanes - (whole - count)].iter().sum::<f32>();
-    }
+    let sum = simd.reduce_sum_f32s(sums) + rest.iter().sum::<f32>();
     let shrink = if *largest == most {
         1.0
     } else {

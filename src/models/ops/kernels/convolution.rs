@@ -5,7 +5,8 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Activation, Epilogue, Packed, Tile};
+use super::gemm::{Activation, Epilogue, Tile};
+use super::packed::Packed;
 use super::scratch::{Scratch, Shared, filled};
 
 /// Numbers of the patches that a task gathers at once: they stay in the second-level cache.

@@ -5,7 +5,8 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Activation, Epilogue, Packed, Panels, Rows, TILE_ROWS, Tile, product};
+use super::gemm::{Activation, Epilogue, Rows, TILE_ROWS, Tile, product};
+use super::packed::{Packed, Panels};
 use super::scratch::{Scratch, Shared, filled};
 
 /// Hidden channels that are computed at once: with a tile's rows they stay in the second-level cache.

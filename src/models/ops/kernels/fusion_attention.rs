@@ -10,9 +10,10 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Activation, Epilogue, Packed, Panels, Rows, TILE_ROWS, Tile, load, product};
+use super::gemm::{Activation, Epilogue, Rows, TILE_ROWS, Tile, product};
+use super::packed::{Packed, Panels};
 use super::scratch::{Scratch, Shared, filled};
-use super::simd::{InstructionSet, exp};
+use super::simd::{InstructionSet, exponentials};
 
 /// A linear layer's weight `[output, input]` and bias `[output]`.
 pub(crate) type Layer<'a> = (&'a [f32], &'a [f32]);
@@ -275,19 +276,6 @@ impl WithSimd for VisionTile<'_> {
         };
         // SAFETY: the tile's rows lie in the image's tokens and in the output.
         unsafe { add.compute(simd) };
-    }
-}
-
-/// `e^(x - most)` in place, of whole vectors.
-#[inline(always)]
-fn exponentials<S: Simd>(simd: S, line: &mut [f32], most: f32) {
-    let most = simd.splat_f32s(most);
-    for chunk in line.chunks_exact_mut(S::F32_LANES) {
-        // SAFETY: the chunk is one vector.
-        unsafe {
-            let e = exp(simd, simd.sub_f32s(load::<S>(chunk.as_ptr()), most));
-            chunk.as_mut_ptr().cast::<S::f32s>().write_unaligned(e);
-        }
     }
 }
 

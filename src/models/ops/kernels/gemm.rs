@@ -10,197 +10,15 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::scratch::{Aligned, Shared, filled};
-use super::simd::{InstructionSet, gelu};
-
-/// Vectors in a row of a panel.
-const VECTORS: usize = 2;
+use super::packed::{Packed, Panels, VECTORS};
+use super::scratch::{Shared, filled};
+use super::simd::gelu;
 
 /// Depth that is summed up in registers at once: a panel of it fills half of the first-level cache.
 const DEPTH: usize = 256;
 
 /// Rows of `A` that a task computes with at once: they stay in the second-level cache.
 pub(crate) const TILE_ROWS: usize = 48;
-
-/// Where the panels of a matrix `[n, k]` lie: of its `n` rows, as many as a panel is wide are side by side, depth
-/// after depth; zeros fill up the last panel.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Panels {
-    start: *const f32,
-    n: usize,
-    k: usize,
-    width: usize,
-}
-
-impl Panels {
-    /// Rows that a panel has with vectors of this many lanes.
-    pub(crate) const fn width(lanes: usize) -> usize {
-        VECTORS * lanes
-    }
-
-    /// Numbers that the panels of a matrix `[n, k]` take.
-    pub(crate) fn size(lanes: usize, n: usize, k: usize) -> usize {
-        n.next_multiple_of(Self::width(lanes)) * k
-    }
-
-    /// Packs `n` rows of `k` numbers into `panels`; `row` gives each of them.
-    pub(crate) fn pack_rows<'a>(
-        panels: &mut [f32],
-        lanes: usize,
-        (n, k): (usize, usize),
-        row: impl Fn(usize) -> &'a [f32],
-    ) -> Self {
-        let width = Self::width(lanes);
-        if k > 0 {
-            for (panel, first) in panels.chunks_mut(width * k).zip((0..n).step_by(width)) {
-                pack_panel_of_rows(panel, width, first..n.min(first + width), &row);
-            }
-        }
-        Self {
-            start: panels.as_ptr(),
-            n,
-            k,
-            width,
-        }
-    }
-
-    /// Packs the transpose of `k` rows of `n` numbers into `panels`.
-    pub(crate) fn pack_columns<'a>(
-        panels: &mut [f32],
-        lanes: usize,
-        (n, k): (usize, usize),
-        row: impl Fn(usize) -> &'a [f32],
-    ) -> Self {
-        let width = Self::width(lanes);
-        if k > 0 {
-            for depth in 0..k {
-                let row = &row(depth)[..n];
-                for (i, part) in row.chunks(width).enumerate() {
-                    let out = &mut panels[(i * k + depth) * width..][..width];
-                    out[..part.len()].copy_from_slice(part);
-                    out[part.len()..].fill(0.0);
-                }
-            }
-        }
-        Self {
-            start: panels.as_ptr(),
-            n,
-            k,
-            width,
-        }
-    }
-
-    /// How many panels there are.
-    pub(crate) fn count(&self) -> usize {
-        self.n.div_ceil(self.width)
-    }
-}
-
-/// One panel: `rows` of the matrix become its columns.
-fn pack_panel_of_rows<'a>(
-    panel: &mut [f32],
-    width: usize,
-    rows: std::ops::Range<usize>,
-    row: &impl Fn(usize) -> &'a [f32],
-) {
-    let count = rows.len();
-    for (j, number) in rows.enumerate() {
-        for (out, value) in panel.iter_mut().skip(j).step_by(width).zip(row(number)) {
-            *out = *value;
-        }
-    }
-    for out in panel.chunks_mut(width) {
-        out[count..].fill(0.0);
-    }
-}
-
-/// A matrix `[n, k]` in panels for one instruction set.
-#[derive(Debug, Clone)]
-pub(crate) struct Packed {
-    set: InstructionSet,
-    n: usize,
-    k: usize,
-    width: usize,
-    numbers: Aligned,
-}
-
-impl Packed {
-    /// Packs `n` rows of `k` numbers, `stride` numbers apart.
-    pub(crate) fn of_rows(
-        set: InstructionSet,
-        rows: &[f32],
-        (n, k): (usize, usize),
-        stride: usize,
-    ) -> Self {
-        let lanes = set.lanes();
-        let width = Panels::width(lanes);
-        let mut numbers = Aligned::zeros(Panels::size(lanes, n, k));
-        if n * k > 0 {
-            let row = |i: usize| &rows[i * stride..][..k];
-            numbers
-                .as_mut_slice()
-                .par_chunks_mut(width * k)
-                .take(n.div_ceil(width))
-                .enumerate()
-                .for_each(|(i, panel)| {
-                    pack_panel_of_rows(panel, width, i * width..n.min((i + 1) * width), &row);
-                });
-        }
-        Self {
-            set,
-            n,
-            k,
-            width,
-            numbers,
-        }
-    }
-
-    /// Packs the transpose of `k` rows of `n` numbers, `stride` numbers apart.
-    pub(crate) fn of_columns(
-        set: InstructionSet,
-        rows: &[f32],
-        (n, k): (usize, usize),
-        stride: usize,
-    ) -> Self {
-        let lanes = set.lanes();
-        let mut numbers = Aligned::zeros(Panels::size(lanes, n, k));
-        Panels::pack_columns(numbers.as_mut_slice(), lanes, (n, k), |i| {
-            &rows[i * stride..][..n]
-        });
-        Self {
-            set,
-            n,
-            k,
-            width: Panels::width(lanes),
-            numbers,
-        }
-    }
-
-    /// The panels, for as long as the matrix lives.
-    pub(crate) fn panels(&self) -> Panels {
-        Panels {
-            start: self.numbers.as_ptr(),
-            n: self.n,
-            k: self.k,
-            width: self.width,
-        }
-    }
-
-    /// Rows: the columns of the product.
-    pub(crate) fn n(&self) -> usize {
-        self.n
-    }
-
-    /// Numbers of a row: the depth of the product.
-    pub(crate) fn k(&self) -> usize {
-        self.k
-    }
-
-    /// The instruction set it is packed for.
-    pub(crate) fn set(&self) -> InstructionSet {
-        self.set
-    }
-}
 
 /// What is done to a sum before it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -504,28 +322,7 @@ pub(crate) fn product(
     activation: Activation,
     residual: Option<&[f32]>,
 ) -> Vec<f32> {
-    let length = a.count * b.n;
-    // SAFETY: `product_into` writes every row.
-    unsafe {
-        filled(length, |c| {
-            product_into(a, b, bias, activation, residual, c)
-        })
-    }
-}
-
-/// [`product`] at `output`.
-///
-/// # Safety
-/// `output` must be valid for writes of `a.count * b.n()` numbers, which nothing else touches meanwhile.
-pub(crate) unsafe fn product_into(
-    a: Rows,
-    b: &Packed,
-    bias: Option<&[f32]>,
-    activation: Activation,
-    residual: Option<&[f32]>,
-    output: Shared<*mut f32>,
-) {
-    let (n, k) = (b.n, b.k);
+    let (n, k) = (b.n(), b.k());
     let Rows {
         data,
         count: rows,
@@ -537,8 +334,8 @@ pub(crate) unsafe fn product_into(
     );
     assert!(bias.is_none_or(|bias| bias.len() == n), "bias");
     assert!(residual.is_none_or(|r| r.len() == rows * n), "residual");
+    let (count, width) = (b.panels().count(), b.panels().width);
     let (a, panels) = (Shared::new(data.as_ptr()), Shared::new(b.panels()));
-    let (count, width) = (n.div_ceil(b.width), b.width);
     let residual = Shared::new(residual.map(<[f32]>::as_ptr));
     // few rows are shared out by panels too, so that every thread has something to do
     let tiles = rows.div_ceil(TILE_ROWS);
@@ -547,38 +344,42 @@ pub(crate) unsafe fn product_into(
         _ => 1,
     };
     let group = count.div_ceil(groups);
-    let task = |index: usize| {
-        let first_row = index / groups * TILE_ROWS;
-        let first_panel = (index % groups * group).min(count);
-        let at = first_row * n + first_panel * width;
-        // SAFETY: the tile's rows and columns lie in the matrices, whose sizes are checked above; no other
-        // task writes this part of the output.
-        let tile = unsafe {
-            Tile {
-                rows: TILE_ROWS.min(rows - first_row),
-                a: a.get().add(first_row * stride),
-                a_stride: stride,
-                b: panels.get(),
-                depth: (0, k),
-                panels: (first_panel, group.min(count - first_panel)),
-                c: output.get().wrapping_add(at),
-                c_stride: n,
-                epilogue: Epilogue {
-                    bias,
-                    activation,
-                    residual: residual.get().map(|r| (r.wrapping_add(at), n)),
-                    accumulate: false,
-                },
-            }
-        };
-        b.set.run(ComputeTile(tile));
-    };
     let tasks = tiles * groups;
-    if rows * n * k < 1 << 15 {
-        (0..tasks).for_each(task);
-    } else {
-        (0..tasks).into_par_iter().for_each(task);
-    }
+    let run = |output: Shared<*mut f32>| {
+        let task = |index: usize| {
+            let first_row = index / groups * TILE_ROWS;
+            let first_panel = (index % groups * group).min(count);
+            let at = first_row * n + first_panel * width;
+            // SAFETY: the tile's rows and columns lie in the matrices, whose sizes are checked above; no other
+            // task writes this part of the output.
+            let tile = unsafe {
+                Tile {
+                    rows: TILE_ROWS.min(rows - first_row),
+                    a: a.get().add(first_row * stride),
+                    a_stride: stride,
+                    b: panels.get(),
+                    depth: (0, k),
+                    panels: (first_panel, group.min(count - first_panel)),
+                    c: output.get().wrapping_add(at),
+                    c_stride: n,
+                    epilogue: Epilogue {
+                        bias,
+                        activation,
+                        residual: residual.get().map(|r| (r.wrapping_add(at), n)),
+                        accumulate: false,
+                    },
+                }
+            };
+            b.set().run(ComputeTile(tile));
+        };
+        if rows * n * k < 1 << 15 {
+            (0..tasks).for_each(task);
+        } else {
+            (0..tasks).into_par_iter().for_each(task);
+        }
+    };
+    // SAFETY: the tasks write every row and column.
+    unsafe { filled(rows * n, run) }
 }
 
 /// [`Tile::compute`] as a kernel.
@@ -589,7 +390,7 @@ impl WithSimd for ComputeTile<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // SAFETY: `product_into` made the tile, and runs it with the instruction set of its matrix.
+        // SAFETY: `product` made the tile, and runs it with the instruction set of its matrix.
         unsafe { self.0.compute(simd) }
     }
 }

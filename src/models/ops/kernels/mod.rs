@@ -10,6 +10,7 @@ pub(super) mod feed_forward;
 pub(super) mod fusion_attention;
 pub(super) mod gemm;
 pub(super) mod norm;
+pub(super) mod packed;
 pub(super) mod sampling;
 mod scratch;
 pub(super) mod simd;

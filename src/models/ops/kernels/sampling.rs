@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::gemm::load;
 use super::scratch::{Scratch, Shared, filled};
-use super::simd::{InstructionSet, exp};
+use super::simd::{InstructionSet, exponentials};
 
 /// The sizes of a call.
 #[derive(Debug, Clone, Copy)]
@@ -150,14 +150,7 @@ impl Part<'_> {
         }
         shares[..samples].copy_from_slice(logits);
         shares[samples..].fill(f32::NEG_INFINITY);
-        let subtracted = simd.splat_f32s(most);
-        for chunk in shares.chunks_exact_mut(S::F32_LANES) {
-            // SAFETY: the chunk is one vector.
-            unsafe {
-                let e = exp(simd, simd.sub_f32s(load::<S>(chunk.as_ptr()), subtracted));
-                chunk.as_mut_ptr().cast::<S::f32s>().write_unaligned(e);
-            }
-        }
+        exponentials(simd, shares, most);
         let mut total = 0.0;
         for share in &shares[..samples] {
             total += share;

@@ -135,6 +135,17 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.mul_f32s(p, simd.transmute_f32s_u32s(scale))
 }
 
+/// Replaces numbers by `e^(x - most)`: whole vectors, so that the length must be a multiple of the lanes.
+#[inline(always)]
+pub(crate) fn exponentials<S: Simd>(simd: S, numbers: &mut [f32], most: f32) {
+    let most = simd.splat_f32s(most);
+    let (vectors, rest) = S::as_mut_simd_f32s(numbers);
+    debug_assert!(rest.is_empty());
+    for vector in vectors {
+        *vector = exp(simd, simd.sub_f32s(*vector, most));
+    }
+}
+
 /// `x * (1 + erf(x / sqrt 2)) / 2`, with an error function that is exact to 6e-8 (N. Juffa's `erff`: a polynomial
 /// near zero, one minus an exponential elsewhere).
 #[inline(always)]

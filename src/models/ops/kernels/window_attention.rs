@@ -7,7 +7,8 @@ use std::ops::Range;
 use pulp::Simd;
 
 use super::attention::{Query, Rows, Sizes, attend};
-use super::gemm::{Packed, Tile};
+use super::gemm::Tile;
+use super::packed::Packed;
 use super::simd::InstructionSet;
 
 /// How a map `[B, height, width]` is cut into windows, of which the last ones may reach over its edge.
