@@ -71,9 +71,9 @@ impl fmt::Debug for Segmenter {
 /// The normalisation of images.
 const IMAGES: &str = "preprocessor_config.json";
 
-/// Boxes that go through the mask decoder together. One has work for every thread, and its 4 MB of image tokens at
-/// SAM's size stay in the caches.
-const BOXES_AT_ONCE: usize = 1;
+/// Boxes that go through the mask decoder together: each takes some 20 MB of image tokens and upscaled maps at
+/// SAM's size. Four take 5 % less time than one by one.
+const BOXES_AT_ONCE: usize = 4;
 
 impl Segmenter {
     /// Loads a checkpoint; one without a preprocessor configuration is given SAM's usual pixels.
