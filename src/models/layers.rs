@@ -43,6 +43,11 @@ impl Linear {
         ops::linear(xs, &self.weight, bias, activation, Some(residual))
     }
 
+    /// `[B, N, input]` to `[B, heads, N, output / heads]`: each head's outputs lie together.
+    pub fn forward_by_heads(&self, xs: &Tensor, heads: usize) -> Result<Tensor> {
+        ops::linear_by_heads(xs, &self.weight, self.bias.as_ref(), heads)
+    }
+
     /// The product with the weight alone.
     pub fn without_bias(&self, xs: &Tensor) -> Result<Tensor> {
         ops::linear(xs, &self.weight, None, Activation::None, None)

@@ -1,18 +1,18 @@
 //! Multi-scale deformable attention (Zhu et al. 2020, <https://arxiv.org/abs/2010.04159>).
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::config::Config;
 use super::pyramid::Pyramid;
-use crate::models::layers::{Linear, linear, linear_concat};
+use crate::models::layers::{Linear, linear};
 use crate::models::ops::{Sampling, deformable_sampling};
 
 /// `GroundingDinoMultiscaleDeformableAttention`: every query reads a few learned places of every
 /// level, around its reference point.
 #[derive(Debug, Clone)]
 pub struct DeformableAttention {
-    /// `sampling_offsets` and `attention_weights` side by side.
+    /// `sampling_offsets`, those in x and those in y, and `attention_weights` side by side.
     samples: Linear,
     value_proj: Linear,
     output_proj: Linear,
@@ -36,10 +36,18 @@ impl DeformableAttention {
     pub fn load(vb: VarBuilder, config: &Config, heads: usize, points: usize) -> Result<Self> {
         let d = config.d_model;
         let samples = heads * config.num_feature_levels * points;
-        let offsets = (samples * 2, true, vb.pp("sampling_offsets"));
-        let weights = (samples, true, vb.pp("attention_weights"));
+        let (vb_o, vb_w) = (vb.pp("sampling_offsets"), vb.pp("attention_weights"));
+        // pairs (x, y) in the checkpoint
+        let by_axis = |xs: Tensor, input: usize| {
+            let xs = xs.reshape((samples, 2, input))?.transpose(0, 1)?;
+            xs.reshape((2 * samples, input))
+        };
+        let offsets = by_axis(vb_o.get((2 * samples, d), "weight")?, d)?;
+        let weights = vb_w.get((samples, d), "weight")?;
+        let offsets_bias = by_axis(vb_o.get(2 * samples, "bias")?, 1)?.flatten_all()?;
+        let bias = Tensor::cat(&[offsets_bias, vb_w.get(samples, "bias")?], 0)?;
         Ok(Self {
-            samples: linear_concat(d, &[offsets, weights])?,
+            samples: Linear::new(Tensor::cat(&[offsets, weights], 0)?, Some(bias))?,
             value_proj: linear(d, d, vb.pp("value_proj"))?,
             output_proj: linear(d, d, vb.pp("output_proj"))?,
             heads,
@@ -74,9 +82,15 @@ impl DeformableAttention {
     /// What the queries read, before the output projection.
     fn sample(&self, queries: &Tensor, reference: &Tensor, memory: Memory) -> Result<Tensor> {
         let _span = tracing::debug_span!("deformable_attention").entered();
-        let value = self.value_proj.forward(memory.hidden_states)?;
+        let value = self
+            .value_proj
+            .forward_by_heads(memory.hidden_states, self.heads)?;
         let value = match memory.token_mask {
-            Some(mask) => value.broadcast_mul(&mask.unsqueeze(2)?.to_dtype(value.dtype())?)?,
+            // [B, N] -> [B, 1, N, 1]
+            Some(mask) => {
+                let mask = mask.unsqueeze(1)?.unsqueeze(3)?;
+                value.broadcast_mul(&mask.to_dtype(value.dtype())?)?
+            }
             None => value,
         };
         let shapes: Vec<(usize, usize)> = memory

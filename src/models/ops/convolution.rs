@@ -7,7 +7,7 @@ use super::kernels::depthwise;
 use super::kernels::simd::InstructionSet;
 use super::{Activation, Matrix, activate_plain, copied, has_kernel, linear, numbers, tensor};
 
-fn map_of(xs: &Tensor) -> Result<Map> {
+pub(super) fn map_of(xs: &Tensor) -> Result<Map> {
     let (batch, height, width, channels) = xs.dims4()?;
     if height * width * channels == 0 {
         candle_core::bail!("convolution: an empty map {:?}", xs.dims())

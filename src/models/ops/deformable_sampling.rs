@@ -20,9 +20,9 @@ pub struct Sampling<'a> {
 /// Sums bilinear samples of `value`, with zeros outside the maps and `align_corners=false`
 /// (`multi_scale_deformable_attention` of the reference, with the softmax and the locations before it).
 ///
-/// - `value` `[B, N, heads * D]`: the maps, flattened one after the other
-/// - `samples` `[B, Q, heads * L * P * 3]`: every head's offsets (`L * P` pairs `(x, y)`), then every head's `L * P`
-///   logits of the attention
+/// - `value` `[B, heads, N, D]`: the maps, flattened one after the other
+/// - `samples` `[B, Q, 3 * heads * L * P]`: every head's `L * P` offsets in x, then in y, then its logits of the
+///   attention
 /// - `reference` `[B, Q, L, 2]` (centres: offsets are in cells) or `[B, Q, L, 4]` (boxes cxcywh: offsets are in
 ///   halves of their sides, divided by `P`), 0..1
 ///
@@ -56,13 +56,13 @@ fn with_kernel(
     reference: &Tensor,
     sampling: Sampling,
 ) -> Result<Tensor> {
-    let (batch, _, channels) = value.dims3()?;
+    let (batch, heads, _, width) = value.dims4()?;
     let queries = samples.dim(1)?;
     let sizes = Sizes {
         batch,
         queries,
-        heads: sampling.heads,
-        width: channels / sampling.heads,
+        heads,
+        width,
         points: sampling.points,
         shapes: sampling.shapes,
         reference: reference.dim(3)?,
@@ -80,7 +80,7 @@ fn with_kernel(
         numbers(&reference)?,
         sizes,
     );
-    tensor(result, (batch, queries, channels))
+    tensor(result, (batch, queries, heads * width))
 }
 
 /// The same as [`deformable_sampling`], in plain tensor operations.
@@ -99,17 +99,19 @@ pub fn deformable_sampling_plain(
         points,
         shapes,
     } = sampling;
-    let (batch, tokens, channels) = value.dims3()?;
+    let batch = value.dim(0)?;
     let (queries, levels) = (samples.dim(1)?, shapes.len());
     let count = heads * levels * points;
     let offsets = samples.narrow(2, 0, 2 * count)?;
-    let offsets = offsets.reshape((batch, queries, heads, levels, points * 2))?;
+    let offsets = offsets
+        .reshape(&[batch, queries, 2, heads, levels, points])?
+        .permute([0, 1, 3, 4, 5, 2])?
+        .reshape((batch, queries, heads, levels, points * 2))?;
     let logits = samples.narrow(2, 2 * count, count)?;
     let logits = logits.reshape((batch, queries, heads, levels * points))?;
     let weights = candle_nn::ops::softmax_last_dim(&logits.contiguous()?)?;
     let locations = locations(&offsets, reference, sampling)?;
-    let value = value.reshape((batch, tokens, heads, channels / heads))?;
-    sample(&value, &locations, &weights, shapes)
+    sample(value, &locations, &weights, shapes)
 }
 
 /// Where to sample, `(x, y)` in 0..1 of each level: `[B, Q, heads, L, P * 2]`.
@@ -134,7 +136,7 @@ fn locations(offsets: &Tensor, reference: &Tensor, sampling: Sampling) -> Result
     offsets.broadcast_add(&centres)
 }
 
-/// The weighted samples of `value` `[B, N, heads, D]` at `locations` `[B, Q, heads, L, P * 2]` with `weights` `[B, Q,
+/// The weighted samples of `value` `[B, heads, N, D]` at `locations` `[B, Q, heads, L, P * 2]` with `weights` `[B, Q,
 /// heads, L * P]`.
 fn sample(
     value: &Tensor,
@@ -142,7 +144,7 @@ fn sample(
     weights: &Tensor,
     shapes: &[(usize, usize)],
 ) -> Result<Tensor> {
-    let (batch, _, heads, width) = value.dims4()?;
+    let (batch, heads, _, width) = value.dims4()?;
     let (_, queries, _, levels, pairs) = locations.dims5()?;
     let (points, dtype, device) = (pairs / 2, value.dtype(), value.device());
     let samples = (batch * heads, queries * points);
@@ -157,10 +159,9 @@ fn sample(
     let mut start = 0;
     for (level, &(rows, columns)) in shapes.iter().enumerate() {
         let tokens = rows * columns;
-        // [B, tokens, heads, D] -> [B * heads * tokens, D]
+        // [B, heads, tokens, D] -> [B * heads * tokens, D]
         let map = value
-            .narrow(1, start, tokens)?
-            .transpose(1, 2)?
+            .narrow(2, start, tokens)?
             .reshape((batch * heads * tokens, width))?;
         start += tokens;
         let at = |coordinate: usize, size: usize| -> Result<Tensor> {
@@ -215,12 +216,12 @@ fn check(value: &Tensor, samples: &Tensor, reference: &Tensor, sampling: Samplin
         points,
         shapes,
     } = sampling;
-    let (batch, tokens, channels) = value.dims3()?;
+    let (batch, value_heads, tokens, _) = value.dims4()?;
     let (_, queries, numbers) = samples.dims3()?;
     let (_, _, _, coordinates) = reference.dims4()?;
     let cells: usize = shapes.iter().map(|(rows, columns)| rows * columns).sum();
     let fits = heads > 0
-        && channels % heads == 0
+        && value_heads == heads
         && numbers == heads * shapes.len() * points * 3
         && samples.dim(0)? == batch
         && reference.dims() == [batch, queries, shapes.len(), coordinates]
@@ -262,7 +263,7 @@ mod tests {
                     points,
                     shapes,
                 };
-                let value = Tensor::randn(0f32, 1.0, (batch, tokens, heads * width), device)?;
+                let value = Tensor::randn(0f32, 1.0, (batch, heads, tokens, width), device)?;
                 let numbers = heads * levels * points * 3;
                 // some locations lie outside the maps
                 let samples = Tensor::randn(0f32, 2.0, (batch, queries, numbers), device)?;
@@ -285,6 +286,30 @@ mod tests {
     }
 
     #[test]
+    fn places_outside_and_not_a_number_weigh_nothing() -> Result<()> {
+        let device = &Device::Cpu;
+        let sampling = Sampling {
+            heads: 1,
+            points: 4,
+            shapes: &[(3, 5)],
+        };
+        let value = Tensor::randn(0f32, 1.0, (1, 1, 15, 8), device)?;
+        let reference = Tensor::full(0.5f32, (1, 1, 1, 2), device)?;
+        // offsets in x, in y, logits; the last place is the centre of the middle cell
+        let nan = f32::NAN;
+        let numbers = vec![
+            1e30, -1e30, nan, 0.0, 0.0, nan, 1e9, 0.0, 0.0, 0.0, 0.0, 0.0,
+        ];
+        let samples = Tensor::from_vec(numbers, (1, 1, 12), device)?;
+        let quarter = (value.narrow(2, 7, 1)? * 0.25)?.reshape((1, 1, 8))?;
+        for set in InstructionSet::available() {
+            let fast = with_kernel(set, &value, &samples, &reference, sampling)?;
+            assert_close(set.name(), &fast, &quarter, 1e-6)?;
+        }
+        Ok(())
+    }
+
+    #[test]
     fn shapes_that_do_not_fit_are_named() -> Result<()> {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
         let sampling = Sampling {
@@ -292,7 +317,7 @@ mod tests {
             points: 1,
             shapes: &[(2, 3)],
         };
-        let (value, samples) = (zeros(&[1, 4, 2])?, zeros(&[1, 1, 3])?);
+        let (value, samples) = (zeros(&[1, 1, 4, 2])?, zeros(&[1, 1, 3])?);
         let error = deformable_sampling(&value, &samples, &zeros(&[1, 1, 1, 2])?, sampling);
         assert!(error.is_err_and(|e| e.to_string().contains("[(2, 3)]")));
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{D, Result, Shape, Tensor};
 
 use super::kernels::feed_forward;
-use super::kernels::gemm::{Rows, product};
+use super::kernels::gemm::{Rows, product, product_by_heads};
 use super::kernels::packed::Packed;
 use super::kernels::simd::InstructionSet;
 use super::{Activation, activate_plain, has_kernel, numbers, tensor};
@@ -94,28 +94,18 @@ pub fn linear(
     let xs = numbers(&xs_view)?;
     let bias = bias_view.as_ref().map(numbers).transpose()?;
     let residual = residual_view.as_ref().map(numbers).transpose()?;
-    let rows = xs.len() / input.max(1);
-    let product = |xs, count, residual| {
-        let rows = Rows {
-            data: xs,
-            count,
-            stride: input,
-        };
-        product(rows, packed, bias, activation, residual)
+    let rows = Rows {
+        data: xs,
+        count: xs.len() / input.max(1),
+        stride: input,
     };
-    let result = match residual {
-        Some(of_one) if of_one.len() < rows * output => {
-            let of_image = of_one.len() / output;
-            if of_image == 0 || rows % of_image != 0 {
-                candle_core::bail!("linear: a residual of {of_image} rows for {rows}")
-            }
-            let images = xs.chunks(of_image * input);
-            images
-                .flat_map(|xs| product(xs, of_image, Some(of_one)))
-                .collect()
+    if let Some(residual) = residual {
+        let of_image = residual.len() / output.max(1);
+        if of_image == 0 && rows.count > 0 || !rows.count.is_multiple_of(of_image.max(1)) {
+            candle_core::bail!("linear: a residual of {of_image} rows for {}", rows.count)
         }
-        residual => product(xs, rows, residual),
-    };
+    }
+    let result = product(rows, packed, bias, activation, residual);
     tensor(result, shape)
 }
 
@@ -136,6 +126,56 @@ pub fn linear_plain(
         None => sum,
     };
     activate_plain(sum, activation)
+}
+
+/// [`linear`] of tokens `[B, N, input]`, head by head: `[B, heads, N, output / heads]`.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn linear_by_heads(
+    xs: &Tensor,
+    weight: &Matrix,
+    bias: Option<&Tensor>,
+    heads: usize,
+) -> Result<Tensor> {
+    output_shape("linear by heads", xs, weight, bias)?;
+    let (images, tokens, input) = xs.dims3()?;
+    let (output, _) = weight.dims();
+    if heads == 0 || output % heads != 0 {
+        candle_core::bail!("linear by heads: {heads} heads do not divide {output} outputs")
+    }
+    let packed = match weight {
+        Matrix::Plain(weight) => return linear_by_heads_plain(xs, weight, bias, heads),
+        Matrix::Packed(packed) => &packed.0,
+    };
+    let xs = xs.contiguous()?;
+    let bias = bias.map(Tensor::storage_and_layout);
+    let xs = xs.storage_and_layout();
+    let rows = Rows {
+        data: numbers(&xs)?,
+        count: images * tokens,
+        stride: input,
+    };
+    let bias = bias.as_ref().map(numbers).transpose()?;
+    let result = product_by_heads(rows, images, packed, bias, heads);
+    tensor(result, (images, heads, tokens, output / heads))
+}
+
+/// The same as [`linear_by_heads`], in plain tensor operations.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn linear_by_heads_plain(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    heads: usize,
+) -> Result<Tensor> {
+    let (images, tokens, _) = xs.dims3()?;
+    linear_plain(xs, weight, bias, Activation::None, None)?
+        .reshape((images, tokens, heads, ()))?
+        .transpose(1, 2)?
+        .contiguous()
 }
 
 /// A linear layer: its weight and its bias.

@@ -7,6 +7,7 @@ mod attention;
 mod convolution;
 mod deformable_sampling;
 mod fusion_attention;
+mod inverted_bottleneck;
 mod kernels;
 mod linear;
 mod norm;
@@ -23,10 +24,14 @@ pub use convolution::{
 };
 pub use deformable_sampling::{Sampling, deformable_sampling, deformable_sampling_plain};
 pub use fusion_attention::{FusionAttention, FusionProjections};
+pub use inverted_bottleneck::{InvertedBottleneck, inverted_bottleneck, inverted_bottleneck_plain};
 pub use kernels::gemm::Activation;
 pub use kernels::simd::InstructionSet;
 pub use kernels::window_attention::Windows;
-pub use linear::{Matrix, feed_forward, feed_forward_plain, linear, linear_plain};
+pub use linear::{
+    Matrix, feed_forward, feed_forward_plain, linear, linear_by_heads, linear_by_heads_plain,
+    linear_plain,
+};
 pub use norm::{group_norm, group_norm_plain, layer_norm, layer_norm_plain};
 pub use window_attention::{PositionBias, window_attention, window_attention_plain};
 

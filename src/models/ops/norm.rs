@@ -86,9 +86,13 @@ pub fn group_norm(
     let [maps, weight, bias] = tensors.each_ref().map(Tensor::storage_and_layout);
     let (weight, bias) = (numbers(&weight)?, numbers(&bias)?);
     let images = numbers(&maps)?.chunks(height * width * channels);
-    let normed: Vec<f32> = images
-        .flat_map(|image| norm::group_norm(image, groups, weight, bias, eps as f32))
+    let normed: Vec<Vec<f32>> = images
+        .map(|image| norm::group_norm(image, groups, weight, bias, eps as f32))
         .collect();
+    let normed = match <[Vec<f32>; 1]>::try_from(normed) {
+        Ok([normed]) => normed,
+        Err(normed) => normed.concat(),
+    };
     tensor(normed, xs.shape())
 }
 

@@ -10,8 +10,8 @@ use candle_nn::VarBuilder;
 use super::neck::Neck;
 use crate::models::layers::{FeedForward, LayerNorm, Linear, layer_norm, linear};
 use crate::models::ops::{
-    Activation, Conv3x3, Depthwise3x3, PositionBias, Windows, conv3x3, depthwise_conv3x3,
-    window_attention,
+    Activation, Conv3x3, Depthwise3x3, InvertedBottleneck, Matrix, PositionBias, Windows, conv3x3,
+    depthwise_conv3x3, inverted_bottleneck, window_attention,
 };
 use crate::models::weights::Weights;
 
@@ -205,10 +205,10 @@ fn folded(output: usize, input: usize, side: usize, vb: VarBuilder) -> Result<(T
     ))
 }
 
-/// A 1x1 `Conv2d_BN`, which is a linear layer on the channels.
-fn pointwise(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
+/// A 1x1 `Conv2d_BN`, which is a linear layer on the channels: its weight `[output, input]` and its bias.
+fn pointwise(input: usize, output: usize, vb: VarBuilder) -> Result<(Matrix, Tensor)> {
     let (kernel, bias) = folded(output, input, 1, vb)?;
-    Linear::new(kernel.reshape((output, input))?, Some(bias))
+    Ok((Matrix::new(kernel.reshape((output, input))?)?, bias))
 }
 
 /// A depthwise 3x3 `Conv2d_BN`.
@@ -227,54 +227,51 @@ fn halving(input: usize, output: usize, vb: VarBuilder) -> Result<Conv3x3> {
     Conv3x3::new(&kernel, Some(bias), 2)
 }
 
+/// A 1x1, a depthwise 3x3 of this stride, and another 1x1 `Conv2d_BN`.
+fn bottleneck(
+    [input, hidden, output]: [usize; 3],
+    stride: usize,
+    vb: VarBuilder,
+) -> Result<InvertedBottleneck> {
+    let (widen, widen_bias) = pointwise(input, hidden, vb.pp("conv1"))?;
+    let (narrow, narrow_bias) = pointwise(hidden, output, vb.pp("conv3"))?;
+    Ok(InvertedBottleneck {
+        widen,
+        widen_bias,
+        depthwise: depthwise(hidden, stride, vb.pp("conv2"))?,
+        narrow,
+        narrow_bias,
+    })
+}
+
 /// `MBConv`: widened, convolved channel by channel, narrowed, around a shortcut.
 #[derive(Debug, Clone)]
-struct MbConv {
-    widen: Linear,
-    depthwise: Depthwise3x3,
-    narrow: Linear,
-}
+struct MbConv(InvertedBottleneck);
 
 impl MbConv {
     fn load(dim: usize, hidden: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            widen: pointwise(dim, hidden, vb.pp("conv1"))?,
-            depthwise: depthwise(hidden, 1, vb.pp("conv2"))?,
-            narrow: pointwise(hidden, dim, vb.pp("conv3"))?,
-        })
+        Ok(Self(bottleneck([dim, hidden, dim], 1, vb)?))
     }
 
     /// `[B, H, W, C]` to the same shape.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let widened = self.widen.forward_activated(xs, Activation::Gelu)?;
-        let convolved = depthwise_conv3x3(&widened, &self.depthwise, Activation::Gelu)?;
-        self.narrow
-            .forward_added_activated(&convolved, xs, Activation::Gelu)
+        inverted_bottleneck(xs, &self.0, Some(xs), Activation::Gelu)
     }
 }
 
 /// `PatchMerging`: half the resolution, but before the last stage.
 #[derive(Debug, Clone)]
-struct PatchMerging {
-    conv1: Linear,
-    conv2: Depthwise3x3,
-    conv3: Linear,
-}
+struct PatchMerging(InvertedBottleneck);
 
 impl PatchMerging {
     fn load(dim: usize, next: usize, vb: VarBuilder) -> Result<Self> {
         let stride = if UNSTRIDED.contains(&next) { 1 } else { 2 };
-        Ok(Self {
-            conv1: pointwise(dim, next, vb.pp("conv1"))?,
-            conv2: depthwise(next, stride, vb.pp("conv2"))?,
-            conv3: pointwise(next, next, vb.pp("conv3"))?,
-        })
+        Ok(Self(bottleneck([dim, next, next], stride, vb)?))
     }
 
     /// `[B, H, W, C]` to `[B, H / stride, W / stride, next]`.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let xs = self.conv1.forward_activated(xs, Activation::Gelu)?;
-        depthwise_conv3x3(&xs, &self.conv2, Activation::Gelu)?.apply(&self.conv3)
+        inverted_bottleneck(xs, &self.0, None, Activation::None)
     }
 }
 

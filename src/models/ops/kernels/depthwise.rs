@@ -33,20 +33,27 @@ pub(crate) fn depthwise_conv3x3(
         "kernel"
     );
     let (rows, columns) = (height.div_ceil(stride), width.div_ceil(stride));
+    let line_length = width * channels;
     let run = |output: Shared<*mut f32>| {
         (0..batch * rows).into_par_iter().for_each(|line| {
-            let image = line / rows;
-            set.run(Line {
-                xs: &xs[image * height * width * channels..][..height * width * channels],
-                map,
+            let (image, row) = (line / rows, line % rows);
+            // a row at the edge has no neighbour there
+            let below = [0, 1, 2].map(|k| {
+                let y = (row * stride + k).wrapping_sub(1);
+                let at = (image * height + y.min(height)) * line_length;
+                (y < height).then(|| &xs[at..][..line_length])
+            });
+            set.run(ConvolveLine(Line {
+                rows: below,
+                width,
+                left: 1,
                 kernel,
                 bias,
                 stride,
                 activation,
-                row: line % rows,
                 columns,
-                output: Shared::new(output.get().wrapping_add(line * columns * channels)),
-            });
+                output: output.get().wrapping_add(line * columns * channels),
+            }));
         });
     };
     // SAFETY: every task writes its line.
@@ -54,40 +61,58 @@ pub(crate) fn depthwise_conv3x3(
 }
 
 /// One line of the result.
-struct Line<'a> {
-    xs: &'a [f32],
-    map: Map,
-    kernel: &'a [f32],
-    bias: &'a [f32],
-    stride: usize,
-    activation: Activation,
-    row: usize,
-    columns: usize,
-    output: Shared<*mut f32>,
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Line<'a> {
+    /// The rows of pixels under the kernel; `None` beyond the map.
+    pub(super) rows: [Option<&'a [f32]>; 3],
+    /// Pixels of these rows.
+    pub(super) width: usize,
+    /// Columns of the first pixel's kernel that lie left of these rows.
+    pub(super) left: usize,
+    /// `[9, C]`
+    pub(super) kernel: &'a [f32],
+    /// `[C]`
+    pub(super) bias: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) activation: Activation,
+    /// Pixels of the result.
+    pub(super) columns: usize,
+    pub(super) output: *mut f32,
 }
 
-impl WithSimd for Line<'_> {
+struct ConvolveLine<'a>(Line<'a>);
+
+impl WithSimd for ConvolveLine<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Map {
-            height,
-            width,
-            channels,
-            ..
-        } = self.map;
+        // SAFETY: the line is one of the output's.
+        unsafe { self.0.convolve(simd) };
+    }
+}
+
+impl Line<'_> {
+    /// Computes the line.
+    ///
+    /// # Safety
+    /// `output` must be valid for writes of `columns` pixels, which nothing else writes meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn convolve<S: Simd>(&self, simd: S) {
+        let channels = self.bias.len();
+        assert_eq!(self.kernel.len(), 9 * channels, "kernel");
+        for row in self.rows.iter().flatten() {
+            assert!(row.len() >= self.width * channels, "row");
+        }
         let lanes = S::F32_LANES;
         for column in 0..self.columns {
             // the cells of the kernel that lie in the map, and the pixels below them
-            let mut cells = [(0usize, 0usize); 9];
+            let mut cells = [(0usize, [].as_slice()); 9];
             let mut count = 0;
             for k in 0..9 {
-                // a pixel at the edge has no neighbour there
-                let y = (self.row * self.stride + k / 3).wrapping_sub(1);
-                let x = (column * self.stride + k % 3).wrapping_sub(1);
-                if y < height && x < width {
-                    cells[count] = (k * channels, (y * width + x) * channels);
+                let x = (column * self.stride + k % 3).wrapping_sub(self.left);
+                if let Some(row) = self.rows[k / 3].filter(|_| x < self.width) {
+                    cells[count] = (k * channels, &row[x * channels..][..channels]);
                     count += 1;
                 }
             }
@@ -97,14 +122,13 @@ impl WithSimd for Line<'_> {
                 // SAFETY: `valid` channels from `first` on are in the bias, in every cell of the kernel, in every
                 // pixel, and in the output's line.
                 unsafe {
-                    let out = self.output.get().add(column * channels + first);
+                    let out = self.output.add(column * channels + first);
                     let at = |data: &[f32], from: usize| data.as_ptr().wrapping_add(from + first);
                     if valid == lanes {
                         let mut sum = load::<S>(at(self.bias, 0));
                         for (kernel, pixel) in cells {
                             let kernel = load::<S>(at(self.kernel, *kernel));
-                            let pixel = load::<S>(at(self.xs, *pixel));
-                            sum = simd.mul_add_e_f32s(kernel, pixel, sum);
+                            sum = simd.mul_add_e_f32s(kernel, load::<S>(at(pixel, 0)), sum);
                         }
                         let sum = activate(simd, self.activation, sum);
                         out.cast::<S::f32s>().write_unaligned(sum);
@@ -112,7 +136,7 @@ impl WithSimd for Line<'_> {
                         let mut sum = load_part(simd, at(self.bias, 0), valid);
                         for (kernel, pixel) in cells {
                             let kernel = load_part(simd, at(self.kernel, *kernel), valid);
-                            let pixel = load_part(simd, at(self.xs, *pixel), valid);
+                            let pixel = load_part(simd, at(pixel, 0), valid);
                             sum = simd.mul_add_e_f32s(kernel, pixel, sum);
                         }
                         let sum = activate(simd, self.activation, sum);

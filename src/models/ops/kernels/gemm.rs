@@ -95,7 +95,8 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// Computes the tile.
+    /// Computes the tile, in a function of its own: the blocks below would otherwise be compiled once more for every
+    /// kernel that has a product in it.
     ///
     /// # Safety
     /// `a` must be valid for reads of `rows` rows of `depth.1` numbers, `c` for writes (and, where sums are
@@ -104,14 +105,7 @@ impl<'a> Tile<'a> {
     /// panels must still be there, and packed for vectors like those of `simd`.
     #[inline(always)]
     pub(crate) unsafe fn compute<S: Simd>(self, simd: S) {
-        // SAFETY: the caller's promises.
-        unsafe {
-            if S::REGISTER_COUNT >= 32 {
-                self.blocks::<S, 12>(simd);
-            } else {
-                self.blocks::<S, 6>(simd);
-            }
-        }
+        simd.vectorize(ComputeTile(self));
     }
 
     /// # Safety
@@ -148,6 +142,9 @@ impl<'a> Tile<'a> {
                         row += ROWS;
                     }
                     part.last_rows::<S>(simd, row, panel);
+                    if is_last && self.epilogue.activation == Activation::Gelu {
+                        simd.vectorize(GeluPanel(&part, panel));
+                    }
                 }
             }
             start += depth;
@@ -198,19 +195,18 @@ impl<'a> Tile<'a> {
             )
         };
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-        for depth in 0..depth {
-            // SAFETY: as above.
-            unsafe {
-                let mut columns = [simd.splat_f32s(0.0); VECTORS];
-                for (v, column) in columns.iter_mut().enumerate() {
-                    *column = load::<S>(b.add(depth * width + v * lanes));
+        let mut done = 0;
+        // SAFETY: as above.
+        unsafe {
+            while done + UNROLLED <= depth {
+                for step in done..done + UNROLLED {
+                    add_depth::<S, ROWS>(simd, b.add(step * width), rows, step, &mut sums);
                 }
-                for (sums, row) in sums.iter_mut().zip(rows) {
-                    let a = simd.splat_f32s(*row.add(depth));
-                    for (sum, column) in sums.iter_mut().zip(columns) {
-                        *sum = simd.mul_add_e_f32s(a, column, *sum);
-                    }
-                }
+                done += UNROLLED;
+            }
+            while done < depth {
+                add_depth::<S, ROWS>(simd, b.add(done * width), rows, done, &mut sums);
+                done += 1;
             }
         }
         let valid = width.min(self.b.n - number * width);
@@ -253,7 +249,9 @@ impl<'a> Tile<'a> {
             if let Some((residual, stride)) = epilogue.residual {
                 sum = simd.add_f32s(sum, load::<S>(residual.add(row * stride + column)));
             }
-            let sum = activate(simd, epilogue.activation, sum);
+            if epilogue.activation == Activation::Relu {
+                sum = simd.max_f32s(sum, simd.splat_f32s(0.0));
+            }
             out.cast::<S::f32s>().write_unaligned(sum);
         }
     }
@@ -281,9 +279,41 @@ impl<'a> Tile<'a> {
                 let residual = residual.add(row * stride + column);
                 sum = simd.add_f32s(sum, load_part(simd, residual, count));
             }
-            let sum = activate(simd, epilogue.activation, sum);
+            if epilogue.activation == Activation::Relu {
+                sum = simd.max_f32s(sum, simd.splat_f32s(0.0));
+            }
             let lanes = (&raw const sum).cast::<f32>();
             out.copy_from_nonoverlapping(lanes, count);
+        }
+    }
+}
+
+/// Depths between two looks at the loop's end.
+const UNROLLED: usize = 4;
+
+/// Adds the products of one depth: a row of a panel with a number of every row of `A`.
+///
+/// # Safety
+/// `b` must be valid for reads of a panel's row, and every row for reads at `depth`.
+#[inline(always)]
+unsafe fn add_depth<S: Simd, const ROWS: usize>(
+    simd: S,
+    b: *const f32,
+    rows: [*const f32; ROWS],
+    depth: usize,
+    sums: &mut [[S::f32s; VECTORS]; ROWS],
+) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let mut columns = [simd.splat_f32s(0.0); VECTORS];
+        for (v, column) in columns.iter_mut().enumerate() {
+            *column = load::<S>(b.add(v * S::F32_LANES));
+        }
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            let a = simd.splat_f32s(*row.add(depth));
+            for (sum, column) in sums.iter_mut().zip(columns) {
+                *sum = simd.mul_add_e_f32s(a, column, *sum);
+            }
         }
     }
 }
@@ -306,6 +336,38 @@ pub(crate) unsafe fn load_part<S: Simd>(simd: S, from: *const f32, count: usize)
     simd.partial_load_f32s(unsafe { std::slice::from_raw_parts(from, count) })
 }
 
+/// The GELU of what a tile has stored for one of its panels: a pass of its own, because it needs all the registers
+/// that the sums are held in.
+struct GeluPanel<'a>(&'a Tile<'a>, usize);
+
+impl WithSimd for GeluPanel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self(tile, panel) = self;
+        let lanes = S::F32_LANES;
+        let width = VECTORS * lanes;
+        let valid = width.min(tile.b.n - (tile.panels.0 + panel) * width);
+        for row in 0..tile.rows {
+            for first in (0..valid).step_by(lanes) {
+                let count = lanes.min(valid - first);
+                // SAFETY: columns of the tile's output, which are written by now.
+                unsafe {
+                    let out = tile.c.add(row * tile.c_stride + panel * width + first);
+                    if count == lanes {
+                        let x = gelu(simd, load::<S>(out));
+                        out.cast::<S::f32s>().write_unaligned(x);
+                    } else {
+                        let x = gelu(simd, load_part(simd, out, count));
+                        out.copy_from_nonoverlapping((&raw const x).cast(), count);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A factor of a product: `rows` rows of numbers, `stride` apart.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rows<'a> {
@@ -314,7 +376,8 @@ pub(crate) struct Rows<'a> {
     pub(crate) stride: usize,
 }
 
-/// `activation(A B^T + bias + residual)`: rows of `b.n()` numbers. The residual has the same shape.
+/// `activation(A B^T + bias + residual)`: rows of `b.n()` numbers. The residual has as many rows, or a fraction of
+/// them, and is then added again and again.
 pub(crate) fn product(
     a: Rows,
     b: &Packed,
@@ -333,12 +396,18 @@ pub(crate) fn product(
         "rows of A"
     );
     assert!(bias.is_none_or(|bias| bias.len() == n), "bias");
-    assert!(residual.is_none_or(|r| r.len() == rows * n), "residual");
+    // rows with the same residual
+    let period = residual.map_or(rows, |residual| residual.len() / n.max(1));
+    assert!(
+        residual.is_none_or(|r| r.len() == period * n && rows.is_multiple_of(period.max(1))),
+        "residual"
+    );
+    let of_period = period.div_ceil(TILE_ROWS);
     let (count, width) = (b.panels().count(), b.panels().width);
     let (a, panels) = (Shared::new(data.as_ptr()), Shared::new(b.panels()));
     let residual = Shared::new(residual.map(<[f32]>::as_ptr));
     // few rows are shared out by panels too, so that every thread has something to do
-    let tiles = rows.div_ceil(TILE_ROWS);
+    let tiles = of_period * (rows / period.max(1));
     let groups = match tiles {
         0..8 => count.min(16usize.div_ceil(tiles.max(1))).max(1),
         _ => 1,
@@ -347,14 +416,18 @@ pub(crate) fn product(
     let tasks = tiles * groups;
     let run = |output: Shared<*mut f32>| {
         let task = |index: usize| {
-            let first_row = index / groups * TILE_ROWS;
+            let tile = index / groups;
+            // rows are cut anew where the residual begins again
+            let in_period = tile % of_period * TILE_ROWS;
+            let first_row = tile / of_period * period + in_period;
             let first_panel = (index % groups * group).min(count);
             let at = first_row * n + first_panel * width;
+            let residual_at = in_period * n + first_panel * width;
             // SAFETY: the tile's rows and columns lie in the matrices, whose sizes are checked above; no other
             // task writes this part of the output.
             let tile = unsafe {
                 Tile {
-                    rows: TILE_ROWS.min(rows - first_row),
+                    rows: TILE_ROWS.min(period - in_period),
                     a: a.get().add(first_row * stride),
                     a_stride: stride,
                     b: panels.get(),
@@ -365,7 +438,7 @@ pub(crate) fn product(
                     epilogue: Epilogue {
                         bias,
                         activation,
-                        residual: residual.get().map(|r| (r.wrapping_add(at), n)),
+                        residual: residual.get().map(|r| (r.wrapping_add(residual_at), n)),
                         accumulate: false,
                     },
                 }
@@ -382,6 +455,68 @@ pub(crate) fn product(
     unsafe { filled(rows * n, run) }
 }
 
+/// `A B^T + bias`, each image's rows cut into `heads` matrices: `[images, heads, rows / images, b.n() / heads]`.
+pub(crate) fn product_by_heads(
+    a: Rows,
+    images: usize,
+    b: &Packed,
+    bias: Option<&[f32]>,
+    heads: usize,
+) -> Vec<f32> {
+    let (n, k) = (b.n(), b.k());
+    let head_width = n / heads.max(1);
+    let rows = a.count / images.max(1);
+    assert_eq!((heads * head_width, images * rows), (n, a.count), "heads");
+    if !head_width.is_multiple_of(b.panels().width) {
+        // a head does not begin with a panel
+        let whole = product(a, b, bias, Activation::None, None);
+        let mut output = vec![0.0; whole.len()];
+        for (row, numbers) in whole.chunks_exact(n.max(1)).enumerate() {
+            for (head, numbers) in numbers.chunks_exact(head_width).enumerate() {
+                let place = ((row / rows) * heads + head) * rows + row % rows;
+                output[place * head_width..][..head_width].copy_from_slice(numbers);
+            }
+        }
+        return output;
+    }
+    let Rows { data, stride, .. } = a;
+    assert!(
+        a.count == 0 || data.len() >= (a.count - 1) * stride + k,
+        "rows of A"
+    );
+    assert!(bias.is_none_or(|bias| bias.len() == n), "bias");
+    let (a, panels) = (Shared::new(data.as_ptr()), Shared::new(b.panels()));
+    let tiles = rows.div_ceil(TILE_ROWS);
+    let of_head = head_width / b.panels().width;
+    let run = |output: Shared<*mut f32>| {
+        (0..images * tiles).into_par_iter().for_each(|task| {
+            let (image, first) = (task / tiles, task % tiles * TILE_ROWS);
+            for head in 0..heads {
+                // SAFETY: the tile's rows lie in A; its part of the output is this task's and head's alone.
+                let tile = unsafe {
+                    let at = ((image * heads + head) * rows + first) * head_width;
+                    Tile {
+                        panels: (head * of_head, of_head),
+                        epilogue: Epilogue {
+                            bias,
+                            ..Epilogue::default()
+                        },
+                        ..Tile::whole(
+                            TILE_ROWS.min(rows - first),
+                            (a.get().add((image * rows + first) * stride), stride),
+                            panels.get(),
+                            (output.get().add(at), head_width),
+                        )
+                    }
+                };
+                b.set().run(ComputeTile(tile));
+            }
+        });
+    };
+    // SAFETY: the tasks write every row of every head.
+    unsafe { filled(images * rows * n, run) }
+}
+
 /// [`Tile::compute`] as a kernel.
 struct ComputeTile<'a>(Tile<'a>);
 
@@ -390,7 +525,13 @@ impl WithSimd for ComputeTile<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // SAFETY: `product` made the tile, and runs it with the instruction set of its matrix.
-        unsafe { self.0.compute(simd) }
+        // SAFETY: whoever made the tile promises what `Tile::compute` asks for.
+        unsafe {
+            if S::REGISTER_COUNT >= 32 {
+                self.0.blocks::<S, 12>(simd);
+            } else {
+                self.0.blocks::<S, 6>(simd);
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@ pub(super) mod depthwise;
 pub(super) mod feed_forward;
 pub(super) mod fusion_attention;
 pub(super) mod gemm;
+pub(super) mod inverted_bottleneck;
 pub(super) mod norm;
 pub(super) mod packed;
 pub(super) mod sampling;

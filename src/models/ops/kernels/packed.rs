@@ -58,15 +58,8 @@ impl Panels {
         row: impl Fn(usize) -> &'a [f32],
     ) -> Self {
         let width = Self::width(lanes);
-        if k > 0 {
-            for depth in 0..k {
-                let row = &row(depth)[..n];
-                for (i, part) in row.chunks(width).enumerate() {
-                    let out = &mut panels[(i * k + depth) * width..][..width];
-                    out[..part.len()].copy_from_slice(part);
-                    out[part.len()..].fill(0.0);
-                }
-            }
+        for depth in 0..k {
+            pack_column(panels, width, (depth, k), &row(depth)[..n]);
         }
         Self {
             start: panels.as_ptr(),
@@ -83,20 +76,99 @@ impl Panels {
 }
 
 /// One panel: `rows` of the matrix become its columns.
+#[inline(always)]
 fn pack_panel_of_rows<'a>(
     panel: &mut [f32],
     width: usize,
     rows: std::ops::Range<usize>,
     row: &impl Fn(usize) -> &'a [f32],
 ) {
-    let count = rows.len();
-    for (j, number) in rows.enumerate() {
-        for (out, value) in panel.iter_mut().skip(j).step_by(width).zip(row(number)) {
-            *out = *value;
+    // of known widths, so that every depth is gathered in registers
+    match width {
+        8 => gather_columns::<8>(panel, rows, row),
+        16 => gather_columns::<16>(panel, rows, row),
+        32 => gather_columns::<32>(panel, rows, row),
+        _ => {
+            for (depth, out) in panel.chunks_exact_mut(width).enumerate() {
+                out.fill(0.0);
+                for (out, number) in out.iter_mut().zip(rows.clone()) {
+                    *out = row(number)[depth];
+                }
+            }
         }
     }
-    for out in panel.chunks_mut(width) {
-        out[count..].fill(0.0);
+}
+
+#[inline(always)]
+fn gather_columns<'a, const WIDTH: usize>(
+    panel: &mut [f32],
+    rows: std::ops::Range<usize>,
+    row: &impl Fn(usize) -> &'a [f32],
+) {
+    let (panel, _) = panel.as_chunks_mut::<WIDTH>();
+    let zeros = [0.0; PART];
+    // columns that are gathered at once
+    let mut first = 0;
+    while first < WIDTH {
+        let mut columns: [&[f32]; PART] = [&[]; PART];
+        let depths = panel.len();
+        for (i, column) in columns.iter_mut().enumerate() {
+            let number = rows.start + first + i;
+            if number < rows.end {
+                *column = &row(number)[..depths];
+            }
+        }
+        let is_whole = columns.iter().all(|column| column.len() == depths);
+        if is_whole {
+            for (depth, out) in panel.iter_mut().enumerate() {
+                let part: [f32; PART] = std::array::from_fn(|i| columns[i][depth]);
+                out[first..first + PART].copy_from_slice(&part);
+            }
+        } else {
+            for (depth, out) in panel.iter_mut().enumerate() {
+                let mut part = zeros;
+                for (part, column) in part.iter_mut().zip(&columns) {
+                    *part = column.get(depth).copied().unwrap_or_default();
+                }
+                out[first..first + PART].copy_from_slice(&part);
+            }
+        }
+        first += PART;
+    }
+}
+
+/// Columns of a panel that are gathered at once.
+const PART: usize = 8;
+
+/// One depth of all panels, of which each has `k`.
+#[inline(always)]
+fn pack_column(panels: &mut [f32], width: usize, depth: (usize, usize), row: &[f32]) {
+    match width {
+        8 => spread::<8>(panels, depth, row),
+        16 => spread::<16>(panels, depth, row),
+        32 => spread::<32>(panels, depth, row),
+        _ => {
+            let (depth, k) = depth;
+            for (i, part) in row.chunks(width).enumerate() {
+                let out = &mut panels[(i * k + depth) * width..][..width];
+                out[..part.len()].copy_from_slice(part);
+                out[part.len()..].fill(0.0);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn spread<const WIDTH: usize>(panels: &mut [f32], (depth, k): (usize, usize), row: &[f32]) {
+    let (panels, _) = panels.as_chunks_mut::<WIDTH>();
+    let (parts, rest) = row.as_chunks::<WIDTH>();
+    for (i, part) in parts.iter().enumerate() {
+        panels[i * k + depth] = *part;
+    }
+    if !rest.is_empty() {
+        let mut part = [0.0; WIDTH];
+        part[..rest.len()].copy_from_slice(rest);
+        panels[parts.len() * k + depth] = part;
     }
 }
 

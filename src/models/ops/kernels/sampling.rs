@@ -5,7 +5,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::load;
+use super::gemm::{load, load_part};
 use super::scratch::{Scratch, Shared, filled};
 use super::simd::{InstructionSet, exponentials};
 
@@ -41,8 +41,11 @@ impl Sizes<'_> {
 /// Queries of one task.
 const QUERIES: usize = 64;
 
-/// - `value` `[B, N, heads * width]`
-/// - `samples` `[B, Q, heads * L * P * 3]`: all heads' offsets `(x, y)`, then all heads' logits
+/// Below this an integer is what the fraction bits of `2^23 + n` hold.
+const MOST_CELLS: usize = 1 << 23;
+
+/// - `value` `[B, heads, N, width]`
+/// - `samples` `[B, Q, 3 * heads * L * P]`: all heads' offsets in x, those in y, then all heads' logits
 /// - `reference` `[B, Q, L, 2 or 4]`
 ///
 /// Returns `[B, Q, heads * width]`.
@@ -70,6 +73,7 @@ pub(crate) fn deformable_sampling(
         rows * sizes.shapes.len() * sizes.reference,
         "reference points"
     );
+    assert!(sizes.tokens() < MOST_CELLS, "cells of the maps");
     let run = |output: Shared<*mut f32>| {
         (0..rows.div_ceil(QUERIES))
             .into_par_iter()
@@ -106,82 +110,68 @@ impl WithSimd for Part<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Sizes { heads, width, .. } = self.sizes;
-        let samples = self.sizes.samples();
-        let padded = samples.next_multiple_of(S::F32_LANES);
+        let padded = self.sizes.samples().next_multiple_of(S::F32_LANES);
         let mut scratch = Scratch::take();
-        let [shares, weights, sums] = scratch.parts([padded, 4 * samples, width]);
-        let mut cells = vec![0u32; 4 * samples];
+        let lengths = [
+            3 * padded,
+            4 * padded * self.count,
+            padded,
+            4 * padded,
+            4 * padded,
+        ];
+        let [maps, places, shares, weights, cells] = scratch.parts(lengths);
+        self.maps(maps, padded);
+        for (i, places) in places.chunks_exact_mut((4 * padded).max(1)).enumerate() {
+            self.places(self.first + i, places, padded);
+        }
         let channels = heads * width;
         // head by head: the places of neighbouring queries are neighbours
         for head in 0..heads {
-            for row in self.first..self.first + self.count {
+            for (i, places) in places.chunks_exact((4 * padded).max(1)).enumerate() {
+                let row = self.first + i;
                 self.attention(simd, row, head, shares);
-                self.corners(row, head, shares, &mut cells, weights);
+                let to = (&mut *cells, &mut *weights);
+                self.corners(simd, (row, head), (maps, places, shares), to);
                 let image = row / self.sizes.queries;
-                let value = &self.value[image * self.sizes.tokens() * channels..];
+                let of_head = self.sizes.tokens() * width;
                 let from = Cells {
-                    value: &value[..self.sizes.tokens() * channels],
-                    stride: channels,
-                    channel: head * width,
-                    cells: &cells,
+                    value: &self.value[(image * heads + head) * of_head..][..of_head],
+                    width,
+                    cells,
                     weights,
                 };
-                from.add(simd, sums);
-                // SAFETY: the row and head of this task alone.
-                unsafe {
-                    let at = self.output.get().add(row * channels + head * width);
-                    at.copy_from_nonoverlapping(sums.as_ptr(), width);
-                }
+                // SAFETY: the cells are of the image, and the output's row and head are this task's alone.
+                unsafe { from.add(simd, self.output.get().add(row * channels + head * width)) };
             }
         }
     }
 }
 
 impl Part<'_> {
-    /// The softmax of a query's logits.
-    #[inline(always)]
-    fn attention<S: Simd>(&self, simd: S, row: usize, head: usize, shares: &mut [f32]) {
-        let samples = self.sizes.samples();
-        let of_heads = self.sizes.heads * samples;
-        let logits = &self.samples[row * 3 * of_heads + 2 * of_heads + head * samples..][..samples];
-        let mut most = f32::NEG_INFINITY;
-        for logit in logits {
-            most = most.max(*logit);
-        }
-        shares[..samples].copy_from_slice(logits);
-        shares[samples..].fill(f32::NEG_INFINITY);
-        exponentials(simd, shares, most);
-        let mut total = 0.0;
-        for share in &shares[..samples] {
-            total += share;
-        }
-        let scale = 1.0 / total;
-        for share in &mut shares[..samples] {
-            *share *= scale;
+    /// By sample: the width, the height and the first cell of its map; zeros after the last sample.
+    fn maps(&self, maps: &mut [f32], padded: usize) {
+        maps.fill(0.0);
+        let mut start = 0;
+        for (level, &(rows, columns)) in self.sizes.shapes.iter().enumerate() {
+            for sample in level * self.sizes.points..(level + 1) * self.sizes.points {
+                maps[sample] = columns as f32;
+                maps[padded + sample] = rows as f32;
+                maps[2 * padded + sample] = start as f32;
+            }
+            start += rows * columns;
         }
     }
 
-    /// The four cells around each place, and their weights: 0 outside the map.
-    #[inline(always)]
-    fn corners(
-        &self,
-        row: usize,
-        head: usize,
-        shares: &[f32],
-        cells: &mut [u32],
-        weights: &mut [f32],
-    ) {
+    /// By sample of a query: where it is without an offset `x, y`, and what an offset is multiplied by, in cells.
+    fn places(&self, row: usize, places: &mut [f32], padded: usize) {
         let Sizes {
             points,
             shapes,
             reference,
             ..
         } = self.sizes;
-        let samples = self.sizes.samples();
-        let offsets = row * 3 * self.sizes.heads * samples + head * samples * 2;
-        let offsets = &self.samples[offsets..][..samples * 2];
+        places.fill(0.0);
         let references = &self.reference[row * shapes.len() * reference..];
-        let mut start = 0;
         for (level, &(rows, columns)) in shapes.iter().enumerate() {
             let at = &references[level * reference..][..reference];
             let (height, width) = (rows as f32, columns as f32);
@@ -193,90 +183,208 @@ impl Part<'_> {
                 }
                 _ => (1.0, 1.0),
             };
-            let (centre_x, centre_y) = (at[0] * width - 0.5, at[1] * height - 0.5);
-            for point in 0..points {
-                let sample = level * points + point;
-                let x = centre_x + offsets[2 * sample] * step_x;
-                let y = centre_y + offsets[2 * sample + 1] * step_y;
-                let (left, top) = (x.floor(), y.floor());
-                let (right_share, bottom_share) = (x - left, y - top);
-                let share = shares[sample];
-                // a location that is not a number fails all comparisons and weighs nothing
-                let inside = |cell: f32, size: f32| cell >= 0.0 && cell < size;
-                let weigh = |is_inside: bool, weight: f32| if is_inside { weight } else { 0.0 };
-                let columns_of = [
-                    (left, weigh(inside(left, width), 1.0 - right_share)),
-                    (left + 1.0, weigh(inside(left + 1.0, width), right_share)),
-                ];
-                let rows_of = [
-                    (top, weigh(inside(top, height), 1.0 - bottom_share)),
-                    (top + 1.0, weigh(inside(top + 1.0, height), bottom_share)),
-                ];
-                for (i, (y, y_share)) in rows_of.into_iter().enumerate() {
-                    for (j, (x, x_share)) in columns_of.into_iter().enumerate() {
-                        let corner = 4 * sample + 2 * i + j;
-                        let y = (y.max(0.0) as u32).min(rows as u32 - 1);
-                        let x = (x.max(0.0) as u32).min(columns as u32 - 1);
-                        cells[corner] = start + y * columns as u32 + x;
-                        weights[corner] = share * y_share * x_share;
-                    }
+            let centre = (at[0] * width - 0.5, at[1] * height - 0.5);
+            for sample in level * points..(level + 1) * points {
+                for (part, value) in [centre.0, centre.1, step_x, step_y].into_iter().enumerate() {
+                    places[part * padded + sample] = value;
                 }
             }
-            start += (rows * columns) as u32;
         }
+    }
+
+    /// The softmax of a query's logits; zeros after the last sample.
+    #[inline(always)]
+    fn attention<S: Simd>(&self, simd: S, row: usize, head: usize, shares: &mut [f32]) {
+        let samples = self.sizes.samples();
+        let of_heads = self.sizes.heads * samples;
+        let logits = &self.samples[row * 3 * of_heads + 2 * of_heads + head * samples..][..samples];
+        shares[..samples].copy_from_slice(logits);
+        shares[samples..].fill(f32::NEG_INFINITY);
+        let mut most = simd.splat_f32s(f32::NEG_INFINITY);
+        for vector in S::as_simd_f32s(shares).0 {
+            most = simd.max_f32s(most, *vector);
+        }
+        exponentials(simd, shares, simd.reduce_max_f32s(most));
+        shares[samples..].fill(0.0);
+        let mut total = simd.splat_f32s(0.0);
+        for vector in S::as_simd_f32s(shares).0 {
+            total = simd.add_f32s(total, *vector);
+        }
+        let scale = simd.splat_f32s(1.0 / simd.reduce_sum_f32s(total));
+        for vector in S::as_mut_simd_f32s(shares).0 {
+            *vector = simd.mul_f32s(*vector, scale);
+        }
+    }
+
+    /// The four cells around each place as bits, corner by corner, and their weights: cell 0 with weight 0 where
+    /// the corner lies outside the map, or is not a number.
+    #[inline(always)]
+    fn corners<S: Simd>(
+        &self,
+        simd: S,
+        (row, head): (usize, usize),
+        (maps, places, shares): (&[f32], &[f32], &[f32]),
+        (cells, weights): (&mut [f32], &mut [f32]),
+    ) {
+        let lanes = S::F32_LANES;
+        let samples = self.sizes.samples();
+        let padded = shares.len();
+        let of_heads = self.sizes.heads * samples;
+        let offsets = &self.samples[row * 3 * of_heads + head * samples..];
+        let (offsets_x, offsets_y) = (&offsets[..samples], &offsets[of_heads..][..samples]);
+        for first in (0..padded).step_by(lanes) {
+            // SAFETY: `lanes` numbers from `first` on of slices of `padded` numbers, parts of `padded` numbers.
+            let at = |part: usize, from: &[f32]| unsafe {
+                load::<S>(from[part * padded + first..][..lanes].as_ptr())
+            };
+            let offset = |from: &[f32]| {
+                let count = lanes.min(samples.saturating_sub(first));
+                let from = from.as_ptr().wrapping_add(first);
+                // SAFETY: the samples of the head that are left, at most a vector of them.
+                unsafe {
+                    if count == lanes {
+                        load::<S>(from)
+                    } else {
+                        load_part(simd, from, count)
+                    }
+                }
+            };
+            let (width, height, start) = (at(0, maps), at(1, maps), at(2, maps));
+            let x = simd.mul_add_e_f32s(offset(offsets_x), at(2, places), at(0, places));
+            let y = simd.mul_add_e_f32s(offset(offsets_y), at(3, places), at(1, places));
+            let columns = Neighbours::new(simd, x, width);
+            let rows = Neighbours::new(simd, y, height);
+            let share = at(0, shares);
+            for corner in 0..4 {
+                let (row, row_weight) = rows.0[corner / 2];
+                let (column, column_weight) = columns.0[corner % 2];
+                let weight = simd.mul_f32s(simd.mul_f32s(share, row_weight), column_weight);
+                let cell = simd.mul_add_e_f32s(row, width, simd.add_f32s(start, column));
+                let shifted = simd.add_f32s(cell, simd.splat_f32s(MOST_CELLS as f32));
+                // SAFETY: as above.
+                unsafe {
+                    let at = corner * padded + first;
+                    let cells = cells[at..][..lanes].as_mut_ptr();
+                    cells.cast::<S::f32s>().write_unaligned(shifted);
+                    let weights = weights[at..][..lanes].as_mut_ptr();
+                    weights.cast::<S::f32s>().write_unaligned(weight);
+                }
+            }
+        }
+    }
+}
+
+/// The two cells next to each of some places along one side of a map, with their weights; cell 0 with weight 0
+/// outside.
+struct Neighbours<S: Simd>([(S::f32s, S::f32s); 2]);
+
+impl<S: Simd> Neighbours<S> {
+    #[inline(always)]
+    fn new(simd: S, at: S::f32s, size: S::f32s) -> Self {
+        let splat = |value: f32| simd.splat_f32s(value);
+        let (zero, one) = (splat(0.0), splat(1.0));
+        // far outside is as empty as just outside, and is rounded exactly
+        let at = simd.max_f32s(simd.min_f32s(at, simd.add_f32s(size, one)), splat(-2.0));
+        let magic = splat(12_582_912.0);
+        let rounded = simd.sub_f32s(simd.add_f32s(at, magic), magic);
+        let is_above = simd.greater_than_f32s(rounded, at);
+        let low = simd.select_f32s(is_above, simd.sub_f32s(rounded, one), rounded);
+        let high_share = simd.sub_f32s(at, low);
+        let inside = |cell: S::f32s, share: S::f32s| {
+            // a place that is not a number fails the comparisons
+            let from = simd.greater_than_or_equal_f32s(cell, zero);
+            let until = simd.less_than_f32s(cell, size);
+            let keep = |value| simd.select_f32s(from, simd.select_f32s(until, value, zero), zero);
+            (keep(cell), keep(share))
+        };
+        Self([
+            inside(low, simd.sub_f32s(one, high_share)),
+            inside(simd.add_f32s(low, one), high_share),
+        ])
     }
 }
 
 /// Cells of an image's maps, as one head sees them.
 struct Cells<'a> {
     value: &'a [f32],
-    /// Numbers from one cell to the next.
-    stride: usize,
-    /// Where the head's channels start.
-    channel: usize,
-    cells: &'a [u32],
+    /// Channels of a cell.
+    width: usize,
+    /// Numbers of cells, in the low bits of `2^23 + n`.
+    cells: &'a [f32],
     weights: &'a [f32],
 }
 
 impl Cells<'_> {
-    /// The weighted sum of the cells.
+    /// Writes the weighted sum of the cells.
+    ///
+    /// # Safety
+    /// Every cell must be one of the maps, and `out` valid for writes of a cell.
     #[inline(always)]
-    fn add<S: Simd>(&self, simd: S, sums: &mut [f32]) {
-        let lanes = S::F32_LANES;
-        let whole = sums.len() / lanes;
+    unsafe fn add<S: Simd>(&self, simd: S, out: *mut f32) {
+        let (width, lanes) = (self.width, S::F32_LANES);
+        let whole = width / lanes;
         let mut vector = 0;
-        while vector + 4 <= whole {
-            self.add_vectors::<S, 4>(simd, vector * lanes, sums);
-            vector += 4;
-        }
-        while vector < whole {
-            self.add_vectors::<S, 1>(simd, vector * lanes, sums);
-            vector += 1;
-        }
-        for (channel, sum) in sums.iter_mut().enumerate().skip(whole * lanes) {
-            *sum = 0.0;
-            for (cell, weight) in self.cells.iter().zip(self.weights) {
-                *sum += weight * self.value[*cell as usize * self.stride + self.channel + channel];
+        // SAFETY: the vectors lie in the head's channels.
+        unsafe {
+            while vector + 4 <= whole {
+                self.add_vectors::<S, 4>(simd, vector * lanes, out);
+                vector += 4;
             }
+            while vector + 2 <= whole {
+                self.add_vectors::<S, 2>(simd, vector * lanes, out);
+                vector += 2;
+            }
+            while vector < whole {
+                self.add_vectors::<S, 1>(simd, vector * lanes, out);
+                vector += 1;
+            }
+        }
+        for channel in whole * lanes..width {
+            let mut sum = 0.0;
+            for (cell, weight) in self.cells.iter().zip(self.weights) {
+                sum += weight * self.value[number(*cell) * self.width + channel];
+            }
+            // SAFETY: one of the head's channels.
+            unsafe { out.add(channel).write(sum) };
         }
     }
 
+    /// # Safety
+    /// See [`Cells::add`]; `N` vectors from `first` on must lie in a cell.
     #[inline(always)]
-    fn add_vectors<S: Simd, const N: usize>(&self, simd: S, first: usize, sums: &mut [f32]) {
-        let mut totals = [simd.splat_f32s(0.0); N];
-        for (cell, weight) in self.cells.iter().zip(self.weights) {
-            let at = *cell as usize * self.stride + self.channel + first;
-            let weight = simd.splat_f32s(*weight);
-            let from = &self.value[at..at + N * S::F32_LANES];
-            for (v, total) in totals.iter_mut().enumerate() {
-                // SAFETY: vector `v` of the slice.
-                let value = unsafe { load::<S>(from.as_ptr().add(v * S::F32_LANES)) };
-                *total = simd.mul_add_e_f32s(weight, value, *total);
+    unsafe fn add_vectors<S: Simd, const N: usize>(&self, simd: S, first: usize, out: *mut f32) {
+        let lanes = S::F32_LANES;
+        // two sums side by side: one alone would wait for its own additions
+        let mut totals = [[simd.splat_f32s(0.0); N]; 2];
+        let (cells, _) = self.cells.as_chunks::<2>();
+        let (weights, _) = self.weights.as_chunks::<2>();
+        for (cells, weights) in cells.iter().zip(weights) {
+            for ((cell, weight), totals) in cells.iter().zip(weights).zip(&mut totals) {
+                let at = number(*cell) * self.width + first;
+                debug_assert!(at + N * lanes <= self.value.len());
+                let weight = simd.splat_f32s(*weight);
+                for (v, total) in totals.iter_mut().enumerate() {
+                    // SAFETY: the caller's promise.
+                    let value = unsafe { load::<S>(self.value.as_ptr().add(at + v * lanes)) };
+                    *total = simd.mul_add_e_f32s(weight, value, *total);
+                }
             }
         }
-        for (out, total) in sums[first..].chunks_exact_mut(S::F32_LANES).zip(totals) {
-            // SAFETY: the chunk is one vector.
-            unsafe { out.as_mut_ptr().cast::<S::f32s>().write_unaligned(total) };
+        let [even, odd] = totals;
+        for (v, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+            let total = simd.add_f32s(even, odd);
+            // SAFETY: as above.
+            unsafe {
+                out.add(first + v * lanes)
+                    .cast::<S::f32s>()
+                    .write_unaligned(total)
+            };
         }
     }
+}
+
+/// The integer that the low bits of `2^23 + n` hold.
+#[inline(always)]
+fn number(shifted: f32) -> usize {
+    (shifted.to_bits() & (MOST_CELLS as u32 - 1)) as usize
 }

@@ -146,39 +146,35 @@ pub(crate) fn exponentials<S: Simd>(simd: S, numbers: &mut [f32], most: f32) {
     }
 }
 
-/// `x * (1 + erf(x / sqrt 2)) / 2`, with an error function that is exact to 6e-8 (N. Juffa's `erff`: a polynomial
-/// near zero, one minus an exponential elsewhere).
+/// `x * (1 + erf(x / sqrt 2)) / 2`, with an error function that is exact to 4e-7: the quotient of two polynomials on
+/// -4..4, beyond which it is 1 in f32 (the coefficients of Eigen's `generic_fast_erf_float`).
 #[inline(always)]
 pub(crate) fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let splat = |value: f32| simd.splat_f32s(value);
-    let a = simd.mul_f32s(x, splat(std::f32::consts::FRAC_1_SQRT_2));
-    let (t, square) = (simd.abs_f32s(a), simd.mul_f32s(a, a));
-
-    let r = simd.mul_add_e_f32s(splat(-1.728_534_7e-5), t, splat(3.831_971_3e-4));
-    let u = simd.mul_add_e_f32s(splat(-3.883_964_4e-3), t, splat(2.425_462_2e-2));
-    let mut far = simd.mul_add_e_f32s(r, square, u);
-    for c in [-1.067_778_8e-1, -6.348_467e-1, -1.287_175_1e-1] {
-        far = simd.mul_add_e_f32s(far, t, splat(c));
-    }
-    // of its size; the sign follows below
-    let far = simd.mul_add_e_f32s(far, t, simd.neg_f32s(t));
-    let far = simd.sub_f32s(splat(1.0), exp(simd, far));
-
-    let mut near = splat(-5.967_617e-4);
+    let t = simd.mul_f32s(x, splat(std::f32::consts::FRAC_1_SQRT_2));
+    let t = simd.max_f32s(simd.min_f32s(t, splat(4.0)), splat(-4.0));
+    let square = simd.mul_f32s(t, t);
+    let mut above = splat(-2.726_142_3e-10);
     for c in [
-        4.991_194_2e-3,
-        -2.676_813_5e-2,
-        1.128_199_25e-1,
-        -3.761_253_4e-1,
-        1.283_791_7e-1,
+        2.770_681_4e-8,
+        -2.101_024e-6,
+        -5.692_506_5e-5,
+        -7.349_906_3e-4,
+        -2.954_599_8e-3,
+        -1.609_603_3e-2,
     ] {
-        near = simd.mul_add_e_f32s(near, square, splat(c));
+        above = simd.mul_add_e_f32s(above, square, splat(c));
     }
-    let near = simd.mul_add_e_f32s(near, t, t);
-
-    let is_far = simd.greater_than_f32s(t, splat(0.927_734_4));
-    let size = simd.select_f32s(is_far, far, near);
+    let mut below = splat(-1.456_607_2e-5);
+    for c in [
+        -2.133_740_6e-4,
+        -1.682_827e-3,
+        -7.373_329e-3,
+        -1.426_473_9e-2,
+    ] {
+        below = simd.mul_add_e_f32s(below, square, splat(c));
+    }
+    let erf = simd.div_f32s(simd.mul_f32s(t, above), below);
     let half = simd.mul_f32s(x, splat(0.5));
-    // x erf(a) = |x| erf(|a|)
-    simd.mul_add_e_f32s(simd.abs_f32s(half), size, half)
+    simd.mul_add_e_f32s(half, erf, half)
 }

@@ -1,0 +1,194 @@
+//! A wide depthwise convolution between two linear layers, without the wide maps (Sandler et al. 2018, "MobileNetV2",
+//! <https://arxiv.org/abs/1801.04381>).
+
+#![allow(unsafe_code)]
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::convolution::Map;
+use super::depthwise::Line;
+use super::gemm::{Activation, Epilogue, Tile};
+use super::packed::Packed;
+use super::scratch::{Scratch, Shared, filled};
+
+/// Rows and columns of the result that a task computes: three rows of the wide map stay in the second-level cache.
+const ROWS: usize = 32;
+const COLUMNS: usize = 64;
+
+/// The weights of a block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layers<'a> {
+    /// `[hidden, C]`
+    pub(crate) widen: &'a Packed,
+    /// `[hidden]`
+    pub(crate) widen_bias: &'a [f32],
+    /// `[9, hidden]`
+    pub(crate) kernel: &'a [f32],
+    /// `[hidden]`
+    pub(crate) kernel_bias: &'a [f32],
+    /// 1 or 2.
+    pub(crate) stride: usize,
+    /// `[output, hidden]`
+    pub(crate) narrow: &'a Packed,
+    /// `[output]`
+    pub(crate) narrow_bias: &'a [f32],
+}
+
+/// `activation(narrow(gelu(depthwise(gelu(widen(xs))))) + residual)`: `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W /
+/// stride), output]`, the residual's shape.
+pub(crate) fn inverted_bottleneck(
+    xs: &[f32],
+    map: Map,
+    layers: Layers,
+    residual: Option<&[f32]>,
+    activation: Activation,
+) -> Vec<f32> {
+    let stride = layers.stride;
+    let (rows, columns) = (map.height.div_ceil(stride), map.width.div_ceil(stride));
+    let (hidden, output) = (layers.widen.n(), layers.narrow.n());
+    let length = map.batch * rows * columns * output;
+    let size = map.batch * map.height * map.width * map.channels;
+    assert_eq!((xs.len(), layers.widen.k()), (size, map.channels), "map");
+    assert_eq!(
+        (layers.narrow.k(), layers.narrow.set()),
+        (hidden, layers.widen.set()),
+        "layers"
+    );
+    let biases = (
+        layers.widen_bias.len(),
+        layers.kernel.len(),
+        layers.kernel_bias.len(),
+        layers.narrow_bias.len(),
+    );
+    assert_eq!(biases, (hidden, 9 * hidden, hidden, output), "biases");
+    assert!(residual.is_none_or(|r| r.len() == length), "residual");
+    let (down, across) = (rows.div_ceil(ROWS), columns.div_ceil(COLUMNS));
+    let run = |out: Shared<*mut f32>| {
+        (0..map.batch * down * across)
+            .into_par_iter()
+            .for_each(|task| {
+                let image = task / (down * across);
+                let (band, block) = (task / across % down, task % across);
+                let top = band * ROWS;
+                let left = block * COLUMNS;
+                let of_image = map.height * map.width * map.channels;
+                layers.widen.set().run(Block {
+                    xs: &xs[image * of_image..][..of_image],
+                    map,
+                    layers,
+                    residual,
+                    activation,
+                    rows: (top, rows.min(top + ROWS)),
+                    columns: (left, columns.min(left + COLUMNS)),
+                    first_cell: image * rows * columns,
+                    out,
+                });
+            });
+    };
+    // SAFETY: every task writes its cells.
+    unsafe { filled(length, run) }
+}
+
+/// A rectangle of the result.
+struct Block<'a> {
+    /// One image.
+    xs: &'a [f32],
+    map: Map,
+    layers: Layers<'a>,
+    residual: Option<&'a [f32]>,
+    activation: Activation,
+    rows: (usize, usize),
+    columns: (usize, usize),
+    /// The image's first cell in the result.
+    first_cell: usize,
+    out: Shared<*mut f32>,
+}
+
+impl WithSimd for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let layers = &self.layers;
+        let Map {
+            height,
+            width,
+            channels,
+            ..
+        } = self.map;
+        let (hidden, stride) = (layers.widen.n(), layers.stride);
+        let count = self.columns.1 - self.columns.0;
+        // the columns of the wide map that the kernel meets
+        let first = (self.columns.0 * stride).saturating_sub(1);
+        let last = ((self.columns.1 - 1) * stride + 2).min(width);
+        let wide = last - first;
+        let mut scratch = Scratch::take();
+        let [first_row, second_row, third_row, convolved] =
+            scratch.parts([wide * hidden, wide * hidden, wide * hidden, count * hidden]);
+        let kept = [first_row, second_row, third_row];
+        // rows of the wide map that are computed
+        let mut until = (self.rows.0 * stride).saturating_sub(1);
+        for row in self.rows.0..self.rows.1 {
+            let lowest = (row * stride + 2).min(height);
+            for y in until..lowest {
+                let tile = Tile {
+                    epilogue: Epilogue {
+                        bias: Some(layers.widen_bias),
+                        activation: Activation::Gelu,
+                        ..Epilogue::default()
+                    },
+                    ..Tile::whole(
+                        wide,
+                        (
+                            self.xs[(y * width + first) * channels..][..wide * channels].as_ptr(),
+                            channels,
+                        ),
+                        layers.widen.panels(),
+                        (kept[y % 3].as_mut_ptr(), hidden),
+                    )
+                };
+                // SAFETY: pixels of the image, and a row that is kept.
+                unsafe { tile.compute(simd) };
+            }
+            until = lowest;
+            let below = [0, 1, 2].map(|k| {
+                let y = (row * stride + k).wrapping_sub(1);
+                (y < height).then(|| &*kept[y % 3])
+            });
+            let line = Line {
+                rows: below,
+                width: wide,
+                left: usize::from(self.columns.0 == 0),
+                kernel: layers.kernel,
+                bias: layers.kernel_bias,
+                stride,
+                activation: Activation::Gelu,
+                columns: count,
+                output: convolved.as_mut_ptr(),
+            };
+            // SAFETY: the line is as long as the buffer.
+            unsafe { line.convolve(simd) };
+            let columns = width.div_ceil(stride);
+            let output = layers.narrow.n();
+            let at = (self.first_cell + row * columns + self.columns.0) * output;
+            let residual = self.residual.map(|r| &r[at..][..count * output]);
+            let tile = Tile {
+                epilogue: Epilogue {
+                    bias: Some(layers.narrow_bias),
+                    activation: self.activation,
+                    residual: residual.map(|r| (r.as_ptr(), output)),
+                    ..Epilogue::default()
+                },
+                ..Tile::whole(
+                    count,
+                    (convolved.as_ptr(), hidden),
+                    layers.narrow.panels(),
+                    (self.out.get().wrapping_add(at), output),
+                )
+            };
+            // SAFETY: the cells of this task alone.
+            unsafe { tile.compute(simd) };
+        }
+    }
+}
