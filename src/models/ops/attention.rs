@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::kernels::attention::{Heads, Multihead, Sizes, attend};
+use super::kernels::attention::{Heads, Multihead, Sizes, multihead_attention};
 use super::kernels::simd::InstructionSet;
 use super::{has_kernel, numbers, tensor};
 
@@ -117,7 +117,10 @@ fn with_kernel(
         keys,
         width: channels / heads,
     };
-    tensor(attend(set, &rows, sizes), (batch, queries, channels))
+    tensor(
+        multihead_attention(set, &rows, sizes),
+        (batch, queries, channels),
+    )
 }
 
 /// The images of queries and keys, of which one side may be one for all.

@@ -8,7 +8,6 @@ mod convolution;
 mod deformable_sampling;
 mod fusion_attention;
 mod inverted_bottleneck;
-mod kernels;
 mod linear;
 mod norm;
 mod window_attention;
@@ -16,6 +15,7 @@ mod window_attention;
 use std::ops::Deref;
 
 use candle_core::{DType, Device, Layout, Result, Shape, Storage, Tensor};
+use groundling_kernels as kernels;
 
 pub use attention::{attention, attention_plain};
 pub use convolution::{

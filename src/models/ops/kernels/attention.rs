@@ -8,10 +8,10 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Epilogue, Tile};
-use super::packed::Panels;
-use super::scratch::{Scratch, Shared, filled};
-use super::simd::{InstructionSet, exponentials};
+use crate::gemm::{Epilogue, Tile};
+use crate::packed::Panels;
+use crate::scratch::{Scratch, Shared, filled};
+use crate::simd::{InstructionSet, exponentials};
 
 /// Queries and keys whose scores are computed at once.
 const QUERIES: usize = 96;
@@ -19,16 +19,16 @@ const KEYS: usize = 256;
 
 /// The sizes of an attention.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sizes {
+pub struct Sizes {
     /// Images or windows.
-    pub(crate) groups: usize,
-    pub(crate) heads: usize,
+    pub groups: usize,
+    pub heads: usize,
     /// Of one group.
-    pub(crate) queries: usize,
+    pub queries: usize,
     /// Of one group.
-    pub(crate) keys: usize,
+    pub keys: usize,
     /// Channels of a head.
-    pub(crate) width: usize,
+    pub width: usize,
 }
 
 /// Where an attention's numbers come from and go to. A row is the `width` numbers of one head of one token.
@@ -72,12 +72,12 @@ pub(crate) unsafe trait Rows: Sync {
 /// A query whose scores are being computed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Query<'a> {
-    pub(crate) group: usize,
-    pub(crate) head: usize,
-    pub(crate) index: usize,
+    pub group: usize,
+    pub head: usize,
+    pub index: usize,
     /// What was prepared, for the queries from `first` on.
-    pub(crate) prepared: &'a [f32],
-    pub(crate) first: usize,
+    pub prepared: &'a [f32],
+    pub first: usize,
 }
 
 /// `softmax(Q K^T / sqrt(width) + bias) V` for every group and head.
@@ -298,16 +298,21 @@ fn softmax_part<S: Simd>(
     shrink
 }
 
+/// [`attend`] of tokens to tokens: `[groups, queries, heads * width]`.
+pub fn multihead_attention(set: InstructionSet, rows: &Multihead, sizes: Sizes) -> Vec<f32> {
+    attend(set, rows, sizes)
+}
+
 /// Rows of a tensor `[B, N, C]` whose heads lie side by side.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Heads<'a> {
-    pub(crate) data: &'a [f32],
+pub struct Heads<'a> {
+    pub data: &'a [f32],
     /// Tokens of one image.
-    pub(crate) tokens: usize,
+    pub tokens: usize,
     /// Numbers of a token.
-    pub(crate) stride: usize,
+    pub stride: usize,
     /// One image serves all groups.
-    pub(crate) is_shared: bool,
+    pub is_shared: bool,
 }
 
 impl Heads<'_> {
@@ -319,15 +324,15 @@ impl Heads<'_> {
 }
 
 /// Attention of tokens to tokens.
-pub(crate) struct Multihead<'a> {
-    pub(crate) query: Heads<'a>,
-    pub(crate) key: Heads<'a>,
-    pub(crate) value: Heads<'a>,
+pub struct Multihead<'a> {
+    pub query: Heads<'a>,
+    pub key: Heads<'a>,
+    pub value: Heads<'a>,
     /// The numbers of an additive bias, and how far apart groups, heads and queries are in it.
-    pub(crate) bias: Option<(&'a [f32], [usize; 3])>,
-    pub(crate) width: usize,
-    pub(crate) heads: usize,
-    pub(crate) groups: usize,
+    pub bias: Option<(&'a [f32], [usize; 3])>,
+    pub width: usize,
+    pub heads: usize,
+    pub groups: usize,
 }
 
 // SAFETY: a query's row is found by its group, index and head in this order, so that there are no gaps.

@@ -5,25 +5,25 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Activation, Epilogue, Tile};
-use super::packed::Packed;
-use super::scratch::{Scratch, Shared, filled};
+use crate::gemm::{Activation, Epilogue, Tile};
+use crate::packed::Packed;
+use crate::scratch::{Scratch, Shared, filled};
 
 /// Numbers of the patches that a task gathers at once: they stay in the second-level cache.
 const GATHERED: usize = 48 << 10;
 
 /// The sizes of a map `[B, H, W, C]`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Map {
-    pub(crate) batch: usize,
-    pub(crate) height: usize,
-    pub(crate) width: usize,
-    pub(crate) channels: usize,
+pub struct Map {
+    pub batch: usize,
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
 }
 
 /// A 3x3 convolution, zero-padded by one: `kernel` `[output, 9 * C]`, row by row with channels last. Returns `[B,
 /// ceil(H / stride), ceil(W / stride), output]`.
-pub(crate) fn conv3x3(
+pub fn conv3x3(
     xs: &[f32],
     map: Map,
     kernel: &Packed,
@@ -125,7 +125,7 @@ impl WithSimd for Patches<'_> {
 /// A transposed convolution with kernel 2 and stride 2. Each of `kernels` makes one row of every cell's 2x2
 /// block: `[2 * output, C]`, the left cell's channels first; `bias` `[2 * output]`. Returns `[B, 2 H, 2 W,
 /// output]`.
-pub(crate) fn upscale2x(
+pub fn upscale2x(
     xs: &[f32],
     map: Map,
     kernels: [&Packed; 2],

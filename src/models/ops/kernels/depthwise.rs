@@ -5,14 +5,14 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::convolution::Map;
-use super::gemm::{Activation, activate, load, load_part};
-use super::scratch::{Shared, filled};
-use super::simd::InstructionSet;
+use crate::convolution::Map;
+use crate::gemm::{Activation, activate, load, load_part};
+use crate::scratch::{Shared, filled};
+use crate::simd::InstructionSet;
 
 /// Convolves every channel with its own kernel `[9, C]`, zero-padded by one. Returns `[B, ceil(H / stride), ceil(W
 /// / stride), C]`.
-pub(crate) fn depthwise_conv3x3(
+pub fn depthwise_conv3x3(
     set: InstructionSet,
     xs: &[f32],
     map: Map,
@@ -62,22 +62,22 @@ pub(crate) fn depthwise_conv3x3(
 
 /// One line of the result.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// The rows of pixels under the kernel; `None` beyond the map.
-    pub(super) rows: [Option<&'a [f32]>; 3],
+    pub(crate) rows: [Option<&'a [f32]>; 3],
     /// Pixels of these rows.
-    pub(super) width: usize,
+    pub(crate) width: usize,
     /// Columns of the first pixel's kernel that lie left of these rows.
-    pub(super) left: usize,
+    pub(crate) left: usize,
     /// `[9, C]`
-    pub(super) kernel: &'a [f32],
+    pub(crate) kernel: &'a [f32],
     /// `[C]`
-    pub(super) bias: &'a [f32],
-    pub(super) stride: usize,
-    pub(super) activation: Activation,
+    pub(crate) bias: &'a [f32],
+    pub(crate) stride: usize,
+    pub(crate) activation: Activation,
     /// Pixels of the result.
-    pub(super) columns: usize,
-    pub(super) output: *mut f32,
+    pub(crate) columns: usize,
+    pub(crate) output: *mut f32,
 }
 
 struct ConvolveLine<'a>(Line<'a>);
@@ -98,7 +98,7 @@ impl Line<'_> {
     /// # Safety
     /// `output` must be valid for writes of `columns` pixels, which nothing else writes meanwhile.
     #[inline(always)]
-    pub(super) unsafe fn convolve<S: Simd>(&self, simd: S) {
+    pub(crate) unsafe fn convolve<S: Simd>(&self, simd: S) {
         let channels = self.bias.len();
         assert_eq!(self.kernel.len(), 9 * channels, "kernel");
         for row in self.rows.iter().flatten() {

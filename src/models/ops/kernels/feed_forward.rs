@@ -5,15 +5,15 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Activation, Epilogue, Rows, TILE_ROWS, Tile, product};
-use super::packed::{Packed, Panels};
-use super::scratch::{Scratch, Shared, filled};
+use crate::gemm::{Activation, Epilogue, Rows, TILE_ROWS, Tile, product};
+use crate::packed::{Packed, Panels};
+use crate::scratch::{Scratch, Shared, filled};
 
 /// Hidden channels that are computed at once: with a tile's rows they stay in the second-level cache.
 const HIDDEN: usize = 512;
 
 /// `W2 activation(W1 x + b1) + b2 + residual` for `rows` rows of `x`; the residual has the result's shape.
-pub(crate) fn feed_forward(
+pub fn feed_forward(
     x: &[f32],
     rows: usize,
     (w1, b1): (&Packed, Option<&[f32]>),

@@ -10,17 +10,17 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Activation, Epilogue, Rows, TILE_ROWS, Tile, product};
-use super::packed::{Packed, Panels};
-use super::scratch::{Scratch, Shared, filled};
-use super::simd::{InstructionSet, exponentials};
+use crate::gemm::{Activation, Epilogue, Rows, TILE_ROWS, Tile, product};
+use crate::packed::{Packed, Panels};
+use crate::scratch::{Scratch, Shared, filled};
+use crate::simd::{InstructionSet, exponentials};
 
 /// A linear layer's weight `[output, input]` and bias `[output]`.
-pub(crate) type Layer<'a> = (&'a [f32], &'a [f32]);
+pub type Layer<'a> = (&'a [f32], &'a [f32]);
 
 /// The projections of the image side, head by head, as they meet the text.
 #[derive(Debug, Clone)]
-pub(crate) struct ImageProjections {
+pub struct ImageProjections {
     set: InstructionSet,
     /// Channels of an image token.
     d: usize,
@@ -39,7 +39,7 @@ pub(crate) struct ImageProjections {
 
 impl ImageProjections {
     /// Takes the query, value and output projections; the output's rows are multiplied by `scale` `[d]`.
-    pub(crate) fn new(
+    pub fn new(
         set: InstructionSet,
         query: Layer,
         value: Layer,
@@ -82,7 +82,7 @@ impl ImageProjections {
     }
 
     /// Channels of an image token.
-    pub(crate) fn d(&self) -> usize {
+    pub fn d(&self) -> usize {
         self.d
     }
 
@@ -93,29 +93,29 @@ impl ImageProjections {
 
 /// One image and its text.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pair<'a> {
+pub struct Pair<'a> {
     /// `[N, d]`: image tokens.
-    pub(crate) vision: &'a [f32],
+    pub vision: &'a [f32],
     /// `[N]`: 1 for image, 0 for padding, whose tokens the text does not see.
-    pub(crate) token_mask: Option<&'a [f32]>,
+    pub token_mask: Option<&'a [f32]>,
     /// `[T, heads * width]`: the text's keys and values.
-    pub(crate) keys: &'a [f32],
-    pub(crate) values: &'a [f32],
+    pub keys: &'a [f32],
+    pub values: &'a [f32],
     /// `[T]`: added to the scores of the image tokens.
-    pub(crate) text_bias: &'a [f32],
+    pub text_bias: &'a [f32],
 }
 
 /// What both sides see of each other.
 #[derive(Debug)]
-pub(crate) struct Attended {
+pub struct Attended {
     /// `[N, d]`: the image tokens with the scaled output projection of what they saw added.
-    pub(crate) vision: Vec<f32>,
+    pub vision: Vec<f32>,
     /// `[T, heads * width]`: what the text tokens saw, before their output projection.
-    pub(crate) text: Vec<f32>,
+    pub text: Vec<f32>,
 }
 
 /// Attention of an image's tokens to its text and of the text to them, on the same scores.
-pub(crate) fn fusion_attention(projections: &ImageProjections, pair: Pair) -> Attended {
+pub fn fusion_attention(projections: &ImageProjections, pair: Pair) -> Attended {
     let ImageProjections {
         set,
         d,

@@ -10,15 +10,15 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::packed::{Packed, Panels, VECTORS};
-use super::scratch::{Shared, filled};
-use super::simd::gelu;
+use crate::packed::{Packed, Panels, VECTORS};
+use crate::scratch::{Shared, filled};
+use crate::simd::gelu;
 
 /// Depth that is summed up in registers at once: a panel of it fills half of the first-level cache.
 const DEPTH: usize = 256;
 
 /// Rows of `A` that a task computes with at once: they stay in the second-level cache.
-pub(crate) const TILE_ROWS: usize = 48;
+pub const TILE_ROWS: usize = 48;
 
 /// What is done to a sum before it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,7 +33,7 @@ pub enum Activation {
 }
 
 #[inline(always)]
-pub(crate) fn activate<S: Simd>(simd: S, activation: Activation, x: S::f32s) -> S::f32s {
+pub fn activate<S: Simd>(simd: S, activation: Activation, x: S::f32s) -> S::f32s {
     match activation {
         Activation::None => x,
         Activation::Relu => simd.max_f32s(x, simd.splat_f32s(0.0)),
@@ -43,40 +43,40 @@ pub(crate) fn activate<S: Simd>(simd: S, activation: Activation, x: S::f32s) -> 
 
 /// How the product of a tile is finished: `activation(sum + bias + residual)`.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Epilogue<'a> {
+pub struct Epilogue<'a> {
     /// Per row of the packed matrix.
-    pub(crate) bias: Option<&'a [f32]>,
-    pub(crate) activation: Activation,
+    pub bias: Option<&'a [f32]>,
+    pub activation: Activation,
     /// The number that belongs to the tile's first output, and the distance of rows.
-    pub(crate) residual: Option<(*const f32, usize)>,
+    pub residual: Option<(*const f32, usize)>,
     /// Adds to what the output holds instead of replacing it.
-    pub(crate) accumulate: bool,
+    pub accumulate: bool,
 }
 
 /// One tile of a product: some rows of `A`, a range of depth, a range of panels.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Tile<'a> {
+pub struct Tile<'a> {
     /// Rows of `A` and of `C`.
-    pub(crate) rows: usize,
+    pub rows: usize,
     /// The first row of `A` at the first depth of the range.
-    pub(crate) a: *const f32,
+    pub a: *const f32,
     /// Numbers from one row of `A` to the next.
-    pub(crate) a_stride: usize,
-    pub(crate) b: Panels,
+    pub a_stride: usize,
+    pub b: Panels,
     /// First depth of `B`, and how many depths.
-    pub(crate) depth: (usize, usize),
+    pub depth: (usize, usize),
     /// First panel, and how many panels.
-    pub(crate) panels: (usize, usize),
+    pub panels: (usize, usize),
     /// The first row of `C` at the first panel's first column.
-    pub(crate) c: *mut f32,
+    pub c: *mut f32,
     /// Numbers from one row of `C` to the next.
-    pub(crate) c_stride: usize,
-    pub(crate) epilogue: Epilogue<'a>,
+    pub c_stride: usize,
+    pub epilogue: Epilogue<'a>,
 }
 
 impl<'a> Tile<'a> {
     /// All of `rows` rows times all of `b`, without an epilogue.
-    pub(crate) fn whole(
+    pub fn whole(
         rows: usize,
         (a, a_stride): (*const f32, usize),
         b: Panels,
@@ -104,7 +104,7 @@ impl<'a> Tile<'a> {
     /// reads of the same; columns beyond `b.n` are not touched. Nothing else may write them meanwhile. The
     /// panels must still be there, and packed for vectors like those of `simd`.
     #[inline(always)]
-    pub(crate) unsafe fn compute<S: Simd>(self, simd: S) {
+    pub unsafe fn compute<S: Simd>(self, simd: S) {
         simd.vectorize(ComputeTile(self));
     }
 
@@ -321,7 +321,7 @@ unsafe fn add_depth<S: Simd, const ROWS: usize>(
 /// # Safety
 /// `from` must be valid for reads of a vector.
 #[inline(always)]
-pub(crate) unsafe fn load<S: Simd>(from: *const f32) -> S::f32s {
+pub unsafe fn load<S: Simd>(from: *const f32) -> S::f32s {
     // SAFETY: the caller's promise; a vector is plain numbers.
     unsafe { from.cast::<S::f32s>().read_unaligned() }
 }
@@ -331,7 +331,7 @@ pub(crate) unsafe fn load<S: Simd>(from: *const f32) -> S::f32s {
 /// # Safety
 /// `from` must be valid for reads of `count` numbers.
 #[inline(always)]
-pub(crate) unsafe fn load_part<S: Simd>(simd: S, from: *const f32, count: usize) -> S::f32s {
+pub unsafe fn load_part<S: Simd>(simd: S, from: *const f32, count: usize) -> S::f32s {
     // SAFETY: the caller's promise.
     simd.partial_load_f32s(unsafe { std::slice::from_raw_parts(from, count) })
 }
@@ -370,15 +370,15 @@ impl WithSimd for GeluPanel<'_> {
 
 /// A factor of a product: `rows` rows of numbers, `stride` apart.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rows<'a> {
-    pub(crate) data: &'a [f32],
-    pub(crate) count: usize,
-    pub(crate) stride: usize,
+pub struct Rows<'a> {
+    pub data: &'a [f32],
+    pub count: usize,
+    pub stride: usize,
 }
 
 /// `activation(A B^T + bias + residual)`: rows of `b.n()` numbers. The residual has as many rows, or a fraction of
 /// them, and is then added again and again.
-pub(crate) fn product(
+pub fn product(
     a: Rows,
     b: &Packed,
     bias: Option<&[f32]>,
@@ -456,7 +456,7 @@ pub(crate) fn product(
 }
 
 /// `A B^T + bias`, each image's rows cut into `heads` matrices: `[images, heads, rows / images, b.n() / heads]`.
-pub(crate) fn product_by_heads(
+pub fn product_by_heads(
     a: Rows,
     images: usize,
     b: &Packed,

@@ -6,11 +6,11 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::convolution::Map;
-use super::depthwise::Line;
-use super::gemm::{Activation, Epilogue, Tile};
-use super::packed::Packed;
-use super::scratch::{Scratch, Shared, filled};
+use crate::convolution::Map;
+use crate::depthwise::Line;
+use crate::gemm::{Activation, Epilogue, Tile};
+use crate::packed::Packed;
+use crate::scratch::{Scratch, Shared, filled};
 
 /// Rows and columns of the result that a task computes: three rows of the wide map stay in the second-level cache.
 const ROWS: usize = 32;
@@ -18,26 +18,26 @@ const COLUMNS: usize = 64;
 
 /// The weights of a block.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Layers<'a> {
+pub struct Layers<'a> {
     /// `[hidden, C]`
-    pub(crate) widen: &'a Packed,
+    pub widen: &'a Packed,
     /// `[hidden]`
-    pub(crate) widen_bias: &'a [f32],
+    pub widen_bias: &'a [f32],
     /// `[9, hidden]`
-    pub(crate) kernel: &'a [f32],
+    pub kernel: &'a [f32],
     /// `[hidden]`
-    pub(crate) kernel_bias: &'a [f32],
+    pub kernel_bias: &'a [f32],
     /// 1 or 2.
-    pub(crate) stride: usize,
+    pub stride: usize,
     /// `[output, hidden]`
-    pub(crate) narrow: &'a Packed,
+    pub narrow: &'a Packed,
     /// `[output]`
-    pub(crate) narrow_bias: &'a [f32],
+    pub narrow_bias: &'a [f32],
 }
 
 /// `activation(narrow(gelu(depthwise(gelu(widen(xs))))) + residual)`: `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W /
 /// stride), output]`, the residual's shape.
-pub(crate) fn inverted_bottleneck(
+pub fn inverted_bottleneck(
     xs: &[f32],
     map: Map,
     layers: Layers,

@@ -5,15 +5,15 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{Activation, activate};
-use super::scratch::{Shared, filled};
-use super::simd::InstructionSet;
+use crate::gemm::{Activation, activate};
+use crate::scratch::{Shared, filled};
+use crate::simd::InstructionSet;
 
 /// Numbers that are worth handing out as a task.
 const TASK: usize = 1 << 14;
 
 /// The activation of `(x - mean) / sqrt(variance + eps) * weight + bias` of every row of `weight.len()` numbers.
-pub(crate) fn layer_norm(
+pub fn layer_norm(
     set: InstructionSet,
     xs: &[f32],
     weight: &[f32],
@@ -121,13 +121,7 @@ fn sum(xs: &[f32], mean: f32, is_squared: bool) -> f32 {
 /// Group norm of one image's map, channels last: `groups` groups of neighbouring channels over all cells.
 ///
 /// The statistics are in double precision: a group may have few cells, which differ little from their mean.
-pub(crate) fn group_norm(
-    xs: &[f32],
-    groups: usize,
-    weight: &[f32],
-    bias: &[f32],
-    eps: f32,
-) -> Vec<f32> {
+pub fn group_norm(xs: &[f32], groups: usize, weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
     let channels = weight.len().max(1);
     let cells = (TASK / channels).max(1);
     let of_group = channels / groups.max(1);

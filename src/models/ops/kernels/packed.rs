@@ -2,35 +2,35 @@
 
 use rayon::prelude::*;
 
-use super::scratch::Aligned;
-use super::simd::InstructionSet;
+use crate::scratch::Aligned;
+use crate::simd::InstructionSet;
 
 /// Vectors in a row of a panel.
-pub(super) const VECTORS: usize = 2;
+pub(crate) const VECTORS: usize = 2;
 
 /// Where the panels of a matrix `[n, k]` lie: of its `n` rows, as many as a panel is wide are side by side, depth
 /// after depth; zeros fill up the last panel.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Panels {
-    pub(super) start: *const f32,
-    pub(super) n: usize,
-    pub(super) k: usize,
-    pub(super) width: usize,
+pub struct Panels {
+    pub(crate) start: *const f32,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) width: usize,
 }
 
 impl Panels {
     /// Rows that a panel has with vectors of this many lanes.
-    pub(crate) const fn width(lanes: usize) -> usize {
+    pub const fn width(lanes: usize) -> usize {
         VECTORS * lanes
     }
 
     /// Numbers that the panels of a matrix `[n, k]` take.
-    pub(crate) fn size(lanes: usize, n: usize, k: usize) -> usize {
+    pub fn size(lanes: usize, n: usize, k: usize) -> usize {
         n.next_multiple_of(Self::width(lanes)) * k
     }
 
     /// Packs `n` rows of `k` numbers into `panels`; `row` gives each of them.
-    pub(crate) fn pack_rows<'a>(
+    pub fn pack_rows<'a>(
         panels: &mut [f32],
         lanes: usize,
         (n, k): (usize, usize),
@@ -51,7 +51,7 @@ impl Panels {
     }
 
     /// Packs the transpose of `k` rows of `n` numbers into `panels`.
-    pub(crate) fn pack_columns<'a>(
+    pub fn pack_columns<'a>(
         panels: &mut [f32],
         lanes: usize,
         (n, k): (usize, usize),
@@ -70,7 +70,7 @@ impl Panels {
     }
 
     /// How many panels there are.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.n.div_ceil(self.width)
     }
 }
@@ -174,7 +174,7 @@ fn spread<const WIDTH: usize>(panels: &mut [f32], (depth, k): (usize, usize), ro
 
 /// A matrix `[n, k]` in panels for one instruction set.
 #[derive(Debug, Clone)]
-pub(crate) struct Packed {
+pub struct Packed {
     set: InstructionSet,
     n: usize,
     k: usize,
@@ -184,7 +184,7 @@ pub(crate) struct Packed {
 
 impl Packed {
     /// Packs `n` rows of `k` numbers, `stride` numbers apart.
-    pub(crate) fn of_rows(
+    pub fn of_rows(
         set: InstructionSet,
         rows: &[f32],
         (n, k): (usize, usize),
@@ -214,7 +214,7 @@ impl Packed {
     }
 
     /// Packs the transpose of `k` rows of `n` numbers, `stride` numbers apart.
-    pub(crate) fn of_columns(
+    pub fn of_columns(
         set: InstructionSet,
         rows: &[f32],
         (n, k): (usize, usize),
@@ -235,7 +235,7 @@ impl Packed {
     }
 
     /// The panels, for as long as the matrix lives.
-    pub(crate) fn panels(&self) -> Panels {
+    pub fn panels(&self) -> Panels {
         Panels {
             start: self.numbers.as_ptr(),
             n: self.n,
@@ -245,17 +245,17 @@ impl Packed {
     }
 
     /// Rows: the columns of the product.
-    pub(crate) fn n(&self) -> usize {
+    pub fn n(&self) -> usize {
         self.n
     }
 
     /// Numbers of a row: the depth of the product.
-    pub(crate) fn k(&self) -> usize {
+    pub fn k(&self) -> usize {
         self.k
     }
 
     /// The instruction set it is packed for.
-    pub(crate) fn set(&self) -> InstructionSet {
+    pub fn set(&self) -> InstructionSet {
         self.set
     }
 }

@@ -5,24 +5,24 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::gemm::{load, load_part};
-use super::scratch::{Scratch, Shared, filled};
-use super::simd::{InstructionSet, exponentials};
+use crate::gemm::{load, load_part};
+use crate::scratch::{Scratch, Shared, filled};
+use crate::simd::{InstructionSet, exponentials};
 
 /// The sizes of a call.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sizes<'a> {
-    pub(crate) batch: usize,
-    pub(crate) queries: usize,
-    pub(crate) heads: usize,
+pub struct Sizes<'a> {
+    pub batch: usize,
+    pub queries: usize,
+    pub heads: usize,
     /// Channels of a head.
-    pub(crate) width: usize,
+    pub width: usize,
     /// Places that a head looks at on each level.
-    pub(crate) points: usize,
+    pub points: usize,
     /// (height, width) of each level's map.
-    pub(crate) shapes: &'a [(usize, usize)],
+    pub shapes: &'a [(usize, usize)],
     /// Numbers of a reference point: 2 for a centre, 4 for a box.
-    pub(crate) reference: usize,
+    pub reference: usize,
 }
 
 impl Sizes<'_> {
@@ -49,7 +49,7 @@ const MOST_CELLS: usize = 1 << 23;
 /// - `reference` `[B, Q, L, 2 or 4]`
 ///
 /// Returns `[B, Q, heads * width]`.
-pub(crate) fn deformable_sampling(
+pub fn deformable_sampling(
     set: InstructionSet,
     value: &[f32],
     samples: &[f32],

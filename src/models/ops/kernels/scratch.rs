@@ -10,24 +10,24 @@ const LINE: usize = 16;
 /// One cache line, to which buffers are aligned.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-pub(crate) struct Line([f32; LINE]);
+pub struct Line([f32; LINE]);
 
 /// A buffer of f32 that starts at a cache line.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Aligned(Vec<Line>);
+pub struct Aligned(Vec<Line>);
 
 impl Aligned {
     /// `count` zeros, rounded up to whole lines.
-    pub(crate) fn zeros(count: usize) -> Self {
+    pub fn zeros(count: usize) -> Self {
         Self(vec![Line([0.0; LINE]); count.div_ceil(LINE)])
     }
 
-    pub(crate) fn as_ptr(&self) -> *const f32 {
+    pub fn as_ptr(&self) -> *const f32 {
         self.0.as_ptr().cast()
     }
 
     /// All numbers.
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
+    pub fn as_mut_slice(&mut self) -> &mut [f32] {
         let count = self.0.len() * LINE;
         // SAFETY: a `Line` is `LINE` f32 without gaps (`repr(C)`), all of them initialised.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), count) }
@@ -40,16 +40,16 @@ thread_local! {
 
 /// A buffer that a task works in. It is the thread's own as long as the task runs, and kept for the next one.
 #[derive(Debug)]
-pub(crate) struct Scratch(Aligned);
+pub struct Scratch(Aligned);
 
 impl Scratch {
     /// Takes the thread's buffer.
-    pub(crate) fn take() -> Self {
+    pub fn take() -> Self {
         Self(KEPT.take())
     }
 
     /// Parts of these lengths, each of which starts at a cache line. What they hold is left from earlier.
-    pub(crate) fn parts<const N: usize>(&mut self, lengths: [usize; N]) -> [&mut [f32]; N] {
+    pub fn parts<const N: usize>(&mut self, lengths: [usize; N]) -> [&mut [f32]; N] {
         let whole = lengths.map(|length| length.next_multiple_of(LINE));
         let total = whole.iter().sum::<usize>() / LINE;
         if self.0.0.len() < total {
@@ -72,7 +72,7 @@ impl Drop for Scratch {
 
 /// A pointer that the tasks of a kernel share; each touches its own part.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Shared<T>(T);
+pub struct Shared<T>(T);
 
 // SAFETY: every kernel that uses it gives each task a part of its own to write, and nothing is read that
 // another task writes.
@@ -81,12 +81,12 @@ unsafe impl<T> Send for Shared<T> {}
 unsafe impl<T> Sync for Shared<T> {}
 
 impl<T: Copy> Shared<T> {
-    pub(crate) fn new(pointer: T) -> Self {
+    pub fn new(pointer: T) -> Self {
         Self(pointer)
     }
 
     /// The pointer; a method, so that closures take the whole wrapper.
-    pub(crate) fn get(self) -> T {
+    pub fn get(self) -> T {
         self.0
     }
 }
@@ -95,7 +95,7 @@ impl<T: Copy> Shared<T> {
 ///
 /// # Safety
 /// `fill` must write every one of the `length` numbers at the pointer it is given.
-pub(crate) unsafe fn filled(length: usize, fill: impl FnOnce(Shared<*mut f32>)) -> Vec<f32> {
+pub unsafe fn filled(length: usize, fill: impl FnOnce(Shared<*mut f32>)) -> Vec<f32> {
     let mut output: Vec<f32> = Vec::with_capacity(length);
     fill(Shared::new(output.as_mut_ptr()));
     // SAFETY: the capacity is there, and the caller promises that all is written.

@@ -108,7 +108,7 @@ impl InstructionSet {
 /// `e^x`, to two units in the last place for -87 <= x <= 88; what lies outside gives the value at the
 /// nearer end (Cephes' `expf`).
 #[inline(always)]
-pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let splat = |value: f32| simd.splat_f32s(value);
     let x = simd.min_f32s(simd.max_f32s(x, splat(-87.3)), splat(88.0));
     // adding 1.5 * 2^23 rounds to an integer, which the low bits of the sum hold
@@ -137,7 +137,7 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 
 /// Replaces numbers by `e^(x - most)`: whole vectors, so that the length must be a multiple of the lanes.
 #[inline(always)]
-pub(crate) fn exponentials<S: Simd>(simd: S, numbers: &mut [f32], most: f32) {
+pub fn exponentials<S: Simd>(simd: S, numbers: &mut [f32], most: f32) {
     let most = simd.splat_f32s(most);
     let (vectors, rest) = S::as_mut_simd_f32s(numbers);
     debug_assert!(rest.is_empty());
@@ -149,7 +149,7 @@ pub(crate) fn exponentials<S: Simd>(simd: S, numbers: &mut [f32], most: f32) {
 /// `x * (1 + erf(x / sqrt 2)) / 2`, with an error function that is exact to 4e-7: the quotient of two polynomials on
 /// -4..4, beyond which it is 1 in f32 (the coefficients of Eigen's `generic_fast_erf_float`).
 #[inline(always)]
-pub(crate) fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let splat = |value: f32| simd.splat_f32s(value);
     let t = simd.mul_f32s(x, splat(std::f32::consts::FRAC_1_SQRT_2));
     let t = simd.max_f32s(simd.min_f32s(t, splat(4.0)), splat(-4.0));

@@ -6,10 +6,10 @@ use std::ops::Range;
 
 use pulp::Simd;
 
-use super::attention::{Query, Rows, Sizes, attend};
-use super::gemm::Tile;
-use super::packed::Packed;
-use super::simd::InstructionSet;
+use crate::attention::{Query, Rows, Sizes, attend};
+use crate::gemm::Tile;
+use crate::packed::Packed;
+use crate::simd::InstructionSet;
 
 /// How a map `[B, height, width]` is cut into windows, of which the last ones may reach over its edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Windows {
     }
 
     /// Which of the map's parts a token of a window comes from, where the window holds several.
-    pub(crate) fn region(&self, window: usize, index: usize) -> usize {
+    pub fn region(&self, window: usize, index: usize) -> usize {
         let (_, top, left) = self.origin(window);
         // untouched, or rolled in from the other side
         let band = |position: usize, size: usize| usize::from(position >= size - self.shift);
@@ -103,7 +103,7 @@ impl Windows {
 
 /// What is added to the scores of a window.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum PositionBias<'a> {
+pub enum PositionBias<'a> {
     None,
     /// `[heads, N, N]`: by head, query and key.
     Table(&'a [f32]),
@@ -114,7 +114,7 @@ pub(crate) enum PositionBias<'a> {
 /// Decomposed relative positions, packed: for every row (column) of a window a matrix of what its queries are
 /// multiplied by for each row (column) of keys.
 #[derive(Debug, Clone)]
-pub(crate) struct RelativePositions {
+pub struct RelativePositions {
     by_row: Vec<Packed>,
     by_column: Vec<Packed>,
 }
@@ -122,7 +122,7 @@ pub(crate) struct RelativePositions {
 impl RelativePositions {
     /// Takes tables `[extent, extent, width]` by query and key position. They are multiplied by the root of the
     /// width, because they meet queries that are divided by it.
-    pub(crate) fn new(
+    pub fn new(
         set: InstructionSet,
         (by_row, rows): (&[f32], usize),
         (by_column, columns): (&[f32], usize),
@@ -340,7 +340,7 @@ impl Relative<'_> {
 /// Attention of the tokens of every window to each other. `qkv` holds `3 * heads * width` numbers a token: all
 /// heads' queries, then keys, then values; `filler` as many, for what lies beyond the map's edge. Returns `heads
 /// * width` numbers a token.
-pub(crate) fn window_attention(
+pub fn window_attention(
     set: InstructionSet,
     qkv: &[f32],
     filler: &[f32],
