@@ -39,15 +39,19 @@ impl InstructionSet {
         sets
     }
 
-    /// The best one that this machine has, but not above what [`InstructionSet::limit`] was given.
+    /// Those of [`InstructionSet::available`] that this process may use: none above what
+    /// [`InstructionSet::limit`] was given.
+    pub fn permitted() -> Vec<Self> {
+        let limit = LIMIT.get().copied().unwrap_or(Self::Avx512);
+        let mut sets = Self::available();
+        sets.retain(|set| *set <= limit);
+        sets
+    }
+
+    /// The best one that this process may use.
     pub fn current() -> Self {
         static BEST: OnceLock<InstructionSet> = OnceLock::new();
-        *BEST.get_or_init(|| {
-            let limit = LIMIT.get().copied().unwrap_or(Self::Avx512);
-            let mut sets = Self::available();
-            sets.retain(|set| *set <= limit);
-            sets.pop().unwrap_or(Self::Portable)
-        })
+        *BEST.get_or_init(|| Self::permitted().pop().unwrap_or(Self::Portable))
     }
 
     /// Keeps the kernels of this process from using more than `limit`: for tests of older CPUs. It counts
