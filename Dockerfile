@@ -5,6 +5,8 @@ COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY models models
 COPY examples examples
+# the scenes of `groundling selftest`
+COPY tests/reference/demo tests/reference/demo
 RUN cargo build --locked --profile dist --bin groundling
 
 FROM debian:bookworm-slim

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use groundling::commands::{annotate, bench, doctor, download, models, predict, serve};
+use groundling::commands::{annotate, bench, doctor, download, models, predict, selftest, serve};
 use groundling::config::{Cli, Command};
 use groundling::models::ops::InstructionSet;
 use groundling::{telemetry, threads};
@@ -37,6 +37,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(args),
         Command::Predict(args) => predict::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Annotate(args) => annotate::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Download(args) => download::run(&args),

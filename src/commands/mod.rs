@@ -11,6 +11,7 @@ pub mod models;
 pub mod predict;
 mod progress;
 mod road;
+pub mod selftest;
 pub mod serve;
 
 /// A line for whoever reads the results; nobody may, and that stops nothing.

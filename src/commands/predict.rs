@@ -2,12 +2,11 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::progress;
 use crate::config::{OutputFormat, PredictArgs};
@@ -53,7 +52,7 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
         reports: vec![],
         tasks: vec![],
     };
-    let progress = progress_bar(files.len());
+    let progress = progress::counted(files.len(), "images");
     let mut failed = 0;
     for file in &files {
         progress.set_message(file.display().to_string());
@@ -208,16 +207,4 @@ fn overlay_path(folder: &Path, file: &Path, taken: &mut HashSet<PathBuf>) -> Pat
     let name = names.find(|name| !taken.contains(name)).unwrap_or_default();
     taken.insert(name.clone());
     name
-}
-
-fn progress_bar(images: usize) -> ProgressBar {
-    if images < 2 || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(images as u64);
-    let template = "{bar:30} {pos}/{len} images, {per_sec}, {eta} left  {wide_msg}";
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }

@@ -48,6 +48,21 @@ impl Watcher for Shown {
     }
 }
 
+/// A bar of things that are done one after the other, with the name of the current one; hidden where nobody sits at
+/// the terminal, or there is only one.
+pub(super) fn counted(count: usize, things: &str) -> ProgressBar {
+    if count < 2 || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(count as u64);
+    let template =
+        format!("{{bar:30}} {{pos}}/{{len}} {things}, {{per_sec}}, {{eta}} left  {{wide_msg}}");
+    match ProgressStyle::with_template(&template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
 fn file_bar(file: &str, total: u64) -> ProgressBar {
     let style = "{msg:28!} {wide_bar} {bytes:>11} of {total_bytes}, {bytes_per_sec}, {eta} left";
     // the template is a constant, and a plain bar serves as well

@@ -2,6 +2,7 @@
 
 mod bench;
 mod models;
+mod selftest;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,6 +16,7 @@ pub use self::bench::{BenchArgs, Dimensions, Half};
 pub use self::models::{
     CpuArgs, DeviceChoice, HubArgs, InstructionSetChoice, ModelArgs, Precision, PythonArgs, Switch,
 };
+pub use self::selftest::SelftestArgs;
 use crate::detector::DetectionOptions;
 
 /// Words in, boxes and masks out: a Label Studio ML backend.
@@ -57,6 +59,8 @@ pub enum Command {
     Predict(PredictArgs),
     /// Measure how long each stage of a prediction takes on this machine.
     Bench(BenchArgs),
+    /// Check that this machine computes the right results.
+    Selftest(SelftestArgs),
     /// Predict all tasks of a Label Studio project, and store what was found there.
     Annotate(AnnotateArgs),
     /// Look for what keeps Label Studio and groundling from working together, and say what to change.
@@ -74,6 +78,7 @@ impl Command {
             Self::Serve(args) => (&args.road.log, "info"),
             Self::Predict(args) => (&args.log, "warn"),
             Self::Bench(args) => (&args.log, "warn"),
+            Self::Selftest(args) => (&args.log, "warn"),
             Self::Annotate(args) => (&args.road.log, "warn"),
             Self::Doctor(args) => (&args.road.log, "error"),
             Self::Download(args) => (&args.log, "warn"),
@@ -88,6 +93,7 @@ impl Command {
             Self::Predict(args) => Some(&args.models.cpu),
             Self::Annotate(args) => Some(&args.road.models.cpu),
             Self::Bench(args) => Some(&args.models.cpu),
+            Self::Selftest(args) => Some(&args.cpu),
             Self::Doctor(_) | Self::Download(_) | Self::Models(_) => None,
         }
     }

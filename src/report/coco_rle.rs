@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::geometry::{ImageSize, Mask, row_differences};
 
 /// A mask as COCO files hold it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CocoRle {
     /// Height and width.
     pub size: [usize; 2],
@@ -32,6 +32,25 @@ impl CocoRle {
             size: [height, width],
             counts: compress(&runs),
         }
+    }
+
+    /// Decodes a mask; `None` if the counts are no run lengths, or do not fill the size.
+    pub fn mask(&self) -> Option<Mask> {
+        let [height, width] = self.size;
+        let size = ImageSize { height, width };
+        let mut columns = vec![];
+        for (i, run) in expand(&self.counts)?.into_iter().enumerate() {
+            let end = columns.len().checked_add(usize::try_from(run).ok()?)?;
+            if end > size.area() {
+                return None;
+            }
+            columns.resize(end, i % 2 == 1);
+        }
+        if columns.len() != size.area() {
+            return None;
+        }
+        let pixels = (0..height).flat_map(|y| (0..width).map(move |x| x * height + y));
+        Some(Mask::from_pixels(size, pixels.map(|pixel| columns[pixel])))
     }
 }
 
@@ -83,6 +102,32 @@ fn compress(runs: &[i64]) -> String {
     text
 }
 
+/// The run lengths that [`compress`] wrote; `None` if a character is not one of its, or the last run is cut off.
+fn expand(text: &str) -> Option<Vec<i64>> {
+    let mut runs: Vec<i64> = vec![];
+    let (mut value, mut shift) = (0i64, 0);
+    for character in text.bytes() {
+        let bits = i64::from(character.checked_sub(48).filter(|bits| *bits < 64)?);
+        if shift > 55 {
+            return None;
+        }
+        value |= (bits & 0x1f) << shift;
+        shift += 5;
+        if bits & 0x20 != 0 {
+            continue;
+        }
+        if bits & 0x10 != 0 {
+            value |= -1 << shift;
+        }
+        if runs.len() > 2 {
+            value = value.checked_add(runs[runs.len() - 2])?;
+        }
+        runs.push(value);
+        (value, shift) = (0, 0);
+    }
+    (shift == 0).then_some(runs)
+}
+
 #[cfg(test)]
 mod tests {
     use rand::rngs::StdRng;
@@ -113,6 +158,26 @@ mod tests {
             let mut changes = changes(&Mask::from_pixels(size, pixels));
             changes.sort_unstable();
             assert_eq!(changes, expected, "{size:?}");
+        }
+    }
+
+    #[test]
+    fn damaged_counts_are_no_mask() {
+        let rle = |size, counts: &str| CocoRle {
+            size,
+            counts: counts.to_owned(),
+        };
+        // runs of 2 and 4
+        assert_eq!(rle([2, 3], "24").mask().map(|mask| mask.area()), Some(4));
+        for (size, counts) in [
+            ([2, 3], "23"),
+            ([2, 3], "25"),
+            ([2, 3], "2P"),
+            ([2, 3], "2\u{7f}"),
+            ([2, 3], "2O"),
+            ([2, 3], "2oooooooooooooooooo0"),
+        ] {
+            assert_eq!(rle(size, counts).mask(), None, "{counts}");
         }
     }
 }

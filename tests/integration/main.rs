@@ -18,6 +18,7 @@ mod labeling;
 mod layering;
 mod media;
 mod predict;
+mod selftest;
 mod server;
 mod studio;
 mod support;

@@ -5,156 +5,45 @@ use std::fs;
 
 use candle_core::{DType, Device};
 use groundling::checkpoints::{Role, demo};
+use groundling::commands::selftest::demo::compare;
+use groundling::commands::selftest::scenes::Scenes;
 use groundling::detector::{DetectionOptions, Detector};
-use groundling::geometry::{BoundingBox, ImageSize, Mark, Mask, Point};
+use groundling::geometry::{BoundingBox, Mark, Point};
 use groundling::media::decode;
 use groundling::prompt::Prompt;
 use groundling::segmenter::Segmenter;
-use serde::Deserialize;
 
 use crate::compare::path;
 
-#[derive(Deserialize)]
-struct Expected {
-    box_threshold: f32,
-    text_threshold: f32,
-    scenes: Vec<Scene>,
-}
-
-#[derive(Deserialize)]
-struct Scene {
-    image: String,
-    prompt: String,
-    phrases: Vec<String>,
-    detections: Vec<Found>,
-}
-
-#[derive(Deserialize)]
-struct Found {
-    #[serde(rename = "box")]
-    bounding_box: [f32; 4],
-    score: f32,
-    /// What the reference strings together from single tokens.
-    label: String,
-    phrase: String,
-    iou_score: f32,
-    mask: Rle,
-}
-
-#[derive(Deserialize)]
-struct Rle {
-    size: [usize; 2],
-    counts: String,
-}
-
-/// COCO's compressed RLE, decoded by its description and not by our encoder.
-fn decode_rle(rle: &Rle) -> Mask {
-    let mut runs: Vec<i64> = vec![];
-    let mut characters = rle.counts.bytes().map(|c| i64::from(c) - 48);
-    while let Some(mut c) = characters.next() {
-        let (mut value, mut shift) = (c & 0x1f, 5);
-        while c & 0x20 != 0 {
-            c = characters.next().unwrap();
-            value |= (c & 0x1f) << shift;
-            shift += 5;
-        }
-        if c & 0x10 != 0 {
-            value |= -1 << shift;
-        }
-        if runs.len() > 2 {
-            value += runs[runs.len() - 2];
-        }
-        runs.push(value);
-    }
-    let columns: Vec<bool> = runs
-        .iter()
-        .enumerate()
-        .flat_map(|(i, run)| std::iter::repeat_n(i % 2 == 1, *run as usize))
-        .collect();
-    let [height, width] = rle.size;
-    let rows = (0..height).flat_map(|y| (0..width).map(move |x| (y, x)));
-    Mask::from_pixels(
-        ImageSize { height, width },
-        rows.map(|(y, x)| columns[x * height + y]),
-    )
-}
-
 #[test]
 fn scenes_are_seen_as_by_the_reference() {
-    let text = fs::read(path("demo/expected.json")).unwrap();
-    let expected: Expected = serde_json::from_slice(&text).unwrap();
-    assert!(expected.scenes.len() >= 20);
-    let device = &Device::Cpu;
-    let detector = demo(Role::Detector);
-    let detector = Detector::load(&detector, DType::F32, device).unwrap();
-    let segmenter = demo(Role::Segmenter);
-    let segmenter = Segmenter::load(&segmenter, DType::F32, device).unwrap();
-    let options = DetectionOptions {
-        box_threshold: expected.box_threshold,
-        text_threshold: expected.text_threshold,
-        // the reference suppresses nothing
-        nms_iou: 1.0,
-        max_detections: None,
-    };
-
-    let (mut worst_box, mut worst_score, mut worst_mask, mut worst_quality) =
-        (0f32, 0f32, 1f32, 0f32);
-    let (mut compared, mut sound) = (0, 0);
-    for scene in &expected.scenes {
-        let bytes = fs::read(path("demo").join(&scene.image)).unwrap();
-        let image = decode(&bytes, 1 << 24).unwrap();
-        let prompt = Prompt::parse(&scene.prompt).unwrap();
-        assert_eq!(prompt.phrases(), scene.phrases);
-        let found = detector
-            .detect(&[(&image, &prompt)], &options)
-            .unwrap()
-            .remove(0);
-        let name = &scene.image;
-        assert_eq!(found.len(), scene.detections.len(), "{name}: detections");
-        if found.is_empty() {
-            continue;
-        }
-        let theirs: Vec<BoundingBox> = scene
-            .detections
-            .iter()
-            .map(|d| {
-                let [x0, y0, x1, y1] = d.bounding_box;
-                BoundingBox { x0, y0, x1, y1 }
-            })
-            .collect();
-        let encoded = segmenter.encode(&image).unwrap();
-        let masks = segmenter.segment_boxes(&encoded, &theirs).unwrap();
-        for ((ours, theirs), mask) in found.iter().zip(&scene.detections).zip(&masks) {
-            let corners = ours.bounding_box.corners();
-            let off = corners
-                .iter()
-                .zip(theirs.bounding_box)
-                .map(|(a, b)| (a - b).abs());
-            worst_box = worst_box.max(off.fold(0.0, f32::max));
-            worst_score = worst_score.max((ours.score - theirs.score).abs());
-            worst_mask = worst_mask.min(mask.mask.iou(&decode_rle(&theirs.mask)));
-            worst_quality = worst_quality.max((mask.score - theirs.iou_score).abs());
-            assert_eq!(ours.phrase, theirs.phrase, "{name}");
-            if scene.phrases.contains(&theirs.label) {
-                assert_eq!(
-                    ours.phrase, theirs.label,
-                    "{name}: where the reference's label is a phrase"
-                );
-                sound += 1;
-            }
-            compared += 1;
-        }
-    }
+    let scenes = Scenes::read().unwrap();
+    let found = compare(&scenes, &Device::Cpu).unwrap();
+    let answers = scenes.scenes.iter().flat_map(|scene| {
+        let answers = scene.detections.iter();
+        answers.map(move |answer| (&scene.phrases, answer))
+    });
+    let sound = answers.filter(|(phrases, answer)| {
+        // where the reference's label is a phrase, it is ours too
+        let is_phrase = phrases.contains(&answer.label);
+        assert!(!is_phrase || answer.phrase == answer.label);
+        is_phrase
+    });
     println!(
-        "{} scenes, {compared} detections: boxes within {worst_box:.3} pixels, scores within \
-         {worst_score:.1e}, masks of IoU {worst_mask:.5} or more, their quality within \
-         {worst_quality:.1e}; the reference's own label is a phrase of the prompt in {sound}",
-        expected.scenes.len()
+        "{} scenes, {} detections: boxes within {:.3} pixels, scores within {:.1e}, masks of IoU {:.5} or more, \
+         their quality within {:.1e}; the reference's own label is a phrase of the prompt in {}",
+        found.scenes,
+        found.objects,
+        found.boxes,
+        found.scores,
+        1.0 - found.masks,
+        found.quality,
+        sound.count()
     );
-    assert!(compared >= 20, "{compared} detections");
-    assert!(
-        worst_box <= 0.5 && worst_score <= 1e-3 && worst_mask >= 0.999 && worst_quality <= 1e-3
-    );
+    assert_eq!(found.wrong, Vec::<String>::new());
+    assert!(found.scenes >= 20 && found.objects >= 20);
+    assert!(found.boxes <= 0.05 && found.scores <= 1e-4);
+    assert!(found.masks <= 1e-3 && found.quality <= 1e-4);
 }
 
 #[test]

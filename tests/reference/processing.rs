@@ -314,5 +314,6 @@ fn coco_runs_are_pycocotools() {
             "{}",
             vector["name"]
         );
+        assert_eq!(rle.mask(), Some(mask), "{}", vector["name"]);
     }
 }

@@ -103,9 +103,7 @@ fn compare_case(sam: &Sam, image: &Fixture, case: &Fixture) -> Result<()> {
             &dense.broadcast_as(theirs)?.contiguous()?,
         );
     }
-    let (tokens, cells) =
-        sam.mask_decoder()
-            .transform(&embeddings, sam.image_positions(), &sparse, &dense)?;
+    let (tokens, cells) = sam.mask_decoder().transform(&embeddings, &sparse, &dense)?;
     case.compare("decoder.tokens_out", &tokens.unsqueeze(0)?);
     if case.has("decoder.image_out") {
         case.compare("decoder.image_out", &cells.unsqueeze(0)?);

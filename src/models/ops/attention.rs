@@ -67,7 +67,7 @@ pub fn attention_plain(
         .reshape((batch, tokens, channels))
 }
 
-fn with_kernel(
+pub(super) fn with_kernel(
     set: InstructionSet,
     query: &Tensor,
     key: &Tensor,
@@ -168,49 +168,24 @@ fn check(
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
-    use super::super::testing::assert_close;
     use super::*;
 
     #[test]
-    fn blocks_equal_plain_tensors_on_every_instruction_set() -> Result<()> {
-        let device = &Device::Cpu;
+    fn no_images_give_no_images() -> Result<()> {
+        let zeros = |shape: (usize, usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu);
+        let (query, key) = (zeros((0, 3, 16))?, zeros((1, 4, 16))?);
         for set in InstructionSet::available() {
-            for (batch, query_images, images, queries, keys, heads, width) in [
-                (0, 0, 1, 3, 4, 2, 8),
-                (1, 1, 1, 1, 1, 1, 1),
-                (2, 2, 2, 7, 13, 3, 5),
-                (3, 3, 1, 4, 300, 2, 16),
-                (3, 1, 3, 300, 4, 2, 16),
-                (1, 1, 1, 301, 517, 2, 32),
-            ] {
-                let channels = heads * width;
-                // large scores: the exponents of blocks differ
-                let query = Tensor::randn(0f32, 3.0, (query_images, queries, channels), device)?;
-                let key = Tensor::randn(0f32, 3.0, (images, keys, channels), device)?;
-                let value = Tensor::randn(0f32, 1.0, (images, keys, channels), device)?;
-                for shape in [
-                    None,
-                    Some((1, 1, 1, keys)),
-                    Some((batch, 1, queries, keys)),
-                    Some((1, heads, queries, keys)),
-                ] {
-                    let bias = shape.map(|shape| Tensor::randn(0f32, 2.0, shape, device));
-                    let bias = bias.transpose()?;
-                    let fast = with_kernel(set, &query, &key, &value, bias.as_ref(), heads)?;
-                    let plain = attention_plain(&query, &key, &value, bias.as_ref(), heads)?;
-                    let name = format!("{} {queries}x{keys} {shape:?}", set.name());
-                    assert_close(&name, &fast, &plain, 1e-5)?;
-                }
-            }
+            let result = with_kernel(set, &query, &key, &key, None, 2)?;
+            assert_eq!(result.dims(), [0, 3, 16]);
         }
         Ok(())
     }
 
     #[test]
     fn shapes_that_do_not_fit_are_named() -> Result<()> {
-        let xs = |tokens| Tensor::zeros((1, tokens, 6), candle_core::DType::F32, &Device::Cpu);
+        let xs = |tokens| Tensor::zeros((1, tokens, 6), DType::F32, &Device::Cpu);
         let error = attention(&xs(2)?, &xs(3)?, &xs(4)?, None, 2);
         assert!(error.is_err_and(|e| e.to_string().contains("value [1, 4, 6]")));
         Ok(())

@@ -49,7 +49,7 @@ pub fn deformable_sampling(
     }
 }
 
-fn with_kernel(
+pub(super) fn with_kernel(
     set: InstructionSet,
     value: &Tensor,
     samples: &Tensor,
@@ -246,41 +246,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_pass_equals_plain_tensors_on_every_instruction_set() -> Result<()> {
-        let device = &Device::Cpu;
+    fn no_queries_give_no_queries() -> Result<()> {
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
+        let sampling = Sampling {
+            heads: 2,
+            points: 4,
+            shapes: &[(2, 3)],
+        };
+        let (value, samples) = (zeros(&[1, 2, 6, 8])?, zeros(&[1, 0, 24])?);
         for set in InstructionSet::available() {
-            for (batch, queries, heads, width, points, shapes) in [
-                (1, 1, 1, 1, 1, &[(1, 1)][..]),
-                (2, 11, 3, 8, 4, &[(5, 7), (3, 4), (1, 2)]),
-                (1, 70, 2, 32, 4, &[(9, 13), (1, 1)]),
-                (2, 3, 2, 13, 3, &[(4, 1), (2, 6), (1, 1), (1, 1), (3, 3)]),
-                (1, 0, 2, 8, 4, &[(2, 3)]),
-            ] {
-                let tokens: usize = shapes.iter().map(|(rows, columns)| rows * columns).sum();
-                let levels = shapes.len();
-                let sampling = Sampling {
-                    heads,
-                    points,
-                    shapes,
-                };
-                let value = Tensor::randn(0f32, 1.0, (batch, heads, tokens, width), device)?;
-                let numbers = heads * levels * points * 3;
-                // some locations lie outside the maps
-                let samples = Tensor::randn(0f32, 2.0, (batch, queries, numbers), device)?;
-                for coordinates in [2, 4] {
-                    let reference =
-                        Tensor::rand(-0.2f32, 1.2, (batch, queries, levels, coordinates), device)?;
-                    let fast = with_kernel(set, &value, &samples, &reference, sampling)?;
-                    if queries == 0 {
-                        // candle's softmax does not take it
-                        assert_eq!(fast.dims(), [batch, 0, heads * width]);
-                        continue;
-                    }
-                    let plain = deformable_sampling_plain(&value, &samples, &reference, sampling)?;
-                    let name = format!("{} {sampling:?} {coordinates}", set.name());
-                    assert_close(&name, &fast, &plain, 1e-5)?;
-                }
-            }
+            let result = with_kernel(set, &value, &samples, &zeros(&[1, 0, 1, 2])?, sampling)?;
+            assert_eq!(result.dims(), [1, 0, 16]);
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use candle_core::{D, DType, Result, Tensor};
 
 use super::kernels::fusion_attention::{ImageProjections, Pair, fusion_attention};
 use super::kernels::simd::InstructionSet;
-use super::{Activation, Matrix, copied, has_kernel, linear, numbers, tensor};
+use super::{Activation, Matrix, copied, kernel_set, linear, numbers, tensor};
 
 /// The weights `[output, input]` and biases `[output]` of bi-directional attention. The inner width is that of
 /// all heads together.
@@ -30,8 +30,8 @@ pub struct FusionProjections {
 struct Layer(Matrix, Tensor);
 
 impl Layer {
-    fn new((weight, bias): &(Tensor, Tensor)) -> Result<Self> {
-        Ok(Self(Matrix::new(weight.clone())?, bias.clone()))
+    fn on(set: Option<InstructionSet>, (weight, bias): &(Tensor, Tensor)) -> Result<Self> {
+        Ok(Self(Matrix::on(set, weight.clone())?, bias.clone()))
     }
 
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
@@ -80,12 +80,11 @@ impl FusionAttention {
     /// # Errors
     /// If the inner width is not a multiple of `heads`.
     pub fn new(projections: &FusionProjections, heads: usize) -> Result<Self> {
-        let kernel = has_kernel(&projections.vision_proj.0).then(InstructionSet::current);
-        Self::on(kernel, projections, heads)
+        Self::on(kernel_set(&projections.vision_proj.0), projections, heads)
     }
 
-    /// With the kernel for an instruction set, or without one.
-    fn on(
+    /// With the kernels for an instruction set, or without any.
+    pub(super) fn on(
         set: Option<InstructionSet>,
         projections: &FusionProjections,
         heads: usize,
@@ -112,17 +111,17 @@ impl FusionAttention {
                 ))))
             }
             None => VisionSide::Plain {
-                vision_proj: Layer::new(&projections.vision_proj)?,
-                values_vision_proj: Layer::new(&projections.values_vision_proj)?,
-                out_vision_proj: Layer::new(&projections.out_vision_proj)?,
+                vision_proj: Layer::on(None, &projections.vision_proj)?,
+                values_vision_proj: Layer::on(None, &projections.values_vision_proj)?,
+                out_vision_proj: Layer::on(None, &projections.out_vision_proj)?,
                 vision_param: projections.vision_param.clone(),
             },
         };
         Ok(Self {
             vision,
-            text_proj: Layer::new(&projections.text_proj)?,
-            values_text_proj: Layer::new(&projections.values_text_proj)?,
-            out_text_proj: Layer::new(&projections.out_text_proj)?,
+            text_proj: Layer::on(set, &projections.text_proj)?,
+            values_text_proj: Layer::on(set, &projections.values_text_proj)?,
+            out_text_proj: Layer::on(set, &projections.out_text_proj)?,
             text_param: projections.text_param.clone(),
             heads,
         })
@@ -268,70 +267,4 @@ fn padding_bias(token_mask: &Tensor, dtype: DType) -> Result<Tensor> {
         .unsqueeze(1)?
         .unsqueeze(1)?
         .to_dtype(dtype)
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::super::testing::assert_close;
-    use super::*;
-
-    #[test]
-    fn folded_products_equal_plain_ones_on_every_instruction_set() -> Result<()> {
-        let device = &Device::Cpu;
-        for (batch, count, tokens, heads, width, d) in [
-            (1, 1, 1, 1, 4, 8),
-            (2, 301, 5, 4, 16, 32),
-            (1, 97, 13, 2, 8, 48),
-            (1, 700, 256, 2, 4, 16),
-        ] {
-            let inner = heads * width;
-            let layer = |output: usize, input: usize| -> Result<(Tensor, Tensor)> {
-                let scale = 1.0 / (input as f32).sqrt();
-                let weight = Tensor::randn(0f32, scale, (output, input), device)?;
-                Ok((weight, Tensor::randn(0f32, 1.0, output, device)?))
-            };
-            let projections = FusionProjections {
-                vision_proj: layer(inner, d)?,
-                text_proj: layer(inner, d)?,
-                values_vision_proj: layer(inner, d)?,
-                values_text_proj: layer(inner, d)?,
-                out_vision_proj: layer(d, inner)?,
-                out_text_proj: layer(d, inner)?,
-                vision_param: Tensor::randn(0f32, 1.0, d, device)?,
-                text_param: Tensor::randn(0f32, 1.0, d, device)?,
-            };
-            let vision = Tensor::randn(0f32, 2.0, (batch, count, d), device)?;
-            let text = Tensor::randn(0f32, 2.0, (batch, tokens, d), device)?;
-            let mut bias = vec![0f32; batch * tokens];
-            if let (true, Some(last)) = (tokens > 1, bias.last_mut()) {
-                *last = f32::MIN;
-            }
-            let bias = Tensor::from_vec(bias, (batch, 1, tokens), device)?;
-            // the last token is always there
-            let mask: Vec<f32> = (0..batch * count)
-                .map(|i| {
-                    if i % 7 == 3 && i + 1 < count {
-                        0.0
-                    } else {
-                        1.0
-                    }
-                })
-                .collect();
-            let mask = Tensor::from_vec(mask, (batch, count), device)?;
-            let plain = FusionAttention::on(None, &projections, heads)?;
-            for set in InstructionSet::available() {
-                let fast = FusionAttention::on(Some(set), &projections, heads)?;
-                for mask in [None, Some(&mask)] {
-                    let fast = fast.forward(&vision, &text, mask, &bias)?;
-                    let plain = plain.forward(&vision, &text, mask, &bias)?;
-                    let name = format!("{} {count} and {tokens} tokens", set.name());
-                    assert_close(&name, &fast.0, &plain.0, 1e-5)?;
-                    assert_close(&name, &fast.1, &plain.1, 1e-5)?;
-                }
-            }
-        }
-        Ok(())
-    }
 }

@@ -1,9 +1,10 @@
 //! Operations that candle does not have, or not fast or precisely enough.
 //!
 //! Each takes and gives tensors. On a CPU in f32 a kernel runs; everywhere else the same in plain tensor
-//! operations, `..._plain`, and a test holds both together.
+//! operations, `..._plain`. [`checks`] compares the two, in the tests and in `groundling selftest`.
 
 mod attention;
+pub mod checks;
 mod convolution;
 mod deformable_sampling;
 mod fusion_attention;
@@ -40,6 +41,11 @@ fn has_kernel(xs: &Tensor) -> bool {
     matches!(xs.device(), Device::Cpu) && xs.dtype() == DType::F32
 }
 
+/// The instruction set of the kernels that take this tensor; `None` where plain tensor operations do.
+fn kernel_set(xs: &Tensor) -> Option<InstructionSet> {
+    has_kernel(xs).then(InstructionSet::current)
+}
+
 /// The numbers of a contiguous f32 tensor on the CPU, of which this is the locked storage and the layout.
 fn numbers<'a, G>((storage, layout): &'a (G, &Layout)) -> Result<&'a [f32]>
 where
@@ -74,26 +80,18 @@ fn activate_plain(xs: Tensor, activation: Activation) -> Result<Tensor> {
 
 #[cfg(test)]
 mod testing {
+    use super::checks::Comparison;
     use super::*;
 
-    /// Asserts that two tensors differ by no more than `tolerance` of the larger one's scale.
+    /// Asserts that two tensors differ by no more than `tolerance` of the expected one's scale.
     pub(super) fn assert_close(
         name: &str,
-        fast: &Tensor,
-        plain: &Tensor,
-        tolerance: f32,
+        actual: &Tensor,
+        expected: &Tensor,
+        tolerance: f64,
     ) -> Result<()> {
-        assert_eq!(fast.dims(), plain.dims(), "{name}");
-        if plain.elem_count() == 0 {
-            return Ok(());
-        }
-        let largest = |xs: Tensor| xs.abs()?.max_all()?.to_scalar::<f32>();
-        let scale = largest(plain.clone())?.max(1.0);
-        let difference = largest((fast - plain)?)?;
-        assert!(
-            difference <= tolerance * scale,
-            "{name}: difference {difference:e} at a scale of {scale}"
-        );
+        let compared = Comparison::between(actual, expected)?;
+        assert!(compared.is_within(tolerance), "{name}: {compared}");
         Ok(())
     }
 }

@@ -33,7 +33,7 @@ pub fn layer_norm(
     }
 }
 
-fn with_kernel(
+pub(super) fn with_kernel(
     set: InstructionSet,
     xs: &Tensor,
     (weight, bias, eps): (&Tensor, &Tensor, f64),
@@ -127,45 +127,4 @@ fn check(xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
         )
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::super::testing::assert_close;
-    use super::*;
-
-    #[test]
-    fn two_passes_equal_plain_tensors_on_every_instruction_set() -> Result<()> {
-        for set in InstructionSet::available() {
-            for channels in [1, 2, 13, 96, 256] {
-                let device = &Device::Cpu;
-                // a mean far from zero is what the one-pass formula cannot take
-                let xs = Tensor::randn(50f32, 0.1, (3, 7, channels), device)?;
-                let weight = Tensor::randn(1f32, 0.1, channels, device)?;
-                let bias = Tensor::randn(0f32, 0.1, channels, device)?;
-                for activation in [Activation::None, Activation::Gelu] {
-                    let fast = with_kernel(set, &xs, (&weight, &bias, 1e-6), activation)?;
-                    let plain = layer_norm_plain(&xs, &weight, &bias, 1e-6, activation)?;
-                    assert_close(set.name(), &fast, &plain, 3e-4)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn groups_equal_plain_tensors() -> Result<()> {
-        let device = &Device::Cpu;
-        for (height, width, groups, channels) in [(1, 1, 1, 2), (3, 5, 4, 8), (40, 33, 32, 64)] {
-            let xs = Tensor::randn(3f32, 2.0, (2, height, width, channels), device)?;
-            let weight = Tensor::randn(1f32, 0.1, channels, device)?;
-            let bias = Tensor::randn(0f32, 0.1, channels, device)?;
-            let fast = group_norm(&xs, groups, &weight, &bias, 1e-5)?;
-            let plain = group_norm_plain(&xs, groups, &weight, &bias, 1e-5)?;
-            assert_close("group norm", &fast, &plain, 1e-5)?;
-        }
-        Ok(())
-    }
 }

@@ -45,7 +45,11 @@ impl PositionBias {
         Self::relative_on(InstructionSet::current(), by_row, by_column)
     }
 
-    fn relative_on(set: InstructionSet, by_row: Tensor, by_column: Tensor) -> Result<Self> {
+    pub(super) fn relative_on(
+        set: InstructionSet,
+        by_row: Tensor,
+        by_column: Tensor,
+    ) -> Result<Self> {
         let packed = if has_kernel(&by_row) {
             let ((rows, _, width), (columns, _, _)) = (by_row.dims3()?, by_column.dims3()?);
             let positions = RelativePositions::new(
@@ -89,7 +93,7 @@ pub fn window_attention(
     }
 }
 
-fn with_kernel(
+pub(super) fn with_kernel(
     set: InstructionSet,
     qkv: &Tensor,
     filler: &Tensor,
@@ -272,53 +276,4 @@ fn check(
         )
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::testing::assert_close;
-    use super::*;
-
-    #[test]
-    fn windows_equal_plain_tensors_on_every_instruction_set() -> Result<()> {
-        let device = &Device::Cpu;
-        for set in InstructionSet::available() {
-            for (batch, height, width, window, shift, heads, d) in [
-                (1, 1, 1, 1, 0, 1, 1),
-                (1, 7, 7, 7, 3, 2, 8),
-                (2, 9, 20, 7, 3, 3, 4),
-                (2, 5, 3, 4, 0, 2, 16),
-                (1, 13, 11, 5, 2, 1, 7),
-                (1, 20, 20, 20, 0, 2, 16),
-            ] {
-                let channels = heads * d;
-                let qkv = Tensor::randn(0f32, 1.0, (batch, height, width, 3 * channels), device)?;
-                let filler = Tensor::randn(0f32, 1.0, 3 * channels, device)?;
-                let windows = Windows {
-                    batch,
-                    height,
-                    width,
-                    window_height: window,
-                    window_width: window,
-                    shift,
-                };
-                let tokens = windows.tokens();
-                let table = Tensor::randn(0f32, 1.0, (heads, tokens, tokens), device)?;
-                let of_rows = Tensor::randn(0f32, 1.0, (window, window, d), device)?;
-                let of_columns = Tensor::randn(0f32, 1.0, (window, window, d), device)?;
-                for bias in [
-                    None,
-                    Some(PositionBias::Table(table)),
-                    Some(PositionBias::relative_on(set, of_rows, of_columns)?),
-                ] {
-                    let bias = bias.as_ref();
-                    let fast = with_kernel(set, &qkv, &filler, heads, windows, bias)?;
-                    let plain = window_attention_plain(&qkv, &filler, heads, windows, bias)?;
-                    let name = format!("{} {windows:?} {bias:?}", set.name());
-                    assert_close(&name, &fast, &plain, 1e-5)?;
-                }
-            }
-        }
-        Ok(())
-    }
 }

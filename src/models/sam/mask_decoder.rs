@@ -32,8 +32,12 @@ pub struct Masks {
 
 impl MaskDecoder {
     /// Loads the tokens, `transformer`, `upscale_*`, `output_hypernetworks_mlps.{i}` and
-    /// `iou_prediction_head`.
-    pub fn load(vb: VarBuilder, config: &MaskDecoderConfig) -> Result<Self> {
+    /// `iou_prediction_head`. The image's positions are `[1, G^2, C]`.
+    pub fn load(
+        vb: VarBuilder,
+        config: &MaskDecoderConfig,
+        image_positions: &Tensor,
+    ) -> Result<Self> {
         let width = config.hidden_size;
         let masks = config.num_multimask_outputs + 1;
         let iou_token = vb.get((1, width), "iou_token.weight")?;
@@ -46,7 +50,7 @@ impl MaskDecoder {
             .collect::<Result<_>>()?;
         Ok(Self {
             output_tokens: Tensor::cat(&[iou_token, mask_tokens], 0)?,
-            transformer: TwoWayTransformer::load(vb.pp("transformer"), config)?,
+            transformer: TwoWayTransformer::load(vb.pp("transformer"), config, image_positions)?,
             upscale1: Upscale2x::load(width, width / 4, vb.pp("upscale_conv1"))?,
             upscale_norm: layer_norm(width / 4, 1e-6, vb.pp("upscale_layer_norm"))?,
             upscale2: Upscale2x::load(width / 4, width / 8, vb.pp("upscale_conv2"))?,
@@ -59,23 +63,17 @@ impl MaskDecoder {
         })
     }
 
-    /// One image's embeddings `[1, C, G, G]` and their positions `[1, G^2, C]`, sparse prompts
-    /// `[K, S, C]` and dense ones `[K or 1, C, G or 1, G or 1]`; to one mask per prompt
-    /// (`multimask` false) or several of different extent.
+    /// One image's embeddings `[1, C, G, G]`, sparse prompts `[K, S, C]` and dense ones `[K or 1, C, G or 1, G or
+    /// 1]`; to one mask per prompt (`multimask` false) or several of different extent.
     pub fn forward(
         &self,
         image_embeddings: &Tensor,
-        image_positions: &Tensor,
         sparse_embeddings: &Tensor,
         dense_embeddings: &Tensor,
         multimask: bool,
     ) -> Result<Masks> {
-        let (tokens, image) = self.transform(
-            image_embeddings,
-            image_positions,
-            sparse_embeddings,
-            dense_embeddings,
-        )?;
+        let (tokens, image) =
+            self.transform(image_embeddings, sparse_embeddings, dense_embeddings)?;
         let prompts = tokens.dim(0)?;
         let grid = image_embeddings.dim(2)?;
         let upscaled = self
@@ -126,7 +124,6 @@ impl MaskDecoder {
     pub fn transform(
         &self,
         image_embeddings: &Tensor,
-        image_positions: &Tensor,
         sparse_embeddings: &Tensor,
         dense_embeddings: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
@@ -140,8 +137,7 @@ impl MaskDecoder {
             .broadcast_add(dense_embeddings)?
             .flatten_from(2)?
             .transpose(1, 2)?;
-        self.transformer
-            .forward(&tokens, &image.contiguous()?, image_positions)
+        self.transformer.forward(&tokens, &image.contiguous()?)
     }
 }
 

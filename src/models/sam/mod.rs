@@ -66,7 +66,11 @@ impl Sam {
                 &config.prompt_encoder_config,
                 positions,
             )?,
-            mask_decoder: MaskDecoder::load(vb.pp("mask_decoder"), &config.mask_decoder_config)?,
+            mask_decoder: MaskDecoder::load(
+                vb.pp("mask_decoder"),
+                &config.mask_decoder_config,
+                &image_positions,
+            )?,
             image_positions,
             config: config.clone(),
         })
@@ -141,12 +145,7 @@ impl Sam {
         let _span = tracing::debug_span!("mask_decoder").entered();
         let sparse = self.embed_prompts(prompts)?;
         let dense = self.prompt_encoder.embed_masks(prompts.masks.as_ref())?;
-        self.mask_decoder.forward(
-            image_embeddings,
-            &self.image_positions,
-            &sparse,
-            &dense,
-            multimask,
-        )
+        self.mask_decoder
+            .forward(image_embeddings, &sparse, &dense, multimask)
     }
 }

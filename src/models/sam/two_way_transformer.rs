@@ -13,42 +13,44 @@ use crate::models::layers::{
 pub struct TwoWayTransformer {
     layers: Vec<TwoWayBlock>,
     final_attention: MultiheadAttention,
+    final_key: ImageProjection,
     final_norm: LayerNorm,
 }
 
 impl TwoWayTransformer {
-    /// Loads `layers.{i}`, `final_attn_token_to_image` and `layer_norm_final_attn`.
-    pub fn load(vb: VarBuilder, config: &MaskDecoderConfig) -> Result<Self> {
+    /// Loads `layers.{i}`, `final_attn_token_to_image` and `layer_norm_final_attn`; the image's positions are
+    /// `[1, N, C]`.
+    pub fn load(
+        vb: VarBuilder,
+        config: &MaskDecoderConfig,
+        image_positions: &Tensor,
+    ) -> Result<Self> {
         let layers = (0..config.num_hidden_layers)
-            .map(|i| TwoWayBlock::load(vb.pp("layers").pp(i), config, i == 0))
+            .map(|i| TwoWayBlock::load(vb.pp("layers").pp(i), config, image_positions, i == 0))
             .collect::<Result<_>>()?;
         let rate = config.attention_downsample_rate;
+        let final_attention = attention(vb.pp("final_attn_token_to_image"), config, rate)?;
         Ok(Self {
             layers,
-            final_attention: attention(vb.pp("final_attn_token_to_image"), config, rate)?,
+            final_key: ImageProjection::new(final_attention.key(), image_positions)?,
+            final_attention,
             final_norm: layer_norm(config.hidden_size, 1e-5, vb.pp("layer_norm_final_attn"))?,
         })
     }
 
-    /// Tokens `[K, T, C]`, image `[K, N, C]` and its positions `[1, N, C]`; to the tokens and the image, same
-    /// shapes. An image `[1, N, C]` is the same for all, which saves most of the first block.
-    pub fn forward(
-        &self,
-        tokens: &Tensor,
-        image: &Tensor,
-        image_positions: &Tensor,
-    ) -> Result<(Tensor, Tensor)> {
+    /// Tokens `[K, T, C]` and image `[K, N, C]`; to the tokens and the image, same shapes. An image `[1, N, C]` is
+    /// the same for all, which saves most of the first block.
+    pub fn forward(&self, tokens: &Tensor, image: &Tensor) -> Result<(Tensor, Tensor)> {
         let (mut queries, mut keys) = (tokens.clone(), image.clone());
         for layer in &self.layers {
-            (queries, keys) = layer.forward(&queries, &keys, tokens, image_positions)?;
+            (queries, keys) = layer.forward(&queries, &keys, tokens)?;
         }
         let query = (&queries + tokens)?;
-        let attended = attend_to_image(
-            &self.final_attention,
-            &query,
-            (&keys, image_positions),
-            &queries,
-        )?;
+        let query = query.apply(self.final_attention.query())?;
+        let key = self.final_key.forward(&keys)?;
+        let attended = self
+            .final_attention
+            .forward_projected(&query, &key, &keys, &queries)?;
         Ok((self.final_norm.forward(&attended)?, keys))
     }
 }
@@ -63,23 +65,33 @@ struct TwoWayBlock {
     self_attention: MultiheadAttention,
     norm1: LayerNorm,
     token_to_image: MultiheadAttention,
+    image_key: ImageProjection,
     norm2: LayerNorm,
     feed_forward: FeedForward,
     norm3: LayerNorm,
     image_to_token: MultiheadAttention,
+    image_query: ImageProjection,
     norm4: LayerNorm,
     /// The first block's self-attention takes the tokens as they are and replaces them.
     is_first: bool,
 }
 
 impl TwoWayBlock {
-    fn load(vb: VarBuilder, config: &MaskDecoderConfig, is_first: bool) -> Result<Self> {
+    fn load(
+        vb: VarBuilder,
+        config: &MaskDecoderConfig,
+        image_positions: &Tensor,
+        is_first: bool,
+    ) -> Result<Self> {
         let width = config.hidden_size;
+        let token_to_image = attention(vb.pp("cross_attn_token_to_image"), config, BLOCK_RATE)?;
+        let image_to_token = attention(vb.pp("cross_attn_image_to_token"), config, BLOCK_RATE)?;
         let norm = |name: &str| layer_norm(width, config.layer_norm_eps, vb.pp(name));
         Ok(Self {
             self_attention: attention(vb.pp("self_attn"), config, 1)?,
             norm1: norm("layer_norm1")?,
-            token_to_image: attention(vb.pp("cross_attn_token_to_image"), config, BLOCK_RATE)?,
+            image_key: ImageProjection::new(token_to_image.key(), image_positions)?,
+            token_to_image,
             norm2: norm("layer_norm2")?,
             feed_forward: FeedForward::new(
                 linear(width, config.mlp_dim, vb.pp("mlp.lin1"))?,
@@ -87,7 +99,8 @@ impl TwoWayBlock {
                 linear(config.mlp_dim, width, vb.pp("mlp.lin2"))?,
             ),
             norm3: norm("layer_norm3")?,
-            image_to_token: attention(vb.pp("cross_attn_image_to_token"), config, BLOCK_RATE)?,
+            image_query: ImageProjection::new(image_to_token.query(), image_positions)?,
+            image_to_token,
             norm4: norm("layer_norm4")?,
             is_first,
         })
@@ -98,7 +111,6 @@ impl TwoWayBlock {
         queries: &Tensor,
         keys: &Tensor,
         token_positions: &Tensor,
-        image_positions: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
         let queries = if self.is_first {
             self.self_attention
@@ -110,13 +122,10 @@ impl TwoWayBlock {
         };
         let queries = self.norm1.forward(&queries)?;
 
-        let query = (&queries + token_positions)?;
-        let attended = attend_to_image(
-            &self.token_to_image,
-            &query,
-            (keys, image_positions),
-            &queries,
-        )?;
+        let attention = &self.token_to_image;
+        let query = (&queries + token_positions)?.apply(attention.query())?;
+        let key = self.image_key.forward(keys)?;
+        let attended = attention.forward_projected(&query, &key, keys, &queries)?;
         let queries = self.norm2.forward(&attended)?;
 
         let output = self.feed_forward.forward_added(&queries, &queries)?;
@@ -124,29 +133,35 @@ impl TwoWayBlock {
 
         // the image's tokens are the queries here
         let attention = &self.image_to_token;
-        let image_query = positioned(attention.query(), keys, image_positions)?;
+        let image_query = self.image_query.forward(keys)?;
         let token_key = (&queries + token_positions)?.apply(attention.key())?;
         let attended = attention.forward_projected(&image_query, &token_key, &queries, keys)?;
         Ok((queries, self.norm4.forward(&attended)?))
     }
 }
 
-/// Attention of queries `[K, T, C]` to the image `[K or 1, N, C]`, added to `residual` `[K, T, C]`.
-fn attend_to_image(
-    attention: &MultiheadAttention,
-    queries: &Tensor,
-    (image, positions): (&Tensor, &Tensor),
-    residual: &Tensor,
-) -> Result<Tensor> {
-    let query = queries.apply(attention.query())?;
-    let key = positioned(attention.key(), image, positions)?;
-    attention.forward_projected(&query, &key, image, residual)
+/// A projection of the image with its positions added. It is linear, and the positions are the same for all images,
+/// so that they are projected once, when the model loads.
+#[derive(Debug, Clone)]
+struct ImageProjection {
+    projection: Linear,
+    /// `[1, N, inner]`: the projected positions, without a bias.
+    positions: Tensor,
 }
 
-/// The projection of the image with its positions added. It is linear, so the positions are projected alone, once
-/// for all images.
-fn positioned(projection: &Linear, image: &Tensor, positions: &Tensor) -> Result<Tensor> {
-    projection.forward_added(image, &projection.without_bias(positions)?)
+impl ImageProjection {
+    /// Positions are `[1, N, C]`.
+    fn new(projection: &Linear, positions: &Tensor) -> Result<Self> {
+        Ok(Self {
+            projection: projection.clone(),
+            positions: projection.without_bias(positions)?,
+        })
+    }
+
+    /// `[K or 1, N, C]` to `[K or 1, N, inner]`.
+    fn forward(&self, image: &Tensor) -> Result<Tensor> {
+        self.projection.forward_added(image, &self.positions)
+    }
 }
 
 /// `SamAttention`: inside, the width is divided by `rate`.

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::convolution::Map;
 use crate::gemm::{Activation, activate, load, load_part};
 use crate::scratch::{Shared, filled};
-use crate::simd::InstructionSet;
+use crate::simd::{InstructionSet, multiply_add};
 
 /// Convolves every channel with its own kernel `[9, C]`, zero-padded by one. Returns `[B, ceil(H / stride), ceil(W
 /// / stride), C]`.
@@ -128,7 +128,7 @@ impl Line<'_> {
                         let mut sum = load::<S>(at(self.bias, 0));
                         for (kernel, pixel) in cells {
                             let kernel = load::<S>(at(self.kernel, *kernel));
-                            sum = simd.mul_add_e_f32s(kernel, load::<S>(at(pixel, 0)), sum);
+                            sum = multiply_add(simd, kernel, load::<S>(at(pixel, 0)), sum);
                         }
                         let sum = activate(simd, self.activation, sum);
                         out.cast::<S::f32s>().write_unaligned(sum);
@@ -137,7 +137,7 @@ impl Line<'_> {
                         for (kernel, pixel) in cells {
                             let kernel = load_part(simd, at(self.kernel, *kernel), valid);
                             let pixel = load_part(simd, at(pixel, 0), valid);
-                            sum = simd.mul_add_e_f32s(kernel, pixel, sum);
+                            sum = multiply_add(simd, kernel, pixel, sum);
                         }
                         let sum = activate(simd, self.activation, sum);
                         out.copy_from_nonoverlapping((&raw const sum).cast(), valid);

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::packed::{Packed, Panels, VECTORS};
 use crate::scratch::{Shared, filled};
-use crate::simd::gelu;
+use crate::simd::{gelu, multiply_add};
 
 /// Depth that is summed up in registers at once: a panel of it fills half of the first-level cache.
 const DEPTH: usize = 256;
@@ -312,7 +312,7 @@ unsafe fn add_depth<S: Simd, const ROWS: usize>(
         for (sums, row) in sums.iter_mut().zip(rows) {
             let a = simd.splat_f32s(*row.add(depth));
             for (sum, column) in sums.iter_mut().zip(columns) {
-                *sum = simd.mul_add_e_f32s(a, column, *sum);
+                *sum = multiply_add(simd, a, column, *sum);
             }
         }
     }

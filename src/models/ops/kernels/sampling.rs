@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::gemm::{load, load_part};
 use crate::scratch::{Scratch, Shared, filled};
-use crate::simd::{InstructionSet, exponentials};
+use crate::simd::{InstructionSet, exponentials, multiply_add};
 
 /// The sizes of a call.
 #[derive(Debug, Clone, Copy)]
@@ -250,8 +250,8 @@ impl Part<'_> {
                 }
             };
             let (width, height, start) = (at(0, maps), at(1, maps), at(2, maps));
-            let x = simd.mul_add_e_f32s(offset(offsets_x), at(2, places), at(0, places));
-            let y = simd.mul_add_e_f32s(offset(offsets_y), at(3, places), at(1, places));
+            let x = multiply_add(simd, offset(offsets_x), at(2, places), at(0, places));
+            let y = multiply_add(simd, offset(offsets_y), at(3, places), at(1, places));
             let columns = Neighbours::new(simd, x, width);
             let rows = Neighbours::new(simd, y, height);
             let share = at(0, shares);
@@ -259,7 +259,7 @@ impl Part<'_> {
                 let (row, row_weight) = rows.0[corner / 2];
                 let (column, column_weight) = columns.0[corner % 2];
                 let weight = simd.mul_f32s(simd.mul_f32s(share, row_weight), column_weight);
-                let cell = simd.mul_add_e_f32s(row, width, simd.add_f32s(start, column));
+                let cell = multiply_add(simd, row, width, simd.add_f32s(start, column));
                 let shifted = simd.add_f32s(cell, simd.splat_f32s(MOST_CELLS as f32));
                 // SAFETY: as above.
                 unsafe {
@@ -366,7 +366,7 @@ impl Cells<'_> {
                 for (v, total) in totals.iter_mut().enumerate() {
                     // SAFETY: the caller's promise.
                     let value = unsafe { load::<S>(self.value.as_ptr().add(at + v * lanes)) };
-                    *total = simd.mul_add_e_f32s(weight, value, *total);
+                    *total = multiply_add(simd, weight, value, *total);
                 }
             }
         }

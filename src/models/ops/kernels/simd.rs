@@ -39,15 +39,19 @@ impl InstructionSet {
         sets
     }
 
-    /// The best one that this machine has, but not above what [`InstructionSet::limit`] was given.
+    /// Those of [`InstructionSet::available`] that this process may use: none above what
+    /// [`InstructionSet::limit`] was given.
+    pub fn permitted() -> Vec<Self> {
+        let limit = LIMIT.get().copied().unwrap_or(Self::Avx512);
+        let mut sets = Self::available();
+        sets.retain(|set| *set <= limit);
+        sets
+    }
+
+    /// The best one that this process may use.
     pub fn current() -> Self {
         static BEST: OnceLock<InstructionSet> = OnceLock::new();
-        *BEST.get_or_init(|| {
-            let limit = LIMIT.get().copied().unwrap_or(Self::Avx512);
-            let mut sets = Self::available();
-            sets.retain(|set| *set <= limit);
-            sets.pop().unwrap_or(Self::Portable)
-        })
+        *BEST.get_or_init(|| Self::permitted().pop().unwrap_or(Self::Portable))
     }
 
     /// Keeps the kernels of this process from using more than `limit`: for tests of older CPUs. It counts
@@ -105,6 +109,17 @@ impl InstructionSet {
     }
 }
 
+/// `a b + c`. Without the instruction for it the library would call a function for every lane, so that it is
+/// rounded twice there.
+#[inline(always)]
+pub fn multiply_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
+    if cfg!(target_arch = "x86_64") && S::F32_LANES <= 4 {
+        simd.add_f32s(simd.mul_f32s(a, b), c)
+    } else {
+        simd.mul_add_e_f32s(a, b, c)
+    }
+}
+
 /// `e^x`, to two units in the last place for -87 <= x <= 88; what lies outside gives the value at the
 /// nearer end (Cephes' `expf`).
 #[inline(always)]
@@ -113,10 +128,10 @@ pub fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let x = simd.min_f32s(simd.max_f32s(x, splat(-87.3)), splat(88.0));
     // adding 1.5 * 2^23 rounds to an integer, which the low bits of the sum hold
     let magic = splat(12_582_912.0);
-    let shifted = simd.mul_add_e_f32s(x, splat(std::f32::consts::LOG2_E), magic);
+    let shifted = multiply_add(simd, x, splat(std::f32::consts::LOG2_E), magic);
     let n = simd.sub_f32s(shifted, magic);
-    let r = simd.mul_add_e_f32s(n, splat(-0.693_359_4), x);
-    let r = simd.mul_add_e_f32s(n, splat(2.121_944_4e-4), r);
+    let r = multiply_add(simd, n, splat(-0.693_359_4), x);
+    let r = multiply_add(simd, n, splat(2.121_944_4e-4), r);
     let mut p = splat(1.987_569_1e-4);
     for c in [
         1.398_199_9e-3,
@@ -125,9 +140,9 @@ pub fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         1.666_666_6e-1,
         0.5,
     ] {
-        p = simd.mul_add_e_f32s(p, r, splat(c));
+        p = multiply_add(simd, p, r, splat(c));
     }
-    let p = simd.mul_add_e_f32s(p, simd.mul_f32s(r, r), simd.add_f32s(r, splat(1.0)));
+    let p = multiply_add(simd, p, simd.mul_f32s(r, r), simd.add_f32s(r, splat(1.0)));
     // 2^n by its exponent bits
     let bits = simd.transmute_u32s_f32s(shifted);
     let bits = simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(23));
@@ -163,7 +178,7 @@ pub fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         -2.954_599_8e-3,
         -1.609_603_3e-2,
     ] {
-        above = simd.mul_add_e_f32s(above, square, splat(c));
+        above = multiply_add(simd, above, square, splat(c));
     }
     let mut below = splat(-1.456_607_2e-5);
     for c in [
@@ -172,9 +187,9 @@ pub fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         -7.373_329e-3,
         -1.426_473_9e-2,
     ] {
-        below = simd.mul_add_e_f32s(below, square, splat(c));
+        below = multiply_add(simd, below, square, splat(c));
     }
     let erf = simd.div_f32s(simd.mul_f32s(t, above), below);
     let half = simd.mul_f32s(x, splat(0.5));
-    simd.mul_add_e_f32s(half, erf, half)
+    multiply_add(simd, half, erf, half)
 }

@@ -1,0 +1,280 @@
+//! The demo models from pictures and prompts to masks, against the reference's answers.
+
+use anyhow::Context;
+use candle_core::{DType, Device};
+
+use super::report::{Found, Row};
+use super::scenes::{Answer, Scene, Scenes};
+use crate::checkpoints::{Role, demo};
+use crate::detector::{DetectionOptions, Detector};
+use crate::geometry::{BoundingBox, Detection};
+use crate::models::ops::InstructionSet;
+use crate::models::ops::checks::Extent;
+use crate::pipeline::device;
+use crate::prompt::Prompt;
+use crate::segmenter::{ScoredMask, Segmenter};
+
+/// The largest differences to the reference over all scenes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Differences {
+    /// Scenes that were looked at.
+    pub scenes: usize,
+    /// Objects that were compared.
+    pub objects: usize,
+    /// Scenes with other objects than the reference's, and what was found there.
+    pub wrong: Vec<String>,
+    /// Of the edges of boxes, in pixels.
+    pub boxes: f32,
+    /// Of the detector's scores.
+    pub scores: f32,
+    /// Of masks: 1 - IoU.
+    pub masks: f32,
+    /// Of the IoU that the masks are expected to have.
+    pub quality: f32,
+}
+
+impl Differences {
+    /// Compares what was found in a scene.
+    fn add(
+        &mut self,
+        scene: &Scene,
+        found: &[Detection],
+        masks: &[ScoredMask],
+    ) -> anyhow::Result<()> {
+        self.scenes += 1;
+        let ours: Vec<&str> = found.iter().map(|d| d.phrase.as_str()).collect();
+        let theirs: Vec<&str> = scene.detections.iter().map(|d| d.phrase.as_str()).collect();
+        if ours != theirs || masks.len() != found.len() {
+            self.wrong.push(format!(
+                "in {} {ours:?} with {} masks in place of {theirs:?}",
+                scene.image,
+                masks.len()
+            ));
+            return Ok(());
+        }
+        for ((ours, mask), theirs) in found.iter().zip(masks).zip(&scene.detections) {
+            self.add_object(ours, mask, theirs)
+                .with_context(|| format!("the mask of {} in {}", theirs.phrase, scene.image))?;
+        }
+        Ok(())
+    }
+
+    fn add_object(
+        &mut self,
+        ours: &Detection,
+        mask: &ScoredMask,
+        theirs: &Answer,
+    ) -> anyhow::Result<()> {
+        let expected = theirs.mask.mask().context("a stored answer is damaged")?;
+        let corners = ours.bounding_box.corners().into_iter();
+        for (ours, theirs) in corners.zip(theirs.bounding_box) {
+            self.boxes = larger(self.boxes, (ours - theirs).abs());
+        }
+        self.scores = larger(self.scores, (ours.score - theirs.score).abs());
+        self.masks = larger(self.masks, 1.0 - mask.mask.iou(&expected));
+        self.quality = larger(self.quality, (mask.score - theirs.iou_score).abs());
+        self.objects += 1;
+        Ok(())
+    }
+}
+
+/// The larger of two numbers; NaN where one is NaN, which `f32::max` would drop.
+fn larger(one: f32, other: f32) -> f32 {
+    if one.is_nan() || one > other {
+        one
+    } else {
+        other
+    }
+}
+
+/// Runs the demo models on scenes.
+///
+/// # Errors
+/// If a model fails, or a stored answer is damaged.
+pub fn compare(scenes: &Scenes, device: &Device) -> anyhow::Result<Differences> {
+    let models = Models {
+        detector: Detector::load(&demo(Role::Detector), DType::F32, device)?,
+        segmenter: Segmenter::load(&demo(Role::Segmenter), DType::F32, device)?,
+        options: scenes.options(),
+    };
+    let mut differences = Differences::default();
+    for scene in &scenes.scenes {
+        let (found, masks) = models.predict(scene)?;
+        differences.add(scene, &found, &masks)?;
+    }
+    Ok(differences)
+}
+
+struct Models {
+    detector: Detector,
+    segmenter: Segmenter,
+    options: DetectionOptions,
+}
+
+impl Models {
+    fn predict(&self, scene: &Scene) -> anyhow::Result<(Vec<Detection>, Vec<ScoredMask>)> {
+        let (image, prompt) = (scene.picture()?, Prompt::parse(&scene.prompt)?);
+        let found = self.detector.detect(&[(&image, &prompt)], &self.options)?;
+        let found: Vec<Detection> = found.into_iter().flatten().collect();
+        if found.is_empty() {
+            return Ok((found, vec![]));
+        }
+        let encoded = self.segmenter.encode(&image)?;
+        let boxes: Vec<BoundingBox> = found.iter().map(|d| d.bounding_box).collect();
+        let masks = self.segmenter.segment_boxes(&encoded, &boxes)?;
+        Ok((found, masks))
+    }
+}
+
+/// Boxes in pixels, of pictures of up to 320.
+const BOXES: f64 = 0.05;
+const SCORES: f64 = 1e-4;
+/// A pixel at the edge of a mask of 200 pixels, which rounding may put on the other side.
+const MASKS: f64 = 5e-3;
+
+/// Runs the demo models and compares them with the reference, on every third scene where it is to be quick.
+pub(super) fn rows(device: &Device, extent: Extent) -> Vec<Row> {
+    let scenes = || -> anyhow::Result<Scenes> {
+        let mut scenes = Scenes::read()?;
+        if extent == Extent::Quick {
+            scenes.keep_every(3);
+        }
+        Ok(scenes)
+    };
+    let on = match device.is_cpu() {
+        true => InstructionSet::current().name().to_owned(),
+        false => device::name(device),
+    };
+    let row = |check, used_by: &str, found, allowed, unit| Row {
+        check,
+        used_by: used_by.to_owned(),
+        shape: String::new(),
+        on: on.clone(),
+        found,
+        allowed,
+        unit,
+    };
+    let differences = match scenes().and_then(|scenes| compare(&scenes, device)) {
+        Ok(differences) => differences,
+        Err(error) => {
+            let found = Found::Wrong(format!("{error:#}"));
+            return vec![row("demo phrases", "demo models", found, 0.0, "scenes")];
+        }
+    };
+    measured(&differences)
+        .map(|(check, found, allowed, unit)| Row {
+            shape: format!(
+                "{} objects in {} scenes",
+                differences.objects, differences.scenes
+            ),
+            ..row(check, "demo models", found, allowed, unit)
+        })
+        .to_vec()
+}
+
+/// Name, finding, tolerance and its unit.
+type Measured = (&'static str, Found, f64, &'static str);
+
+fn measured(differences: &Differences) -> [Measured; 5] {
+    let objects = match differences.wrong.as_slice() {
+        [] => Found::Difference(0.0),
+        wrong => Found::Wrong(wrong.join("; ")),
+    };
+    let found = |difference: f32| match difference.is_finite() {
+        true => Found::Difference(difference.into()),
+        false => Found::Wrong("a number is infinite or NaN".to_owned()),
+    };
+    [
+        ("demo phrases", objects, 0.0, "scenes"),
+        ("demo boxes", found(differences.boxes), BOXES, "pixels"),
+        (
+            "demo scores",
+            found(differences.scores),
+            SCORES,
+            "of 0 to 1",
+        ),
+        (
+            "demo masks",
+            found(differences.masks),
+            MASKS,
+            "below an IoU of 1",
+        ),
+        (
+            "demo mask scores",
+            found(differences.quality),
+            SCORES,
+            "of 0 to 1",
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::Mask;
+
+    /// What the reference found in the first scene, as if we had.
+    fn first_scene() -> (Scene, Vec<Detection>, Vec<ScoredMask>) {
+        let scene = Scenes::read().unwrap().scenes.remove(0);
+        let found = |answer: &Answer| {
+            let [x0, y0, x1, y1] = answer.bounding_box;
+            Detection {
+                phrase: answer.phrase.clone(),
+                score: answer.score,
+                bounding_box: BoundingBox { x0, y0, x1, y1 },
+            }
+        };
+        let mask = |answer: &Answer| ScoredMask {
+            mask: answer.mask.mask().unwrap(),
+            score: answer.iou_score,
+        };
+        let detections = scene.detections.iter().map(found).collect();
+        let masks = scene.detections.iter().map(mask).collect();
+        (scene, detections, masks)
+    }
+
+    /// The checks that do not hold.
+    fn failing(scene: &Scene, found: &[Detection], masks: &[ScoredMask]) -> Vec<&'static str> {
+        let mut differences = Differences::default();
+        differences.add(scene, found, masks).unwrap();
+        let is_bad = |found: &Found, allowed: f64| match found {
+            Found::Difference(difference) => *difference > allowed,
+            Found::Wrong(_) => true,
+        };
+        measured(&differences)
+            .iter()
+            .filter(|(_, found, allowed, _)| is_bad(found, *allowed))
+            .map(|(check, ..)| *check)
+            .collect()
+    }
+
+    #[test]
+    fn wrong_answers_are_found() {
+        let (scene, found, masks) = first_scene();
+        assert!(failing(&scene, &found, &masks).is_empty());
+
+        let mut wrong = found.clone();
+        wrong[0].phrase = "circle".to_owned();
+        assert_eq!(failing(&scene, &wrong, &masks), ["demo phrases"]);
+        assert_eq!(failing(&scene, &[], &[]), ["demo phrases"]);
+
+        let mut wrong = found.clone();
+        wrong[0].bounding_box.y1 += 0.1;
+        assert_eq!(failing(&scene, &wrong, &masks), ["demo boxes"]);
+
+        for score in [found[0].score + 1e-3, f32::NAN] {
+            let mut wrong = found.clone();
+            wrong[0].score = score;
+            assert_eq!(failing(&scene, &wrong, &masks), ["demo scores"]);
+        }
+
+        let mut wrong = masks.clone();
+        wrong[0].score -= 1e-3;
+        // every fiftieth pixel is unset
+        let pixels = masks[0].mask.pixels().zip(0..);
+        let pixels = pixels.map(|(is_set, i): (bool, usize)| is_set && i % 50 != 0);
+        wrong[0].mask = Mask::from_pixels(masks[0].mask.size(), pixels);
+        let failing = failing(&scene, &found, &wrong);
+        assert_eq!(failing, ["demo masks", "demo mask scores"]);
+    }
+}

@@ -1,0 +1,50 @@
+//! The rows of the operations' checks.
+
+use candle_core::Device;
+
+use super::report::{Found, OF_SCALE, Row};
+use crate::models::ops::InstructionSet;
+use crate::models::ops::checks::{Check, Comparison, Target};
+use crate::pipeline::device;
+
+/// Runs a check: on a CPU the kernels of every instruction set that the process may use, elsewhere the plain
+/// tensor operations of the device.
+pub(super) fn rows(check: &Check, device: &Device) -> Vec<Row> {
+    let targets = targets(check, device);
+    check
+        .run(&targets)
+        .into_iter()
+        .zip(&targets)
+        .map(|(outcome, target)| Row {
+            check: check.op(),
+            used_by: check.used_by().to_owned(),
+            shape: outcome.shape,
+            on: name(check, target),
+            found: match outcome.comparison {
+                Comparison::Difference(difference) => Found::Difference(difference),
+                other => Found::Wrong(other.to_string()),
+            },
+            allowed: check.tolerance(),
+            unit: OF_SCALE,
+        })
+        .collect()
+}
+
+fn targets(check: &Check, device: &Device) -> Vec<Target> {
+    if !device.is_cpu() {
+        return vec![Target::Device(device.clone())];
+    }
+    let sets = match check.is_by_set() {
+        true => InstructionSet::permitted(),
+        false => vec![InstructionSet::current()],
+    };
+    sets.into_iter().map(Target::Kernel).collect()
+}
+
+fn name(check: &Check, target: &Target) -> String {
+    match target {
+        Target::Kernel(_) if !check.is_by_set() => "any".to_owned(),
+        Target::Kernel(set) => set.name().to_owned(),
+        Target::Device(device) => device::name(device),
+    }
+}

@@ -1,0 +1,302 @@
+//! What `selftest` writes: a table for people, a document for scripts, and the verdict.
+
+use std::fmt::Write as _;
+
+use anyhow::bail;
+use serde::{Serialize, Serializer};
+
+use crate::models::ops::InstructionSet;
+
+/// The JSON of `--json`; fields are added, not renamed or removed.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) version: &'static str,
+    /// `cpu`, or `cuda:0`.
+    pub(super) device: String,
+    /// Of the CPU.
+    pub(super) threads: usize,
+    /// That the kernels use on the CPU where nothing else is said: `portable`, `avx2`, `avx512` or `neon`.
+    pub(super) instruction_set: &'static str,
+    pub(super) quick: bool,
+    /// How long it took.
+    pub(super) seconds: f64,
+    /// Whether every check found what it should.
+    pub(super) ok: bool,
+    pub(super) checks: Vec<Row>,
+}
+
+/// One check on one instruction set or device.
+#[derive(Debug, Clone, Serialize)]
+#[serde(into = "JsonRow")]
+pub(super) struct Row {
+    /// The operation, or the part of the demo models' answers.
+    pub(super) check: &'static str,
+    /// The model and the part of it that has this shape.
+    pub(super) used_by: String,
+    pub(super) shape: String,
+    /// An instruction set or a device.
+    pub(super) on: String,
+    pub(super) found: Found,
+    /// The largest difference that is allowed.
+    pub(super) allowed: f64,
+    /// Of both numbers.
+    pub(super) unit: &'static str,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Found {
+    /// The largest difference to the expected result.
+    Difference(f64),
+    /// No difference can be told; the reason.
+    Wrong(String),
+}
+
+/// A row as JSON has it.
+#[derive(Debug, Serialize)]
+struct JsonRow {
+    check: &'static str,
+    used_by: String,
+    shape: String,
+    on: String,
+    /// `null` where it cannot be told.
+    largest_difference: Option<f64>,
+    allowed: f64,
+    unit: &'static str,
+    #[serde(serialize_with = "result")]
+    result: bool,
+    /// Why no difference can be told.
+    reason: Option<String>,
+}
+
+fn result<S: Serializer>(is_ok: &bool, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(if *is_ok { "ok" } else { "differs" })
+}
+
+impl From<Row> for JsonRow {
+    fn from(row: Row) -> Self {
+        let result = row.is_ok();
+        let (largest_difference, reason) = match row.found {
+            Found::Difference(difference) => (Some(difference), None),
+            Found::Wrong(reason) => (None, Some(reason)),
+        };
+        Self {
+            check: row.check,
+            used_by: row.used_by,
+            shape: row.shape,
+            on: row.on,
+            largest_difference,
+            allowed: row.allowed,
+            unit: row.unit,
+            result,
+            reason,
+        }
+    }
+}
+
+impl Row {
+    /// Whether the difference is allowed.
+    pub(super) fn is_ok(&self) -> bool {
+        matches!(self.found, Found::Difference(difference) if difference <= self.allowed)
+    }
+
+    /// The cells of the table.
+    fn cells(&self) -> [String; 7] {
+        let (difference, result) = match &self.found {
+            Found::Difference(difference) => (
+                scientific(*difference, 1),
+                if self.is_ok() { "ok" } else { "DIFFERS" }.to_owned(),
+            ),
+            Found::Wrong(reason) => ("-".to_owned(), format!("DIFFERS: {reason}")),
+        };
+        [
+            self.check.to_owned(),
+            self.used_by.clone(),
+            self.shape.clone(),
+            self.on.clone(),
+            difference,
+            match self.unit {
+                OF_SCALE => scientific(self.allowed, 0),
+                unit => format!("{} {unit}", scientific(self.allowed, 0)),
+            },
+            result,
+        ]
+    }
+}
+
+/// 0, or such as 5e-6.
+fn scientific(number: f64, digits: usize) -> String {
+    match number {
+        0.0 => "0".to_owned(),
+        number => format!("{number:.digits$e}"),
+    }
+}
+
+/// The unit of most differences; the table names it once.
+pub(super) const OF_SCALE: &str = "of the largest expected number";
+
+const HEADS: [&str; 7] = [
+    "CHECK",
+    "USED BY",
+    "SHAPE",
+    "ON",
+    "DIFFERENCE",
+    "ALLOWED",
+    "RESULT",
+];
+
+impl Report {
+    /// A line about the machine, an aligned table, and a line that sums it up.
+    pub(super) fn table(&self) -> String {
+        let mut rows = vec![HEADS.map(str::to_owned)];
+        rows.extend(self.checks.iter().map(Row::cells));
+        let widths: Vec<usize> = (0..HEADS.len())
+            .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
+            .collect();
+        let mut text = format!(
+            "groundling {} on {}, {} threads, {}{}\nDIFFERENCE and ALLOWED without a unit: {OF_SCALE}\n\n",
+            self.version,
+            self.device,
+            self.threads,
+            self.instruction_set,
+            if self.quick { ", quick" } else { "" }
+        );
+        for row in rows {
+            let cells = row.iter().zip(&widths);
+            let line: Vec<String> = cells
+                .map(|(cell, width)| format!("{cell:<width$}"))
+                .collect();
+            // writing to a string does not fail
+            let _ = writeln!(text, "{}", line.join("  ").trim_end());
+        }
+        let failing = self.failing().len();
+        let verdict = match failing {
+            0 => "all within tolerance".to_owned(),
+            _ => format!("{failing} of them not within tolerance"),
+        };
+        let _ = write!(
+            text,
+            "\n{} checks, {verdict}, {:.1} s",
+            self.checks.len(),
+            self.seconds
+        );
+        text
+    }
+
+    fn failing(&self) -> Vec<&Row> {
+        self.checks.iter().filter(|row| !row.is_ok()).collect()
+    }
+
+    /// An error that names the failing checks and what to do about them.
+    pub(super) fn verdict(&self) -> anyhow::Result<()> {
+        let failing = self.failing();
+        if failing.is_empty() {
+            return Ok(());
+        }
+        let mut names: Vec<String> = vec![];
+        for row in &failing {
+            let name = format!("{} on {}", row.check, row.on);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        bail!(
+            "{} of {} checks differ: {}. {} Please report this with the table above and the name of the processor.",
+            failing.len(),
+            self.checks.len(),
+            names.join(", "),
+            self.advice()
+        )
+    }
+
+    fn advice(&self) -> &'static str {
+        if self.device != "cpu" {
+            return "Do not trust results of this device: `--device cpu` (DEVICE=cpu) computes without it, and `groundling selftest --device cpu` checks that.";
+        }
+        if self.instruction_set == InstructionSet::Portable.name() {
+            return "Do not trust results of this build on this machine.";
+        }
+        "Do not trust results of these instruction sets on this machine. Run `groundling selftest --instruction-set portable`: if it finds no difference, GROUNDLING_INSTRUCTION_SET=portable computes right results, only slower."
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(found: Found) -> Report {
+        let row = |check, on: &str, found| Row {
+            check,
+            used_by: "BERT".to_owned(),
+            shape: "256x768 to 768".to_owned(),
+            on: on.to_owned(),
+            found,
+            allowed: 5e-6,
+            unit: OF_SCALE,
+        };
+        let checks = vec![
+            row("linear", "portable", Found::Difference(1e-7)),
+            row("linear", "avx2", found),
+        ];
+        Report {
+            version: "1.2.3",
+            device: "cpu".to_owned(),
+            threads: 2,
+            instruction_set: "avx2",
+            quick: true,
+            seconds: 1.25,
+            ok: checks.iter().all(Row::is_ok),
+            checks,
+        }
+    }
+
+    #[test]
+    fn what_is_within_tolerance() {
+        let report = report(Found::Difference(5e-6));
+        assert!(report.ok && report.verdict().is_ok());
+        let table = report.table();
+        assert!(
+            table.starts_with("groundling 1.2.3 on cpu, 2 threads, avx2, quick\n"),
+            "{table}"
+        );
+        assert!(
+            table.ends_with("2 checks, all within tolerance, 1.2 s"),
+            "{table}"
+        );
+        assert!(!table.contains("DIFFERS"), "{table}");
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        for (found, difference, reason) in [
+            (Found::Difference(6e-6), "6.0e-6", None),
+            (
+                Found::Wrong("a number is infinite or NaN".to_owned()),
+                "-",
+                Some("a number is infinite or NaN"),
+            ),
+            // not to be lost in a comparison
+            (Found::Difference(f64::NAN), "NaN", None),
+        ] {
+            let report = report(found);
+            assert!(!report.ok);
+            let table = report.table();
+            let line = table.lines().find(|line| line.contains("DIFFERS"));
+            let line = line.unwrap_or_else(|| panic!("nothing differs in\n{table}"));
+            assert!(line.contains("avx2") && line.contains(difference), "{line}");
+            assert!(reason.is_none_or(|reason| line.ends_with(reason)), "{line}");
+            assert!(table.contains("1 of them not within tolerance"), "{table}");
+            let error = report.verdict().unwrap_err().to_string();
+            assert!(
+                error.starts_with("1 of 2 checks differ: linear on avx2."),
+                "{error}"
+            );
+            assert!(error.contains("--instruction-set portable"), "{error}");
+            let json = serde_json::to_value(&report).unwrap();
+            assert_eq!(json["ok"], false);
+            assert_eq!(json["checks"][0]["result"], "ok");
+            assert_eq!(json["checks"][1]["result"], "differs");
+            assert_eq!(json["checks"][1]["reason"].as_str(), reason);
+        }
+    }
+}

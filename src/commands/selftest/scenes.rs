@@ -1,0 +1,128 @@
+//! The demo scenes and what the reference implementation found in them.
+//!
+//! Pictures and answers are those of `tests/reference/demo`, compiled in: transformers 4.44.2 computed the answers
+//! with the same weights (`python tests/reference/demo_scenes.py`).
+
+use anyhow::Context;
+use image::RgbImage;
+use serde::Deserialize;
+
+use crate::detector::DetectionOptions;
+use crate::media::decode;
+use crate::report::coco_rle::CocoRle;
+
+/// All scenes, and the thresholds that the reference used.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Scenes {
+    box_threshold: f32,
+    text_threshold: f32,
+    /// In the order of the pictures' names.
+    pub scenes: Vec<Scene>,
+}
+
+/// A picture, a prompt, and what was found.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Scene {
+    /// The picture's file name.
+    pub image: String,
+    /// What was looked for.
+    pub prompt: String,
+    /// The phrases of the prompt.
+    pub phrases: Vec<String>,
+    /// The best first.
+    pub detections: Vec<Answer>,
+}
+
+/// One object that the reference found.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Answer {
+    /// x0, y0, x1, y1 in pixels.
+    #[serde(rename = "box")]
+    pub bounding_box: [f32; 4],
+    /// 0..1.
+    pub score: f32,
+    /// What the reference strings together from single tokens.
+    pub label: String,
+    /// The phrase that fits the object best.
+    pub phrase: String,
+    /// The IoU that the mask is expected to have with the object.
+    pub iou_score: f32,
+    /// Cut out by the box alone.
+    pub mask: CocoRle,
+}
+
+impl Scenes {
+    /// Reads what is compiled in.
+    ///
+    /// # Errors
+    /// If the answers are damaged.
+    pub fn read() -> anyhow::Result<Self> {
+        let answers = include_bytes!("../../../tests/reference/demo/expected.json");
+        serde_json::from_slice(answers).context("the stored answers")
+    }
+
+    /// Leaves out all but every `step`th scene.
+    pub fn keep_every(&mut self, step: usize) {
+        let mut number = 0;
+        self.scenes.retain(|_| {
+            number += 1;
+            (number - 1) % step.max(1) == 0
+        });
+    }
+
+    /// The options of the detector that the reference's answers belong to.
+    pub fn options(&self) -> DetectionOptions {
+        DetectionOptions {
+            box_threshold: self.box_threshold,
+            text_threshold: self.text_threshold,
+            // the reference suppresses no overlapping boxes
+            nms_iou: 1.0,
+            max_detections: None,
+        }
+    }
+}
+
+impl Scene {
+    /// The decoded picture.
+    ///
+    /// # Errors
+    /// If the picture is not compiled in, or damaged.
+    pub fn picture(&self) -> anyhow::Result<RgbImage> {
+        let picture = PICTURES.iter().find(|(name, _)| *name == self.image);
+        let (_, bytes) = picture.with_context(|| format!("{} is not compiled in", self.image))?;
+        decode(bytes, usize::MAX).with_context(|| self.image.clone())
+    }
+}
+
+macro_rules! pictures {
+    ($($number:literal)+) => {
+        &[$((
+            concat!("scene_", $number, ".png"),
+            include_bytes!(concat!("../../../tests/reference/demo/scene_", $number, ".png")),
+        )),+]
+    };
+}
+
+const PICTURES: &[(&str, &[u8])] = pictures!(
+    "00" "01" "02" "03" "04" "05" "06" "07" "08" "09" "10" "11"
+    "12" "13" "14" "15" "16" "17" "18" "19" "20" "21" "22" "23"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scene_has_its_picture_and_masks() {
+        let scenes = Scenes::read().unwrap().scenes;
+        assert_eq!(scenes.len(), PICTURES.len());
+        for scene in scenes {
+            let (width, height) = scene.picture().unwrap().dimensions();
+            for answer in scene.detections {
+                assert!(scene.phrases.contains(&answer.phrase));
+                assert_eq!(answer.mask.size, [height as usize, width as usize]);
+                assert!(answer.mask.mask().unwrap().area() > 0);
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Checks of the attention of tokens to tokens.
+
+use std::fmt;
+
+use candle_core::{Device, Result, Tensor};
+
+use super::{Case, Check, Extent, InstructionSet, Random, Setting, on};
+use crate::models::ops::attention::{attention_plain, with_kernel};
+
+/// What is added to the scores.
+#[derive(Debug, Clone, Copy)]
+enum Bias {
+    None,
+    /// By key, the same for all queries: padding of a text.
+    Keys,
+    /// By image, query and key: phrases of a text that do not see each other.
+    Pairs,
+    /// By head, query and key.
+    Heads,
+}
+
+/// Queries and keys; either may be of one image, the same for all of the other's.
+#[derive(Debug, Clone, Copy)]
+struct Attention {
+    query_images: usize,
+    images: usize,
+    queries: usize,
+    keys: usize,
+    heads: usize,
+    /// Channels of a head.
+    width: usize,
+    bias: Bias,
+}
+
+impl Attention {
+    /// Of one image.
+    fn new(queries: usize, keys: usize, heads: usize, width: usize, bias: Bias) -> Self {
+        Self {
+            query_images: 1,
+            images: 1,
+            queries,
+            keys,
+            heads,
+            width,
+            bias,
+        }
+    }
+}
+
+impl fmt::Display for Attention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}x{} to {}x{}, {} heads of {}",
+            self.query_images, self.queries, self.images, self.keys, self.heads, self.width
+        )?;
+        f.write_str(match self.bias {
+            Bias::None => "",
+            Bias::Keys => ", bias of keys",
+            Bias::Pairs => ", bias of pairs",
+            Bias::Heads => ", bias of heads",
+        })
+    }
+}
+
+impl Setting for Attention {
+    fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
+        let channels = self.heads * self.width;
+        // large scores, so that the largest of each block of keys differ
+        let query = random.spread(3.0, (self.query_images, self.queries, channels))?;
+        let key = random.spread(3.0, (self.images, self.keys, channels))?;
+        let value = random.spread(1.0, (self.images, self.keys, channels))?;
+        let (batch, queries, keys) = (self.query_images.max(self.images), self.queries, self.keys);
+        let bias = match self.bias {
+            Bias::None => None,
+            Bias::Keys => Some(masked((1, 1, 1, keys), keys)?),
+            Bias::Pairs => Some(masked((batch, 1, queries, keys), keys)?),
+            Bias::Heads => Some(random.spread(2.0, (1, self.heads, queries, keys))?),
+        };
+        Ok(Box::new(AttentionCase {
+            query,
+            key,
+            value,
+            bias,
+            heads: self.heads,
+        }))
+    }
+}
+
+/// 0, and the lowest finite number for about a third of the keys: others in every row, but never the first.
+fn masked(shape: (usize, usize, usize, usize), keys: usize) -> Result<Tensor> {
+    let (a, b, c, _) = shape;
+    let numbers: Vec<f32> = (0..a * b * c)
+        .flat_map(|row| (0..keys).map(move |key| key > 0 && (row + key) % 3 == 1))
+        .map(|is_masked| if is_masked { f32::MIN } else { 0.0 })
+        .collect();
+    Tensor::from_vec(numbers, shape, &Device::Cpu)
+}
+
+struct AttentionCase {
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Option<Tensor>,
+    heads: usize,
+}
+
+impl Case for AttentionCase {
+    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
+        let (query, key, value) = (&self.query, &self.key, &self.value);
+        let result = with_kernel(set, query, key, value, self.bias.as_ref(), self.heads)?;
+        Ok(vec![result])
+    }
+
+    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
+        let result = attention_plain(
+            &self.query.to_device(device)?,
+            &self.key.to_device(device)?,
+            &self.value.to_device(device)?,
+            on(device, self.bias.as_ref())?.as_ref(),
+            self.heads,
+        )?;
+        Ok(vec![result])
+    }
+}
+
+/// Softmax multiplies the rounding of large scores.
+const TOLERANCE: f64 = 1e-5;
+
+pub(super) fn checks(extent: Extent) -> Vec<Check> {
+    let check =
+        |used_by, setting: Attention| Check::published("attention", TOLERANCE, used_by, setting);
+    let (text, queries) = (extent.of(256, 71), extent.of(900, 203));
+    let image = extent.of(4096, 517);
+    vec![
+        check("BERT", Attention::new(text, text, 12, 64, Bias::Pairs)),
+        check(
+            "text enhancer",
+            Attention::new(text, text, 4, 64, Bias::Pairs),
+        ),
+        check(
+            "decoder, query to query",
+            Attention::new(queries, queries, 8, 32, Bias::None),
+        ),
+        check(
+            "decoder, query to text",
+            Attention::new(queries, text, 8, 32, Bias::Keys),
+        ),
+        check(
+            "SAM decoder, token to token",
+            Attention {
+                query_images: 4,
+                images: 4,
+                ..Attention::new(7, 7, 8, 32, Bias::None)
+            },
+        ),
+        check(
+            "SAM decoder, token to image",
+            Attention {
+                query_images: 4,
+                ..Attention::new(7, image, 8, 16, Bias::None)
+            },
+        ),
+        check(
+            "SAM decoder, image to token",
+            Attention {
+                images: 4,
+                ..Attention::new(image, 7, 8, 16, Bias::None)
+            },
+        ),
+        Check::odd("attention", TOLERANCE, odd()),
+    ]
+}
+
+fn odd() -> Vec<Attention> {
+    let mut settings = vec![];
+    for (query_images, images, queries, keys, heads, width) in [
+        (1, 1, 1, 1, 1, 1),
+        (2, 2, 7, 13, 3, 5),
+        (3, 1, 4, 300, 2, 16),
+        (1, 3, 300, 4, 2, 16),
+        (1, 1, 301, 517, 2, 32),
+    ] {
+        for bias in [Bias::None, Bias::Keys, Bias::Pairs, Bias::Heads] {
+            settings.push(Attention {
+                query_images,
+                images,
+                queries,
+                keys,
+                heads,
+                width,
+                bias,
+            });
+        }
+    }
+    settings
+}

@@ -1,0 +1,152 @@
+//! How far a result is from the expected one.
+
+use std::fmt;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+/// The inputs of the checks are of the order of 1, and so is their rounding; where all expected numbers are
+/// smaller than this, terms have cancelled each other.
+const LEAST_SCALE: f32 = 0.1;
+
+/// The difference of two results.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Comparison {
+    /// The largest difference of two numbers, as a share of the scale: the largest expected number without
+    /// its sign, or 0.1 where that is smaller.
+    Difference(f64),
+    /// A number of either result is infinite or not a number.
+    NotFinite,
+    /// The results have other shapes.
+    Shape(String),
+    /// There is no result; the error's text.
+    Failed(String),
+}
+
+impl Comparison {
+    /// Compares two tensors of one device or of different ones.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read.
+    pub fn between(actual: &Tensor, expected: &Tensor) -> Result<Self> {
+        if actual.dims() != expected.dims() {
+            let (actual, expected) = (actual.dims(), expected.dims());
+            return Ok(Self::Shape(format!("{actual:?} in place of {expected:?}")));
+        }
+        let (actual, expected) = (numbers(actual)?, numbers(expected)?);
+        let (mut largest, mut scale) = (0f32, LEAST_SCALE);
+        for (actual, expected) in actual.iter().zip(&expected) {
+            if !(actual.is_finite() && expected.is_finite()) {
+                return Ok(Self::NotFinite);
+            }
+            largest = largest.max((actual - expected).abs());
+            scale = scale.max(expected.abs());
+        }
+        Ok(Self::Difference(f64::from(largest) / f64::from(scale)))
+    }
+
+    /// The worst comparison of several results, each with its own scale.
+    pub(super) fn of_all(actual: &[Tensor], expected: &[Tensor]) -> Result<Self> {
+        if actual.len() != expected.len() {
+            let (actual, expected) = (actual.len(), expected.len());
+            return Ok(Self::Shape(format!(
+                "{actual} results in place of {expected}"
+            )));
+        }
+        let mut worst = Self::Difference(0.0);
+        for (actual, expected) in actual.iter().zip(expected) {
+            let compared = Self::between(actual, expected)?;
+            if compared.is_worse_than(&worst) {
+                worst = compared;
+            }
+        }
+        Ok(worst)
+    }
+
+    /// Whether there is a difference, and it is no larger than this.
+    pub fn is_within(&self, tolerance: f64) -> bool {
+        matches!(self, Self::Difference(difference) if *difference <= tolerance)
+    }
+
+    /// Whether it is further from equality; a result that is no result is further than any difference.
+    pub(super) fn is_worse_than(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Difference(one), Self::Difference(other)) => one > other,
+            (_, other) => matches!(other, Self::Difference(_)),
+        }
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Difference(difference) => write!(f, "{difference:.1e}"),
+            Self::NotFinite => f.write_str("a number is infinite or NaN"),
+            Self::Shape(shapes) => write!(f, "the result has the shape {shapes}"),
+            Self::Failed(error) => write!(f, "no result: {error}"),
+        }
+    }
+}
+
+fn numbers(xs: &Tensor) -> Result<Vec<f32>> {
+    xs.to_device(&Device::Cpu)?
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compared(actual: &[f32], expected: &[f32]) -> Comparison {
+        let tensor = |xs: &[f32]| Tensor::new(xs, &Device::Cpu).unwrap();
+        Comparison::between(&tensor(actual), &tensor(expected)).unwrap()
+    }
+
+    #[test]
+    fn differences_are_shares_of_the_scale() {
+        assert_eq!(
+            compared(&[1.0, -4.0], &[1.0, -4.0]),
+            Comparison::Difference(0.0)
+        );
+        let perturbed = compared(&[1.5, -4.0], &[1.0, -4.0]);
+        assert_eq!(perturbed, Comparison::Difference(0.125));
+        assert!(perturbed.is_within(0.125) && !perturbed.is_within(0.124));
+        let of_zeros = compared(&[0.0, 0.5], &[0.0, 0.0]);
+        assert_eq!(
+            of_zeros,
+            Comparison::Difference(0.5 / f64::from(LEAST_SCALE))
+        );
+        assert_eq!(compared(&[], &[]), Comparison::Difference(0.0));
+    }
+
+    #[test]
+    fn what_is_no_number_is_never_within() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for comparison in [
+                compared(&[bad], &[1.0]),
+                compared(&[1.0], &[bad]),
+                // equal, but nothing that a model could use
+                compared(&[bad], &[bad]),
+            ] {
+                assert_eq!(comparison, Comparison::NotFinite);
+                assert!(!comparison.is_within(f64::INFINITY));
+                assert!(comparison.is_worse_than(&Comparison::Difference(9.0)));
+                assert!(!Comparison::Difference(9.0).is_worse_than(&comparison));
+            }
+        }
+    }
+
+    #[test]
+    fn other_shapes_are_named() {
+        let other = compared(&[1.0], &[1.0, 2.0]);
+        assert_eq!(
+            other.to_string(),
+            "the result has the shape [1] in place of [2]"
+        );
+        assert!(!other.is_within(1.0));
+        let one = Tensor::new(1f32, &Device::Cpu).unwrap();
+        let of_all = Comparison::of_all(std::slice::from_ref(&one), &[one.clone(), one.clone()]);
+        assert!(matches!(of_all, Ok(Comparison::Shape(_))));
+    }
+}

@@ -1,0 +1,300 @@
+//! Checks of convolutions of channels-last maps.
+
+use std::fmt;
+
+use candle_core::{Device, Result, Tensor};
+
+use super::{Case, Check, Extent, InstructionSet, Random, Setting, on};
+use crate::models::ops::convolution::{depthwise_conv3x3_plain, depthwise_with_kernel};
+use crate::models::ops::{
+    Activation, Conv3x3, Depthwise3x3, Upscale2x, conv3x3, conv3x3_plain, upscale2x,
+    upscale2x_plain,
+};
+
+/// Which convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// 3x3 from all channels to all.
+    Dense { stride: usize, has_bias: bool },
+    /// 3x3 of every channel by itself.
+    Depthwise { stride: usize },
+    /// Transposed, 2x2: every pixel becomes four.
+    Upscale,
+}
+
+/// A convolution of maps `[batch, rows, columns, input]`.
+#[derive(Debug, Clone, Copy)]
+struct Convolution {
+    kind: Kind,
+    batch: usize,
+    /// Rows and columns.
+    map: (usize, usize),
+    input: usize,
+    /// Channels of the result; a depthwise convolution keeps those of the input.
+    output: usize,
+    activation: Activation,
+}
+
+impl fmt::Display for Convolution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.batch > 1 {
+            write!(f, "{}x", self.batch)?;
+        }
+        write!(f, "{}x{}x{}", self.map.0, self.map.1, self.input)?;
+        match self.kind {
+            Kind::Dense { stride, .. } => write!(f, " to {}, stride {stride}", self.output),
+            Kind::Depthwise { stride } => write!(f, ", stride {stride}"),
+            Kind::Upscale => write!(f, " to {}", self.output),
+        }?;
+        match self.activation {
+            Activation::None => Ok(()),
+            activation => write!(f, ", {activation:?}"),
+        }
+    }
+}
+
+impl Setting for Convolution {
+    fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
+        let (input, output) = (self.input, self.output);
+        let fan_in = match self.kind {
+            Kind::Dense { .. } => 9 * input,
+            Kind::Depthwise { .. } => 9,
+            Kind::Upscale => input,
+        };
+        let deviation = 1.0 / (fan_in as f32).sqrt();
+        let (kernel, bias) = match self.kind {
+            Kind::Dense { has_bias, .. } => (
+                random.spread(deviation, (output, input, 3, 3))?,
+                has_bias.then(|| random.spread(1.0, output)).transpose()?,
+            ),
+            Kind::Depthwise { .. } => (
+                random.spread(deviation, (9, input))?,
+                Some(random.spread(1.0, input)?),
+            ),
+            Kind::Upscale => (
+                random.spread(deviation, (input, output, 2, 2))?,
+                Some(random.spread(1.0, output)?),
+            ),
+        };
+        let (height, width) = self.map;
+        Ok(Box::new(ConvolutionCase {
+            kind: self.kind,
+            xs: random.spread(1.0, (self.batch, height, width, input))?,
+            kernel,
+            bias,
+            activation: self.activation,
+        }))
+    }
+}
+
+struct ConvolutionCase {
+    kind: Kind,
+    xs: Tensor,
+    kernel: Tensor,
+    bias: Option<Tensor>,
+    activation: Activation,
+}
+
+impl ConvolutionCase {
+    /// With the kernel for an instruction set, or on a device in plain tensor operations.
+    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
+        let (xs, kernel) = (self.xs.to_device(device)?, self.kernel.to_device(device)?);
+        let bias = on(device, self.bias.as_ref())?;
+        let activation = self.activation;
+        let result = match (self.kind, bias) {
+            (Kind::Dense { stride, .. }, bias) => {
+                let conv = Conv3x3::on(set, &kernel, bias, stride)?;
+                match set {
+                    Some(_) => conv3x3(&xs, &conv, activation),
+                    None => conv3x3_plain(&xs, &conv, activation),
+                }
+            }
+            (Kind::Depthwise { stride }, Some(bias)) => {
+                let conv = Depthwise3x3 {
+                    kernel,
+                    bias,
+                    stride,
+                };
+                match set {
+                    Some(set) => depthwise_with_kernel(set, &xs, &conv, activation),
+                    None => depthwise_conv3x3_plain(&xs, &conv, activation),
+                }
+            }
+            (Kind::Upscale, Some(bias)) => {
+                let upscale = Upscale2x::on(set, &kernel, &bias)?;
+                match set {
+                    Some(_) => upscale2x(&xs, &upscale, activation),
+                    None => upscale2x_plain(&xs, &upscale, activation),
+                }
+            }
+            (kind, None) => candle_core::bail!("{kind:?} takes a bias"),
+        };
+        Ok(vec![result?])
+    }
+}
+
+impl Case for ConvolutionCase {
+    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
+        self.run(Some(set), &Device::Cpu)
+    }
+
+    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
+        self.run(None, device)
+    }
+}
+
+/// Single precision's rounding over sums of up to a few thousand products.
+const TOLERANCE: f64 = 5e-6;
+
+pub(super) fn checks(extent: Extent) -> Vec<Check> {
+    let check =
+        |used_by, kind, (batch, side): (usize, (usize, usize)), input, output, activation| {
+            let setting = Convolution {
+                kind,
+                batch,
+                map: side,
+                input,
+                output,
+                activation,
+            };
+            Check::published(name(kind), TOLERANCE, used_by, setting)
+        };
+    let dense = |stride, has_bias| Kind::Dense { stride, has_bias };
+    let depthwise = |stride| Kind::Depthwise { stride };
+    let (none, gelu) = (Activation::None, Activation::Gelu);
+    let square = |full: usize, quick: usize| (1, extent.of((full, full), (quick, quick)));
+    let boxes = |full: usize, quick: usize| (4, extent.of((full, full), (quick, quick)));
+    let level_3 = (1, extent.of((25, 34), (9, 12)));
+    vec![
+        check("SAM neck", dense(1, false), square(64, 16), 256, 256, none),
+        check("Swin-T, level 4", dense(2, true), level_3, 768, 256, none),
+        check("Swin-B, level 4", dense(2, true), level_3, 1024, 256, none),
+        check(
+            "MobileSAM, first convolution",
+            dense(2, true),
+            square(1024, 62),
+            3,
+            32,
+            gelu,
+        ),
+        check(
+            "MobileSAM, second convolution",
+            dense(2, true),
+            square(512, 31),
+            32,
+            64,
+            none,
+        ),
+        Check::odd("conv3x3", TOLERANCE, odd_dense()),
+        check(
+            "MobileSAM stage 1",
+            depthwise(1),
+            square(256, 30),
+            256,
+            256,
+            gelu,
+        ),
+        check(
+            "MobileSAM patch merging 1",
+            depthwise(2),
+            square(256, 30),
+            128,
+            128,
+            gelu,
+        ),
+        check(
+            "MobileSAM stage 3",
+            depthwise(1),
+            square(64, 19),
+            160,
+            160,
+            none,
+        ),
+        check(
+            "MobileSAM patch merging 3",
+            depthwise(1),
+            square(64, 19),
+            320,
+            320,
+            gelu,
+        ),
+        Check::odd("depthwise_conv3x3", TOLERANCE, odd_depthwise()),
+        check(
+            "SAM decoder, first upscaling",
+            Kind::Upscale,
+            boxes(64, 13),
+            256,
+            64,
+            none,
+        ),
+        check(
+            "SAM decoder, second upscaling",
+            Kind::Upscale,
+            boxes(128, 26),
+            64,
+            32,
+            gelu,
+        ),
+        Check::odd("upscale2x", TOLERANCE, odd_upscalings()),
+    ]
+}
+
+fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Dense { .. } => "conv3x3",
+        Kind::Depthwise { .. } => "depthwise_conv3x3",
+        Kind::Upscale => "upscale2x",
+    }
+}
+
+fn odd_dense() -> Vec<Convolution> {
+    let mut settings = vec![];
+    for (map, input, output) in [
+        ((1, 1), 1, 1),
+        ((5, 8), 3, 20),
+        ((7, 4), 16, 33),
+        ((19, 9), 40, 7),
+    ] {
+        for (stride, has_bias) in [(1, true), (2, true), (1, false)] {
+            settings.push(Convolution {
+                kind: Kind::Dense { stride, has_bias },
+                batch: 2,
+                map,
+                input,
+                output,
+                activation: Activation::Relu,
+            });
+        }
+    }
+    settings
+}
+
+fn odd_depthwise() -> Vec<Convolution> {
+    let mut settings = vec![];
+    for (map, channels) in [((1, 1), 1), ((5, 8), 3), ((7, 4), 16), ((2, 9), 21)] {
+        for stride in [1, 2] {
+            settings.push(Convolution {
+                kind: Kind::Depthwise { stride },
+                batch: 2,
+                map,
+                input: channels,
+                output: channels,
+                activation: Activation::Gelu,
+            });
+        }
+    }
+    settings
+}
+
+fn odd_upscalings() -> Vec<Convolution> {
+    [(1, (1, 1), 1, 1), (2, (3, 5), 7, 9), (1, (4, 4), 32, 16)]
+        .map(|(batch, map, input, output)| Convolution {
+            kind: Kind::Upscale,
+            batch,
+            map,
+            input,
+            output,
+            activation: Activation::Gelu,
+        })
+        .to_vec()
+}

@@ -1,0 +1,167 @@
+//! Checks of wide depthwise convolutions between two linear layers.
+
+use std::fmt;
+
+use candle_core::{Device, Result, Tensor};
+
+use super::{Case, Check, Extent, InstructionSet, Random, Setting, on};
+use crate::models::ops::{
+    Activation, Depthwise3x3, InvertedBottleneck, Matrix, inverted_bottleneck,
+};
+
+/// A block on maps `[batch, rows, columns, input]`.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    batch: usize,
+    /// Rows and columns.
+    map: (usize, usize),
+    input: usize,
+    hidden: usize,
+    output: usize,
+    stride: usize,
+    has_residual: bool,
+    activation: Activation,
+}
+
+impl fmt::Display for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.batch > 1 {
+            write!(f, "{}x", self.batch)?;
+        }
+        write!(
+            f,
+            "{}x{}x{} to {} to {}, stride {}",
+            self.map.0, self.map.1, self.input, self.hidden, self.output, self.stride
+        )?;
+        if self.has_residual {
+            f.write_str(", residual")?;
+        }
+        match self.activation {
+            Activation::None => Ok(()),
+            activation => write!(f, ", {activation:?}"),
+        }
+    }
+}
+
+impl Setting for Block {
+    fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
+        let (height, width) = self.map;
+        let (rows, columns) = (height.div_ceil(self.stride), width.div_ceil(self.stride));
+        let residual = self
+            .has_residual
+            .then(|| random.spread(1.0, (self.batch, rows, columns, self.output)));
+        Ok(Box::new(BlockCase {
+            xs: random.spread(1.0, (self.batch, height, width, self.input))?,
+            widen: random.weight(self.hidden, self.input)?,
+            widen_bias: random.spread(1.0, self.hidden)?,
+            kernel: random.spread(1.0 / 3.0, (9, self.hidden))?,
+            kernel_bias: random.spread(1.0, self.hidden)?,
+            narrow: random.weight(self.output, self.hidden)?,
+            narrow_bias: random.spread(1.0, self.output)?,
+            stride: self.stride,
+            residual: residual.transpose()?,
+            activation: self.activation,
+        }))
+    }
+}
+
+struct BlockCase {
+    xs: Tensor,
+    widen: Tensor,
+    widen_bias: Tensor,
+    kernel: Tensor,
+    kernel_bias: Tensor,
+    narrow: Tensor,
+    narrow_bias: Tensor,
+    stride: usize,
+    residual: Option<Tensor>,
+    activation: Activation,
+}
+
+impl BlockCase {
+    /// Packed for an instruction set, or on a device in plain tensor operations.
+    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
+        let block = InvertedBottleneck {
+            widen: Matrix::on(set, self.widen.to_device(device)?)?,
+            widen_bias: self.widen_bias.to_device(device)?,
+            depthwise: Depthwise3x3 {
+                kernel: self.kernel.to_device(device)?,
+                bias: self.kernel_bias.to_device(device)?,
+                stride: self.stride,
+            },
+            narrow: Matrix::on(set, self.narrow.to_device(device)?)?,
+            narrow_bias: self.narrow_bias.to_device(device)?,
+        };
+        let residual = on(device, self.residual.as_ref())?;
+        let xs = self.xs.to_device(device)?;
+        let result = inverted_bottleneck(&xs, &block, residual.as_ref(), self.activation)?;
+        Ok(vec![result])
+    }
+}
+
+impl Case for BlockCase {
+    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
+        self.run(Some(set), &Device::Cpu)
+    }
+
+    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
+        self.run(None, device)
+    }
+}
+
+/// Single precision's rounding over three layers of up to a few hundred products.
+const TOLERANCE: f64 = 5e-6;
+
+pub(super) fn checks(extent: Extent) -> Vec<Check> {
+    let check = |used_by, side: usize, [input, hidden, output]: [usize; 3], stride| {
+        let side = extent.of(side, side / 5);
+        let is_convolution_block = stride == 1 && input == output;
+        let setting = Block {
+            batch: 1,
+            map: (side, side),
+            input,
+            hidden,
+            output,
+            stride,
+            has_residual: is_convolution_block,
+            activation: match is_convolution_block {
+                true => Activation::Gelu,
+                false => Activation::None,
+            },
+        };
+        Check::published("inverted_bottleneck", TOLERANCE, used_by, setting)
+    };
+    vec![
+        check("MobileSAM stage 1", 256, [64, 256, 64], 1),
+        check("MobileSAM patch merging 1", 256, [64, 128, 128], 2),
+        check("MobileSAM patch merging 2", 128, [128, 160, 160], 2),
+        check("MobileSAM patch merging 3", 64, [160, 320, 320], 1),
+        Check::odd("inverted_bottleneck", TOLERANCE, odd()),
+    ]
+}
+
+fn odd() -> Vec<Block> {
+    let mut settings = vec![];
+    for (batch, map, input, hidden, output) in [
+        (1, (1, 1), 1, 1, 1),
+        (2, (5, 8), 3, 20, 7),
+        (1, (37, 5), 8, 16, 8),
+        (1, (3, 131), 4, 9, 5),
+        // more than one task in both directions
+        (1, (66, 67), 2, 5, 2),
+    ] {
+        for (stride, has_residual) in [(1, true), (2, true), (1, false)] {
+            settings.push(Block {
+                batch,
+                map,
+                input,
+                hidden,
+                output,
+                stride,
+                has_residual,
+                activation: Activation::Gelu,
+            });
+        }
+    }
+    settings
+}

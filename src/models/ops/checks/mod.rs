@@ -1,0 +1,282 @@
+//! Every operation against its plain twin: the kernels of each instruction set, or the plain tensor operations
+//! on another device, compared with the plain tensor operations on the CPU.
+//!
+//! The shapes are those of the published models, and odd ones whose sizes no vector width divides. The inputs
+//! are random numbers of fixed seeds. `groundling selftest` runs the checks on a user's machine, the tests
+//! of this module run the odd shapes.
+
+mod attention;
+mod compare;
+mod convolution;
+mod deformable_sampling;
+mod fusion_attention;
+mod inverted_bottleneck;
+mod linear;
+mod norm;
+mod random;
+mod window_attention;
+
+use std::fmt::Display;
+
+use candle_core::{Device, Result, Tensor};
+
+pub use self::compare::Comparison;
+use self::random::Random;
+use super::InstructionSet;
+
+/// How many rows, tokens or cells the published shapes have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// As many as in the published models, where that needs neither gigabytes nor minutes.
+    Full,
+    /// Fewer, with the same channels, heads and window sizes.
+    Quick,
+}
+
+impl Extent {
+    /// One of two numbers.
+    fn of<T>(self, full: T, quick: T) -> T {
+        match self {
+            Self::Full => full,
+            Self::Quick => quick,
+        }
+    }
+}
+
+/// What a check compares with the plain tensor operations on the CPU.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// The kernels on the CPU, compiled for an instruction set.
+    Kernel(InstructionSet),
+    /// Plain tensor operations in f32 on a device.
+    Device(Device),
+}
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// The largest difference, or what is wrong with the result.
+    pub comparison: Comparison,
+    /// The shape that was run; of several, the one with the largest difference.
+    pub shape: String,
+}
+
+/// The inputs of one call of an operation, and how to compute it.
+trait Case {
+    /// The results of the kernel.
+    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>>;
+
+    /// The results of plain tensor operations on a device.
+    fn plain(&self, device: &Device) -> Result<Vec<Tensor>>;
+}
+
+/// The sizes and the options of one call of an operation; as text, the shape in a table.
+trait Setting: Display {
+    /// Draws the inputs.
+    fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>>;
+}
+
+/// An operation with one or several shapes.
+pub struct Check {
+    op: &'static str,
+    used_by: &'static str,
+    tolerance: f64,
+    settings: Vec<Box<dyn Setting>>,
+    /// Whether the kernel is compiled for every instruction set.
+    is_by_set: bool,
+}
+
+impl Check {
+    /// A shape that `used_by` has.
+    fn published(
+        op: &'static str,
+        tolerance: f64,
+        used_by: &'static str,
+        setting: impl Setting + 'static,
+    ) -> Self {
+        Self {
+            op,
+            used_by,
+            tolerance,
+            settings: vec![Box::new(setting)],
+            is_by_set: true,
+        }
+    }
+
+    /// Shapes whose sizes no vector width divides.
+    fn odd<S: Setting + 'static>(
+        op: &'static str,
+        tolerance: f64,
+        settings: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let boxed = |setting| Box::new(setting) as Box<dyn Setting>;
+        Self {
+            op,
+            used_by: "odd shapes",
+            tolerance,
+            settings: settings.into_iter().map(boxed).collect(),
+            is_by_set: true,
+        }
+    }
+
+    /// The operation's name.
+    pub fn op(&self) -> &'static str {
+        self.op
+    }
+
+    /// The model and the part of it that has this shape, or `odd shapes`.
+    pub fn used_by(&self) -> &'static str {
+        self.used_by
+    }
+
+    /// The largest difference that is allowed, as a share of the result's scale.
+    pub fn tolerance(&self) -> f64 {
+        self.tolerance
+    }
+
+    /// Whether the kernel is compiled for every instruction set; otherwise all of them run the same code.
+    pub fn is_by_set(&self) -> bool {
+        self.is_by_set
+    }
+
+    /// Runs the check for each target.
+    pub fn run(&self, targets: &[Target]) -> Vec<Outcome> {
+        let outcome = |shape: &str, comparison| Outcome {
+            comparison,
+            shape: shape.to_owned(),
+        };
+        let mut worst = vec![outcome("", Comparison::Difference(0.0)); targets.len()];
+        for (setting, seed) in self.settings.iter().zip(0..) {
+            let shape = setting.to_string();
+            let compared = compare(&**setting, seed, targets)
+                .unwrap_or_else(|error| vec![Comparison::Failed(error.to_string()); targets.len()]);
+            for (worst, compared) in worst.iter_mut().zip(compared) {
+                if worst.shape.is_empty() || compared.is_worse_than(&worst.comparison) {
+                    *worst = outcome(&shape, compared);
+                }
+            }
+        }
+        if self.settings.len() > 1 {
+            for worst in &mut worst {
+                worst.shape = format!("{}, the worst of {}", worst.shape, self.settings.len());
+            }
+        }
+        worst
+    }
+}
+
+/// Draws the inputs, computes the expected results once, and compares what each target gives.
+fn compare(setting: &dyn Setting, seed: u64, targets: &[Target]) -> Result<Vec<Comparison>> {
+    let case = setting.draw(&mut Random::new(seed))?;
+    let expected = case.plain(&Device::Cpu)?;
+    let compared = targets.iter().map(|target| {
+        let actual = match target {
+            Target::Kernel(set) => case.with_kernel(*set),
+            Target::Device(device) => case.plain(device),
+        };
+        actual
+            .and_then(|actual| Comparison::of_all(&actual, &expected))
+            .unwrap_or_else(|error| Comparison::Failed(error.to_string()))
+    });
+    Ok(compared.collect())
+}
+
+/// All checks, operation by operation.
+pub fn all(extent: Extent) -> Vec<Check> {
+    [
+        linear::checks(extent),
+        attention::checks(extent),
+        window_attention::checks(extent),
+        fusion_attention::checks(extent),
+        deformable_sampling::checks(extent),
+        convolution::checks(extent),
+        inverted_bottleneck::checks(extent),
+        norm::checks(extent),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// A copy of an optional tensor on a device.
+fn on(device: &Device, xs: Option<&Tensor>) -> Result<Option<Tensor>> {
+    xs.map(|xs| xs.to_device(device)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_shapes_equal_plain_tensors_on_every_instruction_set() {
+        let targets: Vec<Target> = InstructionSet::available()
+            .into_iter()
+            .map(Target::Kernel)
+            .collect();
+        let mut ops = vec![];
+        for check in all(Extent::Quick) {
+            if check.used_by() != "odd shapes" {
+                continue;
+            }
+            for (outcome, target) in check.run(&targets).iter().zip(&targets) {
+                assert!(
+                    outcome.comparison.is_within(check.tolerance()),
+                    "{} {} {target:?}: {}",
+                    check.op(),
+                    outcome.shape,
+                    outcome.comparison
+                );
+            }
+            ops.push(check.op());
+        }
+        let mut all: Vec<_> = all(Extent::Quick).iter().map(Check::op).collect();
+        all.dedup();
+        assert_eq!(ops, all, "operations with odd shapes, and all operations");
+    }
+
+    /// Adds 1 to its input, and something more in the kernel.
+    struct Increment {
+        xs: Tensor,
+        error: f64,
+    }
+
+    impl Case for Increment {
+        fn with_kernel(&self, _: InstructionSet) -> Result<Vec<Tensor>> {
+            Ok(vec![((&self.xs + 1.0)? + self.error)?])
+        }
+
+        fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
+            Ok(vec![(self.xs.to_device(device)? + 1.0)?])
+        }
+    }
+
+    struct WrongBy(f64);
+
+    impl Display for WrongBy {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "wrong by {}", self.0)
+        }
+    }
+
+    impl Setting for WrongBy {
+        fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
+            let xs = random.spread(1.0, (3, 5))?;
+            Ok(Box::new(Increment { xs, error: self.0 }))
+        }
+    }
+
+    #[test]
+    fn a_wrong_kernel_is_found() {
+        let check = Check::odd("increment", 1e-6, [0.0, 1e-3, 1e-8].map(WrongBy));
+        let targets = [
+            Target::Kernel(InstructionSet::Portable),
+            Target::Device(Device::Cpu),
+        ];
+        let outcomes = check.run(&targets);
+        assert_eq!(outcomes[0].shape, "wrong by 0.001, the worst of 3");
+        assert!(!outcomes[0].comparison.is_within(check.tolerance()));
+        assert_eq!(outcomes[1].comparison, Comparison::Difference(0.0));
+        let nan = Check::published("increment", 1e-6, "a test", WrongBy(f64::NAN));
+        assert_eq!(nan.run(&targets)[0].comparison, Comparison::NotFinite);
+    }
+}

@@ -1,0 +1,201 @@
+//! Checks of layer norm and group norm.
+
+use std::fmt;
+
+use candle_core::{Device, Result, Tensor};
+
+use super::{Case, Check, Extent, InstructionSet, Random, Setting};
+use crate::models::ops::Activation;
+use crate::models::ops::norm::{
+    group_norm, group_norm_plain, layer_norm_plain, with_kernel as layer_norm_with_kernel,
+};
+
+/// Which norm.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// Over the channels of every row.
+    Layer(Activation),
+    /// Over groups of channels and all cells of a map.
+    Group { groups: usize },
+}
+
+/// A norm of `[batch, rows, columns, channels]`.
+#[derive(Debug, Clone, Copy)]
+struct Norm {
+    kind: Kind,
+    batch: usize,
+    /// Rows and columns.
+    map: (usize, usize),
+    channels: usize,
+    eps: f64,
+    /// Mean and standard deviation of the input.
+    input: (f32, f32),
+}
+
+impl fmt::Display for Norm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.batch > 1 {
+            write!(f, "{}x", self.batch)?;
+        }
+        if self.map.0 > 1 {
+            write!(f, "{}x", self.map.0)?;
+        }
+        write!(f, "{}x{}", self.map.1, self.channels)?;
+        match self.kind {
+            Kind::Layer(Activation::None) => Ok(()),
+            Kind::Layer(activation) => write!(f, ", {activation:?}"),
+            Kind::Group { groups } => write!(f, ", {groups} groups"),
+        }
+    }
+}
+
+impl Setting for Norm {
+    fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
+        let ((mean, deviation), (height, width)) = (self.input, self.map);
+        let shape = (self.batch, height, width, self.channels);
+        Ok(Box::new(NormCase {
+            kind: self.kind,
+            xs: random.around(mean, deviation, shape)?,
+            weight: random.around(1.0, 0.1, self.channels)?,
+            bias: random.spread(0.1, self.channels)?,
+            eps: self.eps,
+        }))
+    }
+}
+
+struct NormCase {
+    kind: Kind,
+    xs: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl Case for NormCase {
+    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
+        let (xs, weight, bias) = (&self.xs, &self.weight, &self.bias);
+        let result = match self.kind {
+            Kind::Layer(activation) => {
+                layer_norm_with_kernel(set, xs, (weight, bias, self.eps), activation)
+            }
+            Kind::Group { groups } => group_norm(xs, groups, weight, bias, self.eps),
+        };
+        Ok(vec![result?])
+    }
+
+    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
+        let [xs, weight, bias] =
+            [&self.xs, &self.weight, &self.bias].map(|xs| xs.to_device(device));
+        let (xs, weight, bias) = (xs?, weight?, bias?);
+        let result = match self.kind {
+            Kind::Layer(activation) => layer_norm_plain(&xs, &weight, &bias, self.eps, activation),
+            Kind::Group { groups } => group_norm_plain(&xs, groups, &weight, &bias, self.eps),
+        };
+        Ok(vec![result?])
+    }
+}
+
+/// A mean of the size of the spread costs about one digit.
+const TOLERANCE: f64 = 5e-6;
+/// In the odd shapes of layer norm the mean is 500 times the spread, so that f32 holds three digits fewer of what
+/// is normed.
+const FAR_TOLERANCE: f64 = 3e-4;
+
+pub(super) fn checks(extent: Extent) -> Vec<Check> {
+    let layer = |used_by, (batch, rows), channels, eps, activation| {
+        let setting = Norm {
+            kind: Kind::Layer(activation),
+            batch,
+            map: (1, rows),
+            channels,
+            eps,
+            input: (0.5, 1.0),
+        };
+        Check::published("layer_norm", TOLERANCE, used_by, setting)
+    };
+    let group = |used_by, map| {
+        let setting = Norm {
+            kind: Kind::Group { groups: 32 },
+            batch: 1,
+            map,
+            channels: 256,
+            eps: 1e-5,
+            input: (0.5, 1.0),
+        };
+        Check {
+            is_by_set: false,
+            ..Check::published("group_norm", TOLERANCE, used_by, setting)
+        }
+    };
+    let (none, gelu) = (Activation::None, Activation::Gelu);
+    vec![
+        layer(
+            "Swin-T stage 1",
+            (1, extent.of(53_400, 535)),
+            96,
+            1e-5,
+            none,
+        ),
+        layer(
+            "Swin-B patch merging 3",
+            (1, extent.of(850, 85)),
+            2048,
+            1e-5,
+            none,
+        ),
+        layer("BERT", (1, extent.of(256, 23)), 768, 1e-12, none),
+        layer(
+            "encoder layer",
+            (1, extent.of(17_821, 401)),
+            256,
+            1e-5,
+            none,
+        ),
+        layer("SAM ViT-L", (1, extent.of(4096, 99)), 1024, 1e-6, none),
+        layer(
+            "SAM decoder, upscaling",
+            (4, extent.of(16_384, 169)),
+            64,
+            1e-6,
+            gelu,
+        ),
+        Check::odd("layer_norm", FAR_TOLERANCE, odd_layers()),
+        group("level 1", extent.of((100, 134), (21, 27))),
+        group("level 4", (13, 17)),
+        Check {
+            is_by_set: false,
+            ..Check::odd("group_norm", TOLERANCE, odd_groups())
+        },
+    ]
+}
+
+fn odd_layers() -> Vec<Norm> {
+    let mut settings = vec![];
+    for channels in [1, 2, 13, 96, 256] {
+        for activation in [Activation::None, Activation::Gelu] {
+            settings.push(Norm {
+                kind: Kind::Layer(activation),
+                batch: 1,
+                map: (3, 7),
+                channels,
+                eps: 1e-6,
+                // what a variance that is computed in one pass loses all digits of
+                input: (50.0, 0.1),
+            });
+        }
+    }
+    settings
+}
+
+fn odd_groups() -> Vec<Norm> {
+    [((1, 1), 1, 2), ((3, 5), 4, 8), ((40, 33), 32, 64)]
+        .map(|(map, groups, channels)| Norm {
+            kind: Kind::Group { groups },
+            batch: 2,
+            map,
+            channels,
+            eps: 1e-5,
+            input: (3.0, 2.0),
+        })
+        .to_vec()
+}

@@ -1,0 +1,220 @@
+//! Checks of attention in the windows of a map.
+
+use std::fmt;
+
+use candle_core::{Device, Result, Tensor};
+
+use super::{Case, Check, Extent, InstructionSet, Random, Setting};
+use crate::models::ops::window_attention::{window_attention_plain, with_kernel};
+use crate::models::ops::{PositionBias, Windows};
+
+/// What is added to the scores of a window.
+#[derive(Debug, Clone, Copy)]
+enum Positions {
+    None,
+    /// By head, query and key.
+    Table,
+    /// Decomposed into rows and columns.
+    Relative,
+}
+
+/// Square windows of maps.
+#[derive(Debug, Clone, Copy)]
+struct WindowAttention {
+    batch: usize,
+    /// Rows and columns of the maps.
+    map: (usize, usize),
+    /// Rows of a window.
+    window: usize,
+    shift: usize,
+    heads: usize,
+    /// Channels of a head.
+    width: usize,
+    positions: Positions,
+}
+
+impl fmt::Display for WindowAttention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.batch > 1 {
+            write!(f, "{}x", self.batch)?;
+        }
+        write!(
+            f,
+            "{}x{}, windows of {}, {} heads of {}",
+            self.map.0, self.map.1, self.window, self.heads, self.width
+        )?;
+        if self.shift > 0 {
+            write!(f, ", shift {}", self.shift)?;
+        }
+        f.write_str(match self.positions {
+            Positions::None => "",
+            Positions::Table => ", table",
+            Positions::Relative => ", relative positions",
+        })
+    }
+}
+
+impl Setting for WindowAttention {
+    fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
+        let (height, width) = self.map;
+        let channels = 3 * self.heads * self.width;
+        let windows = Windows {
+            batch: self.batch,
+            height,
+            width,
+            window_height: self.window,
+            window_width: self.window,
+            shift: self.shift,
+        };
+        let tokens = windows.tokens();
+        let positions = match self.positions {
+            Positions::None => None,
+            Positions::Table => {
+                let table = random.spread(1.0, (self.heads, tokens, tokens))?;
+                Some(PositionBias::Table(table))
+            }
+            Positions::Relative => {
+                let shape = (self.window, self.window, self.width);
+                Some(PositionBias::Relative {
+                    by_row: random.spread(0.5, shape)?,
+                    by_column: random.spread(0.5, shape)?,
+                    packed: None,
+                })
+            }
+        };
+        Ok(Box::new(WindowCase {
+            qkv: random.spread(1.0, (self.batch, height, width, channels))?,
+            filler: random.spread(1.0, channels)?,
+            heads: self.heads,
+            windows,
+            positions,
+        }))
+    }
+}
+
+struct WindowCase {
+    qkv: Tensor,
+    filler: Tensor,
+    heads: usize,
+    windows: Windows,
+    /// Not packed.
+    positions: Option<PositionBias>,
+}
+
+impl Case for WindowCase {
+    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
+        let positions = match &self.positions {
+            Some(PositionBias::Relative {
+                by_row, by_column, ..
+            }) => Some(PositionBias::relative_on(
+                set,
+                by_row.clone(),
+                by_column.clone(),
+            )?),
+            positions => positions.clone(),
+        };
+        let (qkv, filler, positions) = (&self.qkv, &self.filler, positions.as_ref());
+        let result = with_kernel(set, qkv, filler, self.heads, self.windows, positions)?;
+        Ok(vec![result])
+    }
+
+    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
+        let positions = match &self.positions {
+            None => None,
+            Some(PositionBias::Table(table)) => Some(PositionBias::Table(table.to_device(device)?)),
+            Some(PositionBias::Relative {
+                by_row, by_column, ..
+            }) => Some(PositionBias::Relative {
+                by_row: by_row.to_device(device)?,
+                by_column: by_column.to_device(device)?,
+                packed: None,
+            }),
+        };
+        let result = window_attention_plain(
+            &self.qkv.to_device(device)?,
+            &self.filler.to_device(device)?,
+            self.heads,
+            self.windows,
+            positions.as_ref(),
+        )?;
+        Ok(vec![result])
+    }
+}
+
+/// Softmax multiplies the rounding of the scores.
+const TOLERANCE: f64 = 1e-5;
+
+pub(super) fn checks(extent: Extent) -> Vec<Check> {
+    let (table, relative) = (Positions::Table, Positions::Relative);
+    let check = |used_by, map, (window, shift), (heads, width), positions| {
+        let setting = WindowAttention {
+            batch: 1,
+            map,
+            window,
+            shift,
+            heads,
+            width,
+            positions,
+        };
+        Check::published("window_attention", TOLERANCE, used_by, setting)
+    };
+    let stage_1 = extent.of((200, 267), (20, 27));
+    let stage_3 = extent.of((50, 67), (17, 25));
+    let stage_4 = extent.of((25, 34), (12, 17));
+    let sam = extent.of((64, 64), (17, 29));
+    vec![
+        check("Swin-T stage 1", stage_1, (7, 0), (3, 32), table),
+        check("Swin-T stage 1, shifted", stage_1, (7, 3), (3, 32), table),
+        check("Swin-T stage 4, shifted", stage_4, (7, 3), (24, 32), table),
+        check("Swin-B stage 1, shifted", stage_1, (12, 6), (4, 32), table),
+        check("Swin-B stage 3, shifted", stage_3, (12, 6), (16, 32), table),
+        check("SAM ViT-B, windows", sam, (14, 0), (12, 64), relative),
+        check("SAM ViT-L, windows", sam, (14, 0), (16, 64), relative),
+        // of all heads the plain twin needs gigabytes
+        check(
+            extent.of(
+                "SAM ViT-B, global, 2 of 12 heads",
+                "SAM ViT-B, global, 2 of 12 heads, smaller",
+            ),
+            extent.of((64, 64), (24, 24)),
+            (extent.of(64, 24), 0),
+            (2, 64),
+            relative,
+        ),
+        check(
+            "MobileSAM stage 2",
+            extent.of((128, 128), (19, 19)),
+            (7, 0),
+            (4, 32),
+            table,
+        ),
+        check("MobileSAM stage 3", sam, (14, 0), (5, 32), table),
+        check("MobileSAM stage 4", sam, (7, 0), (10, 32), table),
+        Check::odd("window_attention", TOLERANCE, odd()),
+    ]
+}
+
+fn odd() -> Vec<WindowAttention> {
+    let mut settings = vec![];
+    for (batch, map, window, shift, heads, width) in [
+        (1, (1, 1), 1, 0, 1, 1),
+        (1, (7, 7), 7, 3, 2, 8),
+        (2, (9, 20), 7, 3, 3, 4),
+        (2, (5, 3), 4, 0, 2, 16),
+        (1, (13, 11), 5, 2, 1, 7),
+        (1, (20, 20), 20, 0, 2, 16),
+    ] {
+        for positions in [Positions::None, Positions::Table, Positions::Relative] {
+            settings.push(WindowAttention {
+                batch,
+                map,
+                window,
+                shift,
+                heads,
+                width,
+                positions,
+            });
+        }
+    }
+    settings
+}

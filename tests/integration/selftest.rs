@@ -1,0 +1,101 @@
+//! `groundling selftest` as a user runs it.
+
+use std::collections::BTreeSet;
+
+use groundling::models::ops::InstructionSet;
+use serde_json::Value;
+
+use crate::cli::{command, failure};
+
+const OPS: [&str; 11] = [
+    "attention",
+    "conv3x3",
+    "deformable_sampling",
+    "depthwise_conv3x3",
+    "feed_forward",
+    "fusion_attention",
+    "group_norm",
+    "layer_norm",
+    "linear",
+    "upscale2x",
+    "window_attention",
+];
+const DEMO: [&str; 5] = [
+    "demo boxes",
+    "demo mask scores",
+    "demo masks",
+    "demo phrases",
+    "demo scores",
+];
+
+/// What a field of the checks holds, each once.
+fn values<'a>(report: &'a Value, field: &str) -> BTreeSet<&'a str> {
+    let checks = report["checks"].as_array().unwrap();
+    checks
+        .iter()
+        .map(|check| check[field].as_str().unwrap())
+        .collect()
+}
+
+#[test]
+fn everything_is_right_on_this_cpu() {
+    let output = command(&["selftest", "--quick", "--json", "--device", "cpu"])
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for check in report["checks"].as_array().unwrap() {
+        assert_eq!(check["result"], "ok", "{check}");
+        assert!(check["largest_difference"].as_f64() <= check["allowed"].as_f64());
+        assert_eq!(check["reason"], Value::Null);
+    }
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(report["ok"], true);
+    assert_eq!(report["quick"], true);
+    assert_eq!(report["device"], "cpu");
+    assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
+    assert!(report["threads"].as_u64().unwrap() >= 1);
+    assert!(report["seconds"].as_f64().unwrap() > 0.0);
+
+    let expected: BTreeSet<&str> = OPS.into_iter().chain(DEMO).collect();
+    assert_eq!(values(&report, "check"), expected);
+    let sets = InstructionSet::available().into_iter();
+    let mut expected: BTreeSet<&str> = sets.map(InstructionSet::name).collect();
+    assert!(expected.contains(report["instruction_set"].as_str().unwrap()));
+    expected.insert("any");
+    assert_eq!(values(&report, "on"), expected);
+}
+
+#[test]
+fn a_table_of_one_instruction_set() {
+    let output = command(&["selftest", "--quick", "--instruction-set", "portable"])
+        .env("DEVICE", "cpu")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let first = format!("groundling {} on cpu, ", env!("CARGO_PKG_VERSION"));
+    assert!(
+        text.starts_with(&first) && text.contains(" threads, portable, quick\n"),
+        "{text}"
+    );
+    for op in OPS.iter().chain(&DEMO) {
+        let of_op = |line: &&str| line.starts_with(&format!("{op} "));
+        let lines: Vec<&str> = text.lines().filter(of_op).collect();
+        assert!(!lines.is_empty(), "{op} is not in:\n{text}");
+        assert!(lines.iter().all(|line| line.ends_with("  ok")), "{text}");
+    }
+    for other in ["avx2", "avx512", "neon"] {
+        assert!(!text.contains(other), "{text}");
+    }
+    let last = text.lines().last().unwrap();
+    assert!(last.contains(" checks, all within tolerance, "), "{last}");
+}
+
+#[test]
+fn a_device_that_is_not_there() {
+    let error = failure(&["selftest", "--quick", "--device", "cuda:99"]);
+    assert!(
+        error.contains("cannot compute on the chosen device"),
+        "{error}"
+    );
+}
