@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::cli::{command, failure};
 
-const OPS: [&str; 11] = [
+const OPS: [&str; 13] = [
     "attention",
     "conv3x3",
     "deformable_sampling",
@@ -15,8 +15,10 @@ const OPS: [&str; 11] = [
     "feed_forward",
     "fusion_attention",
     "group_norm",
+    "inverted_bottleneck",
     "layer_norm",
     "linear",
+    "linear_by_heads",
     "upscale2x",
     "window_attention",
 ];
