@@ -16,6 +16,7 @@ mod norm;
 mod random;
 mod window_attention;
 
+use std::cell::OnceCell;
 use std::fmt::Display;
 
 use candle_core::{Device, Result, Tensor};
@@ -76,6 +77,9 @@ trait Setting: Display {
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>>;
 }
 
+/// What [`Check::used_by`] says of shapes that no model has.
+const ODD: &str = "odd shapes";
+
 /// An operation with one or several shapes.
 pub struct Check {
     op: &'static str,
@@ -112,7 +116,7 @@ impl Check {
         let boxed = |setting| Box::new(setting) as Box<dyn Setting>;
         Self {
             op,
-            used_by: "odd shapes",
+            used_by: ODD,
             tolerance,
             settings: settings.into_iter().map(boxed).collect(),
             is_by_set: true,
@@ -139,6 +143,17 @@ impl Check {
         self.is_by_set
     }
 
+    /// The operation with a published shape, to be timed; `None` for odd shapes.
+    pub fn call(&self) -> Option<Call<'_>> {
+        match &*self.settings {
+            [setting] if self.used_by != ODD => Some(Call {
+                setting: &**setting,
+                case: OnceCell::new(),
+            }),
+            _ => None,
+        }
+    }
+
     /// Runs the check for each target.
     pub fn run(&self, targets: &[Target]) -> Vec<Outcome> {
         let outcome = |shape: &str, comparison| Outcome {
@@ -162,6 +177,41 @@ impl Check {
             }
         }
         worst
+    }
+}
+
+/// An operation with its inputs, which are drawn when it is first called.
+pub struct Call<'a> {
+    setting: &'a dyn Setting,
+    case: OnceCell<Box<dyn Case>>,
+}
+
+impl Call<'_> {
+    fn case(&self) -> Result<&dyn Case> {
+        let case = match self.case.get() {
+            Some(case) => case,
+            None => {
+                let drawn = self.setting.draw(&mut Random::new(0))?;
+                self.case.get_or_init(|| drawn)
+            }
+        };
+        Ok(&**case)
+    }
+
+    /// Runs the kernel for an instruction set.
+    ///
+    /// # Errors
+    /// If the operation fails.
+    pub fn with_kernel(&self, set: InstructionSet) -> Result<()> {
+        self.case()?.with_kernel(set).map(drop)
+    }
+
+    /// Runs the plain tensor operations on the CPU.
+    ///
+    /// # Errors
+    /// If the operation fails.
+    pub fn plain(&self) -> Result<()> {
+        self.case()?.plain(&Device::Cpu).map(drop)
     }
 }
 
@@ -215,7 +265,7 @@ mod tests {
             .collect();
         let mut ops = vec![];
         for check in all(Extent::Quick) {
-            if check.used_by() != "odd shapes" {
+            if check.used_by() != ODD {
                 continue;
             }
             for (outcome, target) in check.run(&targets).iter().zip(&targets) {

@@ -106,34 +106,28 @@ fn gather_columns<'a, const WIDTH: usize>(
     row: &impl Fn(usize) -> &'a [f32],
 ) {
     let (panel, _) = panel.as_chunks_mut::<WIDTH>();
-    let zeros = [0.0; PART];
-    // columns that are gathered at once
-    let mut first = 0;
-    while first < WIDTH {
-        let mut columns: [&[f32]; PART] = [&[]; PART];
-        let depths = panel.len();
-        for (i, column) in columns.iter_mut().enumerate() {
+    let depths = panel.len();
+    for first in (0..WIDTH).step_by(PART) {
+        let columns: [&[f32]; PART] = std::array::from_fn(|i| {
             let number = rows.start + first + i;
             if number < rows.end {
-                *column = &row(number)[..depths];
+                &row(number)[..depths]
+            } else {
+                &[]
+            }
+        });
+        let is_whole = rows.start + first + PART <= rows.end;
+        for (depth, out) in panel.iter_mut().enumerate() {
+            let out = &mut out[first..first + PART];
+            for (out, column) in out.iter_mut().zip(&columns) {
+                *out = if is_whole {
+                    column[depth]
+                } else {
+                    // what fills up the last panel
+                    column.get(depth).copied().unwrap_or_default()
+                };
             }
         }
-        let is_whole = columns.iter().all(|column| column.len() == depths);
-        if is_whole {
-            for (depth, out) in panel.iter_mut().enumerate() {
-                let part: [f32; PART] = std::array::from_fn(|i| columns[i][depth]);
-                out[first..first + PART].copy_from_slice(&part);
-            }
-        } else {
-            for (depth, out) in panel.iter_mut().enumerate() {
-                let mut part = zeros;
-                for (part, column) in part.iter_mut().zip(&columns) {
-                    *part = column.get(depth).copied().unwrap_or_default();
-                }
-                out[first..first + PART].copy_from_slice(&part);
-            }
-        }
-        first += PART;
     }
 }
 

@@ -1,0 +1,42 @@
+//! Every operation against its plain twin, in the shapes of the published models:
+//!
+//!     cargo bench --bench ops                         # all, about half an hour on two cores
+//!     cargo bench --bench ops -- window_attention     # those whose name contains this
+//!
+//! The plain twins are candle's tensor operations, on the same threads. A kernel's time includes packing its weights,
+//! which a model does once, when it loads: a few hundredths of the time at these shapes.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use criterion::{Criterion, SamplingMode};
+use groundling::models::ops::InstructionSet;
+use groundling::models::ops::checks::{Extent, all};
+
+fn main() -> anyhow::Result<()> {
+    let mut criterion = Criterion::default().configure_from_args();
+    let set = InstructionSet::current();
+    for check in all(Extent::Full) {
+        // odd shapes are for correctness
+        let Some(call) = check.call() else { continue };
+        let mut group = criterion.benchmark_group(format!("{}/{}", check.op(), check.used_by()));
+        group
+            .sample_size(10)
+            .sampling_mode(SamplingMode::Flat)
+            .warm_up_time(Duration::from_millis(200))
+            .measurement_time(Duration::from_secs(1));
+        let mut failure = None;
+        group.bench_function(set.name(), |bencher| {
+            bencher.iter(|| failure = call.with_kernel(set).err());
+        });
+        group.bench_function("plain", |bencher| {
+            bencher.iter(|| failure = call.plain().err());
+        });
+        group.finish();
+        if let Some(error) = failure {
+            return Err(error).context(check.op());
+        }
+    }
+    criterion.final_summary();
+    Ok(())
+}
