@@ -5,6 +5,8 @@ COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY models models
 COPY examples examples
+# Cargo.toml names it
+COPY benches/ops.rs benches/ops.rs
 # the scenes of `groundling selftest`
 COPY tests/reference/demo tests/reference/demo
 RUN cargo build --locked --profile dist --bin groundling

@@ -237,7 +237,7 @@ pub fn feed_forward(
     tensor(result, dims)
 }
 
-/// The same as [`feed_forward`], layer by layer.
+/// The same as [`feed_forward()`], layer by layer.
 ///
 /// # Errors
 /// If the shapes do not fit each other.

@@ -298,7 +298,7 @@ fn softmax_part<S: Simd>(
     shrink
 }
 
-/// [`attend`] of tokens to tokens: `[groups, queries, heads * width]`.
+/// `softmax(Q K^T / sqrt(width) + bias) V` of tokens to tokens: `[groups, queries, heads * width]`.
 pub fn multihead_attention(set: InstructionSet, rows: &Multihead, sizes: Sizes) -> Vec<f32> {
     attend(set, rows, sizes)
 }
