@@ -1,10 +1,10 @@
 //! Every operation against its plain twin, in the shapes of the published models:
 //!
-//!     cargo bench --bench ops                         # all, about half an hour on two cores
+//!     cargo bench --bench ops                         # all
 //!     cargo bench --bench ops -- window_attention     # those whose name contains this
 //!
 //! The plain twins are candle's tensor operations, on the same threads. A kernel's time includes packing its weights,
-//! which a model does once, when it loads: a few hundredths of the time at these shapes.
+//! which a model does once, when it loads.
 
 use std::time::Duration;
 

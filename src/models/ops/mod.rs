@@ -1,7 +1,8 @@
 //! Operations that candle does not have, or not fast or precisely enough.
 //!
 //! Each takes and gives tensors. On a CPU in f32 a kernel runs; everywhere else the same in plain tensor
-//! operations, `..._plain`. [`checks`] compares the two, in the tests and in `groundling selftest`.
+//! operations, `..._plain`. [`checks`] compares the two, in the tests and in `groundling selftest`. The kernels are a
+//! package of their own, in the folder `kernels`.
 
 mod attention;
 pub mod checks;

@@ -89,6 +89,7 @@ pub fn group_norm(
     let normed: Vec<Vec<f32>> = images
         .map(|image| norm::group_norm(image, groups, weight, bias, eps as f32))
         .collect();
+    // the usual single image is not copied
     let normed = match <[Vec<f32>; 1]>::try_from(normed) {
         Ok([normed]) => normed,
         Err(normed) => normed.concat(),
