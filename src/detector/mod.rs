@@ -14,7 +14,7 @@ use self::post_process::{Queries, detections};
 use self::text_processor::TextProcessor;
 use crate::geometry::{Detection, ImageSize};
 use crate::models::grounding_dino::{Config, GroundingDino, TextTokens};
-use crate::models::weights::{Checkpoint, CheckpointError};
+use crate::models::weights::{Checkpoint, CheckpointError, tensor_type};
 use crate::pixels::ResizeError;
 use crate::prompt::Prompt;
 
@@ -81,6 +81,7 @@ pub struct Detector {
     images: ImageProcessor,
     text: TextProcessor,
     device: Device,
+    /// Of its tensors.
     dtype: DType,
 }
 
@@ -133,7 +134,7 @@ impl Detector {
             images,
             text,
             device: device.clone(),
-            dtype,
+            dtype: tensor_type(dtype, device),
         })
     }
 

@@ -69,9 +69,9 @@ pub enum LoadError {
     /// The device is not there.
     #[error("cannot compute on the chosen device: {0}")]
     Device(String),
-    /// Half of the numbers' bits, on a CPU.
-    #[error("PRECISION={0} needs a GPU: a CPU computes in f32")]
-    Precision(&'static str),
+    /// f16, on a CPU.
+    #[error("PRECISION=f16 needs a GPU: a CPU computes in f32, or with PRECISION=bf16")]
+    Precision,
 }
 
 /// The loaded models.

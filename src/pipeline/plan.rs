@@ -11,6 +11,7 @@ use crate::checkpoints::hub::Watcher;
 use crate::checkpoints::{DEMO, Locator, NONE, Role};
 use crate::config::{DeviceChoice, ModelArgs, Precision};
 use crate::detector::Detector;
+use crate::models::ops::InstructionSet;
 use crate::models::weights::Checkpoint;
 use crate::segmenter::Segmenter;
 
@@ -144,8 +145,14 @@ impl Plan {
             Precision::F16 => DType::F16,
             Precision::Bf16 => DType::BF16,
         };
-        if device.is_cpu() && dtype != DType::F32 {
-            return Err(LoadError::Precision(dtype.as_str()));
+        if device.is_cpu() && dtype == DType::F16 {
+            return Err(LoadError::Precision);
+        }
+        if device.is_cpu() && dtype == DType::BF16 && !InstructionSet::current().has_bf16_products()
+        {
+            tracing::warn!(
+                "PRECISION=bf16 takes less memory here, but more time: this CPU has no instructions for it (avx512_bf16)"
+            );
         }
         Ok((device, dtype))
     }

@@ -15,7 +15,7 @@ use self::image_processor::{Frame, ImageProcessor};
 use self::post_process::upscale_mask;
 use crate::geometry::{BoundingBox, ImageSize, Mark, Mask, Point};
 use crate::models::sam::{Config, Masks, PointLabel, Prompts, Sam};
-use crate::models::weights::{Checkpoint, CheckpointError};
+use crate::models::weights::{Checkpoint, CheckpointError, tensor_type};
 use crate::pixels::ResizeError;
 
 /// Why nothing could be segmented.
@@ -57,6 +57,7 @@ pub struct Segmenter {
     model: Sam,
     images: ImageProcessor,
     device: Device,
+    /// Of its tensors.
     dtype: DType,
 }
 
@@ -92,7 +93,7 @@ impl Segmenter {
             model,
             images,
             device: device.clone(),
-            dtype,
+            dtype: tensor_type(dtype, device),
         })
     }
 

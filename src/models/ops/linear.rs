@@ -9,7 +9,7 @@ use super::kernels::feed_forward;
 use super::kernels::gemm::{Rows, product, product_by_heads};
 use super::kernels::packed::Packed;
 use super::kernels::simd::InstructionSet;
-use super::{Activation, activate_plain, kernel_set, numbers, tensor};
+use super::{Activation, activate_plain, format, kernel_set, numbers, tensor};
 
 /// The weight `[output, input]` of a linear layer; packed for the kernels where they run, and then not kept as a
 /// tensor.
@@ -52,7 +52,8 @@ impl Matrix {
     fn packed(set: InstructionSet, weight: &Tensor) -> Result<Self> {
         let dims = weight.dims2()?;
         let weight = weight.contiguous()?;
-        let packed = Packed::of_rows(set, numbers(&weight.storage_and_layout())?, dims, dims.1);
+        let view = weight.storage_and_layout();
+        let packed = Packed::of_rows(set, format::current(), numbers(&view)?, dims, dims.1);
         Ok(Self::Packed(Arc::new(PackedMatrix(packed))))
     }
 

@@ -8,6 +8,7 @@ mod attention;
 pub mod checks;
 mod convolution;
 mod deformable_sampling;
+mod format;
 mod fusion_attention;
 mod inverted_bottleneck;
 mod linear;
@@ -25,9 +26,11 @@ pub use convolution::{
     depthwise_conv3x3_plain, upscale2x, upscale2x_plain,
 };
 pub use deformable_sampling::{Sampling, deformable_sampling, deformable_sampling_plain};
+pub use format::with_weights_in;
 pub use fusion_attention::{FusionAttention, FusionProjections};
 pub use inverted_bottleneck::{InvertedBottleneck, inverted_bottleneck, inverted_bottleneck_plain};
-pub use kernels::gemm::Activation;
+pub use kernels::activation::Activation;
+pub use kernels::packed::Format;
 pub use kernels::simd::InstructionSet;
 pub use kernels::window_attention::Windows;
 pub use linear::{

@@ -12,7 +12,7 @@ mod torch_file;
 use std::path::{Path, PathBuf};
 
 pub use self::layout::{Architecture, Layout};
-pub use self::opened::Weights;
+pub use self::opened::{Weights, tensor_type};
 use self::tensor_file::TensorFile;
 
 /// Where a checkpoint's files are.

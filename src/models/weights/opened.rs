@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 
+use super::super::ops::{Format, with_weights_in};
 use super::layout::{Architecture, Layout};
 use super::names::Renamed;
 use super::tensor_file::TensorFile;
@@ -144,7 +145,8 @@ impl Weights {
         }
     }
 
-    /// Loads a model through `load`, its tensors converted to `dtype` one by one.
+    /// Loads a model through `load`, its tensors converted to `dtype` one by one; in bf16 on a CPU see
+    /// [`tensor_type`].
     ///
     /// # Errors
     /// If `load` misses a tensor or finds one of another shape; the message names it.
@@ -155,12 +157,26 @@ impl Weights {
         load: impl FnOnce(VarBuilder) -> candle_core::Result<M>,
     ) -> Result<M, CheckpointError> {
         let (file, described_by) = (self.file.clone(), self.described_by.clone());
-        let vb = VarBuilder::from_backend(Box::new(self), dtype, device.clone());
-        load(vb).map_err(|error| CheckpointError::Weights {
+        let tensors = tensor_type(dtype, device);
+        let format = match (tensors, dtype) {
+            (DType::F32, DType::BF16) => Format::Bf16,
+            _ => Format::F32,
+        };
+        let vb = VarBuilder::from_backend(Box::new(self), tensors, device.clone());
+        with_weights_in(format, || load(vb)).map_err(|error| CheckpointError::Weights {
             file,
             described_by,
             reason: first_line(&error),
         })
+    }
+}
+
+/// The type of a model's tensors. In bf16 on a CPU they are f32: only what layers multiply with their weights is
+/// rounded to bf16, and the weights are kept in it. Sums, norms, softmax and attention are f32.
+pub fn tensor_type(dtype: DType, device: &Device) -> DType {
+    match (dtype, device) {
+        (DType::BF16, Device::Cpu) => DType::F32,
+        _ => dtype,
     }
 }
 

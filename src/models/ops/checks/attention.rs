@@ -106,13 +106,12 @@ struct AttentionCase {
 }
 
 impl Case for AttentionCase {
-    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
-        let (query, key, value) = (&self.query, &self.key, &self.value);
-        let result = with_kernel(set, query, key, value, self.bias.as_ref(), self.heads)?;
-        Ok(vec![result])
-    }
-
-    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
+    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
+        if let Some(set) = set {
+            let (query, key, value) = (&self.query, &self.key, &self.value);
+            let result = with_kernel(set, query, key, value, self.bias.as_ref(), self.heads)?;
+            return Ok(vec![result]);
+        }
         let result = attention_plain(
             &self.query.to_device(device)?,
             &self.key.to_device(device)?,

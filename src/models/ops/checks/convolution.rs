@@ -95,7 +95,7 @@ struct ConvolutionCase {
     activation: Activation,
 }
 
-impl ConvolutionCase {
+impl Case for ConvolutionCase {
     /// With the kernel for an instruction set, or on a device in plain tensor operations.
     fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
         let (xs, kernel) = (self.xs.to_device(device)?, self.kernel.to_device(device)?);
@@ -130,16 +130,6 @@ impl ConvolutionCase {
             (kind, None) => candle_core::bail!("{kind:?} takes a bias"),
         };
         Ok(vec![result?])
-    }
-}
-
-impl Case for ConvolutionCase {
-    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
-        self.run(Some(set), &Device::Cpu)
-    }
-
-    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
-        self.run(None, device)
     }
 }
 

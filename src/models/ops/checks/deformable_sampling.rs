@@ -77,13 +77,12 @@ struct SamplesCase {
 }
 
 impl Case for SamplesCase {
-    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
-        let (value, samples, reference) = (&self.value, &self.samples, &self.reference);
-        let result = with_kernel(set, value, samples, reference, self.sampling)?;
-        Ok(vec![result])
-    }
-
-    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
+    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
+        if let Some(set) = set {
+            let (value, samples, reference) = (&self.value, &self.samples, &self.reference);
+            let result = with_kernel(set, value, samples, reference, self.sampling)?;
+            return Ok(vec![result]);
+        }
         let result = deformable_sampling_plain(
             &self.value.to_device(device)?,
             &self.samples.to_device(device)?,

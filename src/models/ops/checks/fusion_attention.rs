@@ -90,7 +90,7 @@ struct FusionCase {
     text_bias: Tensor,
 }
 
-impl FusionCase {
+impl Case for FusionCase {
     /// With kernels for an instruction set, or on a device in plain tensor operations.
     fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
         let layer = |(weight, bias): &(Tensor, Tensor)| -> Result<(Tensor, Tensor)> {
@@ -114,16 +114,6 @@ impl FusionCase {
             &self.text_bias.to_device(device)?,
         )?;
         Ok(vec![vision, text])
-    }
-}
-
-impl Case for FusionCase {
-    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
-        self.run(Some(set), &Device::Cpu)
-    }
-
-    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
-        self.run(None, device)
     }
 }
 

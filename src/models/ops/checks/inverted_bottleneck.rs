@@ -78,7 +78,7 @@ struct BlockCase {
     activation: Activation,
 }
 
-impl BlockCase {
+impl Case for BlockCase {
     /// Packed for an instruction set, or on a device in plain tensor operations.
     fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
         let block = InvertedBottleneck {
@@ -96,16 +96,6 @@ impl BlockCase {
         let xs = self.xs.to_device(device)?;
         let result = inverted_bottleneck(&xs, &block, residual.as_ref(), self.activation)?;
         Ok(vec![result])
-    }
-}
-
-impl Case for BlockCase {
-    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
-        self.run(Some(set), &Device::Cpu)
-    }
-
-    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
-        self.run(None, device)
     }
 }
 

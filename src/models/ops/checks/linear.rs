@@ -5,7 +5,7 @@ use std::fmt;
 use candle_core::{Device, Result, Tensor};
 
 use super::{Case, Check, Extent, InstructionSet, Random, Setting, on};
-use crate::models::ops::{Activation, Matrix, feed_forward, linear, linear_by_heads, linear_plain};
+use crate::models::ops::{Activation, Matrix, feed_forward, linear, linear_by_heads};
 
 /// What is added to a layer's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,24 +93,13 @@ struct LayerCase {
 }
 
 impl Case for LayerCase {
-    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
-        let weight = Matrix::on(Some(set), self.weight.clone())?;
-        let (bias, residual) = (self.bias.as_ref(), self.residual.as_ref());
-        Ok(vec![linear(
-            &self.xs,
-            &weight,
-            bias,
-            self.activation,
-            residual,
-        )?])
-    }
-
-    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
-        let (xs, weight) = (self.xs.to_device(device)?, self.weight.to_device(device)?);
+    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
+        let weight = Matrix::on(set, self.weight.to_device(device)?)?;
+        let xs = self.xs.to_device(device)?;
         let bias = on(device, self.bias.as_ref())?;
         let residual = on(device, self.residual.as_ref())?;
         let (bias, residual) = (bias.as_ref(), residual.as_ref());
-        let result = linear_plain(&xs, &weight, bias, self.activation, residual)?;
+        let result = linear(&xs, &weight, bias, self.activation, residual)?;
         Ok(vec![result])
     }
 }
@@ -161,7 +150,7 @@ struct HeadsCase {
     heads: usize,
 }
 
-impl HeadsCase {
+impl Case for HeadsCase {
     /// Packed for an instruction set, or on a device in plain tensor operations.
     fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
         let weight = Matrix::on(set, self.weight.to_device(device)?)?;
@@ -172,16 +161,6 @@ impl HeadsCase {
             Some(&bias),
             self.heads,
         )?])
-    }
-}
-
-impl Case for HeadsCase {
-    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
-        self.run(Some(set), &Device::Cpu)
-    }
-
-    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
-        self.run(None, device)
     }
 }
 
@@ -244,7 +223,7 @@ struct PairCase {
     residual: Tensor,
 }
 
-impl PairCase {
+impl Case for PairCase {
     /// Packed for an instruction set, or on a device in plain tensor operations.
     fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
         let layer = |(weight, bias): &(Tensor, Tensor)| -> Result<(Matrix, Tensor)> {
@@ -260,16 +239,6 @@ impl PairCase {
             Some(&self.residual.to_device(device)?),
         )?;
         Ok(vec![result])
-    }
-}
-
-impl Case for PairCase {
-    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
-        self.run(Some(set), &Device::Cpu)
-    }
-
-    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
-        self.run(None, device)
     }
 }
 

@@ -6,6 +6,7 @@
 //! of this module run the odd shapes.
 
 mod attention;
+mod bf16;
 mod compare;
 mod convolution;
 mod deformable_sampling;
@@ -64,11 +65,8 @@ pub struct Outcome {
 
 /// The inputs of one call of an operation, and how to compute it.
 trait Case {
-    /// The results of the kernel.
-    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>>;
-
-    /// The results of plain tensor operations on a device.
-    fn plain(&self, device: &Device) -> Result<Vec<Tensor>>;
+    /// The results of the kernel for an instruction set, on the CPU, or of plain tensor operations on a device.
+    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>>;
 }
 
 /// The sizes and the options of one call of an operation; as text, the shape in a table.
@@ -203,7 +201,7 @@ impl Call<'_> {
     /// # Errors
     /// If the operation fails.
     pub fn with_kernel(&self, set: InstructionSet) -> Result<()> {
-        self.case()?.with_kernel(set).map(drop)
+        self.case()?.run(Some(set), &Device::Cpu).map(drop)
     }
 
     /// Runs the plain tensor operations on the CPU.
@@ -211,18 +209,18 @@ impl Call<'_> {
     /// # Errors
     /// If the operation fails.
     pub fn plain(&self) -> Result<()> {
-        self.case()?.plain(&Device::Cpu).map(drop)
+        self.case()?.run(None, &Device::Cpu).map(drop)
     }
 }
 
 /// Draws the inputs, computes the expected results once, and compares what each target gives.
 fn compare(setting: &dyn Setting, seed: u64, targets: &[Target]) -> Result<Vec<Comparison>> {
     let case = setting.draw(&mut Random::new(seed))?;
-    let expected = case.plain(&Device::Cpu)?;
+    let expected = case.run(None, &Device::Cpu)?;
     let compared = targets.iter().map(|target| {
         let actual = match target {
-            Target::Kernel(set) => case.with_kernel(*set),
-            Target::Device(device) => case.plain(device),
+            Target::Kernel(set) => case.run(Some(*set), &Device::Cpu),
+            Target::Device(device) => case.run(None, device),
         };
         actual
             .and_then(|actual| Comparison::of_all(&actual, &expected))
@@ -242,6 +240,7 @@ pub fn all(extent: Extent) -> Vec<Check> {
         convolution::checks(extent),
         inverted_bottleneck::checks(extent),
         norm::checks(extent),
+        bf16::checks(extent),
     ]
     .into_iter()
     .flatten()
@@ -291,12 +290,9 @@ mod tests {
     }
 
     impl Case for Increment {
-        fn with_kernel(&self, _: InstructionSet) -> Result<Vec<Tensor>> {
-            Ok(vec![((&self.xs + 1.0)? + self.error)?])
-        }
-
-        fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
-            Ok(vec![(self.xs.to_device(device)? + 1.0)?])
+        fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
+            let error = if set.is_some() { self.error } else { 0.0 };
+            Ok(vec![((self.xs.to_device(device)? + 1.0)? + error)?])
         }
     }
 

@@ -72,18 +72,17 @@ struct NormCase {
 }
 
 impl Case for NormCase {
-    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
-        let (xs, weight, bias) = (&self.xs, &self.weight, &self.bias);
-        let result = match self.kind {
-            Kind::Layer(activation) => {
-                layer_norm_with_kernel(set, xs, (weight, bias, self.eps), activation)
-            }
-            Kind::Group { groups } => group_norm(xs, groups, weight, bias, self.eps),
-        };
-        Ok(vec![result?])
-    }
-
-    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
+    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
+        if let Some(set) = set {
+            let (xs, weight, bias) = (&self.xs, &self.weight, &self.bias);
+            let result = match self.kind {
+                Kind::Layer(activation) => {
+                    layer_norm_with_kernel(set, xs, (weight, bias, self.eps), activation)
+                }
+                Kind::Group { groups } => group_norm(xs, groups, weight, bias, self.eps),
+            };
+            return Ok(vec![result?]);
+        }
         let [xs, weight, bias] =
             [&self.xs, &self.weight, &self.bias].map(|xs| xs.to_device(device));
         let (xs, weight, bias) = (xs?, weight?, bias?);

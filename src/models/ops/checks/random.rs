@@ -1,19 +1,29 @@
 //! Random tensors of a fixed seed: the same on every machine.
 
-use candle_core::{Device, Result, Shape, Tensor};
+use candle_core::{DType, Device, Result, Shape, Tensor};
 
 /// A SplitMix64 generator (Steele et al. 2014), which is fast enough for inputs of many megabytes.
-pub(super) struct Random(u64);
+pub(super) struct Random {
+    state: u64,
+    /// What the numbers are rounded to.
+    dtype: DType,
+}
 
 impl Random {
     pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
+        let dtype = DType::F32;
+        Self { state: seed, dtype }
+    }
+
+    /// The same numbers, rounded to a type that has fewer.
+    pub(super) fn rounded_to(&self, dtype: DType) -> Self {
+        Self { dtype, ..*self }
     }
 
     /// 0 up to 1, in steps of 2^-24.
     fn unit(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.state;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^= bits >> 31;
@@ -32,7 +42,8 @@ impl Random {
         let numbers: Vec<f32> = (0..count)
             .map(|_| low + (high - low) * self.unit())
             .collect();
-        Tensor::from_vec(numbers, shape, &Device::Cpu)
+        let drawn = Tensor::from_vec(numbers, shape, &Device::Cpu)?;
+        drawn.to_dtype(self.dtype)?.to_dtype(DType::F32)
     }
 
     /// Uniform numbers of this mean and standard deviation, on the CPU.

@@ -102,23 +102,22 @@ struct WindowCase {
 }
 
 impl Case for WindowCase {
-    fn with_kernel(&self, set: InstructionSet) -> Result<Vec<Tensor>> {
-        let positions = match &self.positions {
-            Some(PositionBias::Relative {
-                by_row, by_column, ..
-            }) => Some(PositionBias::relative_on(
-                set,
-                by_row.clone(),
-                by_column.clone(),
-            )?),
-            positions => positions.clone(),
-        };
-        let (qkv, filler, positions) = (&self.qkv, &self.filler, positions.as_ref());
-        let result = with_kernel(set, qkv, filler, self.heads, self.windows, positions)?;
-        Ok(vec![result])
-    }
-
-    fn plain(&self, device: &Device) -> Result<Vec<Tensor>> {
+    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
+        if let Some(set) = set {
+            let positions = match &self.positions {
+                Some(PositionBias::Relative {
+                    by_row, by_column, ..
+                }) => Some(PositionBias::relative_on(
+                    set,
+                    by_row.clone(),
+                    by_column.clone(),
+                )?),
+                positions => positions.clone(),
+            };
+            let (qkv, filler, positions) = (&self.qkv, &self.filler, positions.as_ref());
+            let result = with_kernel(set, qkv, filler, self.heads, self.windows, positions)?;
+            return Ok(vec![result]);
+        }
         let positions = match &self.positions {
             None => None,
             Some(PositionBias::Table(table)) => Some(PositionBias::Table(table.to_device(device)?)),

@@ -8,10 +8,10 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::gemm::{Epilogue, Tile};
 use crate::packed::Panels;
 use crate::scratch::{Scratch, Shared, filled};
 use crate::simd::{InstructionSet, exponentials};
+use crate::tile::{Epilogue, Tile};
 
 /// Queries and keys whose scores are computed at once.
 const QUERIES: usize = 96;

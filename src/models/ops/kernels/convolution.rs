@@ -5,9 +5,10 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::gemm::{Activation, Epilogue, Tile};
+use crate::activation::Activation;
 use crate::packed::Packed;
 use crate::scratch::{Scratch, Shared, filled};
+use crate::tile::{Epilogue, Tile};
 
 /// Numbers of the patches that a task gathers at once: they stay in the second-level cache.
 const GATHERED: usize = 48 << 10;

@@ -5,10 +5,10 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::activation::{Activation, activate};
 use crate::convolution::Map;
-use crate::gemm::{Activation, activate, load, load_part};
 use crate::scratch::{Shared, filled};
-use crate::simd::{InstructionSet, multiply_add};
+use crate::simd::{InstructionSet, load, load_part, multiply_add};
 
 /// Convolves every channel with its own kernel `[9, C]`, zero-padded by one. Returns `[B, ceil(H / stride), ceil(W
 /// / stride), C]`.

@@ -5,9 +5,11 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::gemm::{Activation, Epilogue, Rows, TILE_ROWS, Tile, product};
+use crate::activation::Activation;
+use crate::gemm::{Rows, product};
 use crate::packed::{Packed, Panels};
 use crate::scratch::{Scratch, Shared, filled};
+use crate::tile::{Epilogue, TILE_ROWS, Tile};
 
 /// Hidden channels that are computed at once: with a tile's rows they stay in the second-level cache.
 const HIDDEN: usize = 512;

@@ -10,10 +10,12 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::gemm::{Activation, Epilogue, Rows, TILE_ROWS, Tile, product};
-use crate::packed::{Packed, Panels};
+use crate::activation::Activation;
+use crate::gemm::{Rows, product};
+use crate::packed::{Format, Packed, Panels};
 use crate::scratch::{Scratch, Shared, filled};
 use crate::simd::{InstructionSet, exponentials};
+use crate::tile::{Epilogue, TILE_ROWS, Tile};
 
 /// A linear layer's weight `[output, input]` and bias `[output]`.
 pub type Layer<'a> = (&'a [f32], &'a [f32]);
@@ -71,11 +73,21 @@ impl ImageProjections {
             query_bias: scaled(query.1),
             value: heads
                 .clone()
-                .map(|h| Packed::of_rows(set, &value.0[h * width * d..], (width, d), d))
+                .map(|h| {
+                    Packed::of_rows(set, Format::F32, &value.0[h * width * d..], (width, d), d)
+                })
                 .collect(),
             value_bias: value.1.to_vec(),
             output: heads
-                .map(|h| Packed::of_rows(set, &output_weight[h * width..], (d, width), inner))
+                .map(|h| {
+                    Packed::of_rows(
+                        set,
+                        Format::F32,
+                        &output_weight[h * width..],
+                        (d, width),
+                        inner,
+                    )
+                })
                 .collect(),
             output_bias: output.1.iter().zip(scale).map(|(b, s)| b * s).collect(),
         }
@@ -147,7 +159,7 @@ pub fn fusion_attention(projections: &ImageProjections, pair: Pair) -> Attended 
             products.sum::<f32>()
         }));
     }
-    let folded_keys = Packed::of_rows(set, &folded_keys, (columns, d), d);
+    let folded_keys = Packed::of_rows(set, Format::F32, &folded_keys, (columns, d), d);
     let folded_values = Packed::of_columns(set, &folded_values, (d, columns), d);
 
     let mut vision = vec![];

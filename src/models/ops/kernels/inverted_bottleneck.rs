@@ -6,11 +6,12 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::activation::Activation;
 use crate::convolution::Map;
 use crate::depthwise::Line;
-use crate::gemm::{Activation, Epilogue, Tile};
 use crate::packed::Packed;
 use crate::scratch::{Scratch, Shared, filled};
+use crate::tile::{Epilogue, Tile};
 
 /// Rows and columns of the result that a task computes: three rows of the wide map stay in the second-level cache.
 const ROWS: usize = 32;

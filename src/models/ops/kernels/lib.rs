@@ -1,9 +1,11 @@
 //! The kernels: slices in, vectors out, compiled for every instruction set and chosen at run time.
 //!
 //! They know no tensors; the operations one level up check shapes, and hold each of them together with plain
-//! tensor operations by a test. All code of the models that is `unsafe` lies here. [`gemm`] is what most of them are made of.
+//! tensor operations by a test. All code of the models that is `unsafe` lies here. Most of them
+//! are made of tiles of matrix products (`tile`).
 //! They are a package of their own, so that they are compiled once, as one unit, whoever is built on them.
 
+pub mod activation;
 pub mod attention;
 pub mod convolution;
 pub mod depthwise;
@@ -16,4 +18,6 @@ pub mod packed;
 pub mod sampling;
 mod scratch;
 pub mod simd;
+mod tile;
 pub mod window_attention;
+mod words;

@@ -5,7 +5,7 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::gemm::{Activation, activate};
+use crate::activation::{Activation, activate};
 use crate::scratch::{Shared, filled};
 use crate::simd::InstructionSet;
 

@@ -4,18 +4,38 @@ use rayon::prelude::*;
 
 use crate::scratch::Aligned;
 use crate::simd::InstructionSet;
+use crate::words::pair;
 
 /// Vectors in a row of a panel.
 pub(crate) const VECTORS: usize = 2;
 
-/// Where the panels of a matrix `[n, k]` lie: of its `n` rows, as many as a panel is wide are side by side, depth
-/// after depth; zeros fill up the last panel.
+/// How the numbers of a packed matrix are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    #[default]
+    F32,
+    /// Rounded to 8 significant bits; so are the numbers that they are multiplied with. Takes half the memory.
+    Bf16,
+}
+
+/// What the words of a panel hold: see [`crate::words`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    Singles,
+    Pairs,
+    /// For a CPU with an instruction for their products.
+    DotPairs,
+}
+
+/// Where the panels of a matrix `[n, k]` lie: of its `n` rows, as many as a panel is wide are side by side, word
+/// after word; zeros fill up the last panel.
 #[derive(Debug, Clone, Copy)]
 pub struct Panels {
     pub(crate) start: *const f32,
     pub(crate) n: usize,
     pub(crate) k: usize,
     pub(crate) width: usize,
+    pub(crate) kind: Kind,
 }
 
 impl Panels {
@@ -42,12 +62,7 @@ impl Panels {
                 pack_panel_of_rows(panel, width, first..n.min(first + width), &row);
             }
         }
-        Self {
-            start: panels.as_ptr(),
-            n,
-            k,
-            width,
-        }
+        Self::of_singles(panels, lanes, (n, k))
     }
 
     /// Packs the transpose of `k` rows of `n` numbers into `panels`.
@@ -61,11 +76,16 @@ impl Panels {
         for depth in 0..k {
             pack_column(panels, width, (depth, k), &row(depth)[..n]);
         }
+        Self::of_singles(panels, lanes, (n, k))
+    }
+
+    fn of_singles(panels: &[f32], lanes: usize, (n, k): (usize, usize)) -> Self {
         Self {
             start: panels.as_ptr(),
             n,
             k,
-            width,
+            width: Self::width(lanes),
+            kind: Kind::Singles,
         }
     }
 
@@ -87,15 +107,7 @@ fn pack_panel_of_rows<'a>(
     match width {
         8 => gather_columns::<8>(panel, rows, row),
         16 => gather_columns::<16>(panel, rows, row),
-        32 => gather_columns::<32>(panel, rows, row),
-        _ => {
-            for (depth, out) in panel.chunks_exact_mut(width).enumerate() {
-                out.fill(0.0);
-                for (out, number) in out.iter_mut().zip(rows.clone()) {
-                    *out = row(number)[depth];
-                }
-            }
-        }
+        _ => gather_columns::<32>(panel, rows, row),
     }
 }
 
@@ -140,15 +152,7 @@ fn pack_column(panels: &mut [f32], width: usize, depth: (usize, usize), row: &[f
     match width {
         8 => spread::<8>(panels, depth, row),
         16 => spread::<16>(panels, depth, row),
-        32 => spread::<32>(panels, depth, row),
-        _ => {
-            let (depth, k) = depth;
-            for (i, part) in row.chunks(width).enumerate() {
-                let out = &mut panels[(i * k + depth) * width..][..width];
-                out[..part.len()].copy_from_slice(part);
-                out[part.len()..].fill(0.0);
-            }
-        }
+        _ => spread::<32>(panels, depth, row),
     }
 }
 
@@ -166,48 +170,80 @@ fn spread<const WIDTH: usize>(panels: &mut [f32], (depth, k): (usize, usize), ro
     }
 }
 
+/// One panel of pairs: `rows` of `k` numbers become its columns.
+fn pack_panel_of_pairs<'a>(
+    panel: &mut [f32],
+    width: usize,
+    rows: std::ops::Range<usize>,
+    row: &impl Fn(usize) -> &'a [f32],
+) {
+    for (column, number) in rows.enumerate() {
+        for (words, numbers) in panel.chunks_exact_mut(width).zip(row(number).chunks(2)) {
+            let second = numbers.get(1).copied().unwrap_or_default();
+            words[column] = f32::from_bits(pair(numbers[0], second));
+        }
+    }
+}
+
 /// A matrix `[n, k]` in panels for one instruction set.
 #[derive(Debug, Clone)]
 pub struct Packed {
     set: InstructionSet,
+    kind: Kind,
     n: usize,
     k: usize,
     width: usize,
-    numbers: Aligned,
+    words: Aligned,
 }
 
 impl Packed {
     /// Packs `n` rows of `k` numbers, `stride` numbers apart.
     pub fn of_rows(
         set: InstructionSet,
+        format: Format,
         rows: &[f32],
         (n, k): (usize, usize),
         stride: usize,
     ) -> Self {
-        let lanes = set.lanes();
-        let width = Panels::width(lanes);
-        let mut numbers = Aligned::zeros(Panels::size(lanes, n, k));
+        let width = Panels::width(set.lanes());
+        let kind = match format {
+            Format::F32 => Kind::Singles,
+            Format::Bf16 if set.has_bf16_products() => Kind::DotPairs,
+            Format::Bf16 => Kind::Pairs,
+        };
+        let depth = match kind {
+            Kind::Singles => k,
+            Kind::Pairs | Kind::DotPairs => k.div_ceil(2),
+        };
+        let mut words = Aligned::zeros(n.next_multiple_of(width) * depth);
         if n * k > 0 {
             let row = |i: usize| &rows[i * stride..][..k];
-            numbers
+            words
                 .as_mut_slice()
-                .par_chunks_mut(width * k)
+                .par_chunks_mut(width * depth)
                 .take(n.div_ceil(width))
                 .enumerate()
                 .for_each(|(i, panel)| {
-                    pack_panel_of_rows(panel, width, i * width..n.min((i + 1) * width), &row);
+                    let rows = i * width..n.min((i + 1) * width);
+                    match kind {
+                        Kind::Singles => pack_panel_of_rows(panel, width, rows, &row),
+                        Kind::Pairs | Kind::DotPairs => {
+                            pack_panel_of_pairs(panel, width, rows, &row);
+                        }
+                    }
                 });
         }
         Self {
             set,
+            kind,
             n,
             k,
             width,
-            numbers,
+            words,
         }
     }
 
-    /// Packs the transpose of `k` rows of `n` numbers, `stride` numbers apart.
+    /// Packs the transpose of `k` rows of `n` numbers, `stride` numbers apart, in f32.
     pub fn of_columns(
         set: InstructionSet,
         rows: &[f32],
@@ -215,26 +251,28 @@ impl Packed {
         stride: usize,
     ) -> Self {
         let lanes = set.lanes();
-        let mut numbers = Aligned::zeros(Panels::size(lanes, n, k));
-        Panels::pack_columns(numbers.as_mut_slice(), lanes, (n, k), |i| {
+        let mut words = Aligned::zeros(Panels::size(lanes, n, k));
+        Panels::pack_columns(words.as_mut_slice(), lanes, (n, k), |i| {
             &rows[i * stride..][..n]
         });
         Self {
             set,
+            kind: Kind::Singles,
             n,
             k,
             width: Panels::width(lanes),
-            numbers,
+            words,
         }
     }
 
     /// The panels, for as long as the matrix lives.
     pub fn panels(&self) -> Panels {
         Panels {
-            start: self.numbers.as_ptr(),
+            start: self.words.as_ptr(),
             n: self.n,
             k: self.k,
             width: self.width,
+            kind: self.kind,
         }
     }
 

@@ -5,9 +5,8 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::gemm::{load, load_part};
 use crate::scratch::{Scratch, Shared, filled};
-use crate::simd::{InstructionSet, exponentials, multiply_add};
+use crate::simd::{InstructionSet, exponentials, load, load_part, multiply_add};
 
 /// The sizes of a call.
 #[derive(Debug, Clone, Copy)]

@@ -3,6 +3,8 @@
 //! A kernel is written once over [`pulp::Simd`], whose vectors have as many lanes as the instruction set
 //! gives, and run by [`InstructionSet::run`].
 
+#![allow(unsafe_code)]
+
 use std::sync::OnceLock;
 
 use pulp::{Simd, WithSimd};
@@ -16,6 +18,8 @@ pub enum InstructionSet {
     Vector,
     /// AVX-512 (x86-64-v4).
     Avx512,
+    /// AVX-512 with products of bf16.
+    Avx512Bf16,
 }
 
 /// The best instruction set that kernels may use, where it is not the machine's best.
@@ -32,6 +36,9 @@ impl InstructionSet {
             }
             if pulp::x86::V4::try_new().is_some() {
                 sets.push(Self::Avx512);
+                if std::arch::is_x86_feature_detected!("avx512bf16") {
+                    sets.push(Self::Avx512Bf16);
+                }
             }
         }
         #[cfg(target_arch = "aarch64")]
@@ -42,7 +49,7 @@ impl InstructionSet {
     /// Those of [`InstructionSet::available`] that this process may use: none above what
     /// [`InstructionSet::limit`] was given.
     pub fn permitted() -> Vec<Self> {
-        let limit = LIMIT.get().copied().unwrap_or(Self::Avx512);
+        let limit = LIMIT.get().copied().unwrap_or(Self::Avx512Bf16);
         let mut sets = Self::available();
         sets.retain(|set| *set <= limit);
         sets
@@ -68,6 +75,7 @@ impl InstructionSet {
             Self::Vector if cfg!(target_arch = "aarch64") => "neon",
             Self::Vector => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512_bf16",
         }
     }
 
@@ -83,7 +91,7 @@ impl InstructionSet {
                     return Simd::vectorize(simd, kernel);
                 }
             }
-            Self::Avx512 => {
+            Self::Avx512 | Self::Avx512Bf16 => {
                 if let Some(simd) = pulp::x86::V4::try_new() {
                     return Simd::vectorize(simd, kernel);
                 }
@@ -94,6 +102,11 @@ impl InstructionSet {
             return pulp::Arch::new().dispatch(kernel);
         }
         Simd::vectorize(pulp::Scalar128b, kernel)
+    }
+
+    /// Whether it has an instruction that multiplies bf16.
+    pub fn has_bf16_products(self) -> bool {
+        self == Self::Avx512Bf16 && Self::available().contains(&self)
     }
 
     /// Lanes of a vector of f32.
@@ -192,4 +205,22 @@ pub fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let erf = simd.div_f32s(simd.mul_f32s(t, above), below);
     let half = simd.mul_f32s(x, splat(0.5));
     multiply_add(simd, half, erf, half)
+}
+
+/// # Safety
+/// `from` must be valid for reads of a vector.
+#[inline(always)]
+pub unsafe fn load<S: Simd>(from: *const f32) -> S::f32s {
+    // SAFETY: the caller's promise; a vector is plain numbers.
+    unsafe { from.cast::<S::f32s>().read_unaligned() }
+}
+
+/// The first `count` lanes; the others are zero.
+///
+/// # Safety
+/// `from` must be valid for reads of `count` numbers.
+#[inline(always)]
+pub unsafe fn load_part<S: Simd>(simd: S, from: *const f32, count: usize) -> S::f32s {
+    // SAFETY: the caller's promise.
+    simd.partial_load_f32s(unsafe { std::slice::from_raw_parts(from, count) })
 }

@@ -7,9 +7,9 @@ use std::ops::Range;
 use pulp::Simd;
 
 use crate::attention::{Query, Rows, Sizes, attend};
-use crate::gemm::Tile;
-use crate::packed::Packed;
+use crate::packed::{Format, Packed};
 use crate::simd::InstructionSet;
+use crate::tile::Tile;
 
 /// How a map `[B, height, width]` is cut into windows, of which the last ones may reach over its edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl RelativePositions {
                 .chunks_exact(extent * width)
                 .map(|keys| {
                     let keys: Vec<f32> = keys.iter().map(|value| value * scale).collect();
-                    Packed::of_rows(set, &keys, (extent, width), width)
+                    Packed::of_rows(set, Format::F32, &keys, (extent, width), width)
                 })
                 .collect()
         };

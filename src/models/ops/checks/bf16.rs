@@ -1,0 +1,114 @@
+//! Checks of the operations that multiply with weights in bf16.
+//!
+//! Products of bf16 are exact in f32. So an operation whose inputs are numbers of bf16 gives what it gives in f32, and
+//! differs more only where it rounds sums once more, for a second layer.
+
+use std::fmt;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::{
+    Case, Check, Extent, InstructionSet, Random, Setting, convolution, inverted_bottleneck, linear,
+};
+use crate::models::ops::{Format, with_weights_in};
+
+/// A call whose inputs are numbers of bf16, and whose kernel keeps its weights in bf16.
+struct InBf16(Box<dyn Setting>);
+
+impl fmt::Display for InBf16 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Setting for InBf16 {
+    fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
+        let case = self.0.draw(&mut random.rounded_to(DType::BF16))?;
+        Ok(Box::new(Bf16Case(case)))
+    }
+}
+
+struct Bf16Case(Box<dyn Case>);
+
+impl Case for Bf16Case {
+    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
+        with_weights_in(Format::Bf16, || self.0.run(set, device))
+    }
+}
+
+/// Of one product: as in f32.
+const ONE: f64 = 5e-6;
+/// Of two: what the second multiplies is rounded to 8 bits.
+const TWO: f64 = 5e-3;
+
+pub(super) fn checks(extent: Extent) -> Vec<Check> {
+    let in_f32 = [
+        linear::checks(extent),
+        convolution::checks(extent),
+        inverted_bottleneck::checks(extent),
+    ];
+    let in_bf16 = in_f32.into_iter().flatten().filter_map(|check| {
+        let (op, tolerance) = match check.op {
+            "linear" => ("linear, bf16", ONE),
+            "linear_by_heads" => ("linear_by_heads, bf16", ONE),
+            "conv3x3" => ("conv3x3, bf16", ONE),
+            "upscale2x" => ("upscale2x, bf16", ONE),
+            "feed_forward" => ("feed_forward, bf16", TWO),
+            "inverted_bottleneck" => ("inverted_bottleneck, bf16", TWO),
+            // it multiplies with no matrix
+            _ => return None,
+        };
+        let settings = check.settings.into_iter();
+        Some(Check {
+            op,
+            tolerance,
+            settings: settings
+                .map(|setting| Box::new(InBf16(setting)) as Box<dyn Setting>)
+                .collect(),
+            ..check
+        })
+    });
+    in_bf16.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::ops::{Activation, Matrix, linear, linear_plain, testing};
+
+    #[test]
+    fn both_factors_are_rounded_to_the_nearest() -> Result<()> {
+        let mut random = Random::new(7);
+        let (xs, weight) = (random.spread(1.0, (50, 33))?, random.weight(21, 33)?);
+        let rounded = |xs: &Tensor| xs.to_dtype(DType::BF16)?.to_dtype(DType::F32);
+        let expected = linear_plain(
+            &rounded(&xs)?,
+            &rounded(&weight)?,
+            None,
+            Activation::None,
+            None,
+        )?;
+        for set in InstructionSet::available() {
+            let matrix = with_weights_in(Format::Bf16, || Matrix::on(Some(set), weight.clone()))?;
+            let result = linear(&xs, &matrix, None, Activation::None, None)?;
+            testing::assert_close(set.name(), &result, &expected, ONE)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() -> Result<()> {
+        // bits that rounding would carry over into a zero
+        let xs = Tensor::new(&[[1.0, f32::from_bits(0x7fff_ffff)]], &Device::Cpu)?;
+        let weight = Tensor::ones((1, 2), DType::F32, &Device::Cpu)?;
+        for set in InstructionSet::available() {
+            let matrix = with_weights_in(Format::Bf16, || Matrix::on(Some(set), weight.clone()))?;
+            let result = linear(&xs, &matrix, None, Activation::None, None)?;
+            assert!(
+                result.flatten_all()?.to_vec1::<f32>()?[0].is_nan(),
+                "{set:?}"
+            );
+        }
+        Ok(())
+    }
+}

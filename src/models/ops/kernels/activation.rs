@@ -1,0 +1,27 @@
+//! What layers do to their sums.
+
+use pulp::Simd;
+
+use crate::simd::gelu;
+
+/// What is done to a sum before it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x (1 + erf(x / sqrt 2)) / 2`.
+    Gelu,
+}
+
+/// The activation of a vector.
+#[inline(always)]
+pub fn activate<S: Simd>(simd: S, activation: Activation, x: S::f32s) -> S::f32s {
+    match activation {
+        Activation::None => x,
+        Activation::Relu => simd.max_f32s(x, simd.splat_f32s(0.0)),
+        Activation::Gelu => gelu(simd, x),
+    }
+}

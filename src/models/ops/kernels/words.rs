@@ -1,0 +1,319 @@
+//! How the numbers of a packed matrix lie in its words of 32 bits, and how products with them are summed up.
+//!
+//! A word is one f32, or two numbers of neighbouring depths in bf16, the first in the lower half. Products of bf16
+//! are exact in f32, and are summed up in f32: only the factors are rounded, to 8 significant bits.
+
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m512, __m512bh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps,
+};
+use std::mem::MaybeUninit;
+
+use pulp::Simd;
+
+use crate::packed::VECTORS;
+use crate::simd::{load, multiply_add};
+use crate::tile::{DEPTH_WORDS, TILE_ROWS};
+
+/// What a word holds.
+pub(crate) trait Words {
+    /// Depths of a word.
+    const DEPTHS: usize;
+
+    /// Rows of `A` that [`Words::of_rows`] takes at once.
+    const MOST_ROWS: usize;
+
+    /// What the rows of `A` are kept in as words, where they do not lie so already.
+    type Buffer;
+
+    /// An empty buffer.
+    fn buffer() -> Self::Buffer;
+
+    /// `rows` rows of `depth` numbers, which lie `stride` apart, as words: the first, and the words from one row to
+    /// the next. No more than [`DEPTH_WORDS`] words of a row are taken.
+    ///
+    /// # Safety
+    /// `a` must be valid for reads of the rows.
+    unsafe fn of_rows(
+        buffer: &mut Self::Buffer,
+        rows: usize,
+        a: (*const f32, usize),
+        depth: usize,
+    ) -> (*const f32, usize);
+
+    /// The sums over `count` words of the products of `ROWS` rows, as [`Words::of_rows`] gave them, and a panel.
+    ///
+    /// # Safety
+    /// The rows and the panel must be valid for reads of `count` words, and the panel as wide as two vectors.
+    unsafe fn sums<S: Simd, const ROWS: usize>(
+        simd: S,
+        rows: (*const f32, usize),
+        panel: *const f32,
+        count: usize,
+    ) -> [[S::f32s; VECTORS]; ROWS];
+}
+
+/// Words between two looks at the loop's end.
+const UNROLLED: usize = 4;
+
+/// One f32.
+pub(crate) struct Singles;
+
+impl Words for Singles {
+    const DEPTHS: usize = 1;
+    const MOST_ROWS: usize = usize::MAX;
+    type Buffer = ();
+
+    #[inline(always)]
+    fn buffer() {}
+
+    #[inline(always)]
+    unsafe fn of_rows(
+        (): &mut (),
+        _: usize,
+        a: (*const f32, usize),
+        _: usize,
+    ) -> (*const f32, usize) {
+        a
+    }
+
+    #[inline(always)]
+    unsafe fn sums<S: Simd, const ROWS: usize>(
+        simd: S,
+        (first, stride): (*const f32, usize),
+        panel: *const f32,
+        count: usize,
+    ) -> [[S::f32s; VECTORS]; ROWS] {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let rows: [*const f32; ROWS] = std::array::from_fn(|r| first.add(r * stride));
+            let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+            let mut done = 0;
+            while done + UNROLLED <= count {
+                for word in done..done + UNROLLED {
+                    add_products::<S, ROWS>(simd, rows, panel, word, &mut sums);
+                }
+                done += UNROLLED;
+            }
+            while done < count {
+                add_products::<S, ROWS>(simd, rows, panel, done, &mut sums);
+                done += 1;
+            }
+            sums
+        }
+    }
+}
+
+/// Adds the products of one depth: a row of a panel with a number of every row of `A`.
+///
+/// # Safety
+/// The panel and every row must be valid for reads at `depth`.
+#[inline(always)]
+unsafe fn add_products<S: Simd, const ROWS: usize>(
+    simd: S,
+    rows: [*const f32; ROWS],
+    panel: *const f32,
+    depth: usize,
+    sums: &mut [[S::f32s; VECTORS]; ROWS],
+) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let columns = columns::<S>(simd, panel, depth);
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            let a = simd.splat_f32s(*row.add(depth));
+            for (sum, column) in sums.iter_mut().zip(columns) {
+                *sum = multiply_add(simd, a, column, *sum);
+            }
+        }
+    }
+}
+
+/// The words of a panel at one depth.
+///
+/// # Safety
+/// The panel must be valid for reads there.
+#[inline(always)]
+unsafe fn columns<S: Simd>(simd: S, panel: *const f32, word: usize) -> [S::f32s; VECTORS] {
+    let mut columns = [simd.splat_f32s(0.0); VECTORS];
+    for (v, column) in columns.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *column = unsafe { load::<S>(panel.add((word * VECTORS + v) * S::F32_LANES)) };
+    }
+    columns
+}
+
+/// Two numbers in bf16, multiplied as f32.
+pub(crate) struct Pairs;
+
+/// From one row of rounded numbers to the next: not a power of two, so that rows do not share sets of the cache.
+const ROUNDED_STRIDE: usize = DEPTH_WORDS + 16;
+
+impl Words for Pairs {
+    const DEPTHS: usize = 2;
+    const MOST_ROWS: usize = TILE_ROWS;
+    type Buffer = [MaybeUninit<u32>; TILE_ROWS * ROUNDED_STRIDE];
+
+    #[inline(always)]
+    fn buffer() -> Self::Buffer {
+        [MaybeUninit::uninit(); _]
+    }
+
+    #[inline(always)]
+    unsafe fn of_rows(
+        buffer: &mut Self::Buffer,
+        rows: usize,
+        (a, stride): (*const f32, usize),
+        depth: usize,
+    ) -> (*const f32, usize) {
+        for (row, words) in buffer
+            .chunks_exact_mut(ROUNDED_STRIDE)
+            .take(rows)
+            .enumerate()
+        {
+            // SAFETY: the caller's promise.
+            let numbers = unsafe { std::slice::from_raw_parts(a.add(row * stride), depth) };
+            let (pairs, odd) = numbers.as_chunks::<2>();
+            for (word, [first, second]) in words.iter_mut().zip(pairs) {
+                word.write(pair(*first, *second));
+            }
+            if let [last] = odd {
+                words[pairs.len()].write(pair(*last, 0.0));
+            }
+        }
+        (buffer.as_ptr().cast(), ROUNDED_STRIDE)
+    }
+
+    #[inline(always)]
+    unsafe fn sums<S: Simd, const ROWS: usize>(
+        simd: S,
+        (rows, _): (*const f32, usize),
+        panel: *const f32,
+        count: usize,
+    ) -> [[S::f32s; VECTORS]; ROWS] {
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        for word in 0..count {
+            // SAFETY: the caller's promises.
+            unsafe {
+                let pairs = columns::<S>(simd, panel, word);
+                let mut halves = [pairs; 2];
+                for v in 0..VECTORS {
+                    let bits = simd.transmute_u32s_f32s(pairs[v]);
+                    let first = simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(16));
+                    let second = simd.and_u32s(bits, simd.splat_u32s(UPPER));
+                    halves[0][v] = simd.transmute_f32s_u32s(first);
+                    halves[1][v] = simd.transmute_f32s_u32s(second);
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let bits = (*rows.add(r * ROUNDED_STRIDE + word)).to_bits();
+                    let numbers = [f32::from_bits(bits << 16), f32::from_bits(bits & UPPER)];
+                    for (number, columns) in numbers.into_iter().zip(halves) {
+                        let a = simd.splat_f32s(number);
+                        for (sum, column) in sums.iter_mut().zip(columns) {
+                            *sum = multiply_add(simd, a, column, *sum);
+                        }
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Two numbers in bf16, multiplied by the instruction of AVX-512 for them.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct DotPairs;
+
+#[cfg(target_arch = "x86_64")]
+impl Words for DotPairs {
+    const DEPTHS: usize = Pairs::DEPTHS;
+    const MOST_ROWS: usize = Pairs::MOST_ROWS;
+    type Buffer = <Pairs as Words>::Buffer;
+
+    #[inline(always)]
+    fn buffer() -> Self::Buffer {
+        Pairs::buffer()
+    }
+
+    #[inline(always)]
+    unsafe fn of_rows(
+        buffer: &mut Self::Buffer,
+        rows: usize,
+        a: (*const f32, usize),
+        depth: usize,
+    ) -> (*const f32, usize) {
+        // SAFETY: the caller's promise.
+        unsafe { Pairs::of_rows(buffer, rows, a, depth) }
+    }
+
+    #[inline(always)]
+    unsafe fn sums<S: Simd, const ROWS: usize>(
+        simd: S,
+        (rows, _): (*const f32, usize),
+        panel: *const f32,
+        count: usize,
+    ) -> [[S::f32s; VECTORS]; ROWS] {
+        assert_eq!(S::F32_LANES, 16, "panels for AVX-512");
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        // SAFETY: the caller's promises; a matrix lies in pairs of this kind only where the CPU has the instruction
+        // (`Packed::of_rows`), and a vector of 16 f32 is an `__m512`.
+        unsafe { dot_sums::<ROWS>(rows, panel, count, (&raw mut sums).cast()) };
+        sums
+    }
+}
+
+/// [`DotPairs::sums`], in a function of its own, since its caller is compiled without this instruction.
+///
+/// # Safety
+/// See [`Words::sums`]; `sums` must be valid for writes.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn dot_sums<const ROWS: usize>(
+    rows: *const f32,
+    panel: *const f32,
+    count: usize,
+    sums: *mut [[__m512; VECTORS]; ROWS],
+) {
+    let mut added = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+    for word in 0..count {
+        // SAFETY: the caller's promises; all bits are numbers.
+        unsafe {
+            let mut columns = [_mm512_setzero_ps(); VECTORS];
+            for (v, column) in columns.iter_mut().enumerate() {
+                *column = _mm512_loadu_ps(panel.add((word * VECTORS + v) * 16));
+            }
+            for (r, added) in added.iter_mut().enumerate() {
+                let bits = (*rows.add(r * ROUNDED_STRIDE + word)).to_bits();
+                let a: __m512bh = std::mem::transmute(_mm512_set1_epi32(bits.cast_signed()));
+                for (sum, column) in added.iter_mut().zip(columns) {
+                    *sum =
+                        _mm512_dpbf16_ps(*sum, a, std::mem::transmute::<__m512, __m512bh>(column));
+                }
+            }
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { sums.write(added) };
+}
+
+/// The bits of a f32 that a bf16 has.
+const UPPER: u32 = 0xffff_0000;
+
+/// Two numbers in bf16 as a word.
+#[inline(always)]
+pub(crate) fn pair(first: f32, second: f32) -> u32 {
+    rounded(first) >> 16 | rounded(second)
+}
+
+/// The nearest bf16, or of two the even one, as the upper half of a word.
+#[inline(always)]
+fn rounded(number: f32) -> u32 {
+    let bits = number.to_bits();
+    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & UPPER;
+    if number.is_nan() {
+        f32::NAN.to_bits()
+    } else {
+        nearest
+    }
+}
