@@ -5,7 +5,7 @@ import re
 import report
 from plot import line_chart
 
-MARKERS = re.compile(r"(<!-- begin (?P<name>[a-z]+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)
+MARKERS = re.compile(r"(<!-- begin (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)
 TOTAL = "all"
 # of the detector, as the plots name them -> the stages that are added up
 DETECTOR = {
@@ -23,19 +23,23 @@ BOTH = {
 }  # fmt: skip
 
 
-def fill(template: str, document: dict, others: dict | None) -> tuple[str, dict[str, str]]:
-    """The text with its generated parts replaced, and the plots that these show, by name."""
+def fill(template: str, document: dict | None, others: dict | None) -> tuple[str, dict[str, str]]:
+    """The text with the parts replaced that were measured, and the plots that these show, by name."""
     plots: dict[str, str] = {}
-    texts = {
-        "machine": machine(document),
-        "size": size(document["size"], plots),
-        "phrases": phrases(document["phrases"], plots),
-        "boxes": boxes(document["boxes"], plots),
-        "cores": cores(document["cores"], plots),
-        "models": models(document),
-    }
+    texts = {}
+    if document:
+        texts |= {
+            "machine": machine(document),
+            "size": size(document["size"], plots),
+            "phrases": phrases(document["phrases"], plots),
+            "boxes": boxes(document["boxes"], plots),
+            "cores": cores(document["cores"], plots),
+            "models": models(document),
+        }
     if others:
-        texts["comparison"] = f"{report.machine(others)}\n\n{report.table(others)}"
+        # the best instruction set of a machine decides the ratios: each has a table of its own
+        kernels = others["machine"]["kernels"].removesuffix("_bf16")
+        texts[f"comparison-{kernels}"] = f"{report.machine(others)}\n\n{report.table(others)}"
 
     def replace(match: re.Match) -> str:
         text = texts.get(match["name"])

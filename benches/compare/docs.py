@@ -125,7 +125,7 @@ def common_words() -> list[str]:
     return [word for word in words if word.isascii() and word.isalpha() and len(word) > 3]
 
 
-def write(document: dict, docs: Path) -> None:
+def write(document: dict | None, docs: Path) -> None:
     """Replaces the generated parts of performance.md, and writes the plots beside it."""
     template = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
     comparison = FOLDER / "results.json"
@@ -169,7 +169,7 @@ def main() -> None:
         document |= measure(run, smoke() if args.smoke else full(models, cpu["cores"]))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(document, indent=2) + "\n")
-    write(json.loads(file.read_text()), docs)
+    write(json.loads(file.read_text()) if file.is_file() else None, docs)
 
 
 if __name__ == "__main__":

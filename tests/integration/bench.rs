@@ -54,7 +54,7 @@ fn every_stage_of_a_file() {
     assert_eq!(report["device"], "cpu");
     assert_eq!(report["precision"], "f32");
     assert!(report["threads"].as_u64().unwrap() >= 1);
-    let sets = ["portable", "avx2", "avx512", "neon"];
+    let sets = ["portable", "avx2", "avx512", "avx512_bf16", "neon"];
     assert!(sets.contains(&report["instruction_set"].as_str().unwrap()));
     let image = &report["image"];
     assert_eq!(image["source"], "examples/images/shapes.png");

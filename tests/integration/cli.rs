@@ -60,9 +60,10 @@ pub fn failure(arguments: &[&str]) -> String {
 
 const SHAPES: &str = "examples/images/shapes.png";
 
-/// What is found does not depend on the instruction set that the kernels are limited to, nor on the threads.
+/// What is found does not depend on the instruction set that the kernels are limited to, nor on the threads; half the
+/// bits of the weights move boxes by little.
 #[test]
-fn older_cpus_and_other_threads_find_the_same() {
+fn older_cpus_other_threads_and_half_precision_find_the_same() {
     let detections = |settings: &[(&str, &str)]| -> Vec<Value> {
         let mut predict = command(&["predict", SHAPES, "--prompt", "red circle. blue star."]);
         let output = predict.envs(settings.iter().copied()).output().unwrap();
@@ -75,9 +76,12 @@ fn older_cpus_and_other_threads_find_the_same() {
     };
     let expected = detections(&[]);
     assert_eq!(expected.len(), 2);
-    for settings in [
-        [("GROUNDLING_INSTRUCTION_SET", "portable"), ("THREADS", "1")],
-        [("GROUNDLING_INSTRUCTION_SET", "avx2"), ("THREADS", "3")],
+    let set = "GROUNDLING_INSTRUCTION_SET";
+    for (settings, pixels) in [
+        ([(set, "portable"), ("THREADS", "1")], 0.01),
+        ([(set, "avx2"), ("THREADS", "3")], 0.01),
+        ([(set, "avx2"), ("PRECISION", "bf16")], 4.0),
+        ([(set, "avx512_bf16"), ("PRECISION", "bf16")], 4.0),
     ] {
         let found = detections(&settings);
         assert_eq!(found.len(), expected.len(), "{settings:?}");
@@ -88,10 +92,25 @@ fn older_cpus_and_other_threads_find_the_same() {
                 corners.map(|corner| corner.as_f64().unwrap()).collect()
             };
             for (a, b) in numbers(found).iter().zip(numbers(expected)) {
-                assert!((a - b).abs() < 0.01, "{settings:?}: {a} and {b}");
+                assert!((a - b).abs() < pixels, "{settings:?}: {a} and {b}");
             }
         }
     }
+}
+
+/// The precision that a CPU has no operations for is refused with what would be right.
+#[test]
+fn f16_is_for_gpus() {
+    let arguments = ["--device", "cpu", "--precision", "f16"];
+    let message = failure(
+        &[
+            &["predict", SHAPES, "--prompt", "red circle"],
+            &arguments[..],
+        ]
+        .concat(),
+    );
+    assert!(message.contains("PRECISION=f16 needs a GPU"), "{message}");
+    assert!(message.contains("PRECISION=bf16"), "{message}");
 }
 
 /// A smaller detector input finds the large shapes too, and a size that makes no sense is refused.

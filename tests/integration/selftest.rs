@@ -7,19 +7,25 @@ use serde_json::Value;
 
 use crate::cli::{command, failure};
 
-const OPS: [&str; 13] = [
+const OPS: [&str; 19] = [
     "attention",
     "conv3x3",
+    "conv3x3, bf16",
     "deformable_sampling",
     "depthwise_conv3x3",
     "feed_forward",
+    "feed_forward, bf16",
     "fusion_attention",
     "group_norm",
     "inverted_bottleneck",
+    "inverted_bottleneck, bf16",
     "layer_norm",
     "linear",
+    "linear, bf16",
     "linear_by_heads",
+    "linear_by_heads, bf16",
     "upscale2x",
+    "upscale2x, bf16",
     "window_attention",
 ];
 const DEMO: [&str; 5] = [

@@ -73,8 +73,8 @@ fn a_point_on_an_object_finds_it() {
     assert!(iou > 0.8, "{iou}");
 }
 
-/// Half of the bits, as on a GPU, by the plain-tensor paths: what is found stays found. (candle multiplies no
-/// bf16 matrices on a CPU.)
+/// Half of the bits: f16 as on a GPU, by the plain-tensor paths, and bf16 as on a CPU, where the weights are kept in
+/// it. What is found stays found.
 #[test]
 fn half_precision_finds_the_same() {
     let bytes = std::fs::read(path("../../examples/images/shapes.png")).unwrap();
@@ -92,17 +92,24 @@ fn half_precision_finds_the_same() {
     };
     let (exact, exact_masks) = run(DType::F32);
     assert_eq!(exact.len(), 2);
-    let (found, masks) = run(DType::F16);
-    for (i, detection) in exact.iter().enumerate() {
-        let same = found.iter().position(|d| d.phrase == detection.phrase);
-        let same = same.unwrap_or_else(|| panic!("no {}", detection.phrase));
-        let overlap = detection.bounding_box.iou(found[same].bounding_box);
-        let (a, b) = (&exact_masks[i].mask, &masks[same].mask);
-        let mask_overlap = a.iou(b);
-        println!(
-            "f16 {}: box {overlap:.4}, mask {mask_overlap:.4}",
-            detection.phrase
-        );
-        assert!(overlap > 0.95 && mask_overlap > 0.95);
+    for dtype in [DType::F16, DType::BF16] {
+        let (found, masks) = run(dtype);
+        assert_eq!(found.len(), exact.len(), "{dtype:?}");
+        for (i, detection) in exact.iter().enumerate() {
+            let same = found.iter().position(|d| d.phrase == detection.phrase);
+            let same = same.unwrap_or_else(|| panic!("no {}", detection.phrase));
+            let overlap = detection.bounding_box.iou(found[same].bounding_box);
+            let (a, b) = (&exact_masks[i].mask, &masks[same].mask);
+            let mask_overlap = a.iou(b);
+            println!(
+                "{dtype:?} {}: box {overlap:.4}, mask {mask_overlap:.4}",
+                detection.phrase
+            );
+            assert_ne!(
+                found[same].score, detection.score,
+                "{dtype:?} changes numbers"
+            );
+            assert!(overlap > 0.95 && mask_overlap > 0.95);
+        }
     }
 }

@@ -505,14 +505,18 @@ def demand_complete(loading: dict) -> None:
 # compare
 
 
-def compare(out: Path, names: list[str]) -> None:
+def compare(out: Path, names: list[str], precision: str) -> None:
     """What groundling computes from the same files, in a table; anything over its tolerance ends this with an error."""
     binary, tests = build()
     rows, failed = [], []
     for name in names:
         forms = [form for form in (name, *twins(name)) if (out / form).is_dir()]
         for folder in forms:
-            environment = os.environ | {"GROUNDLING_FULL_SIZE": str(out.resolve()), "GROUNDLING_FULL_SIZE_MODEL": folder}
+            environment = os.environ | {
+                "GROUNDLING_FULL_SIZE": str(out.resolve()),
+                "GROUNDLING_FULL_SIZE_MODEL": folder,
+                "GROUNDLING_FULL_SIZE_PRECISION": precision,
+            }
             run = subprocess.run([tests, "full_size", "--ignored", "--nocapture"], env=environment)
             if run.returncode:
                 failed.append(folder)
@@ -593,6 +597,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT, help=f"where to write (default: {OUT})")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32", help="of groundling (default: f32)")
     parser.add_argument("--step", choices=("make", "reference", "compare", "all"), default="all")
     arguments = parser.parse_args()
     steps = ("make", "reference", "compare") if arguments.step == "all" else (arguments.step,)
@@ -607,7 +612,7 @@ def main() -> None:
             in_process(reference, name, arguments.out)
             print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
     if "compare" in steps:
-        compare(arguments.out, list(arguments.only))
+        compare(arguments.out, list(arguments.only), arguments.precision)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,13 @@ use crate::compare::{Fixture, relative_difference};
 
 /// Largest allowed difference, relative to the largest number of the stage.
 const TOLERANCE: f32 = 1e-3;
+/// The same with weights in bf16: what is seen is a fifth to a third of it.
+const BF16_TOLERANCE: f32 = 0.2;
 const CASES: [&str; 4] = ["single-0", "single-1", "single-2", "batch"];
 
 /// What one model gave.
 struct Run {
+    tolerance: f32,
     /// Per stage the largest difference of all cases, relative to the stage's scale.
     differences: Map<String, Value>,
     /// Of the last stages' numbers in the first case, which twins run too: equal for equal weights.
@@ -27,13 +30,31 @@ struct Run {
 
 impl Run {
     fn compare(&mut self, case: &str, stage: &str, ours: &Tensor, theirs: &Tensor) {
-        let difference = relative_difference(ours, theirs);
+        self.record(case, stage, relative_difference(ours, theirs));
+    }
+
+    /// How far the masks of two sets of logits `[masks, height, width]` are from each other.
+    fn compare_masks(&mut self, case: &str, stage: &str, ours: &Tensor, theirs: &Tensor) {
+        let inside = |logits: &Tensor| logits.gt(0f32)?.to_dtype(DType::F32);
+        let one_less_iou = || -> Result<Vec<f32>> {
+            let (ours, theirs) = (inside(ours)?, inside(theirs)?);
+            let both = (&ours * &theirs)?.sum((1, 2))?;
+            let either = ours.maximum(&theirs)?.sum((1, 2))?;
+            // two empty masks are equal
+            let (both, either) = ((both + 1e-6)?, (either + 1e-6)?);
+            (1.0 - (both / either)?)?.to_vec1()
+        };
+        let worst = one_less_iou().unwrap().into_iter().fold(0.0, f32::max);
+        self.record(case, stage, worst);
+    }
+
+    fn record(&mut self, case: &str, stage: &str, difference: f32) {
         println!("{case:<9} {stage:<24} {difference:.1e}");
         let worst = self.differences.get(stage).and_then(Value::as_f64);
         let worst = worst.unwrap_or(0.0).max(f64::from(difference));
         self.differences.insert(stage.to_owned(), json!(worst));
         assert!(
-            difference <= TOLERANCE,
+            difference <= self.tolerance,
             "{case} {stage}: {difference:e} of the scale"
         );
     }
@@ -58,11 +79,18 @@ fn full_size() {
         .or(name.strip_suffix("-safetensors"))
         .unwrap_or(&name);
     let is_twin = model != name;
+    let precision = std::env::var("GROUNDLING_FULL_SIZE_PRECISION");
+    let (dtype, tolerance) = match precision.as_deref().unwrap_or("f32") {
+        "f32" => (DType::F32, TOLERANCE),
+        "bf16" => (DType::BF16, BF16_TOLERANCE),
+        other => panic!("a precision that is not compared: {other}"),
+    };
     let expected = folder.join(model).join("expected");
     let cases = if is_twin { &CASES[..1] } else { &CASES[..] };
 
     let checkpoint = Checkpoint::Folder(folder.join(&name));
     let mut run = Run {
+        tolerance,
         differences: Map::new(),
         digest: 0xcbf2_9ce4_8422_2325,
     };
@@ -73,9 +101,7 @@ fn full_size() {
         Architecture::GroundingDino => {
             let (weights, config) = checkpoint.open_model::<grounding_dino::Config>().unwrap();
             let model = weights
-                .load(DType::F32, &Device::Cpu, |vb| {
-                    GroundingDino::load(vb, &config)
-                })
+                .load(dtype, &Device::Cpu, |vb| GroundingDino::load(vb, &config))
                 .unwrap();
             let loaded = (start.elapsed(), memory("VmHWM"));
             for case in cases {
@@ -88,7 +114,7 @@ fn full_size() {
         Architecture::Sam => {
             let (weights, config) = checkpoint.open_model::<sam::Config>().unwrap();
             let model = weights
-                .load(DType::F32, &Device::Cpu, |vb| Sam::load(vb, &config))
+                .load(dtype, &Device::Cpu, |vb| Sam::load(vb, &config))
                 .unwrap();
             let loaded = (start.elapsed(), memory("VmHWM"));
             for case in cases {
@@ -203,6 +229,7 @@ fn segmenter(model: &Sam, case: &str, expected: &Path, run: &mut Run) -> Result<
             let scores = masks.iou_scores.flatten_all()?;
             let theirs = fixture.get(&format!("{kind}.low_res_masks")).i(i)?;
             run.compare(case, &format!("masks by {kind}"), &logits, &theirs);
+            run.compare_masks(case, &format!("1 - IoU, {kind}"), &logits, &theirs);
             let theirs = fixture.get(&format!("{kind}.iou_scores")).i(i)?;
             run.compare(case, &format!("IoU by {kind}"), &scores, &theirs);
             if case == CASES[0] {
