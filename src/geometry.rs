@@ -86,12 +86,22 @@ impl BoundingBox {
 /// One thing the detector found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Detection {
-    /// The phrase of the prompt that names it, as the user wrote it.
-    pub phrase: String,
+    /// The phrase of the prompt that names it, as the user wrote it; none where no token exceeds the text threshold.
+    pub phrase: Option<String>,
     /// The largest token probability, 0..1.
     pub score: f32,
     /// Where it is; may reach over the image's edge, as the reference's boxes do.
     pub bounding_box: BoundingBox,
+}
+
+impl Detection {
+    /// The phrase and the score, for people.
+    pub fn describe(&self) -> String {
+        match &self.phrase {
+            Some(phrase) => format!("{phrase} {:.2}", self.score),
+            None => format!("{:.2}", self.score),
+        }
+    }
 }
 
 /// A place in an image, in pixels from its top left corner.

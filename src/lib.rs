@@ -29,9 +29,8 @@
 //! let detector = Detector::load(&checkpoint, DType::F32, &Device::Cpu)?;
 //! let image = image::open("kitchen.jpg")?.into_rgb8();
 //! let prompt = Prompt::parse("bok choi. pot.")?;
-//! let found = detector.detect(&[(&image, &prompt)], &DetectionOptions::default())?;
-//! for detection in &found[0] {
-//!     println!("{} {:.2}", detection.phrase, detection.score);
+//! for detection in detector.detect(&image, &prompt, &DetectionOptions::default())? {
+//!     println!("{:?} {:.2}", detection.phrase, detection.score);
 //! }
 //! # Ok(())
 //! # }
@@ -57,5 +56,6 @@ pub mod prompt;
 pub mod regions;
 pub mod report;
 pub mod segmenter;
+pub mod store;
 pub mod telemetry;
 pub mod threads;

@@ -13,6 +13,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::pipeline::Prediction;
+use crate::pipeline::loading::{Loading, Status};
+use crate::pipeline::scheduler::Urgency;
+use crate::pipeline::timings::Timings;
+use crate::store::Usage;
 
 /// All counters; clones count together.
 #[derive(Debug, Clone)]
@@ -27,7 +31,21 @@ pub struct Metrics {
     detector_time: Histogram,
     segmenter_time: Histogram,
     waiting: Gauge,
+    steps: Family<UrgencyLabels, Gauge>,
+    hits: Family<StageLabels, Counter>,
+    misses: Family<StageLabels, Counter>,
+    kept_bytes: Family<StageLabels, Gauge>,
     ready: Gauge<f64, AtomicU64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UrgencyLabels {
+    urgency: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabels {
+    stage: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -90,8 +108,32 @@ impl Default for Metrics {
         );
         registry.register(
             "waiting",
-            "Predictions that wait for the models",
+            "Requests of annotators that wait or are worked on",
             waiting.clone(),
+        );
+        let steps = Family::<UrgencyLabels, Gauge>::default();
+        registry.register(
+            "steps",
+            "Steps of the models that wait or are computed",
+            steps.clone(),
+        );
+        let (hits, misses) = (Family::default(), Family::default());
+        registry.register(
+            "store_hits",
+            "Results of a stage that were kept",
+            Family::clone(&hits),
+        );
+        registry.register(
+            "store_misses",
+            "Results of a stage that were computed or fetched",
+            Family::clone(&misses),
+        );
+        let kept_bytes = Family::<StageLabels, Gauge>::default();
+        registry.register_with_unit(
+            "store",
+            "Results of a stage that are kept now",
+            Unit::Bytes,
+            kept_bytes.clone(),
         );
         registry.register("ready", "Whether the models are loaded", ready.clone());
         Self {
@@ -105,6 +147,10 @@ impl Default for Metrics {
             detector_time,
             segmenter_time,
             waiting,
+            steps,
+            hits,
+            misses,
+            kept_bytes,
             ready,
         }
     }
@@ -123,15 +169,23 @@ impl Metrics {
         histogram.observe(time.as_secs_f64());
     }
 
-    /// The models looked at an image.
-    pub fn predicted(&self, prediction: &Prediction) {
+    /// An image was looked at. What was kept from before is not counted.
+    pub fn predicted(&self, prediction: &Prediction, timings: &Timings) {
+        let sum = |stages: &[&str]| stages.iter().map(|stage| timings.of(stage)).sum();
+        let detector: Duration = sum(&["image_features", "text_features", "queries"]);
+        let segmenter: Duration = sum(&["image_embeddings", "masks"]);
+        if detector + segmenter == Duration::ZERO {
+            return;
+        }
         self.predictions.inc();
         self.detections.inc_by(prediction.objects.len() as u64);
-        self.detector_time
-            .observe(prediction.detector_time.as_secs_f64());
-        if !prediction.segmenter_time.is_zero() {
-            self.segmenter_time
-                .observe(prediction.segmenter_time.as_secs_f64());
+        for (time, histogram) in [
+            (detector, &self.detector_time),
+            (segmenter, &self.segmenter_time),
+        ] {
+            if !time.is_zero() {
+                histogram.observe(time.as_secs_f64());
+            }
         }
     }
 
@@ -145,13 +199,36 @@ impl Metrics {
         self.failures.inc();
     }
 
-    /// Everything in Prometheus' text format, with the state of the queue as it is now.
+    /// Everything in Prometheus' text format, with the state of the queue, the models and the store as it is now.
     ///
     /// # Errors
     /// If the text cannot be written.
-    pub fn render(&self, waiting: usize, is_ready: bool) -> Result<String, std::fmt::Error> {
+    pub fn render(
+        &self,
+        waiting: usize,
+        steps: [usize; Urgency::ALL.len()],
+        loading: &Loading,
+        kept: impl IntoIterator<Item = (&'static str, Usage)>,
+    ) -> Result<String, std::fmt::Error> {
         self.waiting.set(waiting as i64);
+        let is_ready = matches!(loading.status(), Status::Ready(_));
         self.ready.set(f64::from(u8::from(is_ready)));
+        for (urgency, count) in Urgency::ALL.into_iter().zip(steps) {
+            let urgency = urgency.name();
+            let labels = UrgencyLabels { urgency };
+            self.steps.get_or_create(&labels).set(count as i64);
+        }
+        for (stage, usage) in kept {
+            let labels = StageLabels { stage };
+            self.kept_bytes
+                .get_or_create(&labels)
+                .set(usage.bytes as i64);
+            // counters only grow: what is new is added
+            for (family, total) in [(&self.hits, usage.hits), (&self.misses, usage.misses)] {
+                let counter = family.get_or_create(&labels);
+                counter.inc_by(total.saturating_sub(counter.get()));
+            }
+        }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

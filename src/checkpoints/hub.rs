@@ -104,6 +104,10 @@ pub trait Watcher: Send + Sync {
     fn progress(&self, file: &str, bytes: u64, total: u64);
     /// A word on what is waited for.
     fn waiting(&self, what: &str);
+    /// Everything is here; what is done now.
+    fn loading(&self, what: &str) {
+        self.waiting(what);
+    }
 }
 
 /// The hub as configured.

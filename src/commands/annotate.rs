@@ -13,8 +13,10 @@ use super::{print, road, tell};
 use crate::config::AnnotateArgs;
 use crate::label_studio::api::{self, Api, ApiError};
 use crate::labeling::LabelingConfig;
-use crate::pipeline::worker::{Status, WorkerError};
-use crate::preannotation::memory::ProjectMemory;
+use crate::pipeline::loading::NotReady;
+use crate::pipeline::scheduler::{StepError, Urgency};
+use crate::pipeline::stages::StageError;
+use crate::preannotation::project::memory::ProjectMemory;
 use crate::preannotation::{BatchPlan, Origin, PreannotationError, Preannotator, Task};
 use crate::prompt::Prompt;
 
@@ -62,7 +64,12 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         memory.remember_setup(&origin.project, &backend.extra_params, nobody);
     }
     let preannotator = Arc::new(road::preannotator(args.road, memory, AT_ONCE)?);
-    let plan = preannotator.plan(origin, Arc::new(config), args.prompt.as_deref())?;
+    let plan = preannotator.plan(
+        origin,
+        Arc::new(config),
+        args.prompt.as_deref(),
+        Urgency::Batch,
+    )?;
     let prompts: Vec<String> = plan.prompts().map(Prompt::to_string).collect();
     tell(format_args!(
         "project {} {:?}: looking for {}",
@@ -70,7 +77,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         project.title,
         prompts.join(" and ")
     ));
-    if let Status::Failed(reason) = preannotator.worker.loaded().await {
+    if let Err(NotReady::Failed { reason, .. }) = preannotator.loading().fetched().await {
         bail!("the models could not be loaded: {reason}");
     }
     let mut run = Run {
@@ -129,13 +136,14 @@ enum TaskError {
 impl TaskError {
     /// Whether every other task would fail too.
     fn is_hopeless(&self) -> bool {
-        matches!(
-            self,
-            Self::Api(ApiError::Refused { .. } | ApiError::Token(_))
-                | Self::Preannotation(PreannotationError::Worker(
-                    WorkerError::Stopped | WorkerError::NotLoaded(_)
-                ))
-        )
+        match self {
+            Self::Api(error) => matches!(error, ApiError::Refused { .. } | ApiError::Token(_)),
+            Self::Preannotation(PreannotationError::Stage(error)) => matches!(
+                **error,
+                StageError::NotReady(_) | StageError::Step(StepError::Stopped)
+            ),
+            Self::Preannotation(_) => false,
+        }
     }
 }
 

@@ -259,20 +259,20 @@ fn models(args: &DoctorArgs, findings: &mut Findings) {
             missing.join(" ")
         ));
     }
-    let pipeline = match plan.load(&progress::shown()) {
-        Ok(pipeline) => pipeline,
+    let models = match plan.load(&progress::shown()) {
+        Ok(models) => models,
         Err(error) => return findings.bad(error),
     };
     let grey = image::RgbImage::from_pixel(640, 480, image::Rgb([128; 3]));
     let options = args.road.detection.options();
     let predicted = Prompt::parse("thing")
         .map_err(anyhow::Error::from)
-        .and_then(|prompt| Ok(pipeline.predict(&grey, &prompt, &options, true)?));
+        .and_then(|prompt| Ok(models.predict(&grey, &prompt, &options)?));
     match predicted {
-        Ok(prediction) => findings.good(format!(
+        Ok((_, times)) => findings.good(format!(
             "{names} on {}: an image of 640x480 takes the detector {} ms",
-            pipeline.device(),
-            prediction.detector_time.as_millis()
+            models.device(),
+            times.detector.as_millis()
         )),
         Err(error) => findings.bad(format!("{names}: {error}")),
     }

@@ -12,8 +12,8 @@ use super::progress;
 use crate::config::{OutputFormat, PredictArgs};
 use crate::labeling::LabelingConfig;
 use crate::media::decode;
-use crate::pipeline::{Pipeline, Plan};
-use crate::preannotation::version;
+use crate::pipeline::{Models, Plan};
+use crate::preannotation::project::version;
 use crate::prompt::Prompt;
 use crate::regions::{Style, Unlabeled};
 use crate::report::label_studio::{Task, config_for, task};
@@ -40,14 +40,14 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
     }
     let files = image_files(&args.images)?;
     let plan = Plan::new(&args.models);
-    let models = version::models(plan.choice(), plan.precision(), plan.detector_size());
-    let pipeline = plan.load(&progress::shown())?;
+    let version = version::models(plan.choice(), plan.precision(), plan.detector_size());
+    let models = plan.load(&progress::shown())?;
     let mut run = Run {
         args,
         prompt,
         labeling,
+        version,
         models,
-        pipeline,
         overlays: HashSet::new(),
         reports: vec![],
         tasks: vec![],
@@ -86,8 +86,8 @@ struct Run<'a> {
     prompt: Prompt,
     labeling: LabelingConfig,
     /// What the model version begins with.
-    models: String,
-    pipeline: Pipeline,
+    version: String,
+    models: Models,
     /// Names of overlays already written.
     overlays: HashSet<PathBuf>,
     reports: Vec<ImageReport>,
@@ -109,16 +109,11 @@ impl Run<'_> {
         let image = decode(&bytes, limits.max_image_pixels)?;
         let decode_time = start.elapsed();
         let options = self.args.detection.options();
-        let prediction = self
-            .pipeline
-            .predict(&image, &self.prompt, &options, true)?;
+        let (prediction, times) = self.models.predict(&image, &self.prompt, &options)?;
 
-        let report = Done::new(name.clone(), &self.prompt, &prediction, decode_time);
-        let found: Vec<String> = report
-            .detections
-            .iter()
-            .map(|d| format!("{} {:.2}", d.phrase, d.score))
-            .collect();
+        let report = Done::new(name.clone(), &self.prompt, &prediction, decode_time, times);
+        let objects = prediction.objects.iter();
+        let found: Vec<String> = objects.map(|object| object.detection.describe()).collect();
         let found = if found.is_empty() {
             "nothing found".to_owned()
         } else {
@@ -128,7 +123,7 @@ impl Run<'_> {
         match self.args.format {
             OutputFormat::Json => self.reports.push(ImageReport::Done(report)),
             OutputFormat::LabelStudio => {
-                let version = version::plain(&self.models, &options);
+                let version = version::plain(&self.version, &options);
                 let style = Style {
                     unlabeled: Unlabeled::Drop,
                     label_thresholds: None,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::checkpoints::hub::Watcher;
-use crate::pipeline::worker::Reporter;
+use crate::pipeline::loading::Reporter;
 
 /// A bar for whoever sits at the terminal; a line per file where nobody does.
 pub(super) fn shown() -> Arc<dyn Watcher> {
@@ -111,12 +111,17 @@ impl Watcher for Logged {
             told.log = Some(Instant::now());
         }
         told.step = Some(Instant::now());
-        self.reporter.step(step);
+        self.reporter.fetching(step);
     }
 
     fn waiting(&self, what: &str) {
         tracing::info!("{what}");
-        self.reporter.step(what);
+        self.reporter.fetching(what);
+    }
+
+    fn loading(&self, what: &str) {
+        tracing::info!("{what}");
+        self.reporter.loading(what);
     }
 }
 

@@ -8,14 +8,16 @@ use super::progress;
 use crate::config::{MediaArgs, RoadArgs};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::media::guard::AllowedHosts;
-use crate::media::{Fetcher, FetcherConfig};
-use crate::metrics::Metrics;
+use crate::media::{Fetcher, FetcherConfig, ImageLimits, Images};
 use crate::pipeline::Plan;
-use crate::pipeline::worker::Worker;
-use crate::preannotation::cache::PredictionCache;
-use crate::preannotation::gate::{self, Gate};
-use crate::preannotation::memory::ProjectMemory;
-use crate::preannotation::{Preannotator, version};
+use crate::pipeline::loading::{Loading, Pauses};
+use crate::pipeline::scheduler::Scheduler;
+use crate::pipeline::stages::Stages;
+use crate::preannotation::project::memory::ProjectMemory;
+use crate::preannotation::project::version;
+use crate::preannotation::{Defaults, Preannotator, Projects};
+
+const CACHE_BYTES: u64 = 1 << 30;
 
 /// The async threads.
 ///
@@ -43,20 +45,23 @@ pub(super) fn preannotator(
         ..
     } = args;
     let plan = Plan::new(&models);
-    Ok(Preannotator {
-        fetcher: fetcher(&media)?,
+    let defaults = Defaults {
         label_studio: label_studio(&media)?,
-        defaults: detection.options(),
+        options: detection.options(),
         polygon_tolerance: detection.polygon_tolerance.0,
         models: version::models(plan.choice(), plan.precision(), plan.detector_size()),
-        memory,
-        cache: PredictionCache::default(),
-        gate: Gate::new(queue),
-        metrics: Metrics::default(),
-        worker: Worker::start(gate::JOBS, move |reporter| {
-            plan.load(&progress::logged(reporter))
-        })?,
-    })
+        remembers_prompts: true,
+    };
+    let loading = Loading::start(Pauses::default(), move |reporter| {
+        plan.load(&progress::logged(reporter))
+    })?;
+    let bytes = CACHE_BYTES;
+    Ok(Preannotator::new(
+        Projects::new(defaults, memory),
+        Images::new(fetcher(&media)?, ImageLimits::default()),
+        Stages::new(Scheduler::start()?, loading, bytes),
+        queue,
+    ))
 }
 
 /// Label Studio, as configured.

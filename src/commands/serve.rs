@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::road;
 use crate::config::{HttpArgs, ServeArgs};
 use crate::http::{AppState, BasicAuth, router};
-use crate::preannotation::memory::ProjectMemory;
+use crate::preannotation::project::memory::ProjectMemory;
 
 /// Label Studio's `ML_TIMEOUT_PREDICT` where nobody changed it, in seconds.
 const LABEL_STUDIO_WAITS: u64 = 100;

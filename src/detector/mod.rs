@@ -6,14 +6,14 @@ pub mod text_processor;
 
 use std::fmt;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
 use self::image_processor::ImageProcessor;
-use self::post_process::{Queries, detections};
-use self::text_processor::TextProcessor;
+pub use self::post_process::{Queries, detections};
+use self::text_processor::{Caption, TextProcessor};
 use crate::geometry::{Detection, ImageSize};
-use crate::models::grounding_dino::{Config, GroundingDino, TextTokens};
+use crate::models::grounding_dino::{Config, GroundingDino, TextTokens, VisionFeatures};
 use crate::models::weights::{Checkpoint, CheckpointError, tensor_type};
 use crate::pixels::ResizeError;
 use crate::prompt::Prompt;
@@ -73,6 +73,44 @@ pub enum DetectError {
     /// The model failed.
     #[error("the detector failed: {0}")]
     Model(#[from] candle_core::Error),
+}
+
+/// One pass of the model: phrases that fit it together, and how it reads them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Question {
+    /// The phrases.
+    pub prompt: Prompt,
+    /// Their tokens.
+    pub caption: Caption,
+}
+
+/// An image the detector has looked at once; any number of questions can follow.
+#[derive(Debug, Clone)]
+pub struct ImageFeatures(VisionFeatures);
+
+impl ImageFeatures {
+    /// Bytes they take, without what images of one size share.
+    pub fn bytes(&self) -> usize {
+        let tokens = &self.0.hidden_states;
+        tokens.elem_count() * tokens.dtype().size_in_bytes()
+    }
+}
+
+/// A caption the detector has read once; it can be asked of any number of images.
+#[derive(Debug, Clone)]
+pub struct TextFeatures {
+    tokens: TextTokens,
+    /// `[1, T, d]`
+    encoded: Tensor,
+}
+
+impl TextFeatures {
+    /// About the bytes they take.
+    pub fn bytes(&self) -> usize {
+        let (length, encoded) = (self.encoded.dim(1).unwrap_or(0), &self.encoded);
+        // beside the features a mask of every pair of tokens
+        encoded.elem_count() * encoded.dtype().size_in_bytes() + 8 * length * length
+    }
 }
 
 /// Grounding DINO with the processing around it.
@@ -171,61 +209,77 @@ impl Detector {
         self.text.unreadable(prompt)
     }
 
-    /// Finds what each image's prompt names, all images in one go; per image the detections, the best
-    /// first, boxes in its own pixels. A prompt of more tokens than the model takes is read in several
-    /// passes over the same image features.
+    /// What to ask of an image: a prompt of more tokens than the model takes becomes several questions.
+    ///
+    /// # Errors
+    /// If a phrase cannot be read, or there are too many.
+    pub fn questions(&self, prompt: &Prompt) -> Result<Vec<Question>, DetectError> {
+        let passes = self.text.passes(prompt)?;
+        let question = |(prompt, caption)| Question { prompt, caption };
+        Ok(passes.into_iter().map(question).collect())
+    }
+
+    /// What the model needs of an image, whatever it is asked.
+    ///
+    /// # Errors
+    /// If the image has no pixels or the model fails.
+    pub fn encode_image(&self, image: &RgbImage) -> Result<ImageFeatures, DetectError> {
+        let preprocess = tracing::debug_span!("preprocess");
+        let batch =
+            preprocess.in_scope(|| self.images.process(&[image], self.dtype, &self.device))?;
+        let encode = tracing::debug_span!("encode_image");
+        let features = encode.in_scope(|| {
+            self.model
+                .encode_image(&batch.pixel_values, &batch.valid_sizes)
+        })?;
+        Ok(ImageFeatures(features))
+    }
+
+    /// What the model needs of a caption, whatever the image.
+    ///
+    /// # Errors
+    /// If the model fails.
+    pub fn encode_text(&self, caption: &Caption) -> Result<TextFeatures, DetectError> {
+        let tokens = TextTokens::new(std::slice::from_ref(&caption.ids), &self.device)?;
+        let encoded = self.model.encode_text(&tokens)?;
+        Ok(TextFeatures { tokens, encoded })
+    }
+
+    /// One pass of the model: what it says of an image, asked for a caption.
+    ///
+    /// # Errors
+    /// If the model fails.
+    pub fn ask(&self, image: &ImageFeatures, text: &TextFeatures) -> Result<Queries, DetectError> {
+        let output = self.model.detect(&image.0, &text.encoded, &text.tokens)?;
+        let (_, _, tokens) = output.logits.dims3()?;
+        let boxes: Vec<Vec<f32>> = output.pred_boxes.squeeze(0)?.to_vec2()?;
+        Ok(Queries {
+            logits: output.logits.flatten_all()?.to_vec1()?,
+            tokens,
+            boxes: boxes.iter().map(|b| [b[0], b[1], b[2], b[3]]).collect(),
+        })
+    }
+
+    /// Finds what a prompt names in an image: the detections, the best first, boxes in its own pixels.
     ///
     /// # Errors
     /// See [`DetectError`]; a phrase that does not fit fails the call before anything is computed.
     pub fn detect(
         &self,
-        inputs: &[(&RgbImage, &Prompt)],
+        image: &RgbImage,
+        prompt: &Prompt,
         options: &DetectionOptions,
-    ) -> Result<Vec<Vec<Detection>>, DetectError> {
-        let _span = tracing::debug_span!("detect", images = inputs.len()).entered();
-        if inputs.is_empty() {
-            return Ok(vec![]);
-        }
-        let images: Vec<&RgbImage> = inputs.iter().map(|(image, _)| *image).collect();
-        let (passes, batch) = tracing::debug_span!("preprocess").in_scope(|| {
-            let passes = inputs.iter().map(|(_, prompt)| self.text.passes(prompt));
-            let passes = passes.collect::<Result<Vec<_>, _>>()?;
-            let batch = self.images.process(&images, self.dtype, &self.device)?;
-            Ok::<_, DetectError>((passes, batch))
-        })?;
-        let features = tracing::debug_span!("encode_image").in_scope(|| {
-            self.model
-                .encode_image(&batch.pixel_values, &batch.valid_sizes)
-        })?;
-        let mut found: Vec<Vec<Detection>> = vec![vec![]; inputs.len()];
-        for round in 0..passes.iter().map(Vec::len).max().unwrap_or(0) {
-            // an image whose passes are through is asked its first again, and not listened to
-            let captions: Vec<_> = passes
-                .iter()
-                .filter_map(|passes| passes.get(round).or(passes.first()))
-                .collect();
-            let ids: Vec<Vec<u32>> = captions.iter().map(|(_, c)| c.ids.clone()).collect();
-            let tokens = TextTokens::new(&ids, &self.device)?;
-            let output = self.model.detect(&features, &tokens)?;
-            let _span = tracing::debug_span!("post_process").entered();
-            let logits: Vec<Vec<Vec<f32>>> = output.logits.to_vec3()?;
-            let boxes: Vec<Vec<Vec<f32>>> = output.pred_boxes.to_vec3()?;
-            for (i, (prompt, caption)) in captions.into_iter().enumerate() {
-                if round < passes[i].len() {
-                    let queries = Queries {
-                        logits: &logits[i],
-                        boxes: &boxes[i],
-                    };
-                    let size = ImageSize::of(images[i]);
-                    found[i].extend(detections(queries, caption, prompt, size, options));
-                }
-            }
-        }
-        for detections in &mut found {
-            // a pass is sorted already, and this sort keeps the order of equals
-            detections.sort_by(|a, b| b.score.total_cmp(&a.score));
-            detections.truncate(options.max_detections.unwrap_or(usize::MAX));
-        }
-        Ok(found)
+    ) -> Result<Vec<Detection>, DetectError> {
+        let _span = tracing::debug_span!("detect").entered();
+        let questions = self.questions(prompt)?;
+        let features = self.encode_image(image)?;
+        let answers = questions.iter().map(|question| {
+            let text = self.encode_text(&question.caption)?;
+            self.ask(&features, &text)
+        });
+        let answers = answers.collect::<Result<Vec<_>, _>>()?;
+        let _span = tracing::debug_span!("post_process").entered();
+        let size = ImageSize::of(image);
+        Ok(detections(questions.iter().zip(&answers), size, options))
     }
 }

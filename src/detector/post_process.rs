@@ -1,17 +1,40 @@
 //! Queries to detections: thresholds, phrases, suppression of duplicates.
 
-use super::DetectionOptions;
-use super::text_processor::Caption;
+use super::{DetectionOptions, Question};
 use crate::geometry::{BoundingBox, Detection, ImageSize};
-use crate::prompt::Prompt;
 
-/// What the model says of one image.
-#[derive(Debug, Clone, Copy)]
-pub struct Queries<'a> {
-    /// Per query: a logit per text token.
-    pub logits: &'a [Vec<f32>],
+/// What the model says of one image, asked one question.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Queries {
+    /// Query by query, a logit per text token.
+    pub logits: Vec<f32>,
+    /// How many tokens.
+    pub tokens: usize,
     /// Per query: cxcywh, 0..1 of the image.
-    pub boxes: &'a [Vec<f32>],
+    pub boxes: Vec<[f32; 4]>,
+}
+
+impl Queries {
+    /// Bytes they take.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.logits.as_slice()) + size_of_val(self.boxes.as_slice())
+    }
+}
+
+/// The detections of all questions that were asked about one image, the best first.
+pub fn detections<'a>(
+    answers: impl IntoIterator<Item = (&'a Question, &'a Queries)>,
+    size: ImageSize,
+    options: &DetectionOptions,
+) -> Vec<Detection> {
+    let mut found: Vec<Detection> = answers
+        .into_iter()
+        .flat_map(|(question, queries)| of_one(queries, question, size, options))
+        .collect();
+    // those of a question are sorted already, and this sort keeps the order of equals
+    found.sort_by(|a, b| b.score.total_cmp(&a.score));
+    found.truncate(options.max_detections.unwrap_or(usize::MAX));
+    found
 }
 
 /// Keeps the queries whose largest token probability is above the box threshold, names each by the
@@ -20,18 +43,17 @@ pub struct Queries<'a> {
 /// The score is the reference's (`post_process_grounded_object_detection`). The phrase is not: the
 /// reference strings together single tokens, which can merge two phrases, cut one or give nothing.
 /// Here a phrase is scored as a whole, by the mean probability of its tokens, among the phrases with
-/// a token above the text threshold, or among all where there is none.
-pub fn detections(
-    queries: Queries,
-    caption: &Caption,
-    prompt: &Prompt,
+/// a token above the text threshold. Where the only token above it is none of a phrase (a dot), the best of all
+/// phrases is taken; where there is none above it, the detection has no phrase.
+fn of_one(
+    queries: &Queries,
+    Question { prompt, caption }: &Question,
     size: ImageSize,
     options: &DetectionOptions,
 ) -> Vec<Detection> {
-    let mut kept: Vec<(usize, Detection)> = queries
-        .logits
-        .iter()
-        .zip(queries.boxes)
+    let rows = queries.logits.chunks_exact(queries.tokens.max(1));
+    let mut kept: Vec<(Option<usize>, Detection)> = rows
+        .zip(&queries.boxes)
         .filter_map(|(logits, cxcywh)| {
             let probabilities: Vec<f32> = logits.iter().map(|x| sigmoid(*x)).collect();
             let score = probabilities.iter().fold(0f32, |a, b| a.max(*b));
@@ -39,20 +61,20 @@ pub fn detections(
             if score <= options.box_threshold && options.box_threshold > 0.0 {
                 return None;
             }
-            let phrase = best_phrase(&probabilities, &caption.spans, options.text_threshold)?;
-            let cxcywh: [f32; 4] = cxcywh.as_slice().try_into().ok()?;
+            let phrase = match score > options.text_threshold {
+                true => best_phrase(&probabilities, &caption.spans, options.text_threshold),
+                false => None,
+            };
             let detection = Detection {
-                phrase: prompt.phrases().get(phrase)?.clone(),
+                phrase: phrase.and_then(|phrase| prompt.phrases().get(phrase).cloned()),
                 score,
-                bounding_box: BoundingBox::from_cxcywh(cxcywh, size),
+                bounding_box: BoundingBox::from_cxcywh(*cxcywh, size),
             };
             Some((phrase, detection))
         })
         .collect();
     kept.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
-    let mut detections = suppress(kept, options.nms_iou);
-    detections.truncate(options.max_detections.unwrap_or(usize::MAX));
-    detections
+    suppress(kept, options.nms_iou)
 }
 
 /// The index of the phrase that names a query.
@@ -76,8 +98,8 @@ fn best_phrase(probabilities: &[f32], spans: &[Vec<usize>], text_threshold: f32)
 }
 
 /// Non-maximum suppression among detections of one phrase, the best first; nothing at an IoU of 1.
-fn suppress(sorted: Vec<(usize, Detection)>, iou: f32) -> Vec<Detection> {
-    let mut kept: Vec<(usize, Detection)> = vec![];
+fn suppress(sorted: Vec<(Option<usize>, Detection)>, iou: f32) -> Vec<Detection> {
+    let mut kept: Vec<(Option<usize>, Detection)> = vec![];
     for (phrase, detection) in sorted {
         let is_duplicate = iou < 1.0
             && kept.iter().any(|(other, better)| {
@@ -96,7 +118,9 @@ fn sigmoid(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::text_processor::Caption;
     use super::*;
+    use crate::prompt::Prompt;
 
     const SIZE: ImageSize = ImageSize {
         height: 100,
@@ -115,21 +139,19 @@ mod tests {
             ids: vec![101, 7, 1012, 8, 9, 102],
             spans: vec![vec![1], vec![3, 4]],
         };
-        let logits: Vec<Vec<f32>> = rows
-            .iter()
-            .map(|(row, _)| row.iter().map(|p| logit(*p)).collect())
-            .collect();
-        let boxes: Vec<Vec<f32>> = rows
-            .iter()
-            .map(|(_, cx)| vec![*cx, 0.5, 0.2, 0.2])
-            .collect();
+        let rows = rows.iter();
         let queries = Queries {
-            logits: &logits,
-            boxes: &boxes,
+            logits: rows.clone().flat_map(|(row, _)| row.map(logit)).collect(),
+            tokens: 6,
+            boxes: rows.map(|(_, cx)| [*cx, 0.5, 0.2, 0.2]).collect(),
         };
-        detections(queries, &caption, &prompt, SIZE, &options)
+        let question = Question { prompt, caption };
+        detections([(&question, &queries)], SIZE, &options)
             .into_iter()
-            .map(|d| (d.phrase, (d.score * 100.0).round() / 100.0))
+            .map(|d| {
+                let phrase = d.phrase.unwrap_or_else(|| "nothing".to_owned());
+                (phrase, (d.score * 100.0).round() / 100.0)
+            })
             .collect()
     }
 
@@ -145,6 +167,19 @@ mod tests {
         // only the dot passes: the reference would say "."
         let dot = [0.01, 0.1, 0.6, 0.2, 0.2, 0.01];
         assert_eq!(run(&[(dot, 0.5)], options), [("vans".to_owned(), 0.6)]);
+    }
+
+    #[test]
+    fn a_detection_below_the_text_threshold_has_no_phrase() {
+        let options = DetectionOptions {
+            text_threshold: 0.6,
+            ..DetectionOptions::default()
+        };
+        let car = |p: f32| [0.01, p, 0.01, 0.1, 0.1, 0.01];
+        assert_eq!(
+            run(&[(car(0.7), 0.5), (car(0.5), 0.1)], options),
+            [("car".to_owned(), 0.7), ("nothing".to_owned(), 0.5)]
+        );
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::any::Any;
 
 use axum::Json;
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -11,7 +12,7 @@ use crate::detector::DetectError;
 use crate::labeling::LabelingError;
 use crate::media::MediaError;
 use crate::pipeline::PredictError;
-use crate::pipeline::worker::WorkerError;
+use crate::pipeline::stages::StageError;
 use crate::preannotation::PreannotationError;
 
 /// Why a request has no result. The text goes to the client and to the log.
@@ -20,6 +21,9 @@ pub(super) enum ApiError {
     /// The body is not what Label Studio sends.
     #[error("the request is not usable: {0}")]
     Body(String),
+    /// A thread of the server panicked: it is no fault of the request.
+    #[error("groundling failed on this request, which is a defect of it ({0}); see its log")]
+    Defect(String),
     /// Nothing can be predicted.
     #[error(transparent)]
     Preannotation(#[from] PreannotationError),
@@ -38,25 +42,19 @@ impl ApiError {
     fn status(&self) -> StatusCode {
         let error = match self {
             Self::Body(_) => return StatusCode::BAD_REQUEST,
+            Self::Defect(_) => return StatusCode::INTERNAL_SERVER_ERROR,
             Self::Preannotation(error) | Self::Task(_, error) => error,
         };
         match error {
             PreannotationError::Labeling(_)
             | PreannotationError::Prompt(_)
             | PreannotationError::LongPrompt(_) => StatusCode::BAD_REQUEST,
-            PreannotationError::Media(error) => match error {
-                MediaError::Location(_)
-                | MediaError::Private(_)
-                | MediaError::Decode { .. }
-                | MediaError::TooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-                MediaError::Token(_)
-                | MediaError::Unreachable { .. }
-                | MediaError::Refused { .. }
-                | MediaError::Status { .. } => StatusCode::BAD_GATEWAY,
-            },
-            PreannotationError::Worker(error) => match error {
-                WorkerError::Busy(_) | WorkerError::NotLoaded(_) => StatusCode::SERVICE_UNAVAILABLE,
-                WorkerError::Predict(
+            PreannotationError::Media(error) => of_media(error),
+            PreannotationError::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+            PreannotationError::Stage(error) => match &**error {
+                StageError::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+                StageError::Media(error) => of_media(error),
+                StageError::Predict(
                     PredictError::NoSegmenter
                     | PredictError::Detect(
                         DetectError::PromptTooLong { .. }
@@ -64,11 +62,42 @@ impl ApiError {
                         | DetectError::PhraseWithoutTokens(_),
                     ),
                 ) => StatusCode::BAD_REQUEST,
-                WorkerError::Predict(_) | WorkerError::Panicked | WorkerError::Stopped => {
-                    StatusCode::INTERNAL_SERVER_ERROR
-                }
+                StageError::Predict(_) | StageError::Step(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
+            PreannotationError::Regions => StatusCode::INTERNAL_SERVER_ERROR,
         }
+    }
+
+    /// Seconds after which the same request may be answered.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Preannotation(error) | Self::Task(_, error) => match error {
+                PreannotationError::Busy(_) => Some(BUSY_S),
+                PreannotationError::Stage(error) => match &**error {
+                    StageError::NotReady(error) => Some(error.retry_after()),
+                    _ => None,
+                },
+                _ => None,
+            },
+            Self::Body(_) | Self::Defect(_) => None,
+        }
+    }
+}
+
+/// After this many seconds some of those who wait are answered.
+const BUSY_S: u64 = 5;
+
+fn of_media(error: &MediaError) -> StatusCode {
+    match error {
+        MediaError::Location(_)
+        | MediaError::Private(_)
+        | MediaError::Decode { .. }
+        | MediaError::TooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        MediaError::Token(_)
+        | MediaError::Unreachable { .. }
+        | MediaError::Refused { .. }
+        | MediaError::Status { .. }
+        | MediaError::Changed(_) => StatusCode::BAD_GATEWAY,
     }
 }
 
@@ -80,7 +109,12 @@ impl IntoResponse for ApiError {
         } else {
             tracing::warn!(status = status.as_u16(), "{self}");
         }
-        failure(status, &self.to_string())
+        let mut response = failure(status, &self.to_string());
+        if let Some(seconds) = self.retry_after() {
+            let headers = response.headers_mut();
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
     }
 }
 

@@ -1,12 +1,14 @@
 //! `GET /`, `GET /health` and `GET /ready`: liveness and readiness.
 
+use std::time::Instant;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::AppState;
-use crate::pipeline::worker::Status;
+use crate::pipeline::loading::Status;
 
 /// Whether the server is up, for Label Studio, which waits one second for any JSON.
 #[utoipa::path(
@@ -38,32 +40,33 @@ pub(super) async fn root(state: State<AppState>) -> Json<Value> {
     )
 )]
 pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Value>) {
-    let (status, reason) = match state.preannotator.worker.status() {
-        Status::Ready { .. } => return (StatusCode::OK, Json(json!({ "ready": true }))),
-        Status::Loading { step } => (StatusCode::SERVICE_UNAVAILABLE, step),
-        Status::Failed(reason) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("the models could not be loaded: {reason}"),
-        ),
+    let reason = match state.preannotator.loading().status() {
+        Status::Ready(_) => return (StatusCode::OK, Json(json!({ "ready": true }))),
+        Status::Loading { step } | Status::Fetching { step } => step,
+        Status::Failed { reason, again } => {
+            let seconds = again.saturating_duration_since(Instant::now()).as_secs();
+            format!("the models could not be loaded: {reason}; they are tried again in {seconds} s")
+        }
     };
-    (status, Json(json!({ "ready": false, "reason": reason })))
+    let answer = Json(json!({ "ready": false, "reason": reason }));
+    (StatusCode::SERVICE_UNAVAILABLE, answer)
 }
 
 fn describe(state: &AppState) -> Value {
     let preannotator = &state.preannotator;
-    let (models, device) = match preannotator.worker.status() {
-        Status::Loading { .. } => (json!("loading"), None),
-        Status::Ready { device } => (json!("ready"), Some(device)),
-        Status::Failed(reason) => (json!({ "failed": reason }), None),
+    let (models, device) = match preannotator.loading().status() {
+        Status::Loading { .. } | Status::Fetching { .. } => (json!("loading"), None),
+        Status::Ready(models) => (json!("ready"), Some(models.device())),
+        Status::Failed { reason, .. } => (json!({ "failed": reason }), None),
     };
     json!({
         "status": "UP",
         "model_class": "Groundling",
         "version": env!("CARGO_PKG_VERSION"),
-        "model_version": preannotator.version("", None),
+        "model_version": preannotator.projects().version("", None),
         "ready": device.is_some(),
         "models": models,
         "device": device,
-        "waiting": preannotator.gate.waiting(),
+        "waiting": preannotator.waiting(),
     })
 }

@@ -104,7 +104,7 @@ async fn count(State(state): State<AppState>, request: Request, next: Next) -> R
     let path = request.extensions().get::<MatchedPath>();
     let route = path.map_or("other".to_owned(), |path| path.as_str().to_owned());
     let response = next.run(request).await;
-    let metrics = &state.preannotator.metrics;
+    let metrics = state.preannotator.metrics();
     metrics.request(&route, response.status().as_u16(), start.elapsed());
     response
 }

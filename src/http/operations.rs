@@ -13,7 +13,6 @@ use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 
 use super::{AppState, error};
-use crate::pipeline::worker::Status;
 
 /// The versions that can be asked for: the one there is.
 #[utoipa::path(
@@ -22,7 +21,7 @@ use crate::pipeline::worker::Status;
     responses((status = 200, description = "`{versions: [model_version]}`", body = Value))
 )]
 pub(super) async fn versions(State(state): State<AppState>) -> Json<Value> {
-    Json(json!({ "versions": [state.preannotator.version("", None)] }))
+    Json(json!({ "versions": [state.preannotator.projects().version("", None)] }))
 }
 
 /// Counters in Prometheus' text format.
@@ -32,12 +31,7 @@ pub(super) async fn versions(State(state): State<AppState>) -> Json<Value> {
     responses((status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text"))
 )]
 pub(super) async fn metrics(State(state): State<AppState>) -> Response {
-    let preannotator = &state.preannotator;
-    let is_ready = matches!(preannotator.worker.status(), Status::Ready { .. });
-    match preannotator
-        .metrics
-        .render(preannotator.gate.waiting(), is_ready)
-    {
+    match state.preannotator.render_metrics() {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(CONTENT_TYPE, kind)], text).into_response()

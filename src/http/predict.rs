@@ -14,6 +14,7 @@ use super::error::ApiError;
 use super::setup::project_name;
 use crate::config::Secret;
 use crate::labeling::{ControlKind, LabelingConfig};
+use crate::pipeline::scheduler::Urgency;
 use crate::preannotation::{Origin, Outcome, Task, TaskPrediction};
 
 #[derive(Debug, Deserialize)]
@@ -86,7 +87,7 @@ pub(super) async fn predict(
     // a body may hold many MB of annotations: reading it is not for the async threads
     let asked = tokio::task::spawn_blocking(move || read(&body))
         .await
-        .map_err(|e| ApiError::Body(e.to_string()))??;
+        .map_err(|e| ApiError::Defect(e.to_string()))??;
     let results = match asked.context.get("result").and_then(Value::as_array) {
         Some(context) => interact(&state, &asked, context).await?,
         None => batch(&state, asked).await?,
@@ -140,7 +141,7 @@ async fn interact(
             .interact(&asked.origin, &asked.config, task, context)
             .await;
         let answer = answer.map_err(|error| {
-            preannotator.metrics.failed();
+            preannotator.metrics().failed();
             match task.id {
                 Some(id) => ApiError::Task(id, error),
                 None => error.into(),
@@ -160,14 +161,19 @@ async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiErr
         tasks,
         ..
     } = asked;
+    // Label Studio asks for one task when somebody opens it
+    let urgency = match tasks.len() {
+        1 => Urgency::Opened,
+        _ => Urgency::Batch,
+    };
     let planning = {
         let preannotator = preannotator.clone();
         // thousands of labels take a while
-        tokio::task::spawn_blocking(move || preannotator.plan(origin, config, None))
+        tokio::task::spawn_blocking(move || preannotator.plan(origin, config, None, urgency))
     };
     let plan = planning
         .await
-        .map_err(|e| ApiError::Body(e.to_string()))??;
+        .map_err(|e| ApiError::Defect(e.to_string()))??;
     let mut stop = state.stop.subscribe();
     let time_is_up = async {
         tokio::select! {

@@ -37,7 +37,7 @@ pub(super) async fn setup(
 ) -> Result<Json<Value>, ApiError> {
     // a labeling config may be large: reading it is not for the async threads
     let version = tokio::task::spawn_blocking(move || introduce(&state, &body)).await;
-    let version = version.map_err(|e| ApiError::Body(e.to_string()))?;
+    let version = version.map_err(|e| ApiError::Defect(e.to_string()))?;
     Ok(Json(json!({ "model_version": version })))
 }
 
@@ -58,11 +58,11 @@ fn introduce(state: &AppState, body: &[u8]) -> String {
         if !state.trusts_setup {
             studio = studio.as_stranger();
         }
-        let memory = &preannotator.memory;
-        memory.remember_setup(&project, &request.extra_params, studio);
+        let projects = preannotator.projects();
+        projects.take_setup(&project, &request.extra_params, studio);
     }
     let config = config.and_then(Result::ok);
-    preannotator.version(&project, config.as_ref())
+    preannotator.projects().version(&project, config.as_ref())
 }
 
 /// Label Studio's name of a project: a text, or from other clients a number.

@@ -52,6 +52,12 @@ pub fn decode(bytes: &[u8], max_pixels: usize) -> Result<RgbImage, DecodeError> 
     Ok(upright(image, orientation))
 }
 
+/// The width and the height that a file says its picture has.
+pub(super) fn dimensions(bytes: &[u8]) -> Option<(u32, u32)> {
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
+    reader.ok()?.into_dimensions().ok()
+}
+
 fn over_white(image: DynamicImage) -> RgbImage {
     match image {
         DynamicImage::ImageRgb8(image) => image,

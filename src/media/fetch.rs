@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, LOCATION};
+use reqwest::header::{
+    AUTHORIZATION, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, LOCATION,
+};
 use reqwest::{Response, StatusCode, Url};
 
 use super::MediaError;
@@ -53,6 +55,41 @@ pub struct Fetcher {
 
 const MAX_REDIRECTS: usize = 5;
 
+/// What tells whether an image is still the same, as its host gave it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Validators {
+    /// Of an HTTP answer; of a file, when it was changed and its length.
+    etag: Option<String>,
+    /// As a date of HTTP.
+    last_modified: Option<String>,
+}
+
+impl Validators {
+    fn are_none(&self) -> bool {
+        self.etag.is_none() && self.last_modified.is_none()
+    }
+
+    fn of_file(metadata: &std::fs::Metadata) -> Self {
+        let changed = metadata.modified().ok();
+        Self {
+            etag: changed.map(|time| format!("{time:?} {}", metadata.len())),
+            last_modified: None,
+        }
+    }
+}
+
+/// What a host said.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// The image is as it was.
+    Same,
+    /// The image's file.
+    Bytes {
+        bytes: Vec<u8>,
+        validators: Validators,
+    },
+}
+
 impl Fetcher {
     /// A fetcher with its own connections.
     ///
@@ -66,14 +103,16 @@ impl Fetcher {
         })
     }
 
-    /// The bytes at a location.
+    /// The bytes at a location, unless they are those of `known`.
     pub(super) async fn bytes(
         &self,
         location: Location,
         request: ImageRequest<'_>,
-    ) -> Result<Vec<u8>, MediaError> {
+        known: Option<&Validators>,
+    ) -> Result<Answer, MediaError> {
         let url = location.describe(request.label_studio);
-        let fetched = tokio::time::timeout(self.config.timeout, self.read(location, request)).await;
+        let read = self.read(location, request, known);
+        let fetched = tokio::time::timeout(self.config.timeout, read).await;
         fetched.unwrap_or_else(|_| {
             let seconds = self.config.timeout.as_secs();
             Err(MediaError::Unreachable {
@@ -87,17 +126,24 @@ impl Fetcher {
         &self,
         location: Location,
         request: ImageRequest<'_>,
-    ) -> Result<Vec<u8>, MediaError> {
+        known: Option<&Validators>,
+    ) -> Result<Answer, MediaError> {
         let limit = self.config.max_bytes;
+        let no_validators = Validators::default();
+        let known = known.unwrap_or(&no_validators);
         match location {
             Location::Inline(bytes) if bytes.len() > limit => Err(MediaError::TooLarge {
                 url: Location::Inline(bytes).describe(request.label_studio),
                 limit,
             }),
-            Location::Inline(bytes) => Ok(bytes),
+            Location::Inline(bytes) => Ok(Answer::Bytes {
+                bytes,
+                validators: Validators::default(),
+            }),
             Location::File { path, name } => {
-                let limit = limit as u64;
-                let read = tokio::task::spawn_blocking(move || read_file(path, name, limit)).await;
+                let (limit, known) = (limit as u64, known.clone());
+                let read = move || read_file(path, name, limit, &known);
+                let read = tokio::task::spawn_blocking(read).await;
                 read.unwrap_or_else(|e| {
                     Err(MediaError::Unreachable {
                         url: "a local file".to_owned(),
@@ -106,11 +152,12 @@ impl Fetcher {
                 })
             }
             Location::Remote { url, otherwise } => {
-                let first = self.download(url, request).await;
+                let first = self.download(url, request, known).await;
                 match (first, otherwise) {
-                    (Err(first @ MediaError::Status { .. }), Some(other)) => {
-                        self.download(other, request).await.map_err(|_| first)
-                    }
+                    (Err(first @ MediaError::Status { .. }), Some(other)) => self
+                        .download(other, request, known)
+                        .await
+                        .map_err(|_| first),
                     (first, _) => first,
                 }
             }
@@ -119,11 +166,16 @@ impl Fetcher {
 
     /// Follows a URL to its bytes. Each hop is held against the hosts that may be asked, and only Label
     /// Studio itself sees the token.
-    async fn download(&self, start: Url, request: ImageRequest<'_>) -> Result<Vec<u8>, MediaError> {
+    async fn download(
+        &self,
+        start: Url,
+        request: ImageRequest<'_>,
+        known: &Validators,
+    ) -> Result<Answer, MediaError> {
         let mut url = start.clone();
         let mut may_renew = true;
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.hop(&url, &start, request).await?;
+            let response = self.hop(&url, &start, request, known).await?;
             let status = response.status();
             if status == StatusCode::UNAUTHORIZED
                 && request.label_studio.owns(&url)
@@ -131,6 +183,9 @@ impl Fetcher {
                 && request.label_studio.forget_access().await
             {
                 continue;
+            }
+            if status == StatusCode::NOT_MODIFIED && !known.are_none() {
+                return Ok(Answer::Same);
             }
             if !status.is_redirection() {
                 return self.body(response, &url, request).await;
@@ -170,6 +225,7 @@ impl Fetcher {
         url: &Url,
         start: &Url,
         request: ImageRequest<'_>,
+        known: &Validators,
     ) -> Result<Response, MediaError> {
         let studio = request.label_studio;
         let is_own = studio.owns(url);
@@ -181,6 +237,11 @@ impl Fetcher {
             &self.guarded
         };
         let mut get = client.get(url.clone());
+        if let Some(etag) = &known.etag {
+            get = get.header(IF_NONE_MATCH, etag);
+        } else if let Some(date) = &known.last_modified {
+            get = get.header(IF_MODIFIED_SINCE, date);
+        }
         if is_own {
             // a stranger's token is exchanged with a stranger: by the client that is guarded
             if let Some(header) = studio.authorization(client).await? {
@@ -200,7 +261,7 @@ impl Fetcher {
         mut response: Response,
         url: &Url,
         request: ImageRequest<'_>,
-    ) -> Result<Vec<u8>, MediaError> {
+    ) -> Result<Answer, MediaError> {
         let studio = request.label_studio;
         let status = response.status();
         let name = || describe(url, studio);
@@ -229,6 +290,14 @@ impl Fetcher {
         if response.content_length().is_some_and(|n| n > limit as u64) {
             return Err(too_large());
         }
+        let validator = |name| {
+            let value = response.headers().get(name)?.to_str().ok()?;
+            Some(value.to_owned())
+        };
+        let validators = Validators {
+            etag: validator(ETAG),
+            last_modified: validator(LAST_MODIFIED),
+        };
         let mut bytes = vec![];
         while let Some(chunk) = response.chunk().await.map_err(|e| failed(e, url, studio))? {
             if bytes.len() + chunk.len() > limit {
@@ -236,7 +305,7 @@ impl Fetcher {
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok(bytes)
+        Ok(Answer::Bytes { bytes, validators })
     }
 }
 
@@ -280,7 +349,12 @@ fn failed(error: reqwest::Error, url: &Url, studio: &LabelStudio) -> MediaError 
     }
 }
 
-fn read_file(path: PathBuf, name: String, limit: u64) -> Result<Vec<u8>, MediaError> {
+fn read_file(
+    path: PathBuf,
+    name: String,
+    limit: u64,
+    known: &Validators,
+) -> Result<Answer, MediaError> {
     let name = format!("the local file {name}");
     let unreadable = |reason: String| MediaError::Unreachable {
         url: name.clone(),
@@ -296,5 +370,10 @@ fn read_file(path: PathBuf, name: String, limit: u64) -> Result<Vec<u8>, MediaEr
             limit: limit as usize,
         });
     }
-    std::fs::read(&path).map_err(|e| unreadable(e.to_string()))
+    let validators = Validators::of_file(&metadata);
+    if !known.are_none() && *known == validators {
+        return Ok(Answer::Same);
+    }
+    let bytes = std::fs::read(&path).map_err(|e| unreadable(e.to_string()))?;
+    Ok(Answer::Bytes { bytes, validators })
 }

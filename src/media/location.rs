@@ -187,6 +187,14 @@ fn other_upload(url: &Url, studio: &LabelStudio) -> Option<Url> {
 }
 
 impl Location {
+    /// The host that is asked first, if any is.
+    pub(super) fn host(&self) -> Option<String> {
+        match self {
+            Self::Remote { url, .. } => url.host_str().map(str::to_owned),
+            Self::Inline(_) | Self::File { .. } => None,
+        }
+    }
+
     /// Where it is, without what may be secret: no password, and of a query only that it is there, but on
     /// Label Studio, where it names the file.
     pub fn describe(&self, studio: &LabelStudio) -> String {

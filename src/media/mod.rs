@@ -3,6 +3,7 @@
 pub mod decode;
 mod fetch;
 pub mod guard;
+mod images;
 mod location;
 mod orientation;
 
@@ -10,8 +11,10 @@ use image::RgbImage;
 
 pub use decode::{DecodeError, decode};
 pub use fetch::{Fetcher, FetcherConfig, ImageRequest};
+pub use images::{Digest, ImageLimits, Images, Picture, Pixels};
 pub use location::{Location, LocationError, Surroundings, locate};
 
+use self::fetch::Answer;
 use self::guard::PrivateHost;
 use crate::label_studio::TokenError;
 
@@ -51,6 +54,9 @@ pub enum MediaError {
     #[error("{url} has more than the {limit} bytes that an image may have (MAX_IMAGE_BYTES)")]
     #[allow(missing_docs)]
     TooLarge { url: String, limit: usize },
+    /// Another image than a moment ago.
+    #[error("{0} has changed while it was worked on: ask again")]
+    Changed(String),
     /// Bytes that are no image.
     #[error("{url}: {source}")]
     #[allow(missing_docs)]
@@ -58,19 +64,29 @@ pub enum MediaError {
 }
 
 impl Fetcher {
-    /// Fetches and decodes the image that a task's data names.
+    /// Where the image is that a task's data names.
     ///
     /// # Errors
-    /// See [`MediaError`].
-    pub async fn load(&self, request: ImageRequest<'_>) -> Result<RgbImage, MediaError> {
+    /// See [`LocationError`].
+    pub fn locate(&self, request: ImageRequest<'_>) -> Result<Location, LocationError> {
         let around = Surroundings {
             label_studio: request.label_studio,
             task: request.task,
             local_files: self.config.local_files.as_deref(),
         };
-        let location = locate(request.value, around)?;
+        locate(request.value, around)
+    }
+
+    /// Fetches and decodes the image that a task's data names.
+    ///
+    /// # Errors
+    /// See [`MediaError`].
+    pub async fn load(&self, request: ImageRequest<'_>) -> Result<RgbImage, MediaError> {
+        let location = self.locate(request)?;
         let name = location.describe(request.label_studio);
-        let bytes = self.bytes(location, request).await?;
+        let Answer::Bytes { bytes, .. } = self.bytes(location, request, None).await? else {
+            return Err(MediaError::Changed(name));
+        };
         let max_pixels = self.config.max_pixels;
         // decoding computes: not on the async threads
         let decoded = tokio::task::spawn_blocking(move || decode(&bytes, max_pixels)).await;

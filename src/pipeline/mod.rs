@@ -1,25 +1,28 @@
-//! Detect, then segment: one image and one prompt to objects with boxes and masks. Synchronous; the
-//! server runs it on the thread of [`worker`].
+//! Detect, then segment: one image and one prompt to objects with boxes and masks.
+//!
+//! The command line computes a prediction at once ([`Models::predict`]). The server goes [`stages`] by stages, each kept
+//! for whoever asks next, and each a step of the [`scheduler`].
 
 pub mod device;
-mod embeddings;
+pub mod loading;
 pub mod plan;
-pub mod worker;
+pub mod scheduler;
+pub mod stages;
+pub mod timings;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use image::RgbImage;
 
-use self::embeddings::Embeddings;
-pub use self::embeddings::ImageKey;
 pub use self::plan::Plan;
 use crate::checkpoints::LocateError;
 use crate::detector::{DetectError, DetectionOptions, Detector};
-use crate::geometry::{BoundingBox, Detection, ImageSize, Mark};
+use crate::geometry::{BoundingBox, Detection, ImageSize};
 use crate::models::weights::CheckpointError;
 use crate::prompt::Prompt;
-use crate::segmenter::{EncodedImage, ScoredMask, SegmentError, Segmenter};
+use crate::segmenter::{ScoredMask, SegmentError, Segmenter};
 
 /// A detection and, where a segmenter is loaded and wanted, its mask.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +30,7 @@ pub struct DetectedObject {
     /// What and where.
     pub detection: Detection,
     /// Its exact extent.
-    pub mask: Option<ScoredMask>,
+    pub mask: Option<Arc<ScoredMask>>,
 }
 
 /// What one image and one prompt gave.
@@ -37,10 +40,15 @@ pub struct Prediction {
     pub size: ImageSize,
     /// The best first.
     pub objects: Vec<DetectedObject>,
-    /// How long the detector took.
-    pub detector_time: Duration,
-    /// How long the segmenter took; zero where it had nothing to do.
-    pub segmenter_time: Duration,
+}
+
+/// How long the models took for a prediction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ModelTimes {
+    /// The detector.
+    pub detector: Duration,
+    /// The segmenter; zero where it had nothing to do.
+    pub segmenter: Duration,
 }
 
 /// Why there is no prediction.
@@ -76,14 +84,13 @@ pub enum LoadError {
 
 /// The loaded models.
 #[derive(Debug)]
-pub struct Pipeline {
+pub struct Models {
     detector: Detector,
     segmenter: Option<Segmenter>,
-    embeddings: Embeddings,
     device: Device,
 }
 
-impl Pipeline {
+impl Models {
     /// Finds and cuts out what the prompt names.
     ///
     /// # Errors
@@ -93,99 +100,68 @@ impl Pipeline {
         image: &RgbImage,
         prompt: &Prompt,
         options: &DetectionOptions,
-        with_masks: bool,
-    ) -> Result<Prediction, PredictError> {
+    ) -> Result<(Prediction, ModelTimes), PredictError> {
         let start = Instant::now();
-        let found = self.detector.detect(&[(image, prompt)], options)?;
-        let detections: Vec<Detection> = found.into_iter().flatten().collect();
-        let detector_time = start.elapsed();
+        let detections = self.detector.detect(image, prompt, options)?;
+        let detector = start.elapsed();
 
         let start = Instant::now();
         let masks = match &self.segmenter {
-            Some(segmenter) if with_masks && !detections.is_empty() => {
+            Some(segmenter) if !detections.is_empty() => {
                 let encoded = segmenter.encode(image)?;
                 let boxes: Vec<BoundingBox> = detections.iter().map(|d| d.bounding_box).collect();
                 segmenter.segment_boxes(&encoded, &boxes)?
             }
             _ => vec![],
         };
-        let segmenter_time = if masks.is_empty() {
-            Duration::ZERO
-        } else {
-            start.elapsed()
+        let segmenter = match masks.is_empty() {
+            true => Duration::ZERO,
+            false => start.elapsed(),
         };
-        let masks = masks.into_iter().map(Some).chain(std::iter::repeat(None));
-        Ok(Prediction {
+        let masks = masks.into_iter().map(|mask| Some(Arc::new(mask)));
+        let objects = detections
+            .into_iter()
+            .zip(masks.chain(std::iter::repeat(None)));
+        let prediction = Prediction {
             size: ImageSize::of(image),
-            objects: detections
-                .into_iter()
-                .zip(masks)
+            objects: objects
                 .map(|(detection, mask)| DetectedObject { detection, mask })
                 .collect(),
-            detector_time,
-            segmenter_time,
-        })
-    }
-
-    /// As [`Self::predict`], but a phrase that the model cannot read is left out: nobody typed it, it is one
-    /// label of many.
-    ///
-    /// # Errors
-    /// If no phrase can be read, or a model fails.
-    pub fn predict_readable(
-        &self,
-        image: &RgbImage,
-        prompt: &Prompt,
-        options: &DetectionOptions,
-        with_masks: bool,
-    ) -> Result<Prediction, PredictError> {
-        let mut readable = prompt.clone();
-        for phrase in self.detector.unreadable(prompt)? {
-            tracing::warn!(
-                phrase,
-                "the detector cannot read this label: it is not looked for"
-            );
-            // where nothing is left, the prediction below says so
-            readable = readable.without(&phrase).unwrap_or(readable);
-        }
-        self.predict(image, &readable, options, with_masks)
-    }
-
-    /// The image embedding of an image that was marked before; `None` if it is not kept.
-    pub fn remembered(&self, key: &ImageKey) -> Option<EncodedImage> {
-        self.embeddings.get(key)
-    }
-
-    /// Encodes an image for marks, and keeps its embedding.
-    ///
-    /// # Errors
-    /// If no segmenter is loaded, or the model fails.
-    pub fn encode(&self, key: ImageKey, image: &RgbImage) -> Result<EncodedImage, PredictError> {
-        let encoded = self.segmenter()?.encode(image)?;
-        self.embeddings.keep(key, encoded.clone());
-        Ok(encoded)
-    }
-
-    /// Cuts out what an annotator marked, one mask per mark, in their order.
-    ///
-    /// # Errors
-    /// If no segmenter is loaded, or the model fails.
-    pub fn cut_out(
-        &self,
-        image: &EncodedImage,
-        marks: &[Mark],
-    ) -> Result<Vec<ScoredMask>, PredictError> {
-        let segmenter = self.segmenter()?;
-        let masks = marks.iter().map(|m| segmenter.segment_mark(image, m));
-        Ok(masks.collect::<Result<_, _>>()?)
+        };
+        let times = ModelTimes {
+            detector,
+            segmenter,
+        };
+        Ok((prediction, times))
     }
 
     fn segmenter(&self) -> Result<&Segmenter, PredictError> {
         self.segmenter.as_ref().ok_or(PredictError::NoSegmenter)
     }
 
-    /// Where it computes: `cpu`, or `cuda` with its number.
+    /// Where they compute: `cpu`, or `cuda` with its number.
     pub fn device(&self) -> String {
         device::name(&self.device)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use candle_core::{DType, Device};
+
+    use super::Models;
+    use crate::checkpoints::Role;
+    use crate::checkpoints::demo;
+    use crate::detector::Detector;
+    use crate::segmenter::Segmenter;
+
+    /// The models of the repository.
+    pub(crate) fn demo_models() -> Models {
+        let device = Device::Cpu;
+        Models {
+            detector: Detector::load(&demo(Role::Detector), DType::F32, &device).unwrap(),
+            segmenter: Some(Segmenter::load(&demo(Role::Segmenter), DType::F32, &device).unwrap()),
+            device,
+        }
     }
 }

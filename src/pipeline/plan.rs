@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
-use super::embeddings::Embeddings;
-use super::{LoadError, Pipeline, device};
+use super::{LoadError, Models, device};
 use crate::checkpoints::choice::Choice;
 use crate::checkpoints::hub::Watcher;
 use crate::checkpoints::{DEMO, Locator, NONE, Role};
@@ -80,21 +79,20 @@ impl Plan {
     ///
     /// # Errors
     /// If a checkpoint is unknown, cannot be fetched, is incomplete, damaged, or of another architecture.
-    pub fn load(self, watcher: &Arc<dyn Watcher>) -> Result<Pipeline, LoadError> {
+    pub fn load(&self, watcher: &Arc<dyn Watcher>) -> Result<Models, LoadError> {
         let (device, dtype) = self.placement()?;
         self.warn_of_demo();
         // both are fetched before the first is loaded
         let detector = self.locate_detector(watcher)?;
         let segmenter = self.locate_segmenter(watcher)?;
-        watcher.waiting("the models are being loaded");
+        watcher.loading("the models are being loaded");
         let detector = self.open_detector(&detector, dtype, device)?;
         let segmenter = segmenter
             .map(|checkpoint| Segmenter::load(&checkpoint, dtype, device))
             .transpose()?;
-        Ok(Pipeline {
+        Ok(Models {
             detector,
             segmenter,
-            embeddings: Embeddings::default(),
             device: device.clone(),
         })
     }

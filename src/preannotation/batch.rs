@@ -6,14 +6,15 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::context::numbers;
-use super::gate::{BATCH_AT_ONCE, Urgency};
+use super::interaction::numbers;
+use super::project::{Origin, View};
 use super::{
-    Origin, PreannotationError, Preannotator, Search, Task, TaskPrediction, View, mean,
+    BATCH_AT_ONCE, PreannotationError, Preannotator, Search, Task, TaskPrediction, mean,
     needs_region_control,
 };
 use crate::geometry::ImageSize;
 use crate::labeling::{ControlKind, ImageTag, Label, LabelingConfig, LabelingError};
+use crate::pipeline::scheduler::Urgency;
 use crate::prompt::Prompt;
 use crate::regions::{Region, Unlabeled, typed};
 
@@ -45,6 +46,12 @@ impl BatchPlan {
     /// What is looked for, image by image, for people.
     pub fn prompts(&self) -> impl Iterator<Item = &Prompt> {
         self.searches.iter().map(|search| &search.prompt)
+    }
+
+    /// Whether somebody waits who has opened the task.
+    fn is_urgent(&self) -> bool {
+        let mut searches = self.searches.iter();
+        searches.any(|search| search.urgency < Urgency::Batch)
     }
 
     /// What the predictions carry.
@@ -80,14 +87,15 @@ impl Preannotator {
         origin: Origin,
         config: Arc<LabelingConfig>,
         prompt: Option<&str>,
+        urgency: Urgency,
     ) -> Result<BatchPlan, PreannotationError> {
-        let view = self.view(origin, config, prompt);
+        let view = self.projects.view(origin, config, prompt);
         let search = |image: &ImageTag, prompt, is_of_labels| Search {
             image: image.clone(),
             prompt,
             unlabeled: Unlabeled::Drop,
             is_of_labels,
-            urgency: Urgency::Batch,
+            urgency,
         };
         let image = view.config.image()?;
         needs_region_control(&view.config, image)?;
@@ -122,6 +130,11 @@ impl Preannotator {
         plan: &BatchPlan,
         task: &Task,
     ) -> Result<TaskPrediction, PreannotationError> {
+        // an image is in memory from its fetching to its prediction
+        let _place = match plan.is_urgent() {
+            true => None,
+            false => self.of_batches.acquire().await.ok(),
+        };
         let (mut result, mut scores) = (vec![], vec![]);
         let numbers = numbers(&plan.view.config, &[], &task.regions);
         for search in &plan.searches {
@@ -158,7 +171,7 @@ impl Preannotator {
                 let predicted = this.predict(plan, &task).await;
                 if let Err(error) = &predicted {
                     tracing::error!(task = task.id, "{error}");
-                    this.metrics.failed();
+                    this.metrics().failed();
                 }
                 (i, predicted)
             });

@@ -1,59 +1,46 @@
 //! A task of Label Studio through the whole road: labeling config, image, prompt, models, regions. The
 //! server and `annotate` both go this way; it knows no HTTP of its own.
+//!
+//! [`interaction`] says what an annotator did, [`project`] what a project is known for, and this module carries a task
+//! through the stages of the [`crate::pipeline`].
 
+pub mod admission;
 mod batch;
-pub mod cache;
-pub mod context;
-pub mod gate;
-pub mod memory;
-pub mod settings;
-pub mod version;
+pub mod interaction;
+pub mod project;
 
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 
+use self::admission::{Admission, Busy};
 pub use self::batch::{BatchPlan, Outcome};
-use self::cache::{Key, PredictionCache};
-use self::context::{Drawn, Interaction, interaction, marks, numbers, text_of};
-use self::gate::{Gate, Urgency};
-use self::memory::{ProjectMemory, Remembered};
-use self::settings::{Numbers, ProjectSettings, Settings};
-use crate::config::Secret;
-use crate::detector::DetectionOptions;
-use crate::label_studio::LabelStudio;
+use self::interaction::{Drawn, Interaction, interaction, marks, numbers, text_of};
+use self::project::View;
+use self::project::settings::Numbers;
+pub use self::project::{Defaults, Origin, Projects};
 use crate::labeling::{ImageTag, LabelingConfig, LabelingError, Shape};
-use crate::media::{Fetcher, ImageRequest, MediaError};
+use crate::media::{ImageRequest, Images, MediaError, Picture};
 use crate::metrics::Metrics;
-use crate::pipeline::Pipeline;
-use crate::pipeline::worker::{Worker, WorkerError};
+use crate::pipeline::loading::Loading;
+use crate::pipeline::scheduler::Urgency;
+use crate::pipeline::stages::{Asker, Failed, Query, StageError, Stages, off_thread};
+use crate::pipeline::timings::Timings;
 use crate::prompt::{EmptyPrompt, Prompt};
 use crate::regions::{Region, Regions, Style, Unlabeled, cutouts, regions};
 
-/// What everything here shares.
+/// Tasks to predictions.
 #[derive(Debug)]
 pub struct Preannotator {
-    /// The models.
-    pub worker: Worker,
-    /// The way to images.
-    pub fetcher: Fetcher,
-    /// As configured; what it lacks comes from `/setup`.
-    pub label_studio: LabelStudio,
-    /// What counts as found where nothing else is said.
-    pub defaults: DetectionOptions,
-    /// In percent of an image's longer side.
-    pub polygon_tolerance: f32,
-    /// Version and models, the beginning of every model version.
-    pub models: String,
-    /// What is known of each project.
-    pub memory: ProjectMemory,
-    /// Predictions already made.
-    pub cache: PredictionCache,
-    /// How many tasks may be on their way.
-    pub gate: Gate,
-    /// What is counted.
-    pub metrics: Metrics,
+    projects: Projects,
+    images: Images,
+    stages: Stages,
+    admission: Admission,
+    /// Tasks of batches that are on their way.
+    of_batches: Semaphore,
+    metrics: Metrics,
 }
 
 /// A task, as far as it matters.
@@ -65,28 +52,6 @@ pub struct Task {
     pub data: Map<String, Value>,
     /// What its annotations and drafts hold; read only where a labeling config has thresholds.
     pub regions: Vec<Value>,
-}
-
-/// Where tasks come from.
-#[derive(Debug, Clone, Default)]
-pub struct Origin {
-    /// Label Studio's name of the project, `79.1795353181`; empty where it said none.
-    pub project: String,
-    /// User and password for protected image URLs.
-    pub login: Option<(String, Secret)>,
-}
-
-/// A project as one request sees it from beginning to end, whatever others type or set meanwhile.
-#[derive(Debug, Clone)]
-struct View {
-    origin: Origin,
-    config: Arc<LabelingConfig>,
-    settings: ProjectSettings,
-    /// Given, or remembered.
-    prompt: Option<String>,
-    label_studio: LabelStudio,
-    /// What the request's predictions carry.
-    version: String,
 }
 
 /// What Label Studio stores or shows for a task.
@@ -109,15 +74,23 @@ pub enum PreannotationError {
     /// There is nothing to look for.
     #[error(transparent)]
     Prompt(#[from] EmptyPrompt),
-    /// The image cannot be had.
-    #[error(transparent)]
-    Media(#[from] MediaError),
     /// More than anybody types.
     #[error("the prompt has {0} bytes, and may have {MAX_PROMPT}: use fewer phrases")]
     LongPrompt(usize),
+    /// Too many annotators wait.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    /// The image cannot be had.
+    #[error(transparent)]
+    Media(#[from] MediaError),
     /// The models gave nothing.
     #[error(transparent)]
-    Worker(#[from] WorkerError),
+    Stage(#[from] Failed),
+    /// A defect that cost this task, not the server.
+    #[error(
+        "making regions of what was found panicked, which is a defect of groundling; see its log"
+    )]
+    Regions,
 }
 
 /// One image to look at, and what for.
@@ -134,46 +107,56 @@ struct Search {
 /// The longest prompt that may be typed or set, in bytes: thousands of words.
 const MAX_PROMPT: usize = 8 << 10;
 
+/// Tasks of batches that are on their way at a time: while one is computed, the next is fetched.
+const BATCH_AT_ONCE: usize = 2;
+
 impl Preannotator {
-    /// The version that predictions of a project carry now.
-    pub fn version(&self, project: &str, config: Option<&LabelingConfig>) -> String {
-        let known = self.memory.project(project);
-        self.version_of(&known.settings, known.prompt.as_deref(), config)
-    }
-
-    fn version_of(
-        &self,
-        settings: &ProjectSettings,
-        prompt: Option<&str>,
-        config: Option<&LabelingConfig>,
-    ) -> String {
-        version::of_project(
-            &self.models,
-            &self.defaults,
-            self.polygon_tolerance,
-            settings,
-            prompt,
-            config,
-        )
-    }
-
-    /// A project as it is now, with a prompt that was given instead of the remembered one.
-    fn view(&self, origin: Origin, config: Arc<LabelingConfig>, prompt: Option<&str>) -> View {
-        let Remembered {
-            settings,
-            prompt: remembered,
-            label_studio,
-            ..
-        } = self.memory.project(&origin.project);
-        let prompt = prompt.map(|text| text.trim().to_owned()).or(remembered);
-        View {
-            version: self.version_of(&settings, prompt.as_deref(), Some(&config)),
-            label_studio: self.label_studio.or(&label_studio),
-            origin,
-            config,
-            settings,
-            prompt,
+    /// With room for `queue` requests of annotators.
+    pub fn new(projects: Projects, images: Images, stages: Stages, queue: usize) -> Self {
+        Self {
+            projects,
+            images,
+            stages,
+            admission: Admission::new(queue),
+            of_batches: Semaphore::new(BATCH_AT_ONCE),
+            metrics: Metrics::default(),
         }
+    }
+
+    /// What is known of projects.
+    pub fn projects(&self) -> &Projects {
+        &self.projects
+    }
+
+    /// The models, or how far they are.
+    pub fn loading(&self) -> &Loading {
+        self.stages.loading()
+    }
+
+    /// The stages that tasks are carried through.
+    pub fn stages(&self) -> &Stages {
+        &self.stages
+    }
+
+    /// How many requests of annotators wait or are worked on.
+    pub fn waiting(&self) -> usize {
+        self.admission.count()
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Everything that is counted, in Prometheus' text format.
+    ///
+    /// # Errors
+    /// If the text cannot be written.
+    pub fn render_metrics(&self) -> Result<String, std::fmt::Error> {
+        let kept = self.images.usage().into_iter().chain(self.stages.usage());
+        let steps = self.stages.scheduler().waiting();
+        self.metrics
+            .render(self.waiting(), steps, self.loading(), kept)
     }
 
     /// Answers what an annotator just did in the editor.
@@ -187,7 +170,7 @@ impl Preannotator {
         task: &Task,
         context: &[Value],
     ) -> Result<TaskPrediction, PreannotationError> {
-        let view = |prompt| self.view(origin.clone(), config.clone(), prompt);
+        let view = |prompt| self.projects.view(origin.clone(), config.clone(), prompt);
         let nothing = || TaskPrediction {
             result: vec![],
             score: 0.0,
@@ -203,7 +186,7 @@ impl Preannotator {
                 drawn,
                 label,
                 image,
-            } => self.cut_out(view(None), image, task, drawn, label).await,
+            } => self.cut_out(view(None), image, task, &drawn, label).await,
             Interaction::Prompt { text, image } => {
                 self.look_for(view(Some(&text)), image, task, context).await
             }
@@ -241,14 +224,12 @@ impl Preannotator {
             prompt: Prompt::parse(text)?,
             unlabeled: Unlabeled::Keep,
             is_of_labels: false,
-            urgency: Urgency::Interactive,
+            urgency: Urgency::Annotator,
         };
         needs_region_control(&view.config, image)?;
         let numbers = numbers(&view.config, context, &task.regions);
         let found = self.find(&view, &search, numbers, task).await?;
-        if !view.origin.project.is_empty() {
-            self.memory.remember_prompt(&view.origin.project, text);
-        }
+        self.projects.typed(&view.origin.project, text);
         Ok(TaskPrediction {
             score: found.score,
             result: found.regions,
@@ -256,7 +237,7 @@ impl Preannotator {
         })
     }
 
-    /// Looks at one image of a task; made before, being made, or made now.
+    /// Looks at one image of a task.
     async fn find(
         &self,
         view: &View,
@@ -266,39 +247,33 @@ impl Preannotator {
     ) -> Result<Regions, PreannotationError> {
         let (config, image) = (&view.config, &search.image);
         let url = image.url(&task.data)?;
-        let settings = Settings::resolve(&self.defaults, &view.settings, numbers, config, image);
-        let options = settings.options;
+        let settings = view.settings(numbers, image);
         let mut controls = config.region_controls(image);
-        let with_masks = settings.segment && controls.any(|c| c.shape != Shape::Rectangle);
-        // a cloud URI means what it means to its task's storage
-        let place = (view.label_studio.base(), task.id, &url);
-        let key = Key::of(&(place, &search.prompt, with_masks, options));
-        let make = async {
-            let _place = self.gate.enter(search.urgency).await?;
-            let pixels = self.image(view, task, &url).await?;
-            let (prompt, is_of_labels) = (search.prompt.clone(), search.is_of_labels);
-            let predicted = self
-                .worker
-                .run(move |models| match is_of_labels {
-                    true => models.predict_readable(&pixels, &prompt, &options, with_masks),
-                    false => models.predict(&pixels, &prompt, &options, with_masks),
-                })
-                .await?;
-            self.metrics.predicted(&predicted);
-            Ok::<_, PreannotationError>(predicted)
+        let query = Query {
+            prompt: search.prompt.clone(),
+            options: settings.options,
+            with_masks: settings.segment && controls.any(|c| c.shape != Shape::Rectangle),
+            skips_unreadable: search.is_of_labels,
         };
-        let prediction = self.cache.get_or_make(&key, make).await?;
+        let timings = Timings::default();
+        let asker = Asker {
+            urgency: search.urgency,
+            timings: &timings,
+        };
+        let _place = self.enter(search.urgency)?;
+        let picture = self.picture(view, task, &url).await?;
+        let prediction = self.stages.predict(&picture, &query, asker).await?;
+        self.metrics.predicted(&prediction, &timings);
         let style = Style {
             unlabeled: search.unlabeled,
             label_thresholds: settings.label_thresholds,
-            polygon_tolerance: self.polygon_tolerance,
+            polygon_tolerance: view.polygon_tolerance,
         };
-        let made = {
-            let (prediction, config) = (prediction.clone(), config.clone());
-            let image = image.clone();
-            computed(move || regions(&prediction, &config, &image, &style)).await?
-        };
+        let (config, image) = (config.clone(), image.clone());
+        let found = prediction.objects.len();
+        let made = made(move || regions(&prediction, &config, &image, &style)).await?;
         self.metrics.regions(made.regions.len());
+        let options = &query.options;
         tracing::info!(
             task = task.id,
             prompt = %search.prompt,
@@ -307,11 +282,10 @@ impl Preannotator {
             nms_iou = %options.nms_iou,
             max_detections = options.max_detections,
             label_thresholds = settings.label_thresholds.is_some(),
-            found = prediction.objects.len(),
+            found,
             regions = made.regions.len(),
             without_label = made.dropped,
-            detector_ms = prediction.detector_time.as_millis() as u64,
-            segmenter_ms = prediction.segmenter_time.as_millis() as u64,
+            timings = %timings,
             "predicted"
         );
         Ok(made)
@@ -323,7 +297,7 @@ impl Preannotator {
         view: View,
         image: &ImageTag,
         task: &Task,
-        drawn: Vec<Drawn>,
+        drawn: &[Drawn],
         label: Option<String>,
     ) -> Result<TaskPrediction, PreannotationError> {
         let mut prediction = TaskPrediction {
@@ -340,69 +314,66 @@ impl Preannotator {
             return Ok(prediction);
         }
         let url = image.url(&task.data)?;
-        let count = drawn.len();
-        let key = Key::of(&(view.label_studio.base(), task.id, &url)).bytes();
-        let drawn = Arc::new(drawn);
-        let again = drawn.clone();
-        let _place = self.gate.enter(Urgency::Interactive).await?;
-        let remembered = self.worker.run(move |models| {
-            let image = models.remembered(&key);
-            image
-                .map(|image| models.cut_out(&image, &marks(&again, image.size())))
-                .transpose()
-        });
-        let masks = match remembered.await? {
-            Some(masks) => masks,
-            None => {
-                let pixels = self.image(&view, task, &url).await?;
-                let encode = move |models: &Pipeline| {
-                    let image = models.encode(key, &pixels)?;
-                    models.cut_out(&image, &marks(&drawn, image.size()))
-                };
-                self.worker.run(encode).await?
-            }
+        let timings = Timings::default();
+        let asker = Asker {
+            urgency: Urgency::Annotator,
+            timings: &timings,
         };
+        let _place = self.enter(asker.urgency)?;
+        let picture = self.picture(&view, task, &url).await?;
+        let marks = marks(drawn, picture.size);
+        let masks = self.stages.cut_out(&picture, marks, asker).await?;
         let style = Style {
             unlabeled: Unlabeled::Keep,
             label_thresholds: None,
-            polygon_tolerance: self.polygon_tolerance,
+            polygon_tolerance: view.polygon_tolerance,
         };
         let (config, image) = (view.config.clone(), image.clone());
         let make = move || cutouts(&masks, label.as_deref(), &config, &image, &style);
-        prediction.result = computed(make).await?;
+        prediction.result = made(make).await?;
         prediction.score = mean(prediction.result.iter().filter_map(|region| region.score));
         self.metrics.regions(prediction.result.len());
         tracing::info!(
             task = task.id,
-            drawn = count,
+            drawn = drawn.len(),
             regions = prediction.result.len(),
+            timings = %timings,
             "cut out"
         );
         Ok(prediction)
     }
 
-    async fn image(
-        &self,
-        view: &View,
+    /// An annotator's request takes a place; others are bounded where they come from.
+    fn enter(&self, urgency: Urgency) -> Result<Option<admission::Place>, Busy> {
+        match urgency {
+            Urgency::Annotator => self.admission.enter().map(Some),
+            Urgency::Opened | Urgency::Batch | Urgency::Warming => Ok(None),
+        }
+    }
+
+    async fn picture<'a>(
+        &'a self,
+        view: &'a View,
         task: &Task,
-        url: &str,
-    ) -> Result<image::RgbImage, PreannotationError> {
+        url: &'a str,
+    ) -> Result<Picture<'a>, MediaError> {
         let request = ImageRequest {
             value: url,
             label_studio: &view.label_studio,
             task: task.id,
             login: view.origin.login.as_ref(),
         };
-        Ok(self.fetcher.load(request).await?)
+        self.images.look_up(request).await
     }
 }
 
-/// Runs what computes for a while off the async threads.
-async fn computed<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, WorkerError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| WorkerError::Panicked)
+/// Regions are made off the async threads; a panic there is no fault of the models.
+async fn made<T: Send + 'static>(
+    make: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, PreannotationError> {
+    off_thread(make)
+        .await
+        .map_err(|_: StageError| PreannotationError::Regions)
 }
 
 /// Results need somewhere to go.

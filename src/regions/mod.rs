@@ -3,6 +3,8 @@
 pub mod brush_rle;
 pub mod polygon;
 
+use std::sync::Arc;
+
 use rand::Rng;
 use rand::distr::Alphanumeric;
 use serde::Serialize;
@@ -81,7 +83,9 @@ pub fn regions(
         let found: Vec<(RegionControl, Option<Named>)> = config
             .region_controls(image)
             .map(|control| {
-                let label = control.label_for(phrase);
+                let label = phrase
+                    .as_deref()
+                    .and_then(|phrase| control.label_for(phrase));
                 (control, label)
             })
             .collect();
@@ -118,7 +122,7 @@ pub fn regions(
 /// The masks of marked objects as regions with the label the annotator drew with: of the brush where
 /// there is one, else of the polygon; a control with that label before others.
 pub fn cutouts<'a>(
-    masks: &[ScoredMask],
+    masks: &[Arc<ScoredMask>],
     label: Option<&str>,
     config: &'a LabelingConfig,
     image: &'a ImageTag,
@@ -135,7 +139,8 @@ pub fn cutouts<'a>(
         return vec![];
     };
     let mut regions = vec![];
-    for ScoredMask { mask, score } in masks {
+    for scored in masks {
+        let ScoredMask { mask, score } = &**scored;
         for value in mask_values(mask, control.shape, style) {
             let label = named(control);
             regions.extend(labeled(value, control, image, mask.size(), label, *score));
@@ -287,8 +292,6 @@ fn fresh_id() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const KEEP: Style = Style {
@@ -310,7 +313,7 @@ mod tests {
             .iter()
             .map(|phrase| DetectedObject {
                 detection: Detection {
-                    phrase: (*phrase).to_owned(),
+                    phrase: Some((*phrase).to_owned()),
                     score: 0.5,
                     bounding_box: BoundingBox {
                         x0: -10.0,
@@ -319,18 +322,13 @@ mod tests {
                         y1: 60.0,
                     },
                 },
-                mask: Some(ScoredMask {
+                mask: Some(Arc::new(ScoredMask {
                     mask: Mask::from_pixels(size, [false, true]),
                     score: 1.02,
-                }),
+                })),
             })
             .collect();
-        Prediction {
-            size,
-            objects,
-            detector_time: Duration::ZERO,
-            segmenter_time: Duration::ZERO,
-        }
+        Prediction { size, objects }
     }
 
     #[test]
@@ -431,10 +429,10 @@ mod tests {
             height: 50,
             width: 100,
         };
-        let masks = [ScoredMask {
+        let masks = [Arc::new(ScoredMask {
             mask: Mask::from_pixels(size, [true]),
             score: 0.7,
-        }];
+        })];
         let controls = |order: &str| {
             let polygon = "<PolygonLabels name='p' toName='i'><Label value='dog'/></PolygonLabels>";
             let brush = "<BrushLabels name='b' toName='i'><Label value='cat'/></BrushLabels>";

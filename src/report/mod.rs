@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::pipeline::{DetectedObject, Prediction};
+use crate::pipeline::{DetectedObject, ModelTimes, Prediction};
 use crate::prompt::Prompt;
 
 /// The JSON of a run: one result per image, in the order they were given.
@@ -54,7 +54,7 @@ pub struct Done {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DetectionReport {
     /// What it is.
-    pub phrase: String,
+    pub phrase: Option<String>,
     /// 0..1.
     pub score: f32,
     /// x0, y0, x1, y1 in pixels of the upright image.
@@ -79,15 +79,19 @@ pub struct Timings {
 }
 
 impl Done {
-    /// Describes a prediction; `decode_time` is what it took to read the image.
+    /// Describes a prediction; `decode_time` is what it took to read the image, `times` what the models took.
     pub fn new(
         image: String,
         prompt: &Prompt,
         prediction: &Prediction,
         decode_time: Duration,
+        times: ModelTimes,
     ) -> Self {
         let ms = |time: Duration| (time.as_secs_f64() * 1e5).round() / 100.0;
-        let (detector, segmenter) = (prediction.detector_time, prediction.segmenter_time);
+        let ModelTimes {
+            detector,
+            segmenter,
+        } = times;
         Self {
             image,
             width: prediction.size.width,

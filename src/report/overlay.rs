@@ -37,15 +37,21 @@ pub fn draw(image: &RgbImage, prediction: &Prediction, prompt: &Prompt) -> RgbIm
         let color = color_of(object, prompt);
         let corners = object.detection.bounding_box.clamped(prediction.size);
         draw_box(&mut canvas, corners, color, style.line);
-        let text = format!("{} {:.2}", object.detection.phrase, object.detection.score);
-        draw_tag(&mut canvas, &text, corners, color, style);
+        draw_tag(
+            &mut canvas,
+            &object.detection.describe(),
+            corners,
+            color,
+            style,
+        );
     }
     canvas
 }
 
 fn color_of(object: &DetectedObject, prompt: &Prompt) -> Rgb<u8> {
+    let own = object.detection.phrase.as_ref();
     let mut phrases = prompt.phrases().iter();
-    let index = phrases.position(|phrase| *phrase == object.detection.phrase);
+    let index = phrases.position(|phrase| Some(phrase) == own);
     Rgb(PALETTE[index.unwrap_or(0) % PALETTE.len()])
 }
 

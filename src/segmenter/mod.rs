@@ -38,6 +38,25 @@ pub struct ScoredMask {
     pub score: f32,
 }
 
+/// A mask as the model gives it, a quarter of its input's size, before it is scaled to the image.
+#[derive(Debug, Clone)]
+pub struct SmallMask {
+    logits: Vec<f32>,
+    score: f32,
+    input_side: usize,
+    frame: Frame,
+}
+
+impl SmallMask {
+    /// The mask of the image's size. It needs no model: other threads can do it.
+    pub fn to_image_size(&self) -> ScoredMask {
+        ScoredMask {
+            mask: upscale_mask(&self.logits, self.input_side, self.frame),
+            score: self.score,
+        }
+    }
+}
+
 /// An image the segmenter has looked at once; any number of prompts can follow.
 #[derive(Debug, Clone)]
 pub struct EncodedImage {
@@ -49,6 +68,11 @@ impl EncodedImage {
     /// The size of the image itself.
     pub fn size(&self) -> ImageSize {
         self.frame.original
+    }
+
+    /// Bytes it takes.
+    pub fn bytes(&self) -> usize {
+        self.embeddings.elem_count() * self.embeddings.dtype().size_in_bytes()
     }
 }
 
@@ -74,7 +98,7 @@ const IMAGES: &str = "preprocessor_config.json";
 
 /// Boxes that go through the mask decoder together: each takes some 20 MB of image tokens and upscaled maps at
 /// SAM's size. Four take 5 % less time than one by one.
-const BOXES_AT_ONCE: usize = 4;
+pub const BOXES_AT_ONCE: usize = 4;
 
 impl Segmenter {
     /// Loads a checkpoint; one without a preprocessor configuration is given SAM's usual pixels.
@@ -130,16 +154,31 @@ impl Segmenter {
         let _span = tracing::debug_span!("segment", boxes = boxes.len()).entered();
         let mut masks = vec![];
         for boxes in boxes.chunks(BOXES_AT_ONCE) {
-            let prompts = Prompts {
-                boxes: Some(boxes.iter().map(|b| image.frame.corners(*b)).collect()),
-                ..Prompts::default()
-            };
-            let predicted = self
-                .model
-                .predict_masks(&image.embeddings, &prompts, false)?;
-            masks.extend(self.best_masks(&predicted, image.frame)?);
+            let small = self.small_masks(image, boxes)?;
+            let _span = tracing::debug_span!("post_process").entered();
+            let scaled = small.par_iter().map(SmallMask::to_image_size);
+            masks.extend(scaled.collect::<Vec<_>>());
         }
         Ok(masks)
+    }
+
+    /// One mask per box, in their order, as the model gives them: a pass for all of them, at most [`BOXES_AT_ONCE`].
+    ///
+    /// # Errors
+    /// If the model fails.
+    pub fn small_masks(
+        &self,
+        image: &EncodedImage,
+        boxes: &[BoundingBox],
+    ) -> Result<Vec<SmallMask>, SegmentError> {
+        let prompts = Prompts {
+            boxes: Some(boxes.iter().map(|b| image.frame.corners(*b)).collect()),
+            ..Prompts::default()
+        };
+        let predicted = self
+            .model
+            .predict_masks(&image.embeddings, &prompts, false)?;
+        self.best_masks(&predicted, image.frame)
     }
 
     /// The mask of the object an annotator marked. Points alone leave open how much of the object is
@@ -151,7 +190,7 @@ impl Segmenter {
         &self,
         image: &EncodedImage,
         mark: &Mark,
-    ) -> Result<ScoredMask, SegmentError> {
+    ) -> Result<SmallMask, SegmentError> {
         let label = |point: &Point| match point.is_positive {
             true => PointLabel::Foreground,
             false => PointLabel::Background,
@@ -179,9 +218,8 @@ impl Segmenter {
         self.model.config().vision_config.image_size
     }
 
-    /// Per prompt the mask of the best expected IoU, at the image's size.
-    fn best_masks(&self, masks: &Masks, frame: Frame) -> Result<Vec<ScoredMask>, SegmentError> {
-        let _span = tracing::debug_span!("post_process").entered();
+    /// Per prompt the mask of the best expected IoU.
+    fn best_masks(&self, masks: &Masks, frame: Frame) -> Result<Vec<SmallMask>, SegmentError> {
         let scores: Vec<Vec<f32>> = masks.iou_scores.to_dtype(DType::F32)?.to_vec2()?;
         let logits = masks.low_res_masks.to_dtype(DType::F32)?.flatten_from(2)?;
         let mut best = vec![];
@@ -189,13 +227,14 @@ impl Segmenter {
             let ranked = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
             if let Some((index, score)) = ranked {
                 let logits: Vec<f32> = logits.get(prompt)?.get(index)?.to_vec1()?;
-                best.push((logits, *score));
+                best.push(SmallMask {
+                    logits,
+                    score: *score,
+                    input_side: self.input_side(),
+                    frame,
+                });
             }
         }
-        let masks = best.par_iter().map(|(logits, score)| ScoredMask {
-            mask: upscale_mask(logits, self.input_side(), frame),
-            score: *score,
-        });
-        Ok(masks.collect())
+        Ok(best)
     }
 }

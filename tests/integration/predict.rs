@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use groundling::http::router;
+use groundling::pipeline::scheduler::Urgency;
 use serde_json::json;
 
 use crate::support::{
@@ -37,12 +38,12 @@ async fn health_and_setup_answer_while_a_prediction_runs() {
     // the models are busy until they are released
     let (release, released) = std::sync::mpsc::channel::<()>();
     let busy = tokio::spawn(async move {
-        let work = move |_: &_| {
+        let work = move || {
             // an error is the release, too
             let _ = released.recv();
-            Ok(())
         };
-        state.preannotator.worker.run(work).await
+        let scheduler = state.preannotator.stages().scheduler();
+        scheduler.run(Urgency::Annotator, work).await
     });
     let request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle");
     let running = {

@@ -68,7 +68,7 @@ fn a_point_on_an_object_finds_it() {
         points: vec![point(505.0, 375.0, true), point(380.0, 250.0, false)],
     };
     let pointed = segmenter.segment_mark(&encoded, &mark).unwrap();
-    let iou = pointed.mask.iou(&boxed[0].mask);
+    let iou = pointed.to_image_size().mask.iou(&boxed[0].mask);
     println!("from points against from the box: IoU {iou:.3}");
     assert!(iou > 0.8, "{iou}");
 }
@@ -83,12 +83,12 @@ fn half_precision_finds_the_same() {
     let options = DetectionOptions::default();
     let run = |dtype| {
         let detector = Detector::load(&demo(Role::Detector), dtype, &Device::Cpu).unwrap();
-        let found = detector.detect(&[(&image, &prompt)], &options).unwrap();
+        let found = detector.detect(&image, &prompt, &options).unwrap();
         let segmenter = Segmenter::load(&demo(Role::Segmenter), dtype, &Device::Cpu).unwrap();
         let encoded = segmenter.encode(&image).unwrap();
-        let boxes: Vec<BoundingBox> = found[0].iter().map(|d| d.bounding_box).collect();
+        let boxes: Vec<BoundingBox> = found.iter().map(|d| d.bounding_box).collect();
         let masks = segmenter.segment_boxes(&encoded, &boxes).unwrap();
-        (found[0].clone(), masks)
+        (found.clone(), masks)
     };
     let (exact, exact_masks) = run(DType::F32);
     assert_eq!(exact.len(), 2);
@@ -97,12 +97,12 @@ fn half_precision_finds_the_same() {
         assert_eq!(found.len(), exact.len(), "{dtype:?}");
         for (i, detection) in exact.iter().enumerate() {
             let same = found.iter().position(|d| d.phrase == detection.phrase);
-            let same = same.unwrap_or_else(|| panic!("no {}", detection.phrase));
+            let same = same.unwrap_or_else(|| panic!("no {:?}", detection.phrase));
             let overlap = detection.bounding_box.iou(found[same].bounding_box);
             let (a, b) = (&exact_masks[i].mask, &masks[same].mask);
             let mask_overlap = a.iou(b);
             println!(
-                "{dtype:?} {}: box {overlap:.4}, mask {mask_overlap:.4}",
+                "{dtype:?} {:?}: box {overlap:.4}, mask {mask_overlap:.4}",
                 detection.phrase
             );
             assert_ne!(

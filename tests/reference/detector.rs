@@ -316,7 +316,7 @@ fn whole_model() {
     on_every_case(|config, vb, case| {
         let model = GroundingDino::load(vb, config)?;
         let features = model.encode_image(&case.pixel_values, &case.valid_sizes)?;
-        let output = model.detect(&features, &case.tokens)?;
+        let output = model.detect(&features, &model.encode_text(&case.tokens)?, &case.tokens)?;
         // ours end with the text; the reference's are padded to max_text_len
         let padding = config.max_text_len - output.logits.dim(D::Minus1)?;
         let (batch, queries, _) = output.logits.dims3()?;

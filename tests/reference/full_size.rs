@@ -153,7 +153,7 @@ fn detector(model: &GroundingDino, case: &str, expected: &Path, run: &mut Run) -
     let tokens = TextTokens::new(&fixture.captions(), &Device::Cpu)?;
 
     let features = model.encode_image(&pixel_values, &fixture.valid_sizes())?;
-    let enhanced = model.enhance(&features, &tokens)?;
+    let enhanced = model.enhance(&features, &model.encode_text(&tokens)?, &tokens)?;
     let theirs = fixture.get("encoder.vision");
     run.compare(case, "image tokens", &enhanced.vision, &theirs);
     let theirs = fixture.get("encoder.text");

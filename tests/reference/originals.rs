@@ -56,7 +56,10 @@ fn grounding_dino() {
                 })
                 .unwrap();
             let features = model.encode_image(&pixels, &[(height, width)]).unwrap();
-            let output = model.detect(&features, &tokens).unwrap();
+            let output = {
+                let text = model.encode_text(&tokens).unwrap();
+                model.detect(&features, &text, &tokens).unwrap()
+            };
             vec![output.logits, output.pred_boxes]
         },
     );

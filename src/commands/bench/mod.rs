@@ -143,12 +143,8 @@ impl Bench {
         self.size = ImageSize::of(&image);
         let found = match &self.detector {
             Some(detector) => {
-                let found = detector.detect(&[(&*image, &self.prompt)], &self.options)?;
-                found
-                    .into_iter()
-                    .flatten()
-                    .map(|d| d.bounding_box)
-                    .collect()
+                let found = detector.detect(&image, &self.prompt, &self.options)?;
+                found.into_iter().map(|d| d.bounding_box).collect()
             }
             None => vec![],
         };

@@ -42,7 +42,7 @@ impl Differences {
         masks: &[ScoredMask],
     ) -> anyhow::Result<()> {
         self.scenes += 1;
-        let ours: Vec<&str> = found.iter().map(|d| d.phrase.as_str()).collect();
+        let ours: Vec<&str> = found.iter().filter_map(|d| d.phrase.as_deref()).collect();
         let theirs: Vec<&str> = scene.detections.iter().map(|d| d.phrase.as_str()).collect();
         if ours != theirs || masks.len() != found.len() {
             self.wrong.push(format!(
@@ -114,8 +114,7 @@ struct Models {
 impl Models {
     fn predict(&self, scene: &Scene) -> anyhow::Result<(Vec<Detection>, Vec<ScoredMask>)> {
         let (image, prompt) = (scene.picture()?, Prompt::parse(&scene.prompt)?);
-        let found = self.detector.detect(&[(&image, &prompt)], &self.options)?;
-        let found: Vec<Detection> = found.into_iter().flatten().collect();
+        let found = self.detector.detect(&image, &prompt, &self.options)?;
         if found.is_empty() {
             return Ok((found, vec![]));
         }
@@ -219,7 +218,7 @@ mod tests {
         let found = |answer: &Answer| {
             let [x0, y0, x1, y1] = answer.bounding_box;
             Detection {
-                phrase: answer.phrase.clone(),
+                phrase: Some(answer.phrase.clone()),
                 score: answer.score,
                 bounding_box: BoundingBox { x0, y0, x1, y1 },
             }
@@ -254,7 +253,7 @@ mod tests {
         assert!(failing(&scene, &found, &masks).is_empty());
 
         let mut wrong = found.clone();
-        wrong[0].phrase = "circle".to_owned();
+        wrong[0].phrase = Some("circle".to_owned());
         assert_eq!(failing(&scene, &wrong, &masks), ["demo phrases"]);
         assert_eq!(failing(&scene, &[], &[]), ["demo phrases"]);
 

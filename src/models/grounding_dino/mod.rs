@@ -213,12 +213,18 @@ impl GroundingDino {
             .apply(&self.text_projection)
     }
 
-    /// Finds what the captions name: one caption per image of `features`.
+    /// Finds what the captions name: one caption per image of `features`, and `text` what
+    /// [`GroundingDino::encode_text`] makes of it.
     ///
     /// # Errors
     /// If a caption is longer than `max_text_len` tokens, or there are not as many as images.
-    pub fn detect(&self, features: &VisionFeatures, tokens: &TextTokens) -> Result<Output> {
-        let enhanced = self.enhance(features, tokens)?;
+    pub fn detect(
+        &self,
+        features: &VisionFeatures,
+        text: &Tensor,
+        tokens: &TextTokens,
+    ) -> Result<Output> {
+        let enhanced = self.enhance(features, text, tokens)?;
         let Enhanced {
             vision,
             text,
@@ -230,11 +236,16 @@ impl GroundingDino {
         self.decode(features, &enhanced, proposals)
     }
 
-    /// BERT and the feature enhancer.
+    /// The feature enhancer: image and text look at each other.
     ///
     /// # Errors
     /// As [`GroundingDino::detect`].
-    pub fn enhance(&self, features: &VisionFeatures, tokens: &TextTokens) -> Result<Enhanced> {
+    pub fn enhance(
+        &self,
+        features: &VisionFeatures,
+        text: &Tensor,
+        tokens: &TextTokens,
+    ) -> Result<Enhanced> {
         let (captions, length) = tokens.input_ids.dims2()?;
         let batch = features.hidden_states.dim(0)?;
         if captions != batch {
@@ -244,9 +255,8 @@ impl GroundingDino {
             let limit = self.config.max_text_len;
             candle_core::bail!("a caption of {length} tokens; the model takes {limit}")
         }
-        let text = self.encode_text(tokens)?;
         let text_bias = tokens.padding_bias(text.dtype())?;
-        let (vision, text) = self.encoder.forward(features, &text, tokens)?;
+        let (vision, text) = self.encoder.forward(features, text, tokens)?;
         Ok(Enhanced {
             vision,
             text,

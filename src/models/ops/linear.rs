@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{D, Result, Shape, Tensor};
 
+use super::interrupt::between_operations;
 use super::kernels::feed_forward;
 use super::kernels::gemm::{Rows, product, product_by_heads};
 use super::kernels::packed::Packed;
@@ -86,6 +87,7 @@ pub fn linear(
     activation: Activation,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
+    between_operations()?;
     let shape = output_shape("linear", xs, weight, bias)?;
     let packed = match weight {
         Matrix::Plain(weight) => return linear_plain(xs, weight, bias, activation, residual),
@@ -144,6 +146,7 @@ pub fn linear_by_heads(
     bias: Option<&Tensor>,
     heads: usize,
 ) -> Result<Tensor> {
+    between_operations()?;
     output_shape("linear by heads", xs, weight, bias)?;
     let (images, tokens, input) = xs.dims3()?;
     let (output, _) = weight.dims();
@@ -199,6 +202,7 @@ pub fn feed_forward(
     (w2, b2): Layer,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
+    between_operations()?;
     let (Some(first), Some(second)) = (w1.panels(), w2.panels()) else {
         return feed_forward_plain(xs, (w1, b1), activation, (w2, b2), residual);
     };

@@ -10,6 +10,7 @@ mod convolution;
 mod deformable_sampling;
 mod format;
 mod fusion_attention;
+mod interrupt;
 mod inverted_bottleneck;
 mod linear;
 mod norm;
@@ -28,6 +29,7 @@ pub use convolution::{
 pub use deformable_sampling::{Sampling, deformable_sampling, deformable_sampling_plain};
 pub use format::with_weights_in;
 pub use fusion_attention::{FusionAttention, FusionProjections};
+pub use interrupt::{Interrupt, interruptible};
 pub use inverted_bottleneck::{InvertedBottleneck, inverted_bottleneck, inverted_bottleneck_plain};
 pub use kernels::activation::Activation;
 pub use kernels::packed::Format;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::settings::{Numbers, fraction};
+use super::project::settings::{Numbers, fraction};
 use crate::geometry::{BoundingBox, ImageSize, Mark, Point};
 use crate::labeling::{ControlKind, ImageTag, LabelingConfig, LabelingError};
 

@@ -117,7 +117,7 @@ fn number(value: &Value) -> Option<f64> {
 }
 
 /// A number of 0..1.
-pub(super) fn fraction(value: &Value) -> Option<f32> {
+pub(in super::super) fn fraction(value: &Value) -> Option<f32> {
     let number = number(value).map(|number| number as f32);
     number.filter(|number| (0.0..=1.0).contains(number))
 }

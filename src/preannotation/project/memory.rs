@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use serde_json::Value;
 
 use super::settings::ProjectSettings;
@@ -18,14 +18,23 @@ use crate::label_studio::LabelStudio;
 /// What is known of a project.
 #[derive(Debug, Clone, Default)]
 pub struct Remembered {
-    /// What was asked for last: typed, or set by `extra_params`.
-    pub prompt: Option<String>,
+    /// What an annotator typed last.
+    pub typed: Option<String>,
     /// From `extra_params`.
     pub settings: ProjectSettings,
     /// Label Studio as it introduced itself; not kept across restarts.
     pub label_studio: LabelStudio,
     /// `extra_params` as they came.
     pub extra_params: String,
+}
+
+impl Remembered {
+    /// What to look for where nobody types: what `extra_params` say, else what was typed last.
+    pub fn prompt(&self) -> Option<&str> {
+        let pinned = self.settings.prompt.as_deref();
+        let pinned = pinned.filter(|prompt| !prompt.is_empty());
+        pinned.or(self.typed.as_deref())
+    }
 }
 
 /// The memory; clones share it.
@@ -111,16 +120,16 @@ impl ProjectMemory {
     /// Remembers what an annotator asked for.
     pub fn remember_prompt(&self, project: &str, prompt: &str) {
         self.change(project, |remembered| {
-            if remembered.prompt.as_deref() == Some(prompt) {
+            if remembered.typed.as_deref() == Some(prompt) {
                 return None;
             }
-            remembered.prompt = Some(prompt.to_owned());
-            Some((Some(remembered.prompt.clone()), None))
+            remembered.typed = Some(prompt.to_owned());
+            Some((Some(remembered.typed.clone()), None))
         });
     }
 
-    /// Takes in a `/setup`. A prompt in `extra_params` counts from the moment it is set there, until an
-    /// annotator types another; taking it away again, or setting "", forgets the prompt.
+    /// Takes in a `/setup`. A prompt in `extra_params` counts as long as it is there, whatever annotators type
+    /// meanwhile; setting "" forgets what they typed.
     pub fn remember_setup(&self, project: &str, extra_params: &Value, label_studio: LabelStudio) {
         let text = match extra_params {
             Value::String(text) => text.trim().to_owned(),
@@ -144,13 +153,13 @@ impl ProjectMemory {
             for problem in problems {
                 tracing::warn!(project, "{problem}");
             }
-            let is_new_prompt = settings.prompt != remembered.settings.prompt;
-            if is_new_prompt {
-                remembered.prompt = settings.prompt.clone().filter(|prompt| !prompt.is_empty());
+            let forgets = settings.prompt.as_deref() == Some("");
+            if forgets {
+                remembered.typed = None;
             }
             remembered.settings = settings;
             remembered.extra_params.clone_from(&text);
-            Some((is_new_prompt.then(|| remembered.prompt.clone()), Some(text)))
+            Some((forgets.then_some(None), Some(text)))
         });
     }
 
@@ -185,7 +194,7 @@ fn as_map(rows: Vec<Row>) -> HashMap<String, Remembered> {
     let projects = rows.into_iter().map(|row| {
         let (settings, _) = ProjectSettings::parse(&Value::String(row.extra_params.clone()));
         let remembered = Remembered {
-            prompt: row.prompt,
+            typed: row.prompt,
             settings,
             extra_params: row.extra_params,
             ..Remembered::default()
@@ -196,10 +205,48 @@ fn as_map(rows: Vec<Row>) -> HashMap<String, Remembered> {
 }
 
 fn connect(file: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(file)?;
+    let is_new = !file.exists();
+    let mut connection = Connection::open(file)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.execute(SCHEMA, [])?;
+    migrate(&mut connection, file, is_new)?;
     Ok(connection)
+}
+
+/// What the file's `user_version` says where prompts that annotators typed and those of `extra_params` are apart.
+const VERSION: i64 = 1;
+
+/// Brings a file of an older groundling up to date, and keeps a copy of it as it was.
+fn migrate(connection: &mut Connection, file: &Path, is_new: bool) -> rusqlite::Result<()> {
+    let version = |connection: &Connection| -> rusqlite::Result<i64> {
+        connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+    };
+    if is_new {
+        return connection.pragma_update(None, "user_version", VERSION);
+    }
+    if version(connection)? >= VERSION {
+        return Ok(());
+    }
+    let copy = file.with_extension("sqlite3.before-1");
+    if !copy.exists() {
+        connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+    }
+    let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // another server that shares the file may have been faster
+    if version(&change)? < VERSION {
+        for row in rows(&change)? {
+            let (settings, _) = ProjectSettings::parse(&Value::String(row.extra_params));
+            // until then a prompt of extra_params was written down as if it had been typed
+            if row.prompt.is_some() && row.prompt == settings.prompt {
+                let update = "UPDATE projects SET prompt = NULL WHERE project = ?1";
+                change.execute(update, [row.project])?;
+            }
+        }
+        change.pragma_update(None, "user_version", VERSION)?;
+    }
+    change.commit()?;
+    tracing::info!(copy = %copy.display(), "the file of remembered prompts is up to date; it is kept as it was");
+    Ok(())
 }
 
 fn rows(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
@@ -330,7 +377,7 @@ mod tests {
     }
 
     fn prompt_on_disk(folder: &Path) -> Option<String> {
-        ProjectMemory::look(folder).project("7.1").prompt
+        ProjectMemory::look(folder).project("7.1").typed
     }
 
     #[test]
@@ -340,25 +387,27 @@ mod tests {
         let memory = ProjectMemory::open(&models);
         let extra = json!({"prompt": "pot", "box_threshold": 0.4});
         memory.remember_setup("7.1", &extra, LabelStudio::default());
-        assert_eq!(memory.project("7.1").prompt.as_deref(), Some("pot"));
+        assert_eq!(memory.project("7.1").prompt(), Some("pot"));
         memory.remember_prompt("7.1", "bok choi");
-        // the same setup again is no news
+        // what is set stays, as long as it is set
+        assert_eq!(memory.project("7.1").prompt(), Some("pot"));
+        let extra = json!({"box_threshold": 0.4});
         memory.remember_setup("7.1", &extra, LabelStudio::default());
-        assert_eq!(memory.project("7.1").prompt.as_deref(), Some("bok choi"));
+        assert_eq!(memory.project("7.1").prompt(), Some("bok choi"));
         assert_eq!(memory.name_of_number(7).as_deref(), Some("7.1"));
         assert_eq!(memory.name_of_number(71), None);
         eventually(|| prompt_on_disk(&models).as_deref() == Some("bok choi"));
         let again = ProjectMemory::open(&models);
         assert_eq!(again.project("7.1").settings.box_threshold, Some(0.4));
         again.remember_setup("7.1", &json!({"prompt": "cup"}), LabelStudio::default());
-        assert_eq!(again.project("7.1").prompt.as_deref(), Some("cup"));
+        assert_eq!(again.project("7.1").prompt(), Some("cup"));
     }
 
     #[test]
     fn a_prompt_that_was_set_can_be_taken_away() {
         let folder = tempfile::tempdir().unwrap();
         let memory = ProjectMemory::open(folder.path());
-        let prompt = || memory.project("7.1").prompt;
+        let prompt = || memory.project("7.1").prompt().map(str::to_owned);
         let setup = |extra: Value| memory.remember_setup("7.1", &extra, LabelStudio::default());
         setup(json!({"prompt": "pot"}));
         setup(json!({}));
@@ -370,6 +419,39 @@ mod tests {
         assert_eq!(prompt(), None);
         setup(json!({"prompt": "x".repeat(MAX_EXTRA_PARAMS)}));
         assert_eq!(prompt(), None);
+    }
+
+    #[test]
+    fn an_older_file_is_brought_up_to_date_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        {
+            let old = Connection::open(&file).unwrap();
+            old.execute(SCHEMA, []).unwrap();
+            let insert = "INSERT INTO projects VALUES (?1, ?2, ?3, 0)";
+            for (project, prompt, extra) in [
+                ("1.1", Some("pot"), "{\"prompt\": \"pot\"}"),
+                ("2.1", Some("cup"), "{\"prompt\": \"pot\"}"),
+                ("3.1", Some("cup"), ""),
+            ] {
+                old.execute(insert, params![project, prompt, extra])
+                    .unwrap();
+            }
+        }
+        let memory = ProjectMemory::open(folder.path());
+        let typed = |project: &str| memory.project(project).typed;
+        assert_eq!(typed("1.1"), None);
+        assert_eq!(memory.project("1.1").prompt(), Some("pot"));
+        assert_eq!(typed("2.1").as_deref(), Some("cup"));
+        assert_eq!(memory.project("3.1").prompt(), Some("cup"));
+        let copy = Connection::open(folder.path().join("groundling.sqlite3.before-1")).unwrap();
+        assert_eq!(rows(&copy).unwrap()[0].prompt.as_deref(), Some("pot"));
+        // a second start has nothing left to do
+        drop(memory);
+        assert_eq!(
+            ProjectMemory::open(folder.path()).project("3.1").prompt(),
+            Some("cup")
+        );
     }
 
     #[test]
@@ -388,7 +470,7 @@ mod tests {
         );
         let on_disk = || ProjectMemory::look(folder.path()).project("7.1");
         eventually(|| on_disk().settings.box_threshold == Some(0.4));
-        assert_eq!(on_disk().prompt.as_deref(), Some("dog"));
+        assert_eq!(on_disk().prompt(), Some("dog"));
     }
 
     #[test]
@@ -421,6 +503,6 @@ mod tests {
         fs::write(&blocked, "").unwrap();
         let memory = ProjectMemory::open(&blocked.join("models"));
         memory.remember_prompt("7.1", "dog");
-        assert_eq!(memory.project("7.1").prompt.as_deref(), Some("dog"));
+        assert_eq!(memory.project("7.1").prompt(), Some("dog"));
     }
 }

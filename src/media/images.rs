@@ -1,0 +1,381 @@
+//! The images of tasks: known by what they are, fetched and decoded only where somebody needs their pixels.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use image::RgbImage;
+use ring::digest::{SHA256, digest};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::decode::{DecodeError, decode, dimensions};
+use super::fetch::{Answer, Validators};
+use super::{Fetcher, ImageRequest, Location, MediaError};
+use crate::geometry::ImageSize;
+use crate::store::{Kept, Usage};
+
+/// SHA-256 of an image file's bytes: what was computed of it is kept under this.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Of a file's bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut sum = [0; 32];
+        sum.copy_from_slice(digest(&SHA256, bytes).as_ref());
+        Self(sum)
+    }
+
+    /// The sum itself.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+/// How many images are fetched, decoded and held at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageLimits {
+    /// Fetched at a time, from all hosts.
+    pub fetches: usize,
+    /// Fetched at a time from one host: one that does not answer must not keep others waiting.
+    pub fetches_of_host: usize,
+    /// Bytes of decoded images that requests may hold; one image is always let in.
+    pub decoded_bytes: usize,
+    /// Bytes of decoded images that are kept for the next request.
+    pub kept_bytes: u64,
+    /// How long what lies at a URL is believed to be what was there before, without asking.
+    pub fresh: Duration,
+}
+
+impl Default for ImageLimits {
+    fn default() -> Self {
+        Self {
+            fetches: 32,
+            fetches_of_host: 6,
+            decoded_bytes: 1 << 30,
+            kept_bytes: 64 << 20,
+            fresh: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Gets the images of tasks; clones share what they know.
+#[derive(Debug, Clone)]
+pub struct Images {
+    fetcher: Fetcher,
+    limits: ImageLimits,
+    places: Kept<Place, Arc<Found>>,
+    pixels: Kept<Digest, Pixels>,
+    hosts: Arc<Hosts>,
+    /// Units of [`UNIT`] bytes.
+    decoded: Arc<Semaphore>,
+}
+
+/// Decoded bytes that one permit stands for.
+const UNIT: usize = 64 << 10;
+
+/// Where an image was looked for, and by whom: a cloud URI means what it means to its task's storage.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Place {
+    label_studio: Option<String>,
+    task: Option<u64>,
+    url: String,
+    user: Option<String>,
+}
+
+/// What lay at a place.
+#[derive(Debug)]
+struct Found {
+    digest: Digest,
+    size: ImageSize,
+    validators: Validators,
+    /// When it was last known to be so.
+    seen: Mutex<Instant>,
+}
+
+/// Decoded pixels, and the room they were given.
+#[derive(Debug, Clone)]
+pub struct Pixels {
+    image: Arc<RgbImage>,
+    _room: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl std::ops::Deref for Pixels {
+    type Target = RgbImage;
+
+    fn deref(&self) -> &RgbImage {
+        &self.image
+    }
+}
+
+/// A task's image: what it is, and the way to its pixels.
+#[derive(Debug, Clone)]
+pub struct Picture<'a> {
+    images: &'a Images,
+    request: ImageRequest<'a>,
+    /// Of its bytes.
+    pub digest: Digest,
+    /// Upright.
+    pub size: ImageSize,
+    /// Decoded by looking it up.
+    pixels: Option<Pixels>,
+}
+
+impl Picture<'_> {
+    /// Its pixels; fetched and decoded again if they are not at hand.
+    ///
+    /// # Errors
+    /// See [`MediaError`]; also if another image lies there by now.
+    pub async fn pixels(&self) -> Result<Pixels, MediaError> {
+        if let Some(pixels) = &self.pixels {
+            return Ok(pixels.clone());
+        }
+        if let Some(pixels) = self.images.pixels.get(&self.digest).await {
+            return Ok(pixels);
+        }
+        let location = self.images.fetcher.locate(self.request)?;
+        let fetched = self.images.fetch(location, self.request, None).await?;
+        let Fetched::New { digest, pixels, .. } = fetched else {
+            return Err(self.changed());
+        };
+        if digest != self.digest {
+            return Err(self.changed());
+        }
+        Ok(pixels)
+    }
+
+    fn changed(&self) -> MediaError {
+        MediaError::Changed(self.request.value.chars().take(200).collect())
+    }
+}
+
+/// What came of fetching.
+enum Fetched {
+    /// It is as it was.
+    Same,
+    /// Its bytes, decoded.
+    New {
+        digest: Digest,
+        pixels: Pixels,
+        validators: Validators,
+    },
+}
+
+impl Images {
+    /// For images that `fetcher` gets.
+    pub fn new(fetcher: Fetcher, limits: ImageLimits) -> Self {
+        // a permit of the room that requests share must not be kept beyond them
+        let weigh = |pixels: &Pixels| pixels.image.as_raw().len();
+        Self {
+            fetcher,
+            limits,
+            places: Kept::new(PLACES_BYTES, UNUSED, |_| PLACE_BYTES),
+            pixels: Kept::new(limits.kept_bytes, UNUSED, weigh),
+            hosts: Arc::new(Hosts::new(limits)),
+            decoded: Arc::new(Semaphore::new(limits.decoded_bytes.div_ceil(UNIT))),
+        }
+    }
+
+    /// What a task shows. If nothing says that it has changed, it is neither fetched nor decoded.
+    ///
+    /// # Errors
+    /// See [`MediaError`].
+    pub async fn look_up<'a>(
+        &'a self,
+        request: ImageRequest<'a>,
+    ) -> Result<Picture<'a>, MediaError> {
+        let picture = |found: &Found, pixels| Picture {
+            images: self,
+            request,
+            digest: found.digest,
+            size: found.size,
+            pixels,
+        };
+        let location = self.fetcher.locate(request)?;
+        if let Location::Inline(_) = location {
+            // it is its own place, and too long for a key
+            let Fetched::New { digest, pixels, .. } = self.fetch(location, request, None).await?
+            else {
+                return Err(MediaError::Changed("the data URI".to_owned()));
+            };
+            return Ok(Picture {
+                images: self,
+                request,
+                digest,
+                size: ImageSize::of(&pixels),
+                pixels: Some(pixels),
+            });
+        }
+        let place = Place {
+            label_studio: request.label_studio.base().map(str::to_owned),
+            task: request.task,
+            url: request.value.to_owned(),
+            user: request.login.map(|(user, _)| user.clone()),
+        };
+        let known = self.places.get(&place).await;
+        if let Some(found) = &known
+            && !matches!(location, Location::File { .. })
+            && found.age() < self.limits.fresh
+        {
+            return Ok(picture(found, None));
+        }
+        let validators = known.as_ref().map(|found| &found.validators);
+        match self.fetch(location, request, validators).await? {
+            Fetched::Same => match known {
+                Some(found) => {
+                    found.see();
+                    Ok(picture(&found, None))
+                }
+                None => Err(MediaError::Changed(place.url)),
+            },
+            Fetched::New {
+                digest,
+                pixels,
+                validators,
+            } => {
+                let found = Arc::new(Found {
+                    digest,
+                    size: ImageSize::of(&pixels),
+                    validators,
+                    seen: Mutex::new(Instant::now()),
+                });
+                self.places.keep(place, found.clone()).await;
+                Ok(picture(&found, Some(pixels)))
+            }
+        }
+    }
+
+    /// Fetches and decodes, unless the validators say that nothing has changed.
+    async fn fetch(
+        &self,
+        location: Location,
+        request: ImageRequest<'_>,
+        known: Option<&Validators>,
+    ) -> Result<Fetched, MediaError> {
+        let name = location.describe(request.label_studio);
+        let turn = self.hosts.enter(location.host()).await;
+        let answer = self.fetcher.bytes(location, request, known).await?;
+        drop(turn);
+        let Answer::Bytes { bytes, validators } = answer else {
+            return Ok(Fetched::Same);
+        };
+        let (max_pixels, limit) = (self.fetcher.config.max_pixels, self.limits.decoded_bytes);
+        // a file says how large its picture is before it is decoded
+        let decoded = dimensions(&bytes).map_or(0, |(width, height)| {
+            3 * (width as usize)
+                .saturating_mul(height as usize)
+                .min(max_pixels)
+        });
+        let units = u32::try_from(decoded.min(limit).div_ceil(UNIT)).unwrap_or(u32::MAX);
+        // the semaphore is never closed
+        let room = self.decoded.clone().acquire_many_owned(units).await.ok();
+        // decoding computes: not on the async threads
+        let read = move || {
+            let digest = Digest::of(&bytes);
+            decode(&bytes, max_pixels).map(|image| (digest, image))
+        };
+        let decoded = tokio::task::spawn_blocking(read).await;
+        let (digest, image) = match decoded {
+            Ok(decoded) => decoded.map_err(|source| MediaError::Decode { url: name, source })?,
+            Err(_) => {
+                let source = DecodeError::Panicked;
+                return Err(MediaError::Decode { url: name, source });
+            }
+        };
+        let image = Arc::new(image);
+        let kept = Pixels {
+            image: image.clone(),
+            _room: None,
+        };
+        self.pixels.keep(digest, kept).await;
+        Ok(Fetched::New {
+            digest,
+            pixels: Pixels {
+                image,
+                _room: room.map(Arc::new),
+            },
+            validators,
+        })
+    }
+
+    /// What is kept: of places, of pixels.
+    pub fn usage(&self) -> [(&'static str, Usage); 2] {
+        [
+            ("places", self.places.usage()),
+            ("pixels", self.pixels.usage()),
+        ]
+    }
+}
+
+/// About the bytes of a place.
+const PLACE_BYTES: usize = 512;
+const PLACES_BYTES: u64 = 8 << 20;
+const UNUSED: Duration = Duration::from_secs(3600);
+
+impl Found {
+    fn age(&self) -> Duration {
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+    }
+
+    fn see(&self) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// Who may fetch.
+#[derive(Debug)]
+struct Hosts {
+    all: Arc<Semaphore>,
+    of_host: usize,
+    hosts: Mutex<HashMap<String, Weak<Semaphore>>>,
+}
+
+impl Hosts {
+    fn new(limits: ImageLimits) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(limits.fetches)),
+            of_host: limits.fetches_of_host,
+            hosts: Mutex::default(),
+        }
+    }
+
+    /// Waits for a place; the permits are given back when they are dropped.
+    async fn enter(
+        &self,
+        host: Option<String>,
+    ) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>) {
+        // the host's first: who waits for a slow host must not hold a place that others could use
+        let own = match host {
+            Some(host) => self.of(host).acquire_owned().await.ok(),
+            None => None,
+        };
+        (own, self.all.clone().acquire_owned().await.ok())
+    }
+
+    fn of(&self, host: String) -> Arc<Semaphore> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = hosts.get(&host).and_then(Weak::upgrade) {
+            return known;
+        }
+        hosts.retain(|_, semaphore| semaphore.strong_count() > 0);
+        let semaphore = Arc::new(Semaphore::new(self.of_host));
+        hosts.insert(host, Arc::downgrade(&semaphore));
+        semaphore
+    }
+}
