@@ -10,7 +10,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use serde_json::json;
 
 use super::{print, road, tell};
-use crate::config::AnnotateArgs;
+use crate::config::{AnnotateArgs, PromptMemory};
 use crate::label_studio::api::{self, Api, ApiError};
 use crate::labeling::LabelingConfig;
 use crate::pipeline::loading::NotReady;
@@ -63,7 +63,12 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         let nobody = Default::default();
         memory.remember_setup(&origin.project, &backend.extra_params, nobody);
     }
-    let preannotator = Arc::new(road::preannotator(args.road, memory, AT_ONCE)?);
+    let preannotator = Arc::new(road::preannotator(
+        args.road,
+        memory,
+        PromptMemory::Off,
+        AT_ONCE,
+    )?);
     let plan = preannotator.plan(
         origin,
         Arc::new(config),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::progress;
-use crate::config::{MediaArgs, RoadArgs};
+use crate::config::{MediaArgs, PromptMemory, RoadArgs};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::media::guard::AllowedHosts;
 use crate::media::{Fetcher, FetcherConfig, ImageLimits, Images};
@@ -36,6 +36,7 @@ pub(super) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 pub(super) fn preannotator(
     args: RoadArgs,
     memory: ProjectMemory,
+    prompts: PromptMemory,
     queue: usize,
 ) -> anyhow::Result<Preannotator> {
     let RoadArgs {
@@ -50,7 +51,7 @@ pub(super) fn preannotator(
         options: detection.options(),
         polygon_tolerance: detection.polygon_tolerance.0,
         models: version::models(plan.choice(), plan.precision(), plan.detector_size()),
-        remembers_prompts: true,
+        remembers_prompts: prompts == PromptMemory::Project,
     };
     let loading = Loading::start(Pauses::default(), move |reporter| {
         plan.load(&progress::logged(reporter))

@@ -68,7 +68,12 @@ pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
     Ok(AppState {
         trusts_setup,
         stop: watch::Sender::new(false),
-        preannotator: Arc::new(road::preannotator(args.road, memory, args.http.max_queue)?),
+        preannotator: Arc::new(road::preannotator(
+            args.road,
+            memory,
+            args.http.prompt_memory,
+            args.http.max_queue,
+        )?),
         basic_auth,
         predict_deadline: Duration::from_secs(args.http.predict_deadline_s),
     })

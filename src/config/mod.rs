@@ -236,6 +236,11 @@ pub struct HttpArgs {
     /// Interactive requests that may wait for the models; more are refused at once.
     #[arg(long, env = "MAX_QUEUE", default_value_t = 64)]
     pub max_queue: usize,
+    /// Whether the prompt that one annotator types counts for the project's next tasks, and is part of its model
+    /// version: "project", or "off" for the annotator's own request only. A prompt in the project's extra_params counts
+    /// in any case.
+    #[arg(long, env = "PROMPT_MEMORY", value_enum, default_value_t = PromptMemory::Project)]
+    pub prompt_memory: PromptMemory,
     /// Seconds for a batch, below the 100 that Label Studio waits; what is left then goes on behind.
     #[arg(long, env = "PREDICT_DEADLINE_S", default_value_t = 80)]
     pub predict_deadline_s: u64,
@@ -402,6 +407,15 @@ pub struct LogArgs {
     /// Lines for people or JSON for machines.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+/// How far a typed prompt counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PromptMemory {
+    /// For the project's next tasks too.
+    Project,
+    /// For the request only.
+    Off,
 }
 
 /// How a log line looks.

@@ -203,11 +203,9 @@ impl WireTask {
     fn read(self, config: &LabelingConfig) -> Task {
         let is_number = |kind: &ControlKind| matches!(kind, ControlKind::Number { .. });
         let mut controls = config.controls.iter();
-        let regions = if controls.any(|control| is_number(&control.kind)) {
-            let parts = [&self.annotations, &self.drafts].into_iter().flatten();
-            parts.flat_map(|part| regions(part)).collect()
-        } else {
-            vec![]
+        let regions = match controls.any(|control| is_number(&control.kind)) {
+            true => asked_before(self.annotations.as_deref(), self.drafts.as_deref()),
+            false => vec![],
         };
         Task {
             id: self.id.as_u64(),
@@ -221,14 +219,59 @@ impl WireTask {
     }
 }
 
-/// The regions of annotations or drafts, whatever else they hold.
-fn regions(part: &RawValue) -> Vec<Value> {
-    let part: Value = serde_json::from_str(part.get()).unwrap_or_default();
-    let mut entries = part.as_array().cloned().unwrap_or_default();
-    let results = entries.iter_mut().map(|entry| entry["result"].take());
-    let lists = results.filter_map(|result| match result {
+/// The regions that say what was asked before, what counts most last: those of the newest draft, which is the asker's
+/// own, and before them those of the annotation, if there is one and not several people's.
+fn asked_before(annotations: Option<&RawValue>, drafts: Option<&RawValue>) -> Vec<Value> {
+    let entries = |part: Option<&RawValue>| -> Vec<Value> {
+        let part = part.and_then(|part| serde_json::from_str(part.get()).ok());
+        part.unwrap_or_default()
+    };
+    let mut annotations = entries(annotations);
+    annotations.retain(|annotation| annotation["was_cancelled"] != true);
+    let annotation = match annotations.len() {
+        1 => annotations.pop(),
+        _ => None,
+    };
+    let time = |draft: &Value| {
+        let times = [&draft["updated_at"], &draft["created_at"]];
+        // dates of one form: as text in the order of time
+        times.into_iter().find_map(Value::as_str).map(str::to_owned)
+    };
+    let draft = entries(drafts).into_iter().max_by_key(time);
+    let results = [annotation, draft].into_iter().flatten();
+    let lists = results.filter_map(|mut entry| match entry["result"].take() {
         Value::Array(regions) => Some(regions),
         _ => None,
     });
     lists.flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_draft_counts_and_the_only_annotation() {
+        let raw = |value: Value| serde_json::value::to_raw_value(&value).unwrap();
+        let entry = |time: &str, region: &str| json!({"updated_at": time, "result": [region]});
+        let read = |annotations: Value, drafts: Value| {
+            asked_before(Some(&raw(annotations)), Some(&raw(drafts)))
+        };
+        let drafts = json!([
+            entry("2026-02-01T00:00:00Z", "new"),
+            entry("2026-01-01T00:00:00Z", "old")
+        ]);
+        let one = json!([entry("2026-03-01T00:00:00Z", "annotation")]);
+        assert_eq!(read(one.clone(), drafts.clone()), ["annotation", "new"]);
+        let skipped = json!({"was_cancelled": true, "result": ["skipped"]});
+        let with_skipped = json!([one[0], skipped]);
+        assert_eq!(read(with_skipped, json!([])), ["annotation"]);
+        // of several people's annotations none is the asker's
+        let two = json!([one[0], one[0]]);
+        assert_eq!(read(two.clone(), drafts), ["new"]);
+        assert!(read(two, json!(null)).is_empty());
+        assert!(read(json!("odd"), json!([{"result": 5}, 7])).is_empty());
+    }
 }

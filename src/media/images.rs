@@ -379,3 +379,155 @@ impl Hosts {
         semaphore
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::Router;
+    use axum::extract::State;
+    use axum::http::{HeaderMap, StatusCode};
+    use axum::response::{IntoResponse, Response};
+    use axum::routing::get;
+
+    use super::*;
+    use crate::label_studio::LabelStudio;
+    use crate::media::FetcherConfig;
+    use crate::media::guard::AllowedHosts;
+
+    fn png(shade: u8) -> Vec<u8> {
+        let picture = RgbImage::from_pixel(5, 3, image::Rgb([shade; 3]));
+        let mut png = std::io::Cursor::new(vec![]);
+        picture.write_to(&mut png, image::ImageFormat::Png).unwrap();
+        png.into_inner()
+    }
+
+    /// How often the picture was sent, and how often it was said to be the same.
+    #[derive(Debug, Default)]
+    struct Host {
+        sent: AtomicUsize,
+        same: AtomicUsize,
+        shade: AtomicUsize,
+    }
+
+    async fn picture(State(host): State<Arc<Host>>, headers: HeaderMap) -> Response {
+        let shade = host.shade.load(Ordering::SeqCst);
+        let etag = format!("\"{shade}\"");
+        if headers
+            .get("if-none-match")
+            .is_some_and(|known| *known == *etag)
+        {
+            host.same.fetch_add(1, Ordering::SeqCst);
+            return StatusCode::NOT_MODIFIED.into_response();
+        }
+        host.sent.fetch_add(1, Ordering::SeqCst);
+        ([("etag", etag)], png(shade as u8)).into_response()
+    }
+
+    async fn start() -> (Arc<Host>, String) {
+        let host = Arc::new(Host::default());
+        let app = Router::new()
+            .route("/{name}", get(picture))
+            .with_state(host.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        (host, url)
+    }
+
+    fn images(limits: ImageLimits, local_files: Option<std::path::PathBuf>) -> Images {
+        let fetcher = Fetcher::new(FetcherConfig {
+            timeout: Duration::from_secs(20),
+            max_bytes: 1 << 20,
+            max_pixels: 1 << 20,
+            allowed_hosts: AllowedHosts::parse("127.0.0.1"),
+            local_files,
+        });
+        Images::new(fetcher.unwrap(), limits)
+    }
+
+    fn request<'a>(value: &'a str, label_studio: &'a LabelStudio) -> ImageRequest<'a> {
+        ImageRequest {
+            value,
+            label_studio,
+            task: Some(1),
+            login: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_image_is_fetched_once_and_then_asked_after() {
+        let (host, url) = start().await;
+        let (a, b) = (format!("{url}/a.png"), format!("{url}/b.png"));
+        let studio = LabelStudio::default();
+        let sent = || host.sent.load(Ordering::SeqCst);
+        let same = || host.same.load(Ordering::SeqCst);
+
+        let trusting = images(ImageLimits::default(), None);
+        let first = trusting.look_up(request(&a, &studio)).await.unwrap();
+        let again = trusting.look_up(request(&a, &studio)).await.unwrap();
+        assert_eq!((first.digest, sent(), same()), (again.digest, 1, 0));
+        assert_eq!((again.size.width, again.size.height), (5, 3));
+        // its pixels are at hand, without another request
+        assert_eq!(again.pixels().await.unwrap().get_pixel(0, 0).0, [0; 3]);
+        // the same picture at another address
+        let other = trusting.look_up(request(&b, &studio)).await.unwrap();
+        assert_eq!((other.digest, sent()), (first.digest, 2));
+
+        let careful = images(
+            ImageLimits {
+                fresh: Duration::ZERO,
+                kept_bytes: 0,
+                ..ImageLimits::default()
+            },
+            None,
+        );
+        let first = careful.look_up(request(&a, &studio)).await.unwrap();
+        let again = careful.look_up(request(&a, &studio)).await.unwrap();
+        assert_eq!((first.digest, sent(), same()), (again.digest, 3, 1));
+        // pixels that are not kept are fetched
+        assert_eq!(again.pixels().await.unwrap().get_pixel(0, 0).0, [0; 3]);
+        assert_eq!(sent(), 4);
+        host.shade.store(9, Ordering::SeqCst);
+        let error = again.pixels().await.unwrap_err();
+        assert!(matches!(error, MediaError::Changed(_)), "{error}");
+        let changed = careful.look_up(request(&a, &studio)).await.unwrap();
+        assert_ne!(changed.digest, first.digest);
+        assert_eq!(changed.pixels().await.unwrap().get_pixel(0, 0).0, [9; 3]);
+    }
+
+    #[tokio::test]
+    async fn a_local_file_that_changes_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.png");
+        std::fs::write(&file, png(1)).unwrap();
+        let images = images(ImageLimits::default(), Some(folder.path().to_owned()));
+        let studio = LabelStudio::default();
+        let value = "/data/local-files/?d=a.png";
+        let first = images.look_up(request(value, &studio)).await.unwrap();
+        let again = images.look_up(request(value, &studio)).await.unwrap();
+        assert_eq!(first.digest, again.digest);
+        assert!(again.pixels.is_none(), "it was read again");
+        std::fs::write(&file, png(2)).unwrap();
+        let later = std::time::SystemTime::now() + Duration::from_secs(5);
+        let open = std::fs::File::options().write(true).open(&file).unwrap();
+        open.set_modified(later).unwrap();
+        let changed = images.look_up(request(value, &studio)).await.unwrap();
+        assert_ne!(changed.digest, first.digest);
+    }
+
+    #[tokio::test]
+    async fn one_host_leaves_room_for_others() {
+        let hosts = Hosts::new(ImageLimits {
+            fetches: 3,
+            fetches_of_host: 2,
+            ..ImageLimits::default()
+        });
+        let slow = || hosts.enter(Some("slow".to_owned()));
+        let _held = (slow().await, slow().await);
+        let soon = Duration::from_millis(20);
+        assert!(tokio::time::timeout(soon, slow()).await.is_err());
+        let quick = hosts.enter(Some("quick".to_owned()));
+        assert!(tokio::time::timeout(soon, quick).await.is_ok());
+    }
+}

@@ -448,7 +448,8 @@ mod tests {
             }
             drop(release);
         };
-        tokio::join!(async { drop(hold.await) }, asked, freed);
+        let (held, _, ()) = tokio::join!(hold, asked, freed);
+        assert!(held.unwrap().is_err(), "released by dropping");
         let order = order.lock().unwrap().clone();
         assert_eq!(
             order,

@@ -20,5 +20,6 @@ mod media;
 mod predict;
 mod selftest;
 mod server;
+mod stages;
 mod studio;
 mod support;
