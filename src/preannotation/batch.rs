@@ -9,12 +9,13 @@ use tokio::sync::{Semaphore, mpsc};
 use super::context::numbers;
 use super::gate::{BATCH_AT_ONCE, Urgency};
 use super::{
-    Origin, PreannotationError, Preannotator, Search, Task, TaskPrediction, View, mean,
+    Origin, PreannotationError, Preannotator, Search, Task, TaskPrediction, View,
     needs_region_control,
 };
 use crate::geometry::ImageSize;
 use crate::labeling::{ControlKind, ImageTag, Label, LabelingConfig, LabelingError};
 use crate::prompt::Prompt;
+use crate::regions::scores::mean;
 use crate::regions::{Region, Unlabeled, typed};
 
 /// What to look for in every task of a batch.
@@ -136,7 +137,7 @@ impl Preannotator {
         }
         Ok(TaskPrediction {
             result,
-            score: mean(scores.into_iter()),
+            score: mean(scores),
             model_version: plan.view.version.clone(),
         })
     }

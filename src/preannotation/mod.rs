@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::pipeline::worker::{Worker, WorkerError};
 use crate::prompt::{EmptyPrompt, Prompt};
+use crate::regions::scores::mean;
 use crate::regions::{Region, Regions, Style, Unlabeled, cutouts, regions};
 
 /// What everything here shares.
@@ -411,10 +412,4 @@ fn needs_region_control(config: &LabelingConfig, image: &ImageTag) -> Result<(),
         Some(_) => Ok(()),
         None => Err(LabelingError::NoRegionControl(image.name.clone())),
     }
-}
-
-/// 0 of nothing.
-fn mean(scores: impl Iterator<Item = f32>) -> f32 {
-    let (sum, count) = scores.fold((0.0, 0), |(sum, count), score| (sum + score, count + 1));
-    sum / count.max(1) as f32
 }
