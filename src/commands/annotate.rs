@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use futures_util::{StreamExt, stream};
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
-use serde_json::json;
+use serde::Serialize;
 
 use super::{print, road, tell};
 use crate::config::{AnnotateArgs, PromptMemory};
@@ -17,7 +17,9 @@ use crate::pipeline::loading::NotReady;
 use crate::pipeline::scheduler::{StepError, Urgency};
 use crate::pipeline::stages::StageError;
 use crate::preannotation::project::memory::ProjectMemory;
-use crate::preannotation::{BatchPlan, Origin, PreannotationError, Preannotator, Task};
+use crate::preannotation::{
+    BatchPlan, Origin, PreannotationError, Preannotator, Task, TaskPrediction,
+};
 use crate::prompt::Prompt;
 
 /// Tasks asked for at a time: with all their annotations, masks included.
@@ -214,6 +216,15 @@ impl Run {
     }
 }
 
+/// A prediction as Label Studio stores it.
+#[derive(Debug, Serialize)]
+struct NewPrediction<'a> {
+    /// Label Studio's number.
+    task: u64,
+    #[serde(flatten)]
+    prediction: &'a TaskPrediction,
+}
+
 /// Predicts a task and stores the prediction; how many regions it has.
 async fn one(
     api: &Api,
@@ -227,12 +238,10 @@ async fn one(
         regions: vec![],
     };
     let prediction = preannotator.predict(plan, &wanted).await?;
-    let body = json!({
-        "task": task.id,
-        "result": prediction.result,
-        "score": prediction.score,
-        "model_version": prediction.model_version,
-    });
+    let body = NewPrediction {
+        task: task.id,
+        prediction: &prediction,
+    };
     api.store_prediction(task.id, &prediction.model_version, &body)
         .await?;
     let found = prediction

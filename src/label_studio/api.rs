@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use reqwest::header::AUTHORIZATION;
 use reqwest::{Method, StatusCode};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{LabelStudio, TokenError};
@@ -218,7 +218,7 @@ impl Api {
         &self,
         task: u64,
         model_version: &str,
-        prediction: &Value,
+        prediction: &impl Serialize,
     ) -> Result<(), ApiError> {
         let mut tries = 0;
         loop {
@@ -245,7 +245,7 @@ impl Api {
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
         let mut tries = 0;
         loop {
-            let answer = self.call(Method::GET, path, None).await;
+            let answer = self.call(Method::GET, path, None::<&Value>).await;
             tries += 1;
             match answer {
                 Err(error) if error.is_passing() && tries < TRIES => {
@@ -260,7 +260,7 @@ impl Api {
         &self,
         method: Method,
         path: &str,
-        body: Option<&Value>,
+        body: Option<&impl Serialize>,
     ) -> Result<T, ApiError> {
         let first = self.send(&method, path, body).await?;
         let response = if first.status() == StatusCode::UNAUTHORIZED
@@ -309,7 +309,7 @@ impl Api {
         &self,
         method: &Method,
         path: &str,
-        body: Option<&Value>,
+        body: Option<&impl Serialize>,
     ) -> Result<reqwest::Response, ApiError> {
         let base = self.label_studio.base().ok_or(ApiError::NoHost)?;
         let mut request = self.client.request(method.clone(), format!("{base}{path}"));

@@ -45,7 +45,11 @@ pub fn decode(bytes: &[u8], max_pixels: usize) -> Result<RgbImage, DecodeError> 
     }
     let mut limits = Limits::default();
     // 16 bytes a pixel is the most that any format decodes to; decoders need room besides
-    limits.max_alloc = Some(max_pixels as u64 * 16 + (64 << 20));
+    limits.max_alloc = Some(
+        (max_pixels as u64)
+            .saturating_mul(16)
+            .saturating_add(64 << 20),
+    );
     decoder.set_limits(limits)?;
     let orientation = decoder.orientation()?;
     let image = over_white(DynamicImage::from_decoder(decoder)?);

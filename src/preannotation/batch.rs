@@ -9,13 +9,14 @@ use tokio::sync::{Semaphore, mpsc};
 use super::interaction::numbers;
 use super::project::{Origin, View};
 use super::{
-    BATCH_AT_ONCE, PreannotationError, Preannotator, Search, Task, TaskPrediction, mean,
+    BATCH_AT_ONCE, PreannotationError, Preannotator, Search, Task, TaskPrediction,
     needs_region_control,
 };
 use crate::geometry::ImageSize;
 use crate::labeling::{ControlKind, ImageTag, Label, LabelingConfig, LabelingError};
 use crate::pipeline::scheduler::Urgency;
 use crate::prompt::Prompt;
+use crate::regions::scores::mean;
 use crate::regions::{Region, Unlabeled, typed};
 
 /// What to look for in every task of a batch.
@@ -149,7 +150,7 @@ impl Preannotator {
         }
         Ok(TaskPrediction {
             result,
-            score: mean(scores.into_iter()),
+            score: mean(scores),
             model_version: plan.view.version.clone(),
         })
     }

@@ -29,6 +29,7 @@ use crate::pipeline::scheduler::Urgency;
 use crate::pipeline::stages::{Asker, Failed, Query, StageError, Stages, off_thread};
 use crate::pipeline::timings::Timings;
 use crate::prompt::{EmptyPrompt, Prompt};
+use crate::regions::scores::mean;
 use crate::regions::{Region, Regions, Style, Unlabeled, cutouts, regions};
 
 /// Tasks to predictions.
@@ -382,10 +383,4 @@ fn needs_region_control(config: &LabelingConfig, image: &ImageTag) -> Result<(),
         Some(_) => Ok(()),
         None => Err(LabelingError::NoRegionControl(image.name.clone())),
     }
-}
-
-/// 0 of nothing.
-fn mean(scores: impl Iterator<Item = f32>) -> f32 {
-    let (sum, count) = scores.fold((0.0, 0), |(sum, count), score| (sum + score, count + 1));
-    sum / count.max(1) as f32
 }

@@ -1,51 +1,24 @@
 //! Detected objects to Label Studio regions.
+//!
+//! For each object `selection` decides whether it is kept and which controls take it, `render` turns its box or mask
+//! into the value of a control, [`scores`] says how sure the models are, and `region` adds the label.
 
 pub mod brush_rle;
 pub mod polygon;
+mod region;
+mod render;
+pub mod scores;
+mod selection;
+mod value;
 
 use std::sync::Arc;
 
-use rand::Rng;
-use rand::distr::Alphanumeric;
-use serde::Serialize;
-use serde_json::{Map, Value, json};
-
-use crate::geometry::{BoundingBox, Detection, ImageSize, Mask};
-use crate::labeling::{
-    ControlKind, ControlTag, ImageTag, Label, LabelingConfig, RegionControl, Shape,
-};
-use crate::pipeline::{DetectedObject, Prediction};
+pub use self::region::{Region, typed};
+pub use self::selection::Unlabeled;
+pub use self::value::{Labels, RegionValue};
+use crate::labeling::{ImageTag, LabelingConfig};
+use crate::pipeline::Prediction;
 use crate::segmenter::ScoredMask;
-
-/// One region of an answer, as Label Studio's editor reads it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[allow(missing_docs)] // Label Studio's own field names
-pub struct Region {
-    pub id: String,
-    pub from_name: String,
-    pub to_name: String,
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    pub original_width: usize,
-    pub original_height: usize,
-    pub image_rotation: u16,
-    pub value: Map<String, Value>,
-    /// 0..1; none for a text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub score: Option<f32>,
-}
-
-/// What to do with a detection whose phrase is no label of a control.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unlabeled {
-    /// Draw it without a label, so that the annotator gives it one.
-    Keep,
-    /// Leave it out: stored predictions must have labels of the config.
-    Drop,
-}
-
-/// A label and the control it belongs to.
-type Named<'a> = (&'a ControlTag, &'a Label);
 
 /// How detections become regions.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -76,223 +49,66 @@ pub fn regions(
     image: &ImageTag,
     style: &Style,
 ) -> Regions {
+    let (size, tolerance) = (prediction.size, style.polygon_tolerance);
     let mut regions = vec![];
     let (mut dropped, mut scores) = (0, vec![]);
     for object in &prediction.objects {
-        let Detection { phrase, score, .. } = &object.detection;
-        let found: Vec<(RegionControl, Option<Named>)> = config
-            .region_controls(image)
-            .map(|control| {
-                let label = phrase
-                    .as_deref()
-                    .and_then(|phrase| control.label_for(phrase));
-                (control, label)
-            })
-            .collect();
-        if let Some(others) = style.label_thresholds {
-            let own = found
-                .iter()
-                .find_map(|(_, label)| label.as_ref()?.1.score_threshold);
-            if *score <= own.unwrap_or(others) {
-                continue;
-            }
-        }
+        let kept = selection::destinations(&object.detection, config, image, style);
+        let Some(destinations) = kept else {
+            continue;
+        };
         let before = regions.len();
-        for (control, label) in found {
-            let needs_label = !control.labels.is_empty() && style.unlabeled == Unlabeled::Drop;
-            if label.is_some() || !needs_label {
-                let size = prediction.size;
-                regions.extend(shaped(object, size, &control, image, label, style));
+        for destination in &destinations {
+            let shape = destination.control.shape;
+            let score = scores::of_object(object, shape);
+            for value in render::of_object(object, size, shape, tolerance) {
+                regions.extend(region::labeled(value, destination, image, size, score));
             }
         }
         if regions.len() > before {
-            scores.push(*score);
+            scores.push(object.detection.score);
         } else {
             dropped += 1;
         }
     }
-    let score = (0.0 + scores.iter().sum::<f32>()) / scores.len().max(1) as f32;
     Regions {
         regions,
-        score,
+        score: scores::mean(scores),
         dropped,
     }
 }
 
 /// The masks of marked objects as regions with the label the annotator drew with: of the brush where
 /// there is one, else of the polygon; a control with that label before others.
-pub fn cutouts<'a>(
+pub fn cutouts(
     masks: &[Arc<ScoredMask>],
     label: Option<&str>,
-    config: &'a LabelingConfig,
-    image: &'a ImageTag,
+    config: &LabelingConfig,
+    image: &ImageTag,
     style: &Style,
 ) -> Vec<Region> {
-    let named = |control: &RegionControl<'a>| control.label_named(label?);
-    let controls: Vec<RegionControl> = config
-        .region_controls(image)
-        .filter(|control| control.shape != Shape::Rectangle)
-        .collect();
-    let rank =
-        |control: &&RegionControl<'a>| (named(control).is_none(), control.shape != Shape::Brush);
-    let Some(control) = controls.iter().min_by_key(rank) else {
+    let Some(destination) = selection::cutout_destination(label, config, image) else {
         return vec![];
     };
+    let shape = destination.control.shape;
     let mut regions = vec![];
     for scored in masks {
-        let ScoredMask { mask, score } = &**scored;
-        for value in mask_values(mask, control.shape, style) {
-            let label = named(control);
-            regions.extend(labeled(value, control, image, mask.size(), label, *score));
+        let (size, score) = (scored.mask.size(), Some(scores::of_mask(scored)));
+        for value in render::of_mask(&scored.mask, shape, style.polygon_tolerance) {
+            regions.extend(region::labeled(value, &destination, image, size, score));
         }
     }
     regions
 }
 
-/// What was looked for, as if it had been typed into the text area.
-pub fn typed(prompt: &str, area: &ControlTag, image: &ImageTag, size: ImageSize) -> Region {
-    Region {
-        id: fresh_id(),
-        from_name: area.name.clone(),
-        to_name: image.name.clone(),
-        kind: "textarea",
-        original_width: size.width,
-        original_height: size.height,
-        image_rotation: 0,
-        value: Map::from_iter([("text".to_owned(), json!([prompt]))]),
-        score: None,
-    }
-}
-
-/// The regions a control makes of an object: none for a box without extent inside the image, or for an
-/// empty mask.
-fn shaped(
-    object: &DetectedObject,
-    size: ImageSize,
-    control: &RegionControl,
-    image: &ImageTag,
-    label: Option<Named>,
-    style: &Style,
-) -> Vec<Region> {
-    let (values, score) = match (control.shape, &object.mask) {
-        (Shape::Rectangle, _) => {
-            let value = rectangle_value(object.detection.bounding_box, size);
-            (value.into_iter().collect(), object.detection.score)
-        }
-        (shape, Some(mask)) => (mask_values(&mask.mask, shape, style), mask.score),
-        (_, None) => (vec![], 0.0),
-    };
-    values
-        .into_iter()
-        .flat_map(|value| labeled(value, control, image, size, label, score))
-        .collect()
-}
-
-/// A value as Label Studio keeps it: one region of a control with labels of its own; of a control whose
-/// labels stand apart the shape, and then the label under the same id.
-fn labeled(
-    mut value: Map<String, Value>,
-    control: &RegionControl,
-    image: &ImageTag,
-    size: ImageSize,
-    label: Option<Named>,
-    score: f32,
-) -> Vec<Region> {
-    let is_own = matches!(control.control.kind, ControlKind::ShapeLabels(_));
-    let region = |from: &ControlTag, kind: &'static str, value| Region {
-        id: String::new(),
-        from_name: from.name.clone(),
-        to_name: image.name.clone(),
-        kind,
-        original_width: size.width,
-        original_height: size.height,
-        image_rotation: 0,
-        value,
-        // the segmenter's expectation can overshoot
-        score: Some(score.clamp(0.0, 1.0)),
-    };
-    let mut made = match (is_own, label) {
-        (true, label) => {
-            let kind = control.shape.labels_kind();
-            if let Some((_, label)) = label {
-                value.insert(kind.to_owned(), json!([label.name()]));
-            }
-            vec![region(control.control, kind, value)]
-        }
-        (false, Some((labels, label))) => {
-            let shape = region(control.control, control.shape.kind(), value.clone());
-            value.insert("labels".to_owned(), json!([label.name()]));
-            vec![shape, region(labels, "labels", value)]
-        }
-        (false, None) => vec![region(control.control, control.shape.kind(), value)],
-    };
-    let id = fresh_id();
-    for region in &mut made {
-        region.id.clone_from(&id);
-    }
-    made
-}
-
-/// What a mask looks like as a brush stroke or as polygons; nothing of an empty one.
-fn mask_values(mask: &Mask, shape: Shape, style: &Style) -> Vec<Map<String, Value>> {
-    match shape {
-        Shape::Brush if mask.area() > 0 => vec![brush_value(mask)],
-        Shape::Polygon => polygon_values(mask, style.polygon_tolerance),
-        _ => vec![],
-    }
-}
-
-/// A box in percent of the image, 0..100.
-fn rectangle_value(b: BoundingBox, size: ImageSize) -> Option<Map<String, Value>> {
-    let b = b.clamped(size);
-    if b.area() <= 0.0 {
-        return None;
-    }
-    let percent = |value: f32, of: usize| f64::from(value) * 100.0 / of as f64;
-    let (x, y) = (percent(b.x0, size.width), percent(b.y0, size.height));
-    Some(Map::from_iter([
-        ("x".to_owned(), json!(x)),
-        ("y".to_owned(), json!(y)),
-        ("width".to_owned(), json!(percent(b.x1, size.width) - x)),
-        ("height".to_owned(), json!(percent(b.y1, size.height) - y)),
-        ("rotation".to_owned(), json!(0)),
-    ]))
-}
-
-fn brush_value(mask: &Mask) -> Map<String, Value> {
-    Map::from_iter([
-        ("format".to_owned(), json!("rle")),
-        ("rle".to_owned(), json!(brush_rle::encode(mask))),
-    ])
-}
-
-/// Outlines in percent of the image, 0..100.
-fn polygon_values(mask: &Mask, tolerance: f32) -> Vec<Map<String, Value>> {
-    let size = mask.size();
-    let pixels = tolerance / 100.0 * size.width.max(size.height) as f32;
-    let percent = |value: f32, of: usize| f64::from(value) * 100.0 / of as f64;
-    let outlines = polygon::outlines(mask, pixels).into_iter().map(|ring| {
-        let points = ring.iter();
-        let points: Vec<[f64; 2]> = points
-            .map(|[x, y]| [percent(*x, size.width), percent(*y, size.height)])
-            .collect();
-        Map::from_iter([
-            ("points".to_owned(), json!(points)),
-            ("closed".to_owned(), json!(true)),
-        ])
-    });
-    outlines.collect()
-}
-
-/// Ten letters and digits, never the same twice: accepting a region overwrites one of the same id.
-fn fresh_id() -> String {
-    let characters = rand::rng().sample_iter(Alphanumeric);
-    characters.take(10).map(char::from).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+    use std::sync::Arc;
+
     use super::*;
+    use crate::geometry::{BoundingBox, Detection, ImageSize, Mask};
+    use crate::pipeline::DetectedObject;
 
     const KEEP: Style = Style {
         unlabeled: Unlabeled::Keep,
@@ -346,11 +162,16 @@ mod tests {
             .collect();
         let pair = [("rectanglelabels", "label"), ("brushlabels", "label2")];
         assert_eq!(kinds, [pair, pair].concat());
-        let value = &kept.regions[0].value;
-        let numbers = ["x", "y", "width", "height"].map(|key| value[key].as_f64().unwrap());
-        assert_eq!(numbers, [0.0, 10.0, 50.0, 90.0]);
-        assert_eq!(value["rectanglelabels"], json!(["Bok Choi"]));
-        assert!(!kept.regions[2].value.contains_key("rectanglelabels"));
+        let rectangle = RegionValue::Rectangle {
+            x: 0.0,
+            y: 10.0,
+            width: 50.0,
+            height: 90.0,
+            rotation: 0,
+            labels: Labels::Own(Some("Bok Choi".to_owned())),
+        };
+        assert_eq!(kept.regions[0].value, rectangle);
+        assert_eq!(kept.regions[2].value.label(), None);
         assert_eq!(kept.regions[1].score, Some(1.0));
         let mut ids: Vec<_> = kept.regions.iter().map(|r| &r.id).collect();
         ids.sort();
@@ -394,8 +215,9 @@ mod tests {
         assert_eq!(kinds[2], ("p", "polygon"));
         assert_eq!(found[0].id, found[1].id);
         assert_ne!(found[0].id, found[2].id);
-        assert_eq!(found[1].value["labels"], json!(["d"]));
-        assert_eq!(found[1].value["x"], found[0].value["x"]);
+        let labels = Labels::Separate("d".to_owned());
+        let labeled = found[0].value.clone().with_labels(labels);
+        assert_eq!(found[1].value, labeled);
         assert!(made(controls, &["cat"], &DROP).is_empty());
         // unlabeled shapes alone, and shapes that no control labels
         assert!(
@@ -420,7 +242,7 @@ mod tests {
         // all scores are 0.5
         let found = made(controls, &["dog", "cat", "cow"], &style);
         assert_eq!(found.len(), 1);
-        assert_eq!(found[0].value["rectanglelabels"], json!(["dog"]));
+        assert_eq!(found[0].value.label(), Some("dog"));
     }
 
     #[test]
@@ -443,12 +265,134 @@ mod tests {
             let image = config.image().unwrap();
             cutouts(&masks, Some(order), &config, image, &KEEP)
         };
-        assert_eq!(controls("cat")[0].value["brushlabels"], json!(["cat"]));
-        let polygon = &controls("dog")[0];
-        assert_eq!(polygon.value["polygonlabels"], json!(["dog"]));
-        assert_eq!(polygon.value["points"].as_array().unwrap().len(), 4);
+        let cat = &controls("cat")[0];
+        assert_eq!((cat.kind, cat.value.label()), ("brushlabels", Some("cat")));
+        let dog = &controls("dog")[0];
+        assert_eq!(
+            (dog.kind, dog.value.label()),
+            ("polygonlabels", Some("dog"))
+        );
+        assert!(matches!(&dog.value, RegionValue::Polygon { points, .. } if points.len() == 4));
         let unknown = &controls("cow")[0];
-        assert_eq!(unknown.kind, "brushlabels");
-        assert!(!unknown.value.contains_key("brushlabels"));
+        assert_eq!((unknown.kind, unknown.value.label()), ("brushlabels", None));
+    }
+
+    #[test]
+    fn a_label_shares_the_bytes_of_its_brush() {
+        let controls = "<Labels name='l' toName='i'><Label value='dog'/></Labels>
+            <Brush name='b' toName='i'/>";
+        let found = made(controls, &["dog"], &DROP);
+        let rle: Vec<_> = found
+            .iter()
+            .map(|region| match &region.value {
+                RegionValue::Brush { rle, .. } => rle,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(rle.len(), 2);
+        assert!(Arc::ptr_eq(rle[0], rle[1]));
+    }
+
+    /// Regions as Label Studio reads them, without their ids, which are random.
+    fn json_without_ids(found: &[Region]) -> Value {
+        let mut read = serde_json::to_value(found).unwrap();
+        for region in read.as_array_mut().unwrap() {
+            let id = region.as_object_mut().unwrap().remove("id").unwrap();
+            assert_eq!(id.as_str().unwrap().len(), 10);
+        }
+        read
+    }
+
+    #[test]
+    fn shapes_with_labels_of_their_own_as_json() {
+        let controls = "<RectangleLabels name='r' toName='i'><Label value='dog'/></RectangleLabels>
+            <BrushLabels name='b' toName='i'><Label value='dog'/></BrushLabels>
+            <PolygonLabels name='p' toName='i'><Label value='dog'/></PolygonLabels>";
+        let labeled = json!([
+            {"from_name": "r", "to_name": "i", "type": "rectanglelabels",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
+                "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0,
+                    "rectanglelabels": ["dog"]}},
+            {"from_name": "b", "to_name": "i", "type": "brushlabels",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+                "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0],
+                    "brushlabels": ["dog"]}},
+            {"from_name": "p", "to_name": "i", "type": "polygonlabels",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+                "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true,
+                    "polygonlabels": ["dog"]}}
+        ]);
+        let found = made(controls, &["dog"], &DROP);
+        assert_eq!(json_without_ids(&found), labeled);
+        let unlabeled = json!([
+            {"from_name": "r", "to_name": "i", "type": "rectanglelabels",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
+                "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0}},
+            {"from_name": "b", "to_name": "i", "type": "brushlabels",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+                "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0]}},
+            {"from_name": "p", "to_name": "i", "type": "polygonlabels",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+                "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true}}
+        ]);
+        let found = made(controls, &["cat"], &KEEP);
+        assert_eq!(json_without_ids(&found), unlabeled);
+    }
+
+    #[test]
+    fn shapes_with_labels_apart_as_json() {
+        let controls = "<Labels name='l' toName='i'><Label value='dog'/></Labels>
+            <Rectangle name='r' toName='i'/><Brush name='b' toName='i'/>
+            <Polygon name='p' toName='i'/>";
+        let labeled = json!([
+            {"from_name": "r", "to_name": "i", "type": "rectangle",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
+                "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0}},
+            {"from_name": "l", "to_name": "i", "type": "labels",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
+                "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0,
+                    "labels": ["dog"]}},
+            {"from_name": "b", "to_name": "i", "type": "brush",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+                "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0]}},
+            {"from_name": "l", "to_name": "i", "type": "labels",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+                "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0],
+                    "labels": ["dog"]}},
+            {"from_name": "p", "to_name": "i", "type": "polygon",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+                "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true}},
+            {"from_name": "l", "to_name": "i", "type": "labels",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+                "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true,
+                    "labels": ["dog"]}}
+        ]);
+        let found = made(controls, &["dog"], &DROP);
+        assert_eq!(json_without_ids(&found), labeled);
+        let unlabeled = json!([
+            {"from_name": "r", "to_name": "i", "type": "rectangle",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
+                "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0}},
+            {"from_name": "b", "to_name": "i", "type": "brush",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+                "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0]}},
+            {"from_name": "p", "to_name": "i", "type": "polygon",
+                "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+                "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true}}
+        ]);
+        let found = made(controls, &["cat"], &KEEP);
+        assert_eq!(json_without_ids(&found), unlabeled);
+    }
+
+    #[test]
+    fn a_prompt_as_json() {
+        let xml = "<View><Image name='i' value='$i'/><TextArea name='t' toName='i'/></View>";
+        let config = LabelingConfig::parse(xml).unwrap();
+        let size = prediction(&[]).size;
+        let region = typed("dog . cat", &config.controls[0], &config.images[0], size);
+        let expected = json!([{"from_name": "t", "to_name": "i", "type": "textarea",
+            "original_width": 100, "original_height": 50, "image_rotation": 0,
+            "value": {"text": ["dog . cat"]}}]);
+        assert_eq!(json_without_ids(&[region]), expected);
     }
 }

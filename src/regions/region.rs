@@ -1,0 +1,91 @@
+//! A region, and how Label Studio keeps a value that has a label.
+
+use rand::Rng;
+use rand::distr::Alphanumeric;
+use serde::Serialize;
+
+use super::selection::Destination;
+use super::value::{Labels, RegionValue};
+use crate::geometry::ImageSize;
+use crate::labeling::{ControlKind, ControlTag, ImageTag};
+
+/// One region of an answer, as Label Studio's editor reads it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs)] // Label Studio's own field names
+pub struct Region {
+    pub id: String,
+    pub from_name: String,
+    pub to_name: String,
+    /// That of the value.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub original_width: usize,
+    pub original_height: usize,
+    pub image_rotation: u16,
+    pub value: RegionValue,
+    /// 0..1; none for a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f32>,
+}
+
+impl Region {
+    /// A region of its own, from a control of the image.
+    fn new(
+        from: &ControlTag,
+        image: &ImageTag,
+        size: ImageSize,
+        value: RegionValue,
+        score: Option<f32>,
+    ) -> Self {
+        Self {
+            id: fresh_id(),
+            from_name: from.name.clone(),
+            to_name: image.name.clone(),
+            kind: value.kind(),
+            original_width: size.width,
+            original_height: size.height,
+            image_rotation: 0,
+            value,
+            score,
+        }
+    }
+}
+
+/// A shape at its destination: one region of a control with labels of its own; of a control whose labels stand
+/// apart the shape, and then the label under the same id.
+pub(super) fn labeled(
+    shape: RegionValue,
+    destination: &Destination,
+    image: &ImageTag,
+    size: ImageSize,
+    score: Option<f32>,
+) -> Vec<Region> {
+    let control = destination.control.control;
+    let region = |from, value| Region::new(from, image, size, value, score);
+    match (control.kind, destination.label) {
+        (ControlKind::ShapeLabels(_), label) => {
+            let name = label.map(|(_, label)| label.name().to_owned());
+            vec![region(control, shape.with_labels(Labels::Own(name)))]
+        }
+        (_, Some((labels, label))) => {
+            let labeled = Labels::Separate(label.name().to_owned());
+            let labeled = region(labels, shape.clone().with_labels(labeled));
+            let id = labeled.id.clone();
+            let shape = region(control, shape);
+            vec![Region { id, ..shape }, labeled]
+        }
+        (_, None) => vec![region(control, shape)],
+    }
+}
+
+/// What was looked for, as if it had been typed into the text area.
+pub fn typed(prompt: &str, area: &ControlTag, image: &ImageTag, size: ImageSize) -> Region {
+    let value = RegionValue::Text(prompt.to_owned());
+    Region::new(area, image, size, value, None)
+}
+
+/// Ten letters and digits, never the same twice: accepting a region overwrites one of the same id.
+fn fresh_id() -> String {
+    let characters = rand::rng().sample_iter(Alphanumeric);
+    characters.take(10).map(char::from).collect()
+}

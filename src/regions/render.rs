@@ -1,0 +1,75 @@
+//! The geometry of an object as the value of a region, still without a label. Pixels become percent here.
+
+use super::value::{Labels, RegionValue};
+use super::{brush_rle, polygon};
+use crate::geometry::{BoundingBox, ImageSize, Mask};
+use crate::labeling::Shape;
+use crate::pipeline::DetectedObject;
+
+/// What a control of this shape shows of an object: nothing of a box without extent inside the image, of a mask
+/// that is empty, or where there is no mask. `tolerance` as in [`of_mask`].
+pub(super) fn of_object(
+    object: &DetectedObject,
+    size: ImageSize,
+    shape: Shape,
+    tolerance: f32,
+) -> Vec<RegionValue> {
+    match (shape, &object.mask) {
+        (Shape::Rectangle, _) => rectangle(object.detection.bounding_box, size)
+            .into_iter()
+            .collect(),
+        (_, Some(mask)) => of_mask(&mask.mask, shape, tolerance),
+        (_, None) => vec![],
+    }
+}
+
+/// A mask as a brush stroke or as polygons, which may be `tolerance` percent of the image's longer side away from
+/// its boundary; nothing of an empty one.
+pub(super) fn of_mask(mask: &Mask, shape: Shape, tolerance: f32) -> Vec<RegionValue> {
+    match shape {
+        Shape::Brush if mask.area() > 0 => vec![brush(mask)],
+        Shape::Polygon => polygons(mask, tolerance),
+        Shape::Brush | Shape::Rectangle => vec![],
+    }
+}
+
+fn rectangle(b: BoundingBox, size: ImageSize) -> Option<RegionValue> {
+    let b = b.clamped(size);
+    if b.area() <= 0.0 {
+        return None;
+    }
+    let (x, y) = (percent(b.x0, size.width), percent(b.y0, size.height));
+    Some(RegionValue::Rectangle {
+        x,
+        y,
+        width: percent(b.x1, size.width) - x,
+        height: percent(b.y1, size.height) - y,
+        rotation: 0,
+        labels: Labels::None,
+    })
+}
+
+fn brush(mask: &Mask) -> RegionValue {
+    RegionValue::Brush {
+        rle: brush_rle::encode(mask).into(),
+        labels: Labels::None,
+    }
+}
+
+/// One per part of the mask.
+fn polygons(mask: &Mask, tolerance: f32) -> Vec<RegionValue> {
+    let size = mask.size();
+    let pixels = tolerance / 100.0 * size.width.max(size.height) as f32;
+    let corner = |[x, y]: &[f32; 2]| [percent(*x, size.width), percent(*y, size.height)];
+    let outlines = polygon::outlines(mask, pixels).into_iter();
+    outlines
+        .map(|ring| RegionValue::Polygon {
+            points: ring.iter().map(corner).collect(),
+            labels: Labels::None,
+        })
+        .collect()
+}
+
+fn percent(pixels: f32, of: usize) -> f64 {
+    f64::from(pixels) * 100.0 / of as f64
+}

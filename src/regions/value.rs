@@ -1,0 +1,158 @@
+//! What a region shows: the `value` of Label Studio's regions.
+
+use std::sync::Arc;
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use crate::labeling::Shape;
+
+/// The `value` of a region, which becomes JSON straight from its fields. What is long, such as the run-length code
+/// of a mask in a large photograph, is shared by clones.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RegionValue {
+    /// A box.
+    Rectangle {
+        /// The left edge, in percent of the image's width, 0..100.
+        x: f64,
+        /// The top edge, in percent of the image's height, 0..100.
+        y: f64,
+        /// In percent of the image's width, 0..100.
+        width: f64,
+        /// In percent of the image's height, 0..100.
+        height: f64,
+        /// In degrees clockwise around the top left corner.
+        rotation: u16,
+        /// What it is.
+        labels: Labels,
+    },
+    /// A mask.
+    Brush {
+        /// The bytes of [`brush_rle::encode`](super::brush_rle::encode).
+        rle: Arc<[u8]>,
+        /// What it is.
+        labels: Labels,
+    },
+    /// A closed outline.
+    Polygon {
+        /// Its corners `[x, y]`, in percent of the image's width and height, 0..100.
+        points: Arc<[[f64; 2]]>,
+        /// What it is.
+        labels: Labels,
+    },
+    /// What was typed into a text area.
+    Text(String),
+}
+
+/// The label of a shape by the control that it belongs to, which decides the type of the region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Labels {
+    /// The control has no labels, as `<Rectangle>`: the region is a `rectangle`.
+    None,
+    /// The control has labels of its own, as `<RectangleLabels>`: the region is of type `rectanglelabels`, even
+    /// where none of the labels fits.
+    Own(Option<String>),
+    /// The label of a `<Labels>`: the region is of type `labels` and repeats the shape that it labels.
+    Separate(String),
+}
+
+impl RegionValue {
+    /// The `type` of a region with this value; also the key of its label, where it has one.
+    pub fn kind(&self) -> &'static str {
+        let (shape, labels) = match self {
+            Self::Rectangle { labels, .. } => (Shape::Rectangle, labels),
+            Self::Brush { labels, .. } => (Shape::Brush, labels),
+            Self::Polygon { labels, .. } => (Shape::Polygon, labels),
+            Self::Text(_) => return "textarea",
+        };
+        match labels {
+            Labels::None => shape.kind(),
+            Labels::Own(_) => shape.labels_kind(),
+            Labels::Separate(_) => "labels",
+        }
+    }
+
+    /// The name of its label.
+    pub fn label(&self) -> Option<&str> {
+        match self {
+            Self::Rectangle { labels, .. }
+            | Self::Brush { labels, .. }
+            | Self::Polygon { labels, .. } => labels.name(),
+            Self::Text(_) => None,
+        }
+    }
+
+    /// The same shape with other labels; a text has none.
+    pub(super) fn with_labels(mut self, new: Labels) -> Self {
+        match &mut self {
+            Self::Rectangle { labels, .. }
+            | Self::Brush { labels, .. }
+            | Self::Polygon { labels, .. } => *labels = new,
+            Self::Text(_) => {}
+        }
+        self
+    }
+}
+
+impl Labels {
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Own(name) => name.as_deref(),
+            Self::Separate(name) => Some(name),
+        }
+    }
+}
+
+impl Serialize for RegionValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        match self {
+            Self::Rectangle {
+                x,
+                y,
+                width,
+                height,
+                rotation,
+                ..
+            } => {
+                map.serialize_entry("x", x)?;
+                map.serialize_entry("y", y)?;
+                map.serialize_entry("width", width)?;
+                map.serialize_entry("height", height)?;
+                map.serialize_entry("rotation", rotation)?;
+            }
+            Self::Brush { rle, .. } => {
+                map.serialize_entry("format", "rle")?;
+                // a slice of bytes is a list of numbers to serde
+                map.serialize_entry("rle", &rle[..])?;
+            }
+            Self::Polygon { points, .. } => {
+                map.serialize_entry("points", &points[..])?;
+                map.serialize_entry("closed", &true)?;
+            }
+            Self::Text(text) => map.serialize_entry("text", &[text])?,
+        }
+        if let Some(label) = self.label() {
+            map.serialize_entry(self.kind(), &[label])?;
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_of_a_brush_is_a_number() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let value = RegionValue::Brush {
+            rle: bytes.clone().into(),
+            labels: Labels::None,
+        };
+        let written = serde_json::to_string(&value).unwrap();
+        let numbers: Vec<String> = bytes.iter().map(u8::to_string).collect();
+        let expected = format!(r#"{{"format":"rle","rle":[{}]}}"#, numbers.join(","));
+        assert_eq!(written, expected);
+    }
+}
