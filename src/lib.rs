@@ -5,9 +5,9 @@
 //! 1. [`http`]: the API that Label Studio calls
 //! 2. [`preannotation`]: a task on its way through all that follows; what a project is known for
 //! 3. [`labeling`]: which image a task shows, which controls and labels there are
-//! 4. [`media`]: the image, fetched and decoded
+//! 4. [`media`]: the image, by what its bytes are; fetched and decoded where its pixels are needed
 //! 5. [`prompt`]: what the annotator asked for, as phrases
-//! 6. [`pipeline`]: detect, then segment, on the one thread that computes
+//! 6. [`pipeline`]: detect, then segment, stage by stage, each kept for whoever asks next and computed in its turn
 //! 7. [`detector`]: image and prompt to boxes with phrases (Grounding DINO)
 //! 8. [`segmenter`]: boxes and points to masks (SAM)
 //! 9. [`regions`]: detections and masks to Label Studio regions
@@ -16,7 +16,7 @@
 //! [`checkpoints`], from the name of a model to its files, here or on the hub;
 //! [`pixels`] and [`geometry`], which detector and segmenter share; [`report`], what the command line
 //! writes; [`label_studio`], its address, token and API; [`config`], [`commands`], [`metrics`],
-//! [`outgoing`], [`memory`], [`threads`] and [`telemetry`].
+//! [`store`], [`outgoing`], [`memory`], [`threads`] and [`telemetry`].
 //!
 //! ```no_run
 //! use candle_core::{DType, Device};
