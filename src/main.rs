@@ -32,7 +32,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         unsafe { threads::start(cpu.threads) }.context("cannot start the threads that compute")?;
     }
     let (log, level) = command.log();
-    telemetry::init(log, level)?;
+    telemetry::init(log, level, command.trace())?;
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Predict(args) => predict::run(&args),

@@ -6,7 +6,7 @@ mod selftest;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::Resettable;
@@ -83,6 +83,14 @@ impl Command {
             Self::Doctor(args) => (&args.road.log, "error"),
             Self::Download(args) => (&args.log, "warn"),
             Self::Models(args) => (&args.log, "error"),
+        }
+    }
+
+    /// The file that it writes a trace of its spans to.
+    pub fn trace(&self) -> Option<&Path> {
+        match self {
+            Self::Serve(args) => args.http.trace.as_deref(),
+            _ => None,
         }
     }
 
@@ -244,6 +252,10 @@ pub struct HttpArgs {
     /// Seconds for a batch, below the 100 that Label Studio waits; what is left then goes on behind.
     #[arg(long, env = "PREDICT_DEADLINE_S", default_value_t = 80)]
     pub predict_deadline_s: u64,
+    /// Also write what is computed when to this file, in Chrome's trace format, for <https://ui.perfetto.dev>. It grows
+    /// as long as the server runs.
+    #[arg(long, env = "TRACE_FILE", value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// The user that must be given to connect; without one, everybody may.
     #[arg(long, env = "BASIC_AUTH_USER", value_name = "USER")]
     pub basic_auth_user: Option<String>,

@@ -417,6 +417,7 @@ impl Stages {
         work: impl FnOnce() -> Result<T, StageError> + Send + 'static,
     ) -> Result<T, StageError> {
         let timed = move || {
+            let _span = tracing::debug_span!("step", stage).entered();
             let start = Instant::now();
             (work(), start.elapsed())
         };

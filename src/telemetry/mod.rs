@@ -1,0 +1,53 @@
+//! Logs, to the standard error, as lines for people or as JSON for machines; and traces, to a file.
+
+mod trace;
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use anyhow::Context;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use self::trace::TraceFile;
+
+use crate::config::{LogArgs, LogFormat};
+
+/// Starts logging, at a level of `default` where nothing is said, and writes a trace where one is wanted; call once.
+///
+/// # Errors
+/// If the level is neither a level nor a filter, or the trace cannot be written.
+pub fn init(args: &LogArgs, default: &str, trace: Option<&Path>) -> anyhow::Result<()> {
+    // Python's names work too
+    let level = match args
+        .log_level
+        .as_deref()
+        .unwrap_or(default)
+        .to_lowercase()
+        .as_str()
+    {
+        "warning" => "warn".to_owned(),
+        "critical" | "fatal" => "error".to_owned(),
+        level => level.to_owned(),
+    };
+    let filter = EnvFilter::builder().parse(level)?;
+    let logs = tracing_subscriber::fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
+        // a closed standard error stops nothing
+        .log_internal_errors(false)
+        .with_writer(std::io::stderr);
+    let logs = match args.log_format {
+        LogFormat::Text => logs.boxed(),
+        LogFormat::Json => logs.json().boxed(),
+    };
+    let trace = trace.map(|file| {
+        let started = TraceFile::create(file);
+        started.with_context(|| format!("cannot write the trace {}", file.display()))
+    });
+    tracing_subscriber::registry()
+        .with(logs.with_filter(filter))
+        .with(trace.transpose()?.map(TraceFile::layer))
+        .init();
+    Ok(())
+}
