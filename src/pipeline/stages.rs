@@ -28,7 +28,7 @@ use crate::geometry::{BoundingBox, Mark};
 use crate::media::{Digest, MediaError, Picture};
 use crate::prompt::Prompt;
 use crate::segmenter::{BOXES_AT_ONCE, EncodedImage, ScoredMask, SegmentError, SmallMask};
-use crate::store::{Kept, Usage};
+use crate::store::{Kept, Source, Usage};
 
 /// Why a stage has no result.
 #[derive(Debug, thiserror::Error)]
@@ -295,7 +295,7 @@ impl Stages {
             self.step("image_features", asker, step).await
         };
         let had = self.features.get_or_make(picture.digest, make).await?;
-        if had.was_kept {
+        if had.source == Source::Kept {
             asker.timings.kept("image_features");
         }
         Ok(had.value)
@@ -314,7 +314,7 @@ impl Stages {
         };
         let key = question.caption.ids.clone();
         let had = self.texts.get_or_make(key, make).await?;
-        if had.was_kept {
+        if had.source == Source::Kept {
             asker.timings.kept("text_features");
         }
         Ok(had.value)
@@ -356,7 +356,7 @@ impl Stages {
             self.step("image_embeddings", asker, step).await
         };
         let had = self.embeddings.get_or_make(picture.digest, make).await?;
-        if had.was_kept {
+        if had.source == Source::Kept {
             asker.timings.kept("image_embeddings");
         }
         Ok(had.value)
