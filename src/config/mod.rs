@@ -3,6 +3,7 @@
 mod bench;
 mod models;
 mod selftest;
+mod store;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,6 +18,7 @@ pub use self::models::{
     CpuArgs, DeviceChoice, HubArgs, InstructionSetChoice, ModelArgs, Precision, PythonArgs, Switch,
 };
 pub use self::selftest::SelftestArgs;
+pub use self::store::StoreArgs;
 use crate::detector::DetectionOptions;
 
 /// Words in, boxes and masks out: a Label Studio ML backend.
@@ -119,6 +121,8 @@ pub struct RoadArgs {
     pub models: ModelArgs,
     #[command(flatten)]
     pub detection: DetectionArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
     #[command(flatten)]
     pub log: LogArgs,
 }

@@ -59,6 +59,11 @@ impl EncodedImage {
         self.embeddings.elem_count() * self.embeddings.dtype().size_in_bytes()
     }
 
+    /// How many bytes [`Self::to_bytes`] gives for every image of a segmenter.
+    pub fn bytes_on_disk(segmenter: &Segmenter) -> usize {
+        HEADER_BYTES + 2 * segmenter.embedding_shape().iter().product::<usize>()
+    }
+
     /// Its form on disk, little-endian: the image's height and width in pixels and the four sizes of the embedding as
     /// u32, then the embedding in half precision, which is 2 MiB at SAM's size.
     ///
@@ -185,6 +190,7 @@ mod tests {
         let cold = segmenter.encode(&picture()).unwrap();
         let bytes = cold.to_bytes().unwrap();
         assert_eq!(bytes.len(), HEADER_BYTES + cold.bytes() / 2);
+        assert_eq!(bytes.len(), EncodedImage::bytes_on_disk(&segmenter));
         let warm = EncodedImage::from_bytes(&bytes, &segmenter).unwrap();
         assert_eq!((warm.size(), warm.bytes()), (cold.size(), cold.bytes()));
         assert_eq!(warm.frame, cold.frame);

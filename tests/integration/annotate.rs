@@ -134,6 +134,8 @@ async fn the_doctor_tells_what_to_change() {
         "task 100 can be fetched: 640x480",
         "no backend connected",
         "on cpu",
+        "of memory (CACHE_BYTES)",
+        "0 image embeddings in 0 KiB of 20480 MiB on disk (WARM_BYTES)",
         "ML_BLOCK_LOCAL_IP=false",
         "nothing is in the way",
     ] {
