@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::bail;
 use futures_util::{StreamExt, stream};
+use tokio::sync::Notify;
 
 use super::progress::mebibytes;
 use super::project::{AT_ONCE, Access, Failures, Pages, Progress, loaded, until_stopped};
@@ -137,6 +138,8 @@ struct Room {
     /// The file of one image.
     bytes_of_one: u64,
     taken: Mutex<Taken>,
+    /// An image that was on its way is there, or failed.
+    settled: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -153,21 +156,36 @@ impl Room {
             bytes,
             bytes_of_one,
             taken: Mutex::default(),
+            settled: Notify::new(),
         }
     }
 
-    /// Makes room for one more image. What is not known yet may turn out to be there already.
+    /// Makes room for one more image. Waits while others are on their way that may need none: they fail, or turn out to
+    /// be there already.
     ///
     /// # Errors
     /// If the images of this project fill everything.
-    fn reserve(&self) -> Result<(), ImageError> {
-        let mut taken = self.taken();
-        let count = taken.warm.len() as u64 + taken.coming;
-        if (count + 1).saturating_mul(self.bytes_of_one) > self.bytes {
-            return Err(ImageError::Full(taken.warm.len()));
+    async fn reserve(&self) -> Result<(), ImageError> {
+        loop {
+            let settled = self.settled.notified();
+            {
+                let mut taken = self.taken();
+                let warm = taken.warm.len() as u64;
+                if !self.has_room(warm) {
+                    return Err(ImageError::Full(taken.warm.len()));
+                }
+                if self.has_room(warm + taken.coming) {
+                    taken.coming += 1;
+                    return Ok(());
+                }
+            }
+            settled.await;
         }
-        taken.coming += 1;
-        Ok(())
+    }
+
+    /// Whether there is room for one more image beside this many.
+    fn has_room(&self, images: u64) -> bool {
+        (images + 1).saturating_mul(self.bytes_of_one) <= self.bytes
     }
 
     /// The image that room was made for is there, or failed.
@@ -175,6 +193,8 @@ impl Room {
         let mut taken = self.taken();
         taken.coming -= 1;
         taken.warm.extend(warmed.map(|warmed| warmed.digest));
+        drop(taken);
+        self.settled.notify_waiters();
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -239,7 +259,7 @@ async fn one(
     };
     let mut outcomes = vec![];
     for image in plan.images() {
-        if let Err(full) = room.reserve() {
+        if let Err(full) = room.reserve().await {
             outcomes.push(Err(full));
             break;
         }
@@ -279,8 +299,8 @@ impl Summary {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_was_written_does_not_go_for_what_is_written_next() {
+    #[tokio::test]
+    async fn what_was_written_does_not_go_for_what_is_written_next() {
         let room = Room::new(35, 10);
         let warmed = |bytes: &[u8]| Warmed {
             digest: Digest::of(bytes),
@@ -288,16 +308,20 @@ mod tests {
             is_new: true,
         };
         for image in [b"a", b"b", b"a"] {
-            room.reserve().unwrap();
+            room.reserve().await.unwrap();
             room.settle(Some(&warmed(image)));
         }
-        // two images: there is room for another, which fails, and then for one that does not
-        room.reserve().unwrap();
-        assert!(matches!(room.reserve(), Err(ImageError::Full(2))));
-        room.settle(None);
-        room.reserve().unwrap();
+        // two images and one on its way, which fails: who waits for its room gets it
+        room.reserve().await.unwrap();
+        let fails = async {
+            tokio::task::yield_now().await;
+            assert_eq!(room.taken().coming, 1, "somebody did not wait");
+            room.settle(None);
+        };
+        let (reserved, ()) = tokio::join!(room.reserve(), fails);
+        reserved.unwrap();
         room.settle(Some(&warmed(b"c")));
-        let full = room.reserve().unwrap_err();
+        let full = room.reserve().await.unwrap_err();
         assert!(full.is_hopeless());
         assert!(full.to_string().contains("3 of them are warm"), "{full}");
     }
