@@ -46,6 +46,7 @@ pub mod label_studio;
 pub mod labeling;
 pub mod media;
 pub mod memory;
+pub mod memory_limit;
 pub mod metrics;
 pub mod models;
 pub mod outgoing;

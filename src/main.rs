@@ -4,7 +4,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use groundling::commands::{annotate, bench, doctor, download, models, predict, selftest, serve};
+use groundling::commands::{
+    annotate, bench, doctor, download, models, predict, selftest, serve, warm,
+};
 use groundling::config::{Cli, Command};
 use groundling::models::ops::InstructionSet;
 use groundling::{telemetry, threads};
@@ -39,6 +41,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Annotate(args) => annotate::run(args),
+        Command::Warm(args) => warm::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Download(args) => download::run(&args),
         Command::Models(args) => models::run(&args),

@@ -1,35 +1,19 @@
 //! `groundling annotate`: a whole project, without Label Studio's time-out.
 
-use std::io::IsTerminal;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use futures_util::{StreamExt, stream};
-use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
 
+use super::project::{AT_ONCE, Access, Failures, Pages, Progress, loaded, until_stopped};
 use super::{print, road, tell};
 use crate::config::{AnnotateArgs, PromptMemory};
 use crate::label_studio::api::{self, Api, ApiError};
-use crate::labeling::LabelingConfig;
-use crate::pipeline::loading::NotReady;
 use crate::pipeline::scheduler::{StepError, Urgency};
 use crate::pipeline::stages::StageError;
-use crate::preannotation::project::memory::ProjectMemory;
-use crate::preannotation::{
-    BatchPlan, Origin, PreannotationError, Preannotator, Task, TaskPrediction,
-};
+use crate::preannotation::{BatchPlan, PreannotationError, Preannotator, Task, TaskPrediction};
 use crate::prompt::Prompt;
-
-/// Tasks asked for at a time: with all their annotations, masks included.
-const PAGE: u64 = 50;
-/// Tasks on their way at a time: fetched, computed, stored.
-const AT_ONCE: usize = 3;
-/// Failures that are told one by one.
-const TOLD: usize = 20;
-/// Between lines of progress where there is no terminal to draw on.
-const BETWEEN_LINES: Duration = Duration::from_secs(15);
 
 /// Predicts the project's tasks and stores what was found.
 ///
@@ -43,21 +27,13 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
     if let Some(prompt) = &args.prompt {
         Prompt::parse(prompt)?;
     }
-    let label_studio = road::label_studio(&args.road.media)?;
-    let api = Api::new(label_studio)?;
-    let project = api
-        .project(args.project)
-        .await
-        .with_context(|| format!("project {} cannot be read", args.project))?;
-    let config = LabelingConfig::parse(&project.label_config)
-        .with_context(|| format!("project {}", project.id))?;
-
-    let memory = ProjectMemory::look(&args.road.models.model_dir);
-    let name = memory.name_of_number(project.id);
-    let origin = Origin {
-        project: name.unwrap_or_else(|| project.id.to_string()),
-        login: None,
-    };
+    let Access {
+        api,
+        project,
+        config,
+        memory,
+        origin,
+    } = Access::new(&args.road, args.project).await?;
     // what the connected backend was given counts here too
     if let Ok(backends) = api.backends(project.id).await
         && let Some(backend) = backends.first()
@@ -71,12 +47,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         PromptMemory::Off,
         AT_ONCE,
     )?);
-    let plan = preannotator.plan(
-        origin,
-        Arc::new(config),
-        args.prompt.as_deref(),
-        Urgency::Batch,
-    )?;
+    let plan = preannotator.plan(origin, config, args.prompt.as_deref(), Urgency::Batch)?;
     let prompts: Vec<String> = plan.prompts().map(Prompt::to_string).collect();
     tell(format_args!(
         "project {} {:?}: looking for {}",
@@ -84,9 +55,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         project.title,
         prompts.join(" and ")
     ));
-    if let Err(NotReady::Failed { reason, .. }) = preannotator.loading().fetched().await {
-        bail!("the models could not be loaded: {reason}");
-    }
+    loaded(&preannotator).await?;
     let mut run = Run {
         api,
         preannotator,
@@ -95,14 +64,11 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         summary: Summary::default(),
         progress: Progress::new(),
     };
-    let outcome = tokio::select! {
-        outcome = run.all(project.id) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("stopped; run it again to go on")),
-    };
-    run.progress.bar.finish_and_clear();
+    let outcome = until_stopped(run.all(project.id)).await;
+    run.progress.finish();
     run.summary.print();
     outcome?;
-    match run.summary.failures.len() {
+    match run.summary.failures.count() {
         0 => Ok(()),
         failed => bail!("{failed} tasks have no prediction; run it again to try them again"),
     }
@@ -128,7 +94,7 @@ struct Summary {
     known: u64,
     /// Left out because of their annotations.
     annotated: u64,
-    failures: Vec<(u64, String)>,
+    failures: Failures,
 }
 
 /// Why a task has nothing stored.
@@ -158,18 +124,12 @@ impl Run {
     /// Page by page: tasks that have this prediction already are left out, so a run that was stopped goes
     /// on where it was.
     async fn all(&mut self, project: u64) -> anyhow::Result<()> {
-        for page in 1.. {
-            let tasks = self.api.tasks(project, page, PAGE).await?;
-            self.progress.bar.set_length(tasks.total);
-            let wanted: Vec<api::Task> = tasks
-                .tasks
-                .into_iter()
-                .filter(|task| self.is_wanted(task))
-                .collect();
+        let mut pages = Pages::new(project);
+        while let Some((tasks, total)) = pages.next(&self.api).await? {
+            self.progress.set_total(total);
+            let mut wanted = tasks;
+            wanted.retain(|task| self.is_wanted(task));
             self.some(wanted).await?;
-            if page * PAGE >= tasks.total {
-                break;
-            }
         }
         Ok(())
     }
@@ -185,7 +145,7 @@ impl Run {
         } else {
             return true;
         }
-        self.progress.bar.inc(1);
+        self.progress.skip();
         false
     }
 
@@ -204,11 +164,7 @@ impl Run {
                     self.summary.regions += regions;
                 }
                 Err(error) if error.is_hopeless() => return Err(error.into()),
-                Err(error) => {
-                    let line = format!("task {task}: {error}");
-                    self.progress.bar.suspend(|| tell(line));
-                    self.summary.failures.push((task, error.to_string()));
-                }
+                Err(error) => self.summary.failures.add(task, &error, &self.progress),
             }
             self.progress.step();
         }
@@ -260,58 +216,8 @@ impl Summary {
             self.regions,
             self.known,
             self.annotated,
-            self.failures.len()
+            self.failures.count()
         ));
-        for (task, cause) in self.failures.iter().take(TOLD) {
-            print(format_args!("  task {task}: {cause}"));
-        }
-        if self.failures.len() > TOLD {
-            print(format_args!("  and {} more", self.failures.len() - TOLD));
-        }
-    }
-}
-
-/// A bar on a terminal, a line now and then elsewhere.
-struct Progress {
-    bar: ProgressBar,
-    is_drawn: bool,
-    last_line: Instant,
-}
-
-impl Progress {
-    fn new() -> Self {
-        let is_drawn = std::io::stderr().is_terminal();
-        let bar = if is_drawn {
-            ProgressBar::new(0)
-        } else {
-            ProgressBar::hidden()
-        };
-        let template = "{bar:30} {pos}/{len} tasks, {rate}, {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            let rate = |state: &ProgressState, line: &mut dyn std::fmt::Write| {
-                // writing to a line does not fail
-                let _ = write!(line, "{:.1}/s", state.per_sec());
-            };
-            bar.set_style(style.with_key("rate", rate));
-        }
-        Self {
-            bar,
-            is_drawn,
-            last_line: Instant::now(),
-        }
-    }
-
-    fn step(&mut self) {
-        self.bar.inc(1);
-        if !self.is_drawn && self.last_line.elapsed() > BETWEEN_LINES {
-            self.last_line = Instant::now();
-            tell(format_args!(
-                "{}/{} tasks, {:.1}/s, {} left",
-                self.bar.position(),
-                self.bar.length().unwrap_or(0),
-                self.bar.per_sec(),
-                HumanDuration(self.bar.eta())
-            ));
-        }
+        self.failures.print();
     }
 }

@@ -6,14 +6,17 @@ use std::path::Path;
 
 use anyhow::bail;
 
+use super::progress::mebibytes;
 use super::{print, progress, road};
-use crate::config::DoctorArgs;
+use crate::config::{DoctorArgs, RoadArgs};
 use crate::label_studio::api::{Api, ApiError, Backend, Project};
 use crate::label_studio::{LabelStudio, TokenKind};
 use crate::labeling::{ImageTag, LabelingConfig};
 use crate::media::{Fetcher, ImageRequest};
+use crate::memory_limit;
 use crate::pipeline::Plan;
 use crate::prompt::Prompt;
+use crate::store::DiskStore;
 
 /// Looks at everything, tells each finding on a line, and what to change.
 ///
@@ -25,6 +28,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     runtime.block_on(label_studio(&args, &mut findings));
     models(&args, &mut findings);
     memory_file(&args.road.models.model_dir, &mut findings);
+    store(&args.road, &mut findings);
     print(SWITCHES);
     match findings.bad {
         0 => {
@@ -291,6 +295,33 @@ fn models(args: &DoctorArgs, findings: &mut Findings) {
             false => findings.odd(format!("{line}: large images may not fit")),
         }
     }
+}
+
+/// What is kept of what was computed.
+fn store(args: &RoadArgs, findings: &mut Findings) {
+    let limit = match memory_limit::bytes() {
+        Some(bytes) => format!("this process may use {}", mebibytes(bytes)),
+        None => "the system does not say how much memory there is".to_owned(),
+    };
+    findings.good(format!(
+        "results are kept for the next request in up to {} of memory (CACHE_BYTES); {limit}",
+        mebibytes(args.store.memory_bytes())
+    ));
+    if args.store.warm_bytes == 0 {
+        return findings.odd("no image embeddings are kept on disk (WARM_BYTES=0)");
+    }
+    let folder = args.store.embeddings(&args.models.model_dir);
+    // without a limit: looking must delete nothing
+    let disk = DiskStore::new(folder, u64::MAX);
+    disk.tidy();
+    let usage = disk.usage();
+    findings.good(format!(
+        "{} image embeddings in {} of {} on disk (WARM_BYTES), in {} (CACHE_DIR)",
+        usage.entries,
+        mebibytes(usage.bytes),
+        mebibytes(args.store.warm_bytes),
+        disk.folder().display()
+    ));
 }
 
 /// What large images and long prompts may need besides the weights.

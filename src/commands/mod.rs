@@ -10,9 +10,11 @@ pub mod download;
 pub mod models;
 pub mod predict;
 mod progress;
+mod project;
 mod road;
 pub mod selftest;
 pub mod serve;
+pub mod warm;
 
 /// A line for whoever reads the results; nobody may, and that stops nothing.
 fn print(line: impl Display) {

@@ -1,11 +1,12 @@
-//! The road from settings: what `serve`, `annotate` and `doctor` start with.
+//! The road from settings: what `serve`, `annotate`, `warm` and `doctor` start with.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 
 use super::progress;
-use crate::config::{MediaArgs, PromptMemory, RoadArgs};
+use crate::config::{MediaArgs, PromptMemory, RoadArgs, StoreArgs};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::media::guard::AllowedHosts;
 use crate::media::{Fetcher, FetcherConfig, ImageLimits, Images};
@@ -13,11 +14,11 @@ use crate::pipeline::Plan;
 use crate::pipeline::loading::{Loading, Pauses};
 use crate::pipeline::scheduler::Scheduler;
 use crate::pipeline::stages::Stages;
+use crate::pipeline::warm::WarmEmbeddings;
 use crate::preannotation::project::memory::ProjectMemory;
 use crate::preannotation::project::version;
 use crate::preannotation::{Defaults, Preannotator, Projects};
-
-const CACHE_BYTES: u64 = 1 << 30;
+use crate::store::DiskStore;
 
 /// The async threads.
 ///
@@ -43,6 +44,7 @@ pub(super) fn preannotator(
         media,
         models,
         detection,
+        store,
         ..
     } = args;
     let plan = Plan::new(&models);
@@ -53,16 +55,35 @@ pub(super) fn preannotator(
         models: version::models(plan.choice(), plan.precision(), plan.detector_size()),
         remembers_prompts: prompts == PromptMemory::Project,
     };
+    let warm = warm_embeddings(&store, &models.model_dir);
+    let disk = warm.as_ref().map(|warm| warm.disk().clone());
+    let plan = match disk {
+        Some(_) => plan.identifying(),
+        None => plan,
+    };
     let loading = Loading::start(Pauses::default(), move |reporter| {
+        // on this thread: listing many files takes a while
+        if let Some(disk) = &disk {
+            disk.tidy();
+        }
         plan.load(&progress::logged(reporter))
     })?;
-    let bytes = CACHE_BYTES;
+    let stages = Stages::new(Scheduler::start()?, loading, store.memory_bytes(), warm);
     Ok(Preannotator::new(
         Projects::new(defaults, memory),
         Images::new(fetcher(&media)?, ImageLimits::default()),
-        Stages::new(Scheduler::start()?, loading, bytes),
+        stages,
         queue,
     ))
+}
+
+/// The image embeddings on disk, unless the settings have no room for them.
+fn warm_embeddings(args: &StoreArgs, model_dir: &Path) -> Option<WarmEmbeddings> {
+    if args.warm_bytes == 0 {
+        return None;
+    }
+    let disk = DiskStore::new(args.embeddings(model_dir), args.warm_bytes);
+    Some(WarmEmbeddings::new(disk, args.warm_on_serve.0))
 }
 
 /// Label Studio, as configured.

@@ -3,6 +3,7 @@
 mod bench;
 mod models;
 mod selftest;
+mod store;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,6 +18,7 @@ pub use self::models::{
     CpuArgs, DeviceChoice, HubArgs, InstructionSetChoice, ModelArgs, Precision, PythonArgs, Switch,
 };
 pub use self::selftest::SelftestArgs;
+pub use self::store::StoreArgs;
 use crate::detector::DetectionOptions;
 
 /// Words in, boxes and masks out: a Label Studio ML backend.
@@ -63,6 +65,8 @@ pub enum Command {
     Selftest(SelftestArgs),
     /// Predict all tasks of a Label Studio project, and store what was found there.
     Annotate(AnnotateArgs),
+    /// Look at the images of a Label Studio project before anybody clicks, and keep what the segmenter saw on disk.
+    Warm(WarmArgs),
     /// Look for what keeps Label Studio and groundling from working together, and say what to change.
     Doctor(DoctorArgs),
     /// Fetch models, so that no network is needed later.
@@ -80,6 +84,7 @@ impl Command {
             Self::Bench(args) => (&args.log, "warn"),
             Self::Selftest(args) => (&args.log, "warn"),
             Self::Annotate(args) => (&args.road.log, "warn"),
+            Self::Warm(args) => (&args.road.log, "warn"),
             Self::Doctor(args) => (&args.road.log, "error"),
             Self::Download(args) => (&args.log, "warn"),
             Self::Models(args) => (&args.log, "error"),
@@ -100,6 +105,7 @@ impl Command {
             Self::Serve(args) => Some(&args.road.models.cpu),
             Self::Predict(args) => Some(&args.models.cpu),
             Self::Annotate(args) => Some(&args.road.models.cpu),
+            Self::Warm(args) => Some(&args.road.models.cpu),
             Self::Bench(args) => Some(&args.models.cpu),
             Self::Selftest(args) => Some(&args.cpu),
             Self::Doctor(_) | Self::Download(_) | Self::Models(_) => None,
@@ -127,6 +133,8 @@ pub struct RoadArgs {
     pub models: ModelArgs,
     #[command(flatten)]
     pub detection: DetectionArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -176,6 +184,20 @@ pub struct AnnotateArgs {
     /// What to find; without one, the prompt last used in the project, else its labels.
     #[arg(long)]
     pub prompt: Option<String>,
+    /// Leave out tasks that have annotations.
+    #[arg(long)]
+    pub only_unlabeled: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub road: RoadArgs,
+}
+
+/// `groundling warm`.
+#[derive(Debug, Args)]
+pub struct WarmArgs {
+    /// The number of the project, as in its address: http://localhost:8080/projects/7.
+    #[arg(long, value_name = "N")]
+    pub project: u64,
     /// Leave out tasks that have annotations.
     #[arg(long)]
     pub only_unlabeled: bool,

@@ -9,6 +9,7 @@ pub mod plan;
 pub mod scheduler;
 pub mod stages;
 pub mod timings;
+pub mod warm;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use candle_core::Device;
 use image::RgbImage;
 
 pub use self::plan::Plan;
+use self::warm::EmbeddingSource;
 use crate::checkpoints::LocateError;
 use crate::detector::{DetectError, DetectionOptions, Detector};
 use crate::geometry::{BoundingBox, Detection, ImageSize};
@@ -87,6 +89,8 @@ pub enum LoadError {
 pub struct Models {
     detector: Detector,
     segmenter: Option<Segmenter>,
+    /// Of the segmenter, if there is one.
+    embedding_source: Option<EmbeddingSource>,
     device: Device,
 }
 
@@ -150,6 +154,7 @@ pub(crate) mod testing {
     use candle_core::{DType, Device};
 
     use super::Models;
+    use super::warm::EmbeddingSource;
     use crate::checkpoints::Role;
     use crate::checkpoints::demo;
     use crate::detector::Detector;
@@ -161,6 +166,7 @@ pub(crate) mod testing {
         Models {
             detector: Detector::load(&demo(Role::Detector), DType::F32, &device).unwrap(),
             segmenter: Some(Segmenter::load(&demo(Role::Segmenter), DType::F32, &device).unwrap()),
+            embedding_source: Some(EmbeddingSource::new(demo(Role::Segmenter), DType::F32)),
             device,
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
+use super::warm::EmbeddingSource;
 use super::{LoadError, Models, device};
 use crate::checkpoints::choice::Choice;
 use crate::checkpoints::hub::Watcher;
@@ -21,6 +22,8 @@ pub struct Plan {
     precision: Precision,
     detector_size: Option<usize>,
     locator: Locator,
+    /// Whether the segmenter's weights are read for their identity while they are loaded.
+    identifies: bool,
     /// What is wrong with it is told when the models are to be loaded.
     device: Result<Device, String>,
 }
@@ -38,8 +41,16 @@ impl Plan {
             precision: args.precision,
             detector_size: args.detector_size.map(usize::from),
             locator: Locator::new(args),
+            identifies: false,
             device,
         }
+    }
+
+    /// Reads the segmenter's weights for their identity while they are loaded: image embeddings are kept on disk under
+    /// it.
+    pub fn identifying(mut self) -> Self {
+        self.identifies = true;
+        self
     }
 
     /// The models.
@@ -86,13 +97,18 @@ impl Plan {
         let detector = self.locate_detector(watcher)?;
         let segmenter = self.locate_segmenter(watcher)?;
         watcher.loading("the models are being loaded");
+        let source = |checkpoint: &Checkpoint| EmbeddingSource::new(checkpoint.clone(), dtype);
+        let embedding_source = segmenter.as_ref().map(source);
+        if let Some(source) = embedding_source.as_ref().filter(|_| self.identifies) {
+            source.identify();
+        }
         let detector = self.open_detector(&detector, dtype, device)?;
-        let segmenter = segmenter
-            .map(|checkpoint| Segmenter::load(&checkpoint, dtype, device))
-            .transpose()?;
+        let load = |checkpoint: &Checkpoint| Segmenter::load(checkpoint, dtype, device);
+        let loaded = segmenter.as_ref().map(load).transpose()?;
         Ok(Models {
             detector,
-            segmenter,
+            segmenter: loaded,
+            embedding_source,
             device: device.clone(),
         })
     }

@@ -9,6 +9,8 @@
 //! | image embedding | the image | segmenter, `encode` |
 //! | masks | the image, a box or points | segmenter, `mask_decoder` |
 //!
+//! The image embedding may also be on disk ([`super::warm`]): then it is neither computed, nor are pixels needed for it.
+//!
 //! So a moved threshold needs no model but the mask decoder for boxes that are new, and another prompt neither the
 //! detector's backbone nor the segmenter's image encoder.
 
@@ -20,6 +22,7 @@ use rayon::prelude::*;
 use super::loading::{Loading, NotReady};
 use super::scheduler::{Scheduler, StepError, Urgency};
 use super::timings::Timings;
+use super::warm::{KeepError, WarmEmbeddings, Warmed};
 use super::{DetectedObject, Models, PredictError, Prediction};
 use crate::detector::{
     DetectError, DetectionOptions, ImageFeatures, Queries, Question, TextFeatures, detections,
@@ -28,7 +31,7 @@ use crate::geometry::{BoundingBox, Mark};
 use crate::media::{Digest, MediaError, Picture};
 use crate::prompt::Prompt;
 use crate::segmenter::{BOXES_AT_ONCE, EncodedImage, ScoredMask, SegmentError, SmallMask};
-use crate::store::{Kept, Usage};
+use crate::store::{DiskStore, Kept, Source, Usage};
 
 /// Why a stage has no result.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +62,23 @@ impl From<SegmentError> for StageError {
     }
 }
 
+/// Why an image was not warmed.
+#[derive(Debug, thiserror::Error)]
+pub enum WarmError {
+    /// Its embedding was not computed.
+    #[error(transparent)]
+    Stage(#[from] Failed),
+    /// It was not written.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
+}
+
+impl From<StageError> for WarmError {
+    fn from(error: StageError) -> Self {
+        Self::Stage(error.into())
+    }
+}
+
 /// A failure is told to all who waited for the same stage.
 pub type Failed = Arc<StageError>;
 
@@ -71,6 +91,7 @@ pub struct Stages {
     texts: Kept<Vec<u32>, TextFeatures>,
     queries: Kept<(Digest, Vec<u32>), Arc<Queries>>,
     embeddings: Kept<Digest, EncodedImage>,
+    warm: Option<WarmEmbeddings>,
     masks: Kept<(Digest, MarkKey), Arc<ScoredMask>>,
 }
 
@@ -127,8 +148,14 @@ pub struct Asker<'a> {
 const UNUSED: Duration = Duration::from_secs(6 * 3600);
 
 impl Stages {
-    /// With models that are on their way, keeping up to `bytes` of results.
-    pub fn new(scheduler: Scheduler, loading: Loading, bytes: u64) -> Self {
+    /// With models that are on their way, keeping up to `bytes` of results in memory, and image embeddings on disk if
+    /// `warm` says where.
+    pub fn new(
+        scheduler: Scheduler,
+        loading: Loading,
+        bytes: u64,
+        warm: Option<WarmEmbeddings>,
+    ) -> Self {
         let share = |percent: u64| bytes / 100 * percent;
         Self {
             scheduler,
@@ -137,6 +164,7 @@ impl Stages {
             texts: Kept::new(share(5), UNUSED, TextFeatures::bytes),
             queries: Kept::new(share(12), UNUSED, |queries: &Arc<Queries>| queries.bytes()),
             embeddings: Kept::new(share(33), UNUSED, EncodedImage::bytes),
+            warm,
             masks: Kept::new(share(10), UNUSED, |mask: &Arc<ScoredMask>| {
                 256 + size_of_val(mask.mask.runs())
             }),
@@ -154,14 +182,23 @@ impl Stages {
     }
 
     /// What each stage keeps.
-    pub fn usage(&self) -> [(&'static str, Usage); 5] {
-        [
+    pub fn usage(&self) -> impl Iterator<Item = (&'static str, Usage)> {
+        let in_memory = [
             ("image_features", self.features.usage()),
             ("text_features", self.texts.usage()),
             ("queries", self.queries.usage()),
             ("image_embeddings", self.embeddings.usage()),
             ("masks", self.masks.usage()),
-        ]
+        ];
+        let on_disk = self.warm.as_ref().map(WarmEmbeddings::usage);
+        in_memory
+            .into_iter()
+            .chain(on_disk.map(|usage| ("warm_embeddings", usage)))
+    }
+
+    /// The image embeddings on disk, if the settings have room for them.
+    pub fn warm_embeddings(&self) -> Option<&WarmEmbeddings> {
+        self.warm.as_ref()
     }
 
     /// Finds and cuts out what is asked for.
@@ -253,6 +290,50 @@ impl Stages {
         self.embedding(&models, picture, asker).await
     }
 
+    /// Bytes that the embedding of an image takes on disk.
+    ///
+    /// # Errors
+    /// If there are no models, or no segmenter.
+    pub async fn warm_bytes(&self) -> Result<u64, Failed> {
+        let models = self.models().await?;
+        let segmenter = models.segmenter().map_err(StageError::from)?;
+        Ok(DiskStore::file_bytes(EncodedImage::bytes_on_disk(
+            segmenter,
+        )))
+    }
+
+    /// Computes an image's embedding and writes it to disk, unless it is there.
+    ///
+    /// # Errors
+    /// If it cannot be computed, or not be written.
+    pub async fn warm_on_disk(
+        &self,
+        picture: &Picture<'_>,
+        asker: Asker<'_>,
+    ) -> Result<Warmed, WarmError> {
+        let warm = self.warm.clone().ok_or(KeepError::NoStore)?;
+        let models = self.models().await?;
+        let digest = picture.digest;
+        let there = {
+            let (warm, models) = (warm.clone(), models.clone());
+            off_thread(move || warm.touch(&models, digest)).await?
+        };
+        if let Some(bytes) = there {
+            return Ok(Warmed {
+                digest,
+                bytes,
+                is_new: false,
+            });
+        }
+        let image = self.embedding(&models, picture, asker).await?;
+        let bytes = off_thread(move || warm.write(&models, digest, &image)).await??;
+        Ok(Warmed {
+            digest,
+            bytes,
+            is_new: true,
+        })
+    }
+
     async fn models(&self) -> Result<Arc<Models>, Failed> {
         Ok(self.loading.models().await.map_err(StageError::from)?)
     }
@@ -295,7 +376,7 @@ impl Stages {
             self.step("image_features", asker, step).await
         };
         let had = self.features.get_or_make(picture.digest, make).await?;
-        if had.was_kept {
+        if had.source == Source::Kept {
             asker.timings.kept("image_features");
         }
         Ok(had.value)
@@ -314,7 +395,7 @@ impl Stages {
         };
         let key = question.caption.ids.clone();
         let had = self.texts.get_or_make(key, make).await?;
-        if had.was_kept {
+        if had.source == Source::Kept {
             asker.timings.kept("text_features");
         }
         Ok(had.value)
@@ -342,6 +423,7 @@ impl Stages {
         Ok(self.queries.get_or_make(key, make).await?.value)
     }
 
+    /// From memory, else from disk, else computed.
     async fn embedding(
         &self,
         models: &Arc<Models>,
@@ -350,16 +432,39 @@ impl Stages {
     ) -> Result<EncodedImage, Failed> {
         let make = async {
             models.segmenter()?;
+            if let Some(image) = self.embedding_on_disk(models, picture).await {
+                return Ok((image, Source::Warm));
+            }
             let pixels = picture.pixels().await?;
-            let models = models.clone();
-            let step = move || Ok(models.segmenter()?.encode(&pixels)?);
-            self.step("image_embeddings", asker, step).await
+            let step = {
+                let models = models.clone();
+                move || Ok(models.segmenter()?.encode(&pixels)?)
+            };
+            let image = self.step("image_embeddings", asker, step).await?;
+            if let Some(warm) = &self.warm {
+                warm.add(models, picture.digest, &image);
+            }
+            Ok((image, Source::Computed))
         };
-        let had = self.embeddings.get_or_make(picture.digest, make).await?;
-        if had.was_kept {
-            asker.timings.kept("image_embeddings");
+        let had = self.embeddings.get_or_find(picture.digest, make).await?;
+        match had.source {
+            Source::Kept => asker.timings.kept("image_embeddings"),
+            Source::Warm => asker.timings.warm("image_embeddings"),
+            Source::Computed => {}
         }
         Ok(had.value)
+    }
+
+    async fn embedding_on_disk(
+        &self,
+        models: &Arc<Models>,
+        picture: &Picture<'_>,
+    ) -> Option<EncodedImage> {
+        let (warm, models) = (self.warm.clone()?, models.clone());
+        let (content, size) = (picture.digest, picture.size);
+        // a disk that cannot be read is no reason to answer with an error
+        let read = off_thread(move || warm.read(&models, content, size)).await;
+        read.ok().flatten()
     }
 
     /// One mask per box, in their order. A few boxes are a step; the masks of one are scaled to the image's size while

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Per stage what was computed and what was kept from before.
+/// Per stage what was computed, what was kept from before, and what was on disk.
 #[derive(Debug, Default)]
 pub struct Timings(Mutex<Vec<Entry>>);
 
@@ -14,6 +14,7 @@ struct Entry {
     computed: u32,
     time: Duration,
     kept: u32,
+    warm: u32,
 }
 
 impl Timings {
@@ -28,6 +29,11 @@ impl Timings {
     /// A result of this stage was there.
     pub fn kept(&self, stage: &'static str) {
         self.change(stage, |entry| entry.kept += 1);
+    }
+
+    /// A result of this stage was on disk.
+    pub fn warm(&self, stage: &'static str) {
+        self.change(stage, |entry| entry.warm += 1);
     }
 
     /// The time in which this stage was computed.
@@ -47,6 +53,7 @@ impl Timings {
             computed: 0,
             time: Duration::ZERO,
             kept: 0,
+            warm: 0,
         };
         change(&mut entry);
         entries.push(entry);
@@ -64,6 +71,7 @@ impl fmt::Display for Timings {
             f.write_str(entry.stage)?;
             let milliseconds = entry.time.as_millis();
             match (entry.computed, entry.kept) {
+                (0, _) if entry.warm > 0 => f.write_str(" warm")?,
                 (0, _) => f.write_str(" kept")?,
                 (1, _) => write!(f, " {milliseconds} ms")?,
                 (steps, _) => write!(f, " {steps} in {milliseconds} ms")?,
@@ -88,9 +96,10 @@ mod tests {
         timings.computed("masks", Duration::from_millis(20));
         timings.computed("masks", Duration::from_millis(21));
         timings.kept("masks");
+        timings.warm("image_embeddings");
         assert_eq!(
             timings.to_string(),
-            "image_features kept, queries 1200 ms, masks 2 in 41 ms beside kept ones"
+            "image_features kept, queries 1200 ms, masks 2 in 41 ms beside kept ones, image_embeddings warm"
         );
         assert_eq!(timings.of("masks"), Duration::from_millis(41));
         assert_eq!(timings.of("text_features"), Duration::ZERO);

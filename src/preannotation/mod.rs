@@ -8,6 +8,7 @@ pub mod admission;
 mod batch;
 pub mod interaction;
 pub mod project;
+mod warming;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use self::interaction::{Drawn, Interaction, interaction, marks, numbers, text_of
 use self::project::View;
 use self::project::settings::Numbers;
 pub use self::project::{Defaults, Origin, Projects};
+pub use self::warming::{WarmPlan, WarmingError};
 use crate::labeling::{ImageTag, LabelingConfig, LabelingError, Shape};
 use crate::media::{ImageRequest, Images, MediaError, Picture};
 use crate::metrics::Metrics;

@@ -2,18 +2,20 @@
 
 mod band;
 mod bilinear;
+mod encoded;
 pub mod image_processor;
 pub mod post_process;
 
 use std::fmt;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use image::RgbImage;
 use rayon::prelude::*;
 
+pub use self::encoded::{BytesError, EncodedImage, embeddings_identity};
 use self::image_processor::{Frame, ImageProcessor};
 use self::post_process::upscale_mask;
-use crate::geometry::{BoundingBox, ImageSize, Mark, Mask, Point};
+use crate::geometry::{BoundingBox, Mark, Mask, Point};
 use crate::models::sam::{Config, Masks, PointLabel, Prompts, Sam};
 use crate::models::weights::{Checkpoint, CheckpointError, tensor_type};
 use crate::pixels::ResizeError;
@@ -54,25 +56,6 @@ impl SmallMask {
             mask: upscale_mask(&self.logits, self.input_side, self.frame),
             score: self.score,
         }
-    }
-}
-
-/// An image the segmenter has looked at once; any number of prompts can follow.
-#[derive(Debug, Clone)]
-pub struct EncodedImage {
-    embeddings: Tensor,
-    frame: Frame,
-}
-
-impl EncodedImage {
-    /// The size of the image itself.
-    pub fn size(&self) -> ImageSize {
-        self.frame.original
-    }
-
-    /// Bytes it takes.
-    pub fn bytes(&self) -> usize {
-        self.embeddings.elem_count() * self.embeddings.dtype().size_in_bytes()
     }
 }
 
@@ -212,6 +195,12 @@ impl Segmenter {
         masks.into_iter().next().ok_or_else(|| {
             SegmentError::Model(candle_core::Error::Msg("no mask came back".to_owned()))
         })
+    }
+
+    /// The shape of an image embedding, `[1, C, G, G]`.
+    fn embedding_shape(&self) -> [usize; 4] {
+        let vision = &self.model.config().vision_config;
+        [1, vision.output_channels, vision.grid(), vision.grid()]
     }
 
     fn input_side(&self) -> usize {

@@ -1,5 +1,6 @@
 //! `groundling annotate` and `groundling doctor` as a user runs them.
 
+use std::path::Path;
 use std::process::Output;
 
 use crate::cli::groundling;
@@ -8,7 +9,11 @@ use crate::support::{check_regions, scratch};
 
 /// Runs a command against a Label Studio, beside the threads that serve it.
 async fn run(studio: &Studio, token: &str, arguments: &[&str]) -> Output {
-    let folder = scratch().join("annotating");
+    run_in(&scratch().join("annotating"), studio, token, arguments).await
+}
+
+/// The same with another `MODEL_DIR`.
+pub async fn run_in(folder: &Path, studio: &Studio, token: &str, arguments: &[&str]) -> Output {
     let connection = [
         "--label-studio-host",
         &studio.host,
@@ -29,7 +34,7 @@ async fn run(studio: &Studio, token: &str, arguments: &[&str]) -> Output {
     tokio::task::spawn_blocking(command).await.unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
@@ -134,6 +139,8 @@ async fn the_doctor_tells_what_to_change() {
         "task 100 can be fetched: 640x480",
         "no backend connected",
         "on cpu",
+        "of memory (CACHE_BYTES)",
+        "0 image embeddings in 0 KiB of 20480 MiB on disk (WARM_BYTES)",
         "ML_BLOCK_LOCAL_IP=false",
         "nothing is in the way",
     ] {

@@ -30,6 +30,8 @@ pub fn command(arguments: &[&str]) -> Command {
             "DEVICE",
             "DETECTOR_SIZE",
             "THREADS",
+            "CACHE_",
+            "WARM_",
         ];
         let mut all = of_models.iter().chain(&of_detection);
         if all.any(|prefix| name.starts_with(prefix)) {

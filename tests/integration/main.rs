@@ -23,3 +23,4 @@ mod server;
 mod stages;
 mod studio;
 mod support;
+mod warm;

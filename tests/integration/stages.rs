@@ -42,12 +42,17 @@ fn asked(prompt: &str, threshold: (&str, f64)) -> Value {
 
 /// How often each stage was computed so far.
 async fn computed(app: &Router) -> impl Fn(&str) -> u64 {
+    counted(app, "misses").await
+}
+
+/// How many `hits` or `misses` each stage has so far.
+pub async fn counted(app: &Router, what: &'static str) -> impl Fn(&str) -> u64 {
     let request = Request::get("/metrics").body(Body::empty()).unwrap();
     let response = app.clone().oneshot(request).await.unwrap();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     let text = String::from_utf8(bytes.to_vec()).unwrap();
     move |stage: &str| {
-        let start = format!("groundling_store_misses_total{{stage=\"{stage}\"}} ");
+        let start = format!("groundling_store_{what}_total{{stage=\"{stage}\"}} ");
         let mut lines = text.lines();
         let number = lines.find_map(|line| line.strip_prefix(&start)?.parse().ok());
         number.unwrap_or_else(|| panic!("no {start} in\n{text}"))

@@ -43,6 +43,7 @@ struct Inner {
     predictions: Mutex<Vec<Value>>,
     /// The next so many predictions are stored and answered with 500.
     stumbles: AtomicUsize,
+    has_own_images: bool,
 }
 
 /// How it is set up.
@@ -58,6 +59,8 @@ pub struct Setup {
     pub tasks: usize,
     /// Predictions that are stored and then answered with 500.
     pub stumbles: usize,
+    /// Whether each upload has bytes of its own; the picture is the same.
+    pub has_own_images: bool,
 }
 
 impl Default for Setup {
@@ -68,6 +71,7 @@ impl Default for Setup {
             life: 300,
             tasks: 0,
             stumbles: 0,
+            has_own_images: false,
         }
     }
 }
@@ -103,6 +107,7 @@ impl Studio {
             life: setup.life,
             tasks: (0..setup.tasks).map(task).collect(),
             stumbles: setup.stumbles.into(),
+            has_own_images: setup.has_own_images,
             ..Inner::default()
         });
         let routes = Router::new()
@@ -232,6 +237,12 @@ async fn upload(
         }
         "moved.png" => {
             Redirect::temporary(&format!("{}/open.png", studio.elsewhere)).into_response()
+        }
+        // decoders ignore what follows a picture
+        name if studio.has_own_images => {
+            studio.images_served.fetch_add(1, Ordering::SeqCst);
+            let png = [SHAPES, name.as_bytes()].concat();
+            ([("content-type", "image/png")], png).into_response()
         }
         _ => studio.png(),
     })

@@ -222,6 +222,10 @@ fn segmenter(model: &Sam, case: &str, expected: &Path, run: &mut Run) -> Result<
             ..Prompts::default()
         };
         let embedding = embeddings.narrow(0, i, 1)?;
+        // as it is kept on disk
+        let rounded = embedding
+            .to_dtype(DType::F16)?
+            .to_dtype(embedding.dtype())?;
         for (kind, prompts, multimask) in [("box", by_box, false), ("points", by_points, true)] {
             let masks = model.predict_masks(&embedding, &prompts, multimask)?;
             // one mask for each of several boxes, several for one object's points
@@ -230,6 +234,9 @@ fn segmenter(model: &Sam, case: &str, expected: &Path, run: &mut Run) -> Result<
             let theirs = fixture.get(&format!("{kind}.low_res_masks")).i(i)?;
             run.compare(case, &format!("masks by {kind}"), &logits, &theirs);
             run.compare_masks(case, &format!("1 - IoU, {kind}"), &logits, &theirs);
+            let warm = model.predict_masks(&rounded, &prompts, multimask)?;
+            let warm = warm.low_res_masks.flatten(0, 1)?;
+            run.compare_masks(case, "1 - IoU, embedding in f16", &warm, &logits);
             let theirs = fixture.get(&format!("{kind}.iou_scores")).i(i)?;
             run.compare(case, &format!("IoU by {kind}"), &scores, &theirs);
             if case == CASES[0] {

@@ -9,7 +9,10 @@ mod sam_names;
 mod tensor_file;
 mod torch_file;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use ring::digest::{Context, SHA256};
 
 pub use self::layout::{Architecture, Layout};
 pub use self::opened::{Weights, tensor_type};
@@ -260,6 +263,31 @@ impl Checkpoint {
             .map_err(|reason| CheckpointError::Unusable { file, reason })
     }
 
+    /// SHA-256 of the file of weights, which is read as a whole: a second or so for every gigabyte.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn weights_digest(&self) -> Result<[u8; 32], CheckpointError> {
+        let mut sum = Context::new(&SHA256);
+        let path = match self {
+            Self::Embedded { .. } => {
+                sum.update(self.embedded(WEIGHTS[0]).unwrap_or_default());
+                None
+            }
+            Self::File(path) => Some(path.clone()),
+            Self::Folder(folder) => Some(weights_in(folder)?),
+        };
+        if let Some(path) = path {
+            add_file(&mut sum, &path).map_err(|source| CheckpointError::Read {
+                file: path.display().to_string(),
+                source,
+            })?;
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(sum.finish().as_ref());
+        Ok(digest)
+    }
+
     fn embedded(&self, file: &str) -> Option<&'static [u8]> {
         match self {
             Self::Folder(_) | Self::File(_) => None,
@@ -267,6 +295,19 @@ impl Checkpoint {
                 .iter()
                 .find(|(name, _)| *name == file)
                 .map(|(_, bytes)| *bytes),
+        }
+    }
+}
+
+fn add_file(sum: &mut Context, path: &Path) -> std::io::Result<()> {
+    let mut file = std::fs::File::open(path)?;
+    let mut block = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut block) {
+            Ok(0) => return Ok(()),
+            Ok(count) => sum.update(&block[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

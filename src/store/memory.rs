@@ -1,13 +1,10 @@
-//! What was computed, kept by the content it was computed of.
-//!
-//! A stage's key is the digest of the image's bytes, and what else the result depends on. So the same picture under two
-//! URLs is computed once, and a result is never of an old picture. Each stage has a share of the bytes that the store
-//! may take; what was not used for longest goes first. Whoever asks for what is being computed already waits for that.
+//! What was computed, kept in memory: the results of one stage have a share of the bytes; what was not used for longest
+//! goes first. Whoever asks for what is being computed already waits for that.
 
 use std::fmt;
 use std::hash::Hash;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use moka::future::Cache;
@@ -40,13 +37,24 @@ pub struct Usage {
     pub capacity: u64,
 }
 
-/// A result, and whether it was computed just now.
+/// A result, and where it came from.
 #[derive(Debug, Clone)]
 pub struct Had<V> {
     /// The result.
     pub value: V,
-    /// Whether it was there, or somebody else was at it.
-    pub was_kept: bool,
+    /// Where it came from.
+    pub source: Source,
+}
+
+/// Where a result came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// It was in memory, or somebody else was at it.
+    Kept,
+    /// It was on disk.
+    Warm,
+    /// It was computed just now.
+    Computed,
 }
 
 impl<K, V> Clone for Kept<K, V> {
@@ -100,16 +108,39 @@ where
         key: K,
         make: impl Future<Output = Result<V, E>>,
     ) -> Result<Had<V>, Arc<E>> {
-        let entry = self.cache.entry(key).or_try_insert_with(make).await?;
-        let was_kept = !entry.is_fresh();
-        let count = match was_kept {
-            true => &self.counts.hits,
-            false => &self.counts.misses,
+        let make = async { Ok((make.await?, Source::Computed)) };
+        self.get_or_find(key, make).await
+    }
+
+    /// The same where `make` may find the result elsewhere, which it tells; that counts neither as a hit nor as a miss.
+    ///
+    /// # Errors
+    /// What `make` fails with.
+    pub async fn get_or_find<E: Send + Sync + 'static>(
+        &self,
+        key: K,
+        make: impl Future<Output = Result<(V, Source), E>>,
+    ) -> Result<Had<V>, Arc<E>> {
+        let found = OnceLock::new();
+        let make = async {
+            let (value, source) = make.await?;
+            // the only one to set it
+            let _ = found.set(source);
+            Ok(value)
         };
-        count.fetch_add(1, Ordering::Relaxed);
+        let entry = self.cache.entry(key).or_try_insert_with(make).await?;
+        let source = match entry.is_fresh() {
+            true => found.get().copied().unwrap_or(Source::Computed),
+            false => Source::Kept,
+        };
+        match source {
+            Source::Kept => self.counts.hits.fetch_add(1, Ordering::Relaxed),
+            Source::Computed => self.counts.misses.fetch_add(1, Ordering::Relaxed),
+            Source::Warm => 0,
+        };
         Ok(Had {
             value: entry.into_value(),
-            was_kept,
+            source,
         })
     }
 

@@ -1,0 +1,206 @@
+//! What the commands for a whole project share: the way to it, its tasks page by page, progress and failures.
+
+use std::fmt::Display;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
+
+use super::{print, road, tell};
+use crate::config::RoadArgs;
+use crate::label_studio::api::{Api, ApiError, Project, Task};
+use crate::labeling::LabelingConfig;
+use crate::pipeline::loading::NotReady;
+use crate::preannotation::project::memory::ProjectMemory;
+use crate::preannotation::{Origin, Preannotator};
+
+/// Tasks asked for at a time: with all their annotations, masks included.
+const PAGE: u64 = 50;
+/// Tasks on their way at a time: fetched, computed, stored.
+pub(super) const AT_ONCE: usize = 3;
+/// Failures that are told one by one.
+const TOLD: usize = 20;
+/// Between lines of progress where there is no terminal to draw on.
+const BETWEEN_LINES: Duration = Duration::from_secs(15);
+
+/// A project and what is known of it.
+pub(super) struct Access {
+    pub(super) api: Api,
+    pub(super) project: Project,
+    pub(super) config: Arc<LabelingConfig>,
+    pub(super) memory: ProjectMemory,
+    pub(super) origin: Origin,
+}
+
+impl Access {
+    /// Reads the project of this number, and what a server on this machine remembers of it.
+    ///
+    /// # Errors
+    /// If Label Studio cannot be asked, or the labeling config cannot be used.
+    pub(super) async fn new(args: &RoadArgs, number: u64) -> anyhow::Result<Self> {
+        let api = Api::new(road::label_studio(&args.media)?)?;
+        let project = api
+            .project(number)
+            .await
+            .with_context(|| format!("project {number} cannot be read"))?;
+        let config = LabelingConfig::parse(&project.label_config)
+            .with_context(|| format!("project {}", project.id))?;
+        let memory = ProjectMemory::look(&args.models.model_dir);
+        let name = memory.name_of_number(project.id);
+        let origin = Origin {
+            project: name.unwrap_or_else(|| project.id.to_string()),
+            login: None,
+        };
+        Ok(Self {
+            api,
+            project,
+            config: Arc::new(config),
+            memory,
+            origin,
+        })
+    }
+}
+
+/// Waits until the models are loaded.
+///
+/// # Errors
+/// If they cannot be.
+pub(super) async fn loaded(preannotator: &Preannotator) -> anyhow::Result<()> {
+    match preannotator.loading().fetched().await {
+        Err(NotReady::Failed { reason, .. }) => {
+            bail!("the models could not be loaded: {reason}")
+        }
+        // whoever asks next is told of the others
+        _ => Ok(()),
+    }
+}
+
+/// Works until it is done or somebody presses Ctrl-C.
+///
+/// # Errors
+/// What the work fails with, or that it was stopped.
+pub(super) async fn until_stopped(
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        outcome = work => outcome,
+        _ = tokio::signal::ctrl_c() => bail!("stopped; run it again to go on"),
+    }
+}
+
+/// The tasks of a project, page by page.
+pub(super) struct Pages {
+    project: u64,
+    /// The number of the next page; `None` after the last one.
+    next: Option<u64>,
+}
+
+impl Pages {
+    pub(super) fn new(project: u64) -> Self {
+        let next = Some(1);
+        Self { project, next }
+    }
+
+    /// The tasks of the next page, and how many the whole project has; `None` after the last page.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub(super) async fn next(&mut self, api: &Api) -> Result<Option<(Vec<Task>, u64)>, ApiError> {
+        let Some(number) = self.next else {
+            return Ok(None);
+        };
+        let page = api.tasks(self.project, number, PAGE).await?;
+        self.next = (number * PAGE < page.total).then_some(number + 1);
+        Ok(Some((page.tasks, page.total)))
+    }
+}
+
+/// Tasks that failed, and why.
+#[derive(Debug, Default)]
+pub(super) struct Failures(Vec<(u64, String)>);
+
+impl Failures {
+    /// Tells of a failure at once, and keeps it for the summary.
+    pub(super) fn add(&mut self, task: u64, error: &impl Display, progress: &Progress) {
+        let line = format!("task {task}: {error}");
+        progress.bar.suspend(|| tell(line));
+        self.0.push((task, error.to_string()));
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// A line for each of the first ones.
+    pub(super) fn print(&self) {
+        for (task, cause) in self.0.iter().take(TOLD) {
+            print(format_args!("  task {task}: {cause}"));
+        }
+        if self.count() > TOLD {
+            print(format_args!("  and {} more", self.count() - TOLD));
+        }
+    }
+}
+
+/// A bar on a terminal, a line now and then elsewhere.
+pub(super) struct Progress {
+    bar: ProgressBar,
+    is_drawn: bool,
+    last_line: Instant,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        let is_drawn = std::io::stderr().is_terminal();
+        let bar = if is_drawn {
+            ProgressBar::new(0)
+        } else {
+            ProgressBar::hidden()
+        };
+        let template = "{bar:30} {pos}/{len} tasks, {rate}, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            let rate = |state: &ProgressState, line: &mut dyn std::fmt::Write| {
+                // writing to a line does not fail
+                let _ = write!(line, "{:.1}/s", state.per_sec());
+            };
+            bar.set_style(style.with_key("rate", rate));
+        }
+        Self {
+            bar,
+            is_drawn,
+            last_line: Instant::now(),
+        }
+    }
+
+    /// How many tasks there are.
+    pub(super) fn set_total(&self, tasks: u64) {
+        self.bar.set_length(tasks);
+    }
+
+    /// A task was left out.
+    pub(super) fn skip(&self) {
+        self.bar.inc(1);
+    }
+
+    /// A task is done.
+    pub(super) fn step(&mut self) {
+        self.bar.inc(1);
+        if !self.is_drawn && self.last_line.elapsed() > BETWEEN_LINES {
+            self.last_line = Instant::now();
+            tell(format_args!(
+                "{}/{} tasks, {:.1}/s, {} left",
+                self.bar.position(),
+                self.bar.length().unwrap_or(0),
+                self.bar.per_sec(),
+                HumanDuration(self.bar.eta())
+            ));
+        }
+    }
+
+    /// Takes the bar away.
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

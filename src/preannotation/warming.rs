@@ -1,0 +1,87 @@
+//! Images looked at before anybody clicks.
+
+use std::sync::Arc;
+
+use super::project::{Origin, View};
+use super::{PreannotationError, Preannotator, Task, needs_region_control};
+use crate::labeling::{ImageTag, LabelingConfig};
+use crate::pipeline::scheduler::Urgency;
+use crate::pipeline::stages::{Asker, WarmError};
+use crate::pipeline::timings::Timings;
+use crate::pipeline::warm::{KeepError, Warmed};
+
+/// The images of a project's tasks that annotators may click on.
+#[derive(Debug, Clone)]
+pub struct WarmPlan {
+    view: View,
+    images: Vec<ImageTag>,
+}
+
+/// Why an image is not warm.
+#[derive(Debug, thiserror::Error)]
+pub enum WarmingError {
+    /// It cannot be had, or the models cannot look at it.
+    #[error(transparent)]
+    Preannotation(#[from] PreannotationError),
+    /// What they saw cannot be kept.
+    #[error("its image embedding could not be kept: {0}")]
+    Keep(#[from] KeepError),
+}
+
+impl From<WarmError> for WarmingError {
+    fn from(error: WarmError) -> Self {
+        match error {
+            WarmError::Stage(error) => Self::Preannotation(error.into()),
+            WarmError::Keep(error) => Self::Keep(error),
+        }
+    }
+}
+
+impl WarmPlan {
+    /// The images of each task, in order.
+    pub fn images(&self) -> &[ImageTag] {
+        &self.images
+    }
+}
+
+impl Preannotator {
+    /// Plans the warming of a project: every image that takes regions.
+    ///
+    /// # Errors
+    /// If the labeling config has no image with controls for regions.
+    pub fn plan_warming(
+        &self,
+        origin: Origin,
+        config: Arc<LabelingConfig>,
+    ) -> Result<WarmPlan, PreannotationError> {
+        let images: Vec<ImageTag> = config.images_with_regions().cloned().collect();
+        if images.is_empty() {
+            needs_region_control(&config, config.image()?)?;
+        }
+        let view = self.projects.view(origin, config, None);
+        Ok(WarmPlan { view, images })
+    }
+
+    /// Computes the embedding of one image of a task and writes it to disk, unless it is there.
+    ///
+    /// # Errors
+    /// See [`WarmingError`].
+    pub async fn warm(
+        &self,
+        plan: &WarmPlan,
+        task: &Task,
+        image: &ImageTag,
+    ) -> Result<Warmed, WarmingError> {
+        let url = image.url(&task.data).map_err(PreannotationError::from)?;
+        let timings = Timings::default();
+        let asker = Asker {
+            urgency: Urgency::Warming,
+            timings: &timings,
+        };
+        let picture = self.picture(&plan.view, task, &url).await;
+        let picture = picture.map_err(PreannotationError::from)?;
+        let warmed = self.stages.warm_on_disk(&picture, asker).await?;
+        tracing::info!(task = task.id, is_new = warmed.is_new, timings = %timings, "warm");
+        Ok(warmed)
+    }
+}

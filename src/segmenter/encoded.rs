@@ -1,0 +1,266 @@
+//! What the segmenter keeps of an image, and its form on disk.
+
+use candle_core::{DType, Tensor};
+use half::f16;
+use ring::digest::{Context, SHA256};
+
+use super::image_processor::Frame;
+use super::{IMAGES, Segmenter};
+use crate::geometry::ImageSize;
+use crate::models::weights::{Checkpoint, CheckpointError};
+
+/// An image the segmenter has looked at once; any number of prompts can follow.
+#[derive(Debug, Clone)]
+pub struct EncodedImage {
+    pub(super) embeddings: Tensor,
+    pub(super) frame: Frame,
+}
+
+/// Why an encoded image cannot be written as bytes, or read from them.
+#[derive(Debug, thiserror::Error)]
+pub enum BytesError {
+    /// A number beyond the range of half precision, or none at all.
+    #[error("the image embedding has numbers that half precision cannot hold")]
+    NotFinite,
+    /// Too few bytes, or too many.
+    #[error("an encoded image has {found} bytes, and {expected} are expected")]
+    #[allow(missing_docs)]
+    Length { found: usize, expected: usize },
+    /// It is of a segmenter of another size.
+    #[error("the image embedding has the shape {found:?}, and the segmenter's is {expected:?}")]
+    #[allow(missing_docs)]
+    Shape {
+        found: [usize; 4],
+        expected: [usize; 4],
+    },
+    /// An image without pixels.
+    #[error("the encoded image has a size of zero")]
+    Empty,
+    /// The device refuses the tensor.
+    #[error("the image embedding cannot be moved: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// Named in every identity: a change of what [`EncodedImage::to_bytes`] writes, or of how images are processed before
+/// the encoder, must change it.
+const FORMAT: &str = "groundling image embeddings, format 1: f16";
+
+/// The image's height and width, and the embedding's shape, each as a u32.
+const HEADER_BYTES: usize = 6 * 4;
+
+impl EncodedImage {
+    /// The size of the image itself.
+    pub fn size(&self) -> ImageSize {
+        self.frame.original
+    }
+
+    /// Bytes it takes in memory.
+    pub fn bytes(&self) -> usize {
+        self.embeddings.elem_count() * self.embeddings.dtype().size_in_bytes()
+    }
+
+    /// How many bytes [`Self::to_bytes`] gives for every image of a segmenter.
+    pub fn bytes_on_disk(segmenter: &Segmenter) -> usize {
+        HEADER_BYTES + 2 * segmenter.embedding_shape().iter().product::<usize>()
+    }
+
+    /// Its form on disk, little-endian: the image's height and width in pixels and the four sizes of the embedding as
+    /// u32, then the embedding in half precision, which is 2 MiB at SAM's size.
+    ///
+    /// # Errors
+    /// If half precision cannot hold the embedding's numbers.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, BytesError> {
+        let shape: [usize; 4] = self.embeddings.dims4()?.into();
+        let size = self.size();
+        let values = self.embeddings.flatten_all()?.to_dtype(DType::F16)?;
+        let values: Vec<f16> = values.to_vec1()?;
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + 2 * values.len());
+        for number in [size.height, size.width].into_iter().chain(shape) {
+            // an image's sides and a tensor's sizes are far below 2^32
+            bytes.extend(u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
+        }
+        for value in values {
+            if !value.is_finite() {
+                return Err(BytesError::NotFinite);
+            }
+            bytes.extend(value.to_le_bytes());
+        }
+        Ok(bytes)
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote, for `segmenter`: on its device, in the type of its tensors.
+    ///
+    /// # Errors
+    /// If the bytes are too few, too many, or of a segmenter of another size.
+    pub fn from_bytes(bytes: &[u8], segmenter: &Segmenter) -> Result<Self, BytesError> {
+        let expected = segmenter.embedding_shape();
+        let count: usize = expected.iter().product();
+        let length = |expected| BytesError::Length {
+            found: bytes.len(),
+            expected,
+        };
+        let whole = HEADER_BYTES + 2 * count;
+        let (header, values) = bytes
+            .split_at_checked(HEADER_BYTES)
+            .ok_or_else(|| length(whole))?;
+        let mut numbers = header.chunks_exact(4).map(|number| match *number {
+            [a, b, c, d] => u32::from_le_bytes([a, b, c, d]) as usize,
+            _ => 0,
+        });
+        let mut next = || numbers.next().unwrap_or(0);
+        let (height, width) = (next(), next());
+        let found = std::array::from_fn(|_| next());
+        if found != expected {
+            return Err(BytesError::Shape { found, expected });
+        }
+        if values.len() != 2 * count {
+            return Err(length(whole));
+        }
+        if height == 0 || width == 0 {
+            return Err(BytesError::Empty);
+        }
+        let values: Vec<f16> = values
+            .chunks_exact(2)
+            .map(|pair| match *pair {
+                [a, b] => f16::from_le_bytes([a, b]),
+                _ => f16::ZERO,
+            })
+            .collect();
+        let embeddings = Tensor::from_vec(values, &expected[..], &segmenter.device)?;
+        Ok(Self {
+            embeddings: embeddings.to_dtype(segmenter.dtype)?,
+            frame: Frame::new(ImageSize { height, width }, segmenter.input_side()),
+        })
+    }
+}
+
+/// Tells the image embeddings of a segmenter from those of all others: a digest of the format, the precision, the
+/// weights and what configures them. Reads the whole file of weights.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn embeddings_identity(
+    checkpoint: &Checkpoint,
+    dtype: DType,
+) -> Result<[u8; 32], CheckpointError> {
+    let mut sum = Context::new(&SHA256);
+    let mut add = |part: &[u8]| {
+        // the length keeps parts apart
+        sum.update(&(part.len() as u64).to_le_bytes());
+        sum.update(part);
+    };
+    add(FORMAT.as_bytes());
+    add(dtype.as_str().as_bytes());
+    for file in ["config.json", IMAGES] {
+        add(&checkpoint.read(file)?.unwrap_or_default());
+    }
+    add(&checkpoint.weights_digest()?);
+    let mut identity = [0; 32];
+    identity.copy_from_slice(sum.finish().as_ref());
+    Ok(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use image::RgbImage;
+
+    use super::*;
+    use crate::checkpoints::{Role, demo};
+    use crate::geometry::BoundingBox;
+
+    fn segmenter() -> Segmenter {
+        Segmenter::load(&demo(Role::Segmenter), DType::F32, &Device::Cpu).unwrap()
+    }
+
+    fn picture() -> RgbImage {
+        RgbImage::from_fn(90, 60, |x, y| {
+            let is_inside = (20..60).contains(&x) && (10..45).contains(&y);
+            image::Rgb(if is_inside {
+                [250, 20, 20]
+            } else {
+                [30, 90, 160]
+            })
+        })
+    }
+
+    #[test]
+    fn bytes_give_the_same_masks() {
+        let segmenter = segmenter();
+        let cold = segmenter.encode(&picture()).unwrap();
+        let bytes = cold.to_bytes().unwrap();
+        assert_eq!(bytes.len(), HEADER_BYTES + cold.bytes() / 2);
+        assert_eq!(bytes.len(), EncodedImage::bytes_on_disk(&segmenter));
+        let warm = EncodedImage::from_bytes(&bytes, &segmenter).unwrap();
+        assert_eq!((warm.size(), warm.bytes()), (cold.size(), cold.bytes()));
+        assert_eq!(warm.frame, cold.frame);
+        assert_eq!(warm.embeddings.dims(), cold.embeddings.dims());
+        // rounding once is rounding for good
+        assert_eq!(warm.to_bytes().unwrap(), bytes);
+        let difference = (&warm.embeddings - &cold.embeddings)
+            .unwrap()
+            .abs()
+            .unwrap();
+        let difference: f32 = difference.max_all().unwrap().to_scalar().unwrap();
+        let scale: f32 = cold
+            .embeddings
+            .abs()
+            .unwrap()
+            .max_all()
+            .unwrap()
+            .to_scalar()
+            .unwrap();
+        assert!(difference <= scale / 2048.0, "{difference} of {scale}");
+        let object = BoundingBox {
+            x0: 18.0,
+            y0: 8.0,
+            x1: 62.0,
+            y1: 47.0,
+        };
+        let mask = |image| segmenter.segment_boxes(image, &[object]).unwrap().remove(0);
+        let (warm, cold) = (mask(&warm), mask(&cold));
+        assert!((warm.score - cold.score).abs() < 1e-2);
+        assert!(cold.mask.iou(&warm.mask) >= 0.999);
+    }
+
+    #[test]
+    fn other_bytes_are_refused() {
+        let segmenter = segmenter();
+        let bytes = segmenter.encode(&picture()).unwrap().to_bytes().unwrap();
+        let read = |bytes: &[u8]| EncodedImage::from_bytes(bytes, &segmenter).map(|_| ());
+        for length in [0, 1, HEADER_BYTES - 1, HEADER_BYTES, bytes.len() - 1] {
+            let error = read(&bytes[..length]).unwrap_err();
+            assert!(
+                matches!(error, BytesError::Length { .. }),
+                "{length}: {error}"
+            );
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(matches!(read(&longer), Err(BytesError::Length { .. })));
+        let mut other = bytes.clone();
+        other[12] ^= 1;
+        assert!(matches!(read(&other), Err(BytesError::Shape { .. })));
+        let mut empty = bytes.clone();
+        empty[..4].fill(0);
+        assert!(matches!(read(&empty), Err(BytesError::Empty)));
+        let mut large = segmenter.encode(&picture()).unwrap();
+        large.embeddings = (large.embeddings * 1e9).unwrap();
+        assert!(matches!(large.to_bytes(), Err(BytesError::NotFinite)));
+    }
+
+    #[test]
+    fn the_identity_changes_with_weights_and_precision() {
+        let of = |role, dtype| embeddings_identity(&demo(role), dtype).unwrap();
+        let ours = of(Role::Segmenter, DType::F32);
+        assert_eq!(ours, of(Role::Segmenter, DType::F32));
+        assert_ne!(ours, of(Role::Segmenter, DType::BF16));
+        assert_ne!(ours, of(Role::Detector, DType::F32));
+        // the same files on disk are the same model
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/segmenter");
+        let on_disk = Checkpoint::Folder(folder.into());
+        assert_eq!(ours, embeddings_identity(&on_disk, DType::F32).unwrap());
+        let gone = Checkpoint::File("no-such-file.pth".into());
+        let error = embeddings_identity(&gone, DType::F32).unwrap_err();
+        assert!(error.to_string().contains("no-such-file.pth"), "{error}");
+    }
+}

@@ -1,0 +1,222 @@
+//! Image embeddings on disk: `groundling warm`, and the server that finds them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use serde_json::{Value, json};
+
+use crate::annotate::{run_in, text};
+use crate::stages::counted;
+use crate::studio::{Setup, Studio, personal};
+use crate::support::{SHAPES_CONFIG, decode_rle, post, prompt_request, regions, scratch};
+
+/// A rectangle of the smart tool around the blue star of an upload.
+fn click(upload: &str) -> Value {
+    let url = format!("/data/upload/7/{upload}");
+    let mut request = prompt_request(SHAPES_CONFIG, &url, "x");
+    let rectangle = json!({"type": "rectanglelabels", "to_name": "image", "from_name": "label", "original_width": 640,
+        "value": {"x": 64.7, "y": 59.4, "width": 28.0, "height": 38.0, "rotation": 0, "rectanglelabels": ["Blue Star"]}});
+    request["params"]["context"]["result"] = json!([rectangle]);
+    request
+}
+
+/// The pixels of the mask that a click gives.
+async fn mask(app: &Router, upload: &str) -> Vec<bool> {
+    let answer = post(app, "/predict", &click(upload)).await;
+    let found = regions(&answer).as_array().unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    let rle: Vec<u8> = serde_json::from_value(found[0]["value"]["rle"].clone()).unwrap();
+    let channels = decode_rle(&rle);
+    channels.iter().step_by(4).map(|v| *v > 0).collect()
+}
+
+fn iou(a: &[bool], b: &[bool]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let count =
+        |test: fn(bool, bool) -> bool| a.iter().zip(b).filter(|(a, b)| test(**a, **b)).count();
+    let (both, either) = (count(|a, b| a && b), count(|a, b| a || b));
+    assert!(either > 1000, "{either}");
+    both as f64 / either as f64
+}
+
+/// The files of embeddings below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return vec![];
+    };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let found = paths.flat_map(|path| match path.is_dir() {
+        true => files(&path),
+        false => vec![path],
+    });
+    found.collect()
+}
+
+/// Waits until an embedding lies below a folder.
+async fn written(folder: &Path) {
+    let start = Instant::now();
+    let is_finished = |file: &PathBuf| file.extension().is_some_and(|ending| ending == "bin");
+    while !files(folder).iter().any(is_finished) {
+        assert!(start.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn studio(tasks: usize) -> Studio {
+    let has_own_images = true;
+    Studio::start(Setup {
+        tasks,
+        has_own_images,
+        ..Setup::default()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_click_on_a_warm_image_costs_the_mask_decoder_only() {
+    let studio = studio(6).await;
+    let folder = scratch().join("warming");
+    let embeddings = folder.join("cache/embeddings");
+    let warm = ["warm", "--project", "7"];
+    let unlabeled = [&warm[..], &["--only-unlabeled"]].concat();
+    let output = run_in(&folder, &studio, &personal(), &unlabeled).await;
+    // one task has no image, and one has an annotation
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let summary = text(&output.stdout);
+    for expected in [
+        "5 images: 4 computed, 0 were there, 1 failed; 1 tasks left out for their annotations",
+        "embeddings holds 4 image embeddings in",
+        "0 that were not used for longest were deleted",
+        "task 103: ",
+    ] {
+        assert!(summary.contains(expected), "{expected}: {summary}");
+    }
+    assert!(text(&output.stderr).contains("1 images are not warm"));
+    assert_eq!(files(&embeddings).len(), 4);
+    assert!(studio.stored().is_empty());
+
+    // on from where it stopped
+    let output = run_in(&folder, &studio, &personal(), &warm).await;
+    let summary = text(&output.stdout);
+    assert!(
+        summary.contains("6 images: 1 computed, 4 were there, 1 failed; 0 tasks"),
+        "{summary}"
+    );
+
+    // a server that starts on the folder
+    let model_dir = ["--model-dir", folder.to_str().unwrap()];
+    let started = studio.app(&personal(), &model_dir);
+    let warm_mask = mask(&started, "shapes-1.png").await;
+    let misses = counted(&started, "misses").await;
+    assert_eq!((misses("image_embeddings"), misses("masks")), (0, 1));
+    let hits = counted(&started, "hits").await;
+    assert_eq!((hits("warm_embeddings"), misses("warm_embeddings")), (1, 0));
+    // the next click finds it in memory
+    let mut next = click("shapes-1.png");
+    next["params"]["context"]["result"][0]["value"]["x"] = json!(60.0);
+    post(&started, "/predict", &next).await;
+    let hits = counted(&started, "hits").await;
+    assert_eq!((hits("warm_embeddings"), hits("image_embeddings")), (1, 1));
+
+    let cold = studio.app(&personal(), &[]);
+    let cold_mask = mask(&cold, "shapes-1.png").await;
+    let misses = counted(&cold, "misses").await;
+    assert_eq!(misses("image_embeddings"), 1);
+    let iou = iou(&warm_mask, &cold_mask);
+    assert!(iou >= 0.999, "{iou}");
+
+    // a model of another precision is another model
+    let other = [&model_dir[..], &["--precision", "bf16"]].concat();
+    let other = studio.app(&personal(), &other);
+    mask(&other, "shapes-1.png").await;
+    let misses = counted(&other, "misses").await;
+    assert_eq!(
+        (misses("image_embeddings"), misses("warm_embeddings")),
+        (1, 1)
+    );
+    assert_eq!(
+        files(&embeddings).len(),
+        5,
+        "nothing is added unless it is asked for"
+    );
+
+    // a damaged file costs the time of computing, and goes
+    for file in files(&embeddings) {
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&file, bytes).unwrap();
+    }
+    let after = studio.app(&personal(), &model_dir);
+    assert_eq!(mask(&after, "shapes-1.png").await, cold_mask);
+    let misses = counted(&after, "misses").await;
+    assert_eq!(
+        (misses("image_embeddings"), misses("warm_embeddings")),
+        (1, 1)
+    );
+    assert_eq!(files(&embeddings).len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_adds_what_it_computes_if_it_is_told_to() {
+    let studio = studio(1).await;
+    let folder = scratch().join("warm-on-serve");
+    let model_dir = ["--model-dir", folder.to_str().unwrap()];
+    let adding = [&model_dir[..], &["--warm-on-serve"]].concat();
+    let first = studio.app(&personal(), &adding);
+    mask(&first, "a.png").await;
+    written(&folder).await;
+    let second = studio.app(&personal(), &model_dir);
+    mask(&second, "a.png").await;
+    assert_eq!(counted(&second, "misses").await("image_embeddings"), 0);
+    assert_eq!(counted(&second, "hits").await("warm_embeddings"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_a_project_cold_is_named() {
+    let studio = studio(3).await;
+    let folder = scratch().join("staying-cold");
+    let run = async |more: &[&str]| {
+        let arguments = [&["warm", "--project", "7"], more].concat();
+        let output = run_in(&folder, &studio, &personal(), &arguments).await;
+        let told = text(&output.stdout) + &text(&output.stderr);
+        (output.status.code(), told)
+    };
+    let blocked = scratch().join("a-file-and-no-folder");
+    fs::write(&blocked, "").unwrap();
+    let blocked = blocked.to_str().unwrap();
+    for (arguments, expected) in [
+        (["--warm-bytes", "0"], "WARM_BYTES=0"),
+        (
+            ["--warm-bytes", "1000"],
+            "WARM_BYTES=1000 has no room for one",
+        ),
+        (["--segmenter", "none"], "SEGMENTER=none"),
+        (["--cache-dir", blocked], "cannot be written (CACHE_DIR)"),
+    ] {
+        let (code, told) = run(&arguments).await;
+        assert_eq!(code, Some(1), "{told}");
+        assert!(told.contains(expected), "{expected}: {told}");
+    }
+    // room for two of three images: the third must not take the place of the first
+    let adding = ["--model-dir", folder.to_str().unwrap(), "--warm-on-serve=1"];
+    mask(&studio.app(&personal(), &adding), "shapes-0.png").await;
+    written(&folder).await;
+    let one = fs::metadata(&files(&folder.join("cache"))[0])
+        .unwrap()
+        .len();
+    let room = (one * 5 / 2).to_string();
+    let (code, told) = run(&["--warm-bytes", &room]).await;
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.contains("WARM_BYTES is full of the images of this project"),
+        "{told}"
+    );
+    assert!(
+        told.contains("1 computed, 1 were there, 0 failed"),
+        "{told}"
+    );
+    assert_eq!(files(&folder.join("cache")).len(), 2);
+}
