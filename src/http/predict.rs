@@ -239,8 +239,8 @@ fn asked_before(annotations: Option<&RawValue>, drafts: Option<&RawValue>) -> Ve
     };
     let draft = entries(drafts).into_iter().max_by_key(time);
     let results = [annotation, draft].into_iter().flatten();
-    let lists = results.filter_map(|mut entry| match entry["result"].take() {
-        Value::Array(regions) => Some(regions),
+    let lists = results.filter_map(|mut entry| match entry.get_mut("result").map(Value::take) {
+        Some(Value::Array(regions)) => Some(regions),
         _ => None,
     });
     lists.flatten().collect()

@@ -1,7 +1,7 @@
 //! A task of Label Studio through the whole road: labeling config, image, prompt, models, regions. The
 //! server and `annotate` both go this way; it knows no HTTP of its own.
 //!
-//! [`interaction`] says what an annotator did, [`project`] what a project is known for, and this module carries a task
+//! [`mod@interaction`] says what an annotator did, [`project`] what a project is known for, and this module carries a task
 //! through the stages of the [`crate::pipeline`].
 
 pub mod admission;
