@@ -310,15 +310,20 @@ def clients(server: Server, url, seconds: float):
     print(f"50 clients, {seconds:.0f} s: {counts}; /health at most {1000 * max(health):.0f} ms, median {1000 * statistics.median(health):.1f} ms")
 
 
-def mixed(server: Server, url, count: int):
-    """Memory under many requests of all kinds."""
+def mixed(args, url, count: int):
+    """Memory under many requests of all kinds, on the demo models with a store that they fill."""
+    demo = argparse.Namespace(detector="demo", segmenter="demo", groundling=args.groundling)
     draw = random.Random(5)
-    for i in range(count):
-        image = url(200 + draw.randrange(200))
-        server.predict(draw.choice([click(image, draw.uniform(5, 95), draw.uniform(5, 95)), prompt(image, draw.choice(["a cat.", "a dog.", "a bus."]), 0.9)]))
-        if i % max(1, count // 20) == 0:
-            print(f"{i} requests: {server.memory_mib():.0f} MiB", flush=True)
-    print(f"{count} requests: {server.memory_mib():.0f} MiB")
+    texts = ["red circle.", "blue star.", "green square. red circle."]
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(demo, Path(folder), ["--cache-bytes", str(100 << 20)])
+        for i in range(count):
+            image = url(200 + draw.randrange(200))
+            place = draw.uniform(5, 95), draw.uniform(5, 95)
+            server.predict(draw.choice([click(image, *place), prompt(image, draw.choice(texts), 0.3)]))
+            if (i + 1) % max(1, count // 10) == 0:
+                print(f"{i + 1} requests: {server.memory_mib():.0f} MiB", flush=True)
+        server.stop()
 
 
 def main():
@@ -327,7 +332,7 @@ def main():
     parser.add_argument("--segmenter", default=MODELS / "mobile-sam")
     parser.add_argument("--groundling", default=REPOSITORY / "target" / "release" / "groundling")
     parser.add_argument("--clients", type=float, default=60, metavar="SECONDS", help="0 for none (default: 60)")
-    parser.add_argument("--mixed", type=int, default=0, metavar="N", help="requests to watch the memory under (default: none)")
+    parser.add_argument("--mixed", type=int, default=0, metavar="N", help="requests to the demo models, to watch the memory under (default: none)")
     args = parser.parse_args()
     pictures = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
     threading.Thread(target=pictures.serve_forever, daemon=True).start()
@@ -344,8 +349,6 @@ def main():
     ]
     if args.clients:
         parts.append(lambda server: clients(server, url, args.clients))
-    if args.mixed:
-        parts.append(lambda server: mixed(server, url, args.mixed))
     table = Table()
     for part in parts:
         with tempfile.TemporaryDirectory() as folder:
@@ -354,6 +357,8 @@ def main():
                 part(server)
             finally:
                 server.stop()
+    if args.mixed:
+        mixed(args, url, args.mixed)
 
 
 if __name__ == "__main__":

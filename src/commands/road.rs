@@ -13,7 +13,7 @@ use crate::media::{Fetcher, FetcherConfig, ImageLimits, Images};
 use crate::pipeline::Plan;
 use crate::pipeline::loading::{Loading, Pauses};
 use crate::pipeline::scheduler::Scheduler;
-use crate::pipeline::stages::Stages;
+use crate::pipeline::stages::{STAGES_PERCENT, Stages};
 use crate::pipeline::warm::WarmEmbeddings;
 use crate::preannotation::project::memory::ProjectMemory;
 use crate::preannotation::project::version;
@@ -68,10 +68,16 @@ pub(super) fn preannotator(
         }
         plan.load(&progress::logged(reporter))
     })?;
-    let stages = Stages::new(Scheduler::start()?, loading, store.memory_bytes(), warm);
+    let bytes = store.memory_bytes();
+    let stages = Stages::new(Scheduler::start()?, loading, bytes, warm);
+    // what the stages leave of it
+    let limits = ImageLimits {
+        kept_bytes: bytes / 100 * (100 - STAGES_PERCENT),
+        ..ImageLimits::default()
+    };
     Ok(Preannotator::new(
         Projects::new(defaults, memory),
-        Images::new(fetcher(&media)?, ImageLimits::default()),
+        Images::new(fetcher(&media)?, limits),
         stages,
         queue,
     ))

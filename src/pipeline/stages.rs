@@ -147,9 +147,12 @@ pub struct Asker<'a> {
 /// Results are content of images: they do not grow old. What nobody asks for is dropped all the same.
 const UNUSED: Duration = Duration::from_secs(6 * 3600);
 
+/// The stages' share of what may be kept in memory; the rest is for decoded images.
+pub const STAGES_PERCENT: u64 = 95;
+
 impl Stages {
-    /// With models that are on their way, keeping up to `bytes` of results in memory, and image embeddings on disk if
-    /// `warm` says where.
+    /// With models that are on their way, keeping up to [`STAGES_PERCENT`] of `bytes` of results in memory, and image
+    /// embeddings on disk if `warm` says where.
     pub fn new(
         scheduler: Scheduler,
         loading: Loading,
@@ -161,9 +164,9 @@ impl Stages {
             scheduler,
             loading,
             features: Kept::new(share(40), UNUSED, ImageFeatures::bytes),
-            texts: Kept::new(share(5), UNUSED, TextFeatures::bytes),
-            queries: Kept::new(share(12), UNUSED, |queries: &Arc<Queries>| queries.bytes()),
-            embeddings: Kept::new(share(33), UNUSED, EncodedImage::bytes),
+            texts: Kept::new(share(3), UNUSED, TextFeatures::bytes),
+            queries: Kept::new(share(10), UNUSED, |queries: &Arc<Queries>| queries.bytes()),
+            embeddings: Kept::new(share(32), UNUSED, EncodedImage::bytes),
             warm,
             masks: Kept::new(share(10), UNUSED, |mask: &Arc<ScoredMask>| {
                 256 + size_of_val(mask.mask.runs())
