@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use super::loading::{Loading, NotReady};
 use super::scheduler::{Scheduler, StepError, Urgency};
 use super::timings::Timings;
-use super::warm::{KeepError, WarmEmbeddings, Warmed};
+use super::warm::WarmEmbeddings;
 use super::{DetectedObject, Models, PredictError, Prediction};
 use crate::detector::{
     DetectError, DetectionOptions, ImageFeatures, Queries, Question, TextFeatures, detections,
@@ -31,7 +31,7 @@ use crate::geometry::{BoundingBox, Mark};
 use crate::media::{Digest, MediaError, Picture};
 use crate::prompt::Prompt;
 use crate::segmenter::{BOXES_AT_ONCE, EncodedImage, ScoredMask, SegmentError, SmallMask};
-use crate::store::{DiskStore, Kept, Source, Usage};
+use crate::store::{Kept, Source, Usage};
 
 /// Why a stage has no result.
 #[derive(Debug, thiserror::Error)]
@@ -59,23 +59,6 @@ impl From<DetectError> for StageError {
 impl From<SegmentError> for StageError {
     fn from(error: SegmentError) -> Self {
         Self::Predict(error.into())
-    }
-}
-
-/// Why an image was not warmed.
-#[derive(Debug, thiserror::Error)]
-pub enum WarmError {
-    /// Its embedding was not computed.
-    #[error(transparent)]
-    Stage(#[from] Failed),
-    /// It was not written.
-    #[error(transparent)]
-    Keep(#[from] KeepError),
-}
-
-impl From<StageError> for WarmError {
-    fn from(error: StageError) -> Self {
-        Self::Stage(error.into())
     }
 }
 
@@ -280,64 +263,7 @@ impl Stages {
         Ok(masks)
     }
 
-    /// The image embedding, for a first click to come.
-    ///
-    /// # Errors
-    /// See [`StageError`].
-    pub async fn warm(
-        &self,
-        picture: &Picture<'_>,
-        asker: Asker<'_>,
-    ) -> Result<EncodedImage, Failed> {
-        let models = self.models().await?;
-        self.embedding(&models, picture, asker).await
-    }
-
-    /// Bytes that the embedding of an image takes on disk.
-    ///
-    /// # Errors
-    /// If there are no models, or no segmenter.
-    pub async fn warm_bytes(&self) -> Result<u64, Failed> {
-        let models = self.models().await?;
-        let segmenter = models.segmenter().map_err(StageError::from)?;
-        Ok(DiskStore::file_bytes(EncodedImage::bytes_on_disk(
-            segmenter,
-        )))
-    }
-
-    /// Computes an image's embedding and writes it to disk, unless it is there.
-    ///
-    /// # Errors
-    /// If it cannot be computed, or not be written.
-    pub async fn warm_on_disk(
-        &self,
-        picture: &Picture<'_>,
-        asker: Asker<'_>,
-    ) -> Result<Warmed, WarmError> {
-        let warm = self.warm.clone().ok_or(KeepError::NoStore)?;
-        let models = self.models().await?;
-        let digest = picture.digest;
-        let there = {
-            let (warm, models) = (warm.clone(), models.clone());
-            off_thread(move || warm.touch(&models, digest)).await?
-        };
-        if let Some(bytes) = there {
-            return Ok(Warmed {
-                digest,
-                bytes,
-                is_new: false,
-            });
-        }
-        let image = self.embedding(&models, picture, asker).await?;
-        let bytes = off_thread(move || warm.write(&models, digest, &image)).await??;
-        Ok(Warmed {
-            digest,
-            bytes,
-            is_new: true,
-        })
-    }
-
-    async fn models(&self) -> Result<Arc<Models>, Failed> {
+    pub(super) async fn models(&self) -> Result<Arc<Models>, Failed> {
         Ok(self.loading.models().await.map_err(StageError::from)?)
     }
 
@@ -427,7 +353,7 @@ impl Stages {
     }
 
     /// From memory, else from disk, else computed.
-    async fn embedding(
+    pub(super) async fn embedding(
         &self,
         models: &Arc<Models>,
         picture: &Picture<'_>,

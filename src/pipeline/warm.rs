@@ -6,8 +6,9 @@ use candle_core::DType;
 use tokio::sync::Semaphore;
 
 use super::Models;
+use super::stages::{Asker, Failed, StageError, Stages, off_thread};
 use crate::geometry::ImageSize;
-use crate::media::Digest;
+use crate::media::{Digest, Picture};
 use crate::models::weights::Checkpoint;
 use crate::segmenter::{BytesError, EncodedImage, embeddings_identity};
 use crate::store::disk::{BlobKey, DiskError};
@@ -194,4 +195,67 @@ pub struct Warmed {
     pub bytes: u64,
     /// Whether it was written just now.
     pub is_new: bool,
+}
+
+/// Why an image was not warmed.
+#[derive(Debug, thiserror::Error)]
+pub enum WarmError {
+    /// Its embedding was not computed.
+    #[error(transparent)]
+    Stage(#[from] Failed),
+    /// It was not written.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
+}
+
+impl From<StageError> for WarmError {
+    fn from(error: StageError) -> Self {
+        Self::Stage(error.into())
+    }
+}
+
+impl Stages {
+    /// Bytes that the embedding of an image takes on disk.
+    ///
+    /// # Errors
+    /// If there are no models, or no segmenter.
+    pub async fn warm_bytes(&self) -> Result<u64, Failed> {
+        let models = self.models().await?;
+        let segmenter = models.segmenter().map_err(StageError::from)?;
+        Ok(DiskStore::file_bytes(EncodedImage::bytes_on_disk(
+            segmenter,
+        )))
+    }
+
+    /// Computes an image's embedding and writes it to disk, unless it is there.
+    ///
+    /// # Errors
+    /// If it cannot be computed, or not be written.
+    pub async fn warm_on_disk(
+        &self,
+        picture: &Picture<'_>,
+        asker: Asker<'_>,
+    ) -> Result<Warmed, WarmError> {
+        let warm = self.warm_embeddings().cloned().ok_or(KeepError::NoStore)?;
+        let models = self.models().await?;
+        let digest = picture.digest;
+        let there = {
+            let (warm, models) = (warm.clone(), models.clone());
+            off_thread(move || warm.touch(&models, digest)).await?
+        };
+        if let Some(bytes) = there {
+            return Ok(Warmed {
+                digest,
+                bytes,
+                is_new: false,
+            });
+        }
+        let image = self.embedding(&models, picture, asker).await?;
+        let bytes = off_thread(move || warm.write(&models, digest, &image)).await??;
+        Ok(Warmed {
+            digest,
+            bytes,
+            is_new: true,
+        })
+    }
 }

@@ -6,9 +6,9 @@ use super::project::{Origin, View};
 use super::{PreannotationError, Preannotator, Task, needs_region_control};
 use crate::labeling::{ImageTag, LabelingConfig};
 use crate::pipeline::scheduler::Urgency;
-use crate::pipeline::stages::{Asker, WarmError};
+use crate::pipeline::stages::Asker;
 use crate::pipeline::timings::Timings;
-use crate::pipeline::warm::{KeepError, Warmed};
+use crate::pipeline::warm::{KeepError, WarmError, Warmed};
 
 /// The images of a project's tasks that annotators may click on.
 #[derive(Debug, Clone)]
