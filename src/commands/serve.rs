@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::road;
 use crate::config::{HttpArgs, ServeArgs};
-use crate::http::{AppState, BasicAuth, router};
+use crate::http::{self, AppState, BasicAuth, BodyBudget, ConnectionLimits, Origins, router};
 use crate::preannotation::project::memory::ProjectMemory;
 
 /// Label Studio's `ML_TIMEOUT_PREDICT` where nobody changed it, in seconds.
@@ -31,9 +31,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "listening");
     let state = state(args)?;
     let stop = state.stop.clone();
-    axum::serve(listener, router(state))
-        .with_graceful_shutdown(stopping(stop))
-        .await?;
+    let limits = ConnectionLimits::default();
+    http::serve(listener, router(state), limits, stopping(stop)).await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -64,6 +63,11 @@ pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
         );
     }
     let memory = ProjectMemory::open(&args.road.models.model_dir);
+    let origins = Origins::new(
+        args.http.allowed_origins.as_deref().unwrap_or_default(),
+        args.http.bind_address.is_loopback(),
+    )
+    .map_err(anyhow::Error::msg)?;
     let trusts_setup = basic_auth.is_some() || args.http.bind_address.is_loopback();
     Ok(AppState {
         trusts_setup,
@@ -75,6 +79,8 @@ pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
             args.http.max_queue,
         )?),
         basic_auth,
+        origins,
+        bodies: BodyBudget::new(args.http.max_body_bytes),
         predict_deadline: Duration::from_secs(args.http.predict_deadline_s),
     })
 }

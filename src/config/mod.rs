@@ -266,6 +266,14 @@ pub struct HttpArgs {
     /// Interactive requests that may wait for the models; more are refused at once.
     #[arg(long, env = "MAX_QUEUE", default_value_t = 64)]
     pub max_queue: usize,
+    /// Bytes of the largest request. Tasks come with all their annotations, masks included: some MB are normal.
+    #[arg(long, env = "MAX_BODY_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
+    pub max_body_bytes: usize,
+    /// Origins whose pages may call from a browser, separated by commas, such as https://studio.example.org. Label
+    /// Studio's server is none and needs no entry. Where the server listens on loopback, their hosts may also be named
+    /// as its own.
+    #[arg(long, env = "ALLOWED_ORIGINS", value_name = "ORIGINS")]
+    pub allowed_origins: Option<String>,
     /// Whether the prompt that one annotator types counts for the project's next tasks, and is part of its model
     /// version: "project", or "off" for the annotator's own request only. A prompt in the project's extra_params counts
     /// in any case.

@@ -15,7 +15,9 @@ mod auth;
 mod body;
 mod error;
 mod health;
+mod listen;
 mod operations;
+mod origin;
 mod predict;
 mod setup;
 mod webhook;
@@ -25,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -37,6 +39,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use self::auth::BasicAuth;
+pub use self::body::BodyBudget;
+pub use self::listen::{ConnectionLimits, serve};
+pub use self::origin::Origins;
 use crate::preannotation::Preannotator;
 
 /// What every handler shares.
@@ -46,6 +51,10 @@ pub struct AppState {
     pub preannotator: Arc<Preannotator>,
     /// Who may ask; everybody where there is none.
     pub basic_auth: Option<BasicAuth>,
+    /// Which pages may call from a browser.
+    pub origins: Origins,
+    /// The memory that bodies may take.
+    pub bodies: BodyBudget,
     /// For a batch; Label Studio waits 100 s.
     pub predict_deadline: Duration,
     /// Whether the address that `/setup` gives may be a private one: where nobody else can send it.
@@ -53,9 +62,6 @@ pub struct AppState {
     /// Turns true when the server is to stop: batches are then answered as far as they are.
     pub stop: watch::Sender<bool>,
 }
-
-/// Tasks come with all their annotations, masks included: many MB are normal.
-const MAX_BODY_BYTES: usize = 256 << 20;
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -87,12 +93,14 @@ pub fn router(state: AppState) -> Router {
         .merge(open)
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(state.clone(), origin::require))
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(from_fn_with_state(state.clone(), count))
         // failures log themselves, with their cause
         .layer(TraceLayer::new_for_http().on_failure(()))
         .layer(RequestDecompressionLayer::new())
+        .layer(from_fn(body::mark_packed))
         .layer(CompressionLayer::new())
         .with_state(state)
 }

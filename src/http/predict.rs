@@ -82,10 +82,10 @@ enum TaskResult {
 )]
 pub(super) async fn predict(
     State(state): State<AppState>,
-    Whole(body): Whole,
+    body: Whole,
 ) -> Result<Json<PredictResponse>, ApiError> {
     // a body may hold many MB of annotations: reading it is not for the async threads
-    let asked = tokio::task::spawn_blocking(move || read(&body))
+    let asked = tokio::task::spawn_blocking(move || read(body.bytes()))
         .await
         .map_err(|e| ApiError::Defect(e.to_string()))??;
     let results = match asked.context.get("result").and_then(Value::as_array) {

@@ -33,10 +33,10 @@ struct SetupRequest {
 )]
 pub(super) async fn setup(
     State(state): State<AppState>,
-    Whole(body): Whole,
+    body: Whole,
 ) -> Result<Json<Value>, ApiError> {
     // a labeling config may be large: reading it is not for the async threads
-    let version = tokio::task::spawn_blocking(move || introduce(&state, &body)).await;
+    let version = tokio::task::spawn_blocking(move || introduce(&state, body.bytes())).await;
     let version = version.map_err(|e| ApiError::Defect(e.to_string()))?;
     Ok(Json(json!({ "model_version": version })))
 }

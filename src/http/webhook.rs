@@ -1,23 +1,15 @@
 //! `POST /webhook`: what happens in a project.
 
 use axum::Json;
-use axum::body::to_bytes;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::AppState;
+use super::body::beginning;
 
-/// An annotation with hundreds of masks.
-const MAX_HELD: usize = 32 << 20;
-
-/// The rest of a webhook may be many MB, and is not looked at.
-#[derive(Debug, Default, Deserialize)]
-struct Webhook {
-    #[serde(default)]
-    action: String,
-}
+/// Label Studio names the action first; the rest may be many MB, and is not looked at.
+const HELD: usize = 4 << 10;
 
 /// Heard, and nothing done: the annotator's Submit waits for this answer, at most one second. groundling
 /// does not train.
@@ -31,15 +23,14 @@ struct Webhook {
     )
 )]
 pub(super) async fn webhook(
-    State(_): State<AppState>,
+    State(state): State<AppState>,
     request: Request,
 ) -> (StatusCode, Json<Value>) {
-    // anyone may send one, so little is held; of a longer one the action is not known, and not needed
-    let body = to_bytes(request.into_body(), MAX_HELD).await;
-    let body = body.unwrap_or_default();
-    let Webhook { action } = serde_json::from_slice(&body).unwrap_or_default();
+    // anyone may send one, so that little is held
+    let start = beginning(request.into_body(), HELD, state.bodies.limit()).await;
+    let action = action(&start).unwrap_or_default();
     tracing::debug!(action, "webhook");
-    match action.as_str() {
+    match action {
         "START_TRAINING" => {
             tracing::info!("training was asked for: groundling does not train");
             let text = "groundling does not train: its models find what words name as they are";
@@ -59,5 +50,48 @@ pub(super) async fn webhook(
             Json(json!({"status": "ok", "result": {}})),
         ),
         _ => (StatusCode::OK, Json(json!({"status": "Unknown event"}))),
+    }
+}
+
+/// The action of a webhook, of which this is the beginning: the text under the first key, if that is `action`.
+fn action(start: &[u8]) -> Option<&str> {
+    let start = start.trim_ascii_start().strip_prefix(b"{")?;
+    let start = start.trim_ascii_start().strip_prefix(b"\"action\"")?;
+    let start = start.trim_ascii_start().strip_prefix(b":")?;
+    let start = start.trim_ascii_start().strip_prefix(b"\"")?;
+    let end = start
+        .iter()
+        .position(|byte| !(byte.is_ascii_uppercase() || *byte == b'_'))?;
+    let (name, rest) = start.split_at(end);
+    // a name with anything else in it is none of Label Studio's
+    rest.starts_with(b"\"")
+        .then(|| str::from_utf8(name).ok())
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_action_is_read_from_the_beginning() {
+        for (body, expected) in [
+            (
+                &br#"{"action": "TASKS_CREATED", "project": {"id": 1"#[..],
+                Some("TASKS_CREATED"),
+            ),
+            (
+                b" {\n \"action\" :\"START_TRAINING\"}",
+                Some("START_TRAINING"),
+            ),
+            (br#"{"project": {"action": "TASKS_CREATED"}}"#, None),
+            (br#"{"action": "tasks created"}"#, None),
+            (br#"{"action": "TASKS"#, None),
+            (br#"{"action": 5}"#, None),
+            (b"", None),
+            (b"\xff\xfe", None),
+        ] {
+            assert_eq!(action(body), expected, "{}", String::from_utf8_lossy(body));
+        }
     }
 }

@@ -89,6 +89,14 @@ pub enum LabelingError {
     /// Not XML.
     #[error("the labeling config is not well-formed XML: {0}")]
     Malformed(String),
+    /// More than any project has.
+    #[error("the labeling config has {found} {what}, and may have {limit}")]
+    #[allow(missing_docs)]
+    TooLarge {
+        what: &'static str,
+        found: usize,
+        limit: usize,
+    },
     /// Nothing to look at.
     #[error("the labeling config has no <Image> tag: add <Image name=\"image\" value=\"$image\"/>")]
     NoImage,

@@ -1,12 +1,39 @@
 //! XML to [`LabelingConfig`].
 
-use roxmltree::{Document, Node};
+use roxmltree::{Document, Node, ParsingOptions};
 
 use super::{ControlKind, ControlTag, ImageTag, Label, LabelingConfig, LabelingError, Shape};
 
+/// Bytes of a config: tens of thousands of labels.
+const MAX_BYTES: usize = 4 << 20;
+/// Elements, texts and comments.
+const MAX_NODES: usize = 200_000;
+/// Elements around an element.
+const MAX_DEPTH: usize = 200;
+/// Labels of all controls together.
+const MAX_LABELS: usize = 50_000;
+
 pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
-    let document =
-        Document::parse(xml.trim()).map_err(|e| LabelingError::Malformed(e.to_string()))?;
+    let xml = xml.trim();
+    let within = |what, found, limit| match found > limit {
+        true => Err(LabelingError::TooLarge { what, found, limit }),
+        false => Ok(()),
+    };
+    within("bytes", xml.len(), MAX_BYTES)?;
+    // no declarations of entities: they could grow without bounds
+    let options = ParsingOptions {
+        nodes_limit: MAX_NODES as u32,
+        ..ParsingOptions::default()
+    };
+    let document = Document::parse_with_options(xml, options).map_err(|error| match error {
+        roxmltree::Error::NodesLimitReached => LabelingError::TooLarge {
+            what: "nodes or more",
+            found: MAX_NODES,
+            limit: MAX_NODES,
+        },
+        error => LabelingError::Malformed(error.to_string()),
+    })?;
+    within("elements inside of each other", depth(&document), MAX_DEPTH)?;
     let mut config = LabelingConfig {
         images: vec![],
         controls: vec![],
@@ -18,10 +45,40 @@ pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
             config.controls.push(control(node, kind)?);
         }
     }
+    let labels = config.controls.iter().map(|control| control.labels.len());
+    within("labels", labels.sum(), MAX_LABELS)?;
     if config.images.is_empty() {
         return Err(LabelingError::NoImage);
     }
     Ok(config)
+}
+
+/// How many elements stand inside of each other.
+fn depth(document: &Document) -> usize {
+    let mut deepest = 0;
+    // without recursion: a file decides how deep it goes
+    let mut open = vec![(document.root(), 0)];
+    while let Some((node, depth)) = open.pop() {
+        deepest = deepest.max(depth);
+        let children = node.children().filter(Node::is_element);
+        open.extend(children.map(|child| (child, depth + 1)));
+    }
+    deepest
+}
+
+/// The labels of a control: those that stand in it or in views in it, and not in another control.
+fn labels_of<'a, 'input>(control: Node<'a, 'input>) -> Vec<Node<'a, 'input>> {
+    let mut labels = vec![];
+    let mut open: Vec<Node> = control.children().rev().collect();
+    while let Some(node) = open.pop() {
+        if node.has_tag_name("Label") {
+            labels.push(node);
+        }
+        if kind(node).is_none() {
+            open.extend(node.children().rev());
+        }
+    }
+    labels
 }
 
 fn image(node: Node) -> Result<ImageTag, LabelingError> {
@@ -83,10 +140,8 @@ fn control(node: Node, kind: ControlKind) -> Result<ControlTag, LabelingError> {
         _ => required(node, "toName", "it must be the name of an <Image>")?,
     };
     let own_threshold = threshold(node)?;
-    // labels may stand in views below the control
-    let labels = node
-        .descendants()
-        .filter(|child| child.has_tag_name("Label"))
+    let labels = labels_of(node)
+        .into_iter()
         .filter_map(|child| label(child, own_threshold).transpose())
         .collect::<Result<_, _>>()?;
     Ok(ControlTag {
@@ -193,6 +248,28 @@ mod tests {
         let (control, label) = rectangle.label_for("bok  choi").unwrap();
         assert_eq!((control.name.as_str(), label.name()), ("label", "Bok Choi"));
         assert_eq!(rectangle.label_for("dog"), None);
+    }
+
+    #[test]
+    fn a_config_that_no_project_has_is_refused() {
+        let error = |xml: &str| LabelingConfig::parse(xml).unwrap_err().to_string();
+        let image = "<Image name='i' value='$i'/>";
+        let nested = |count: usize| {
+            let open = "<RectangleLabels name='a' toName='i'><Label value='x'/>".repeat(count);
+            let close = "</RectangleLabels>".repeat(count);
+            format!("<View>{image}{open}{close}</View>")
+        };
+        // every control has its own label and not those of the controls in it
+        let few = parsed(&nested(100));
+        assert!(few.controls.iter().all(|control| control.labels.len() == 1));
+        assert!(error(&nested(3000)).contains("inside of each other, and may have 200"));
+        let many = format!("<View>{image}{}</View>", "<b/>".repeat(200_000));
+        assert!(error(&many).contains("nodes"), "{}", error(&many));
+        let labels = "<Label value='x'/>".repeat(50_001);
+        let many = format!("<View>{image}<Labels name='l' toName='i'>{labels}</Labels></View>");
+        assert!(error(&many).contains("50001 labels"), "{}", error(&many));
+        let long = format!("<View>{image}<!--{}--></View>", "x".repeat(4 << 20));
+        assert!(error(&long).contains("bytes"), "{}", error(&long));
     }
 
     #[test]

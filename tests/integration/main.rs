@@ -13,6 +13,7 @@ mod bench;
 mod checkpoints;
 mod cli;
 mod contract;
+mod hostile;
 mod hub;
 mod labeling;
 mod layering;

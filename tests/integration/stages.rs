@@ -182,7 +182,8 @@ async fn who_leaves_makes_room_and_who_is_refused_is_told_when_to_come_back() {
         let asking: Vec<_> = (0..3).map(|i| ask(10 * round + i)).collect();
         until("three requests wait", || state.preannotator.waiting() == 3).await;
         let body = Body::from(request(99).to_string());
-        let fourth = Request::post("/predict").body(body).unwrap();
+        let fourth = Request::post("/predict").header("content-type", "application/json");
+        let fourth = fourth.body(body).unwrap();
         let refused = app.clone().oneshot(fourth).await.unwrap();
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         let pause = refused.headers()["retry-after"].to_str().unwrap();

@@ -26,6 +26,8 @@ pub struct Remembered {
     pub label_studio: LabelStudio,
     /// `extra_params` as they came.
     pub extra_params: String,
+    /// How many changes of all projects there had been when this one was last changed.
+    changed: u64,
 }
 
 impl Remembered {
@@ -41,6 +43,7 @@ impl Remembered {
 #[derive(Debug, Clone)]
 pub struct ProjectMemory {
     projects: Arc<Mutex<HashMap<String, Remembered>>>,
+    most: usize,
     /// `None` where nothing is written.
     writer: Option<mpsc::Sender<Change>>,
 }
@@ -55,13 +58,19 @@ struct Row {
 
 /// What is to be written of a project: only what changed, for another server may share the file.
 #[derive(Debug)]
-struct Change {
-    project: String,
-    prompt: Option<Option<String>>,
-    extra_params: Option<String>,
+enum Change {
+    /// What is to be written.
+    Write {
+        project: String,
+        prompt: Option<Option<String>>,
+        extra_params: Option<String>,
+    },
+    /// It is remembered no more.
+    Forget { project: String },
 }
 
-/// Projects that are remembered; whoever can send `/setup` could make up any number.
+/// Projects that are remembered; whoever can send `/setup` could make up any number. For a new one that which was not
+/// changed for longest is forgotten.
 const MAX_PROJECTS: usize = 10_000;
 /// Bytes of a project's `extra_params`.
 const MAX_EXTRA_PARAMS: usize = 64 << 10;
@@ -88,6 +97,7 @@ impl ProjectMemory {
         }
         Self {
             projects: Arc::new(Mutex::new(projects)),
+            most: MAX_PROJECTS,
             writer: started.is_ok().then_some(writer),
         }
     }
@@ -96,6 +106,7 @@ impl ProjectMemory {
     pub fn look(folder: &Path) -> Self {
         Self {
             projects: Arc::new(Mutex::new(as_map(peek(&folder.join(FILE))))),
+            most: MAX_PROJECTS,
             writer: None,
         }
     }
@@ -170,18 +181,27 @@ impl ProjectMemory {
         change: impl FnOnce(&mut Remembered) -> Option<(Option<Option<String>>, Option<String>)>,
     ) {
         let mut projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
-        if projects.len() >= MAX_PROJECTS && !projects.contains_key(project) {
-            tracing::warn!(
-                project,
-                "nothing is remembered of this project: there are {MAX_PROJECTS} already"
-            );
-            return;
+        // the thread ends with the last handle, not before
+        let write = |change| {
+            let _ = self.writer.as_ref().map(|writer| writer.send(change));
+        };
+        let latest = projects.values().map(|known| known.changed).max();
+        if projects.len() >= self.most && !projects.contains_key(project) {
+            let oldest = projects.iter().min_by_key(|(_, known)| known.changed);
+            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
+                tracing::info!(
+                    project = oldest,
+                    "forgotten: more than {} projects are known, and it was not changed for longest",
+                    self.most
+                );
+                projects.remove(&oldest);
+                write(Change::Forget { project: oldest });
+            }
         }
         let remembered = projects.entry(project.to_owned()).or_default();
-        let changed = change(remembered);
-        if let (Some((prompt, extra_params)), Some(writer)) = (changed, &self.writer) {
-            // the thread ends with the last handle, not before
-            let _ = writer.send(Change {
+        remembered.changed = latest.map_or(0, |latest| latest + 1);
+        if let Some((prompt, extra_params)) = change(remembered) {
+            write(Change::Write {
                 project: project.to_owned(),
                 prompt,
                 extra_params,
@@ -191,12 +211,13 @@ impl ProjectMemory {
 }
 
 fn as_map(rows: Vec<Row>) -> HashMap<String, Remembered> {
-    let projects = rows.into_iter().map(|row| {
+    let projects = rows.into_iter().zip(0..).map(|(row, changed)| {
         let (settings, _) = ProjectSettings::parse(&Value::String(row.extra_params.clone()));
         let remembered = Remembered {
             typed: row.prompt,
             settings,
             extra_params: row.extra_params,
+            changed,
             ..Remembered::default()
         };
         (row.project, remembered)
@@ -250,7 +271,8 @@ fn migrate(connection: &mut Connection, file: &Path, is_new: bool) -> rusqlite::
 }
 
 fn rows(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
-    let mut query = connection.prepare("SELECT project, prompt, extra_params FROM projects")?;
+    let mut query = connection
+        .prepare("SELECT project, prompt, extra_params FROM projects ORDER BY updated_at, rowid")?;
     let rows = query.query_map([], |row| {
         Ok(Row {
             project: row.get(0)?,
@@ -338,11 +360,17 @@ fn write(file: &Path, connection: &mut Option<Connection>, change: &Change) -> a
         }
     };
     let open = connection.insert(open);
-    let Change {
-        project,
-        prompt,
-        extra_params,
-    } = change;
+    let (project, prompt, extra_params) = match change {
+        Change::Write {
+            project,
+            prompt,
+            extra_params,
+        } => (project, prompt, extra_params),
+        Change::Forget { project } => {
+            open.execute("DELETE FROM projects WHERE project = ?1", [project])?;
+            return Ok(());
+        }
+    };
     open.execute(
         "INSERT INTO projects (project, updated_at) VALUES (?1, unixepoch())
          ON CONFLICT (project) DO UPDATE SET updated_at = excluded.updated_at",
@@ -452,6 +480,27 @@ mod tests {
             ProjectMemory::open(folder.path()).project("3.1").prompt(),
             Some("cup")
         );
+    }
+
+    #[test]
+    fn the_project_that_was_not_changed_for_longest_makes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = ProjectMemory {
+            most: 3,
+            ..ProjectMemory::open(folder.path())
+        };
+        for project in ["1.1", "2.1", "3.1"] {
+            memory.remember_prompt(project, "pot");
+        }
+        memory.remember_prompt("1.1", "cup");
+        memory.remember_prompt("4.1", "dog");
+        let known = ["1.1", "2.1", "3.1", "4.1"].map(|name| memory.project(name).typed);
+        let known = known.each_ref().map(Option::as_deref);
+        assert_eq!(known, [Some("cup"), None, Some("pot"), Some("dog")]);
+        let on_disk = |name: &str| ProjectMemory::look(folder.path()).project(name).typed;
+        eventually(|| on_disk("4.1").is_some());
+        assert_eq!(on_disk("2.1"), None);
+        assert_eq!(on_disk("1.1").as_deref(), Some("cup"));
     }
 
     #[test]

@@ -1,0 +1,161 @@
+//! Who may call from a browser: pages of this server's own address and of origins that the settings name.
+//!
+//! Label Studio's server calls groundling itself, without an `Origin`. A page of another site that a user happens to
+//! visit can make the browser send requests to this machine; those have one.
+
+use std::net::IpAddr;
+
+use axum::extract::{Request, State};
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use reqwest::Url;
+
+use super::{AppState, error};
+
+/// The origins that may call, and whether the server is there for this machine alone.
+#[derive(Debug, Clone, Default)]
+pub struct Origins {
+    /// `https://host:port`, lower case.
+    allowed: Vec<String>,
+    is_local: bool,
+}
+
+impl Origins {
+    /// From a list separated by commas; `is_local` where the server listens on loopback only.
+    ///
+    /// # Errors
+    /// If an entry is no origin.
+    pub fn new(allowed: &str, is_local: bool) -> Result<Self, String> {
+        let entries = allowed.split(',').map(str::trim);
+        let allowed = entries.filter(|entry| !entry.is_empty()).map(|entry| {
+            let url = Url::parse(entry).ok().filter(|url| url.has_host());
+            url.map(|url| url.origin().ascii_serialization())
+                .ok_or_else(|| {
+                    format!(
+                        "ALLOWED_ORIGINS has {entry:?}, which is no origin: it must be like https://studio.example.org"
+                    )
+                })
+        });
+        Ok(Self {
+            allowed: allowed.collect::<Result<_, _>>()?,
+            is_local,
+        })
+    }
+
+    /// Why a request with these headers is refused, if it is.
+    fn refuses(&self, headers: &HeaderMap) -> Option<&'static str> {
+        let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or(""));
+        let host = text(HOST);
+        if self.is_local && host.is_some_and(|host| !self.is_own_name(host)) {
+            return Some(
+                "the server is there for this machine alone, and the request names another host: set ALLOWED_ORIGINS, or BIND_ADDRESS",
+            );
+        }
+        let origin = text(ORIGIN)?.to_ascii_lowercase();
+        let is_own = origin
+            .split_once("://")
+            .is_some_and(|(_, place)| host.is_some_and(|host| host.eq_ignore_ascii_case(place)));
+        (!is_own && !self.allowed.contains(&origin))
+            .then_some("requests of pages of other sites are refused: see ALLOWED_ORIGINS")
+    }
+
+    /// Whether a host with its port is a name of this machine for itself, or of an allowed origin: a name that somebody
+    /// else points at this machine is not.
+    fn is_own_name(&self, host: &str) -> bool {
+        let Some(url) = Url::parse(&format!("http://{host}")).ok() else {
+            return false;
+        };
+        let name = url.host_str().unwrap_or_default();
+        let address: Result<IpAddr, _> = name.trim_matches(['[', ']']).parse();
+        let is_loopback = match address {
+            Ok(address) => address.is_loopback(),
+            Err(_) => name == "localhost" || name.ends_with(".localhost"),
+        };
+        let of_allowed = |origin: &String| {
+            let origin = Url::parse(origin).ok();
+            origin.is_some_and(|origin| origin.host_str() == url.host_str())
+        };
+        is_loopback || self.allowed.iter().any(of_allowed)
+    }
+}
+
+/// Answers 403 to a page of another site.
+pub(super) async fn require(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match state.origins.refuses(request.headers()) {
+        Some(reason) => {
+            tracing::warn!(path = request.uri().path(), "refused: {reason}");
+            error::failure(StatusCode::FORBIDDEN, reason)
+        }
+        None => next.run(request).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(origins: &Origins, host: &str, origin: Option<&str>) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, host.parse().unwrap());
+        if let Some(origin) = origin {
+            headers.insert(ORIGIN, origin.parse().unwrap());
+        }
+        origins.refuses(&headers).is_some()
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_refused() {
+        let open = Origins::new("https://studio.example.org, http://10.0.0.5:8080", false).unwrap();
+        for (host, origin) in [
+            ("groundling:9090", None),
+            ("any.name.of.a.container", None),
+            ("localhost:9090", Some("http://localhost:9090")),
+            ("groundling:9090", Some("https://studio.example.org")),
+            ("groundling:9090", Some("HTTP://10.0.0.5:8080")),
+        ] {
+            assert!(!refused(&open, host, origin), "{host} {origin:?}");
+        }
+        for origin in [
+            "https://evil.example",
+            "null",
+            "",
+            "https://studio.example.org.evil.example",
+            "http://studio.example.org",
+            "http://localhost:8080",
+        ] {
+            assert!(refused(&open, "localhost:9090", Some(origin)), "{origin}");
+        }
+    }
+
+    #[test]
+    fn on_loopback_only_this_machines_names_for_itself_count() {
+        let local = Origins::new("https://studio.example.org", true).unwrap();
+        for host in [
+            "localhost:9090",
+            "LOCALHOST",
+            "a.localhost",
+            "127.0.0.1:9090",
+            "127.9.9.9",
+            "[::1]:9090",
+            "studio.example.org",
+        ] {
+            assert!(!refused(&local, host, None), "{host}");
+        }
+        for host in [
+            "evil.example:9090",
+            "localhost.evil.example",
+            "10.0.0.5",
+            "a b",
+            "",
+        ] {
+            assert!(refused(&local, host, None), "{host}");
+        }
+        assert!(Origins::new("studio.example.org", true).is_err());
+    }
+}

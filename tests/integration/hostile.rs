@@ -1,0 +1,152 @@
+//! What others send: bodies, pages of other sites, labeling configs.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use groundling::http::router;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::support::{SHAPES, SHAPES_CONFIG, data_uri, get_json, post, prompt_request, state_with};
+
+fn app() -> axum::Router {
+    router(state_with(&["--max-body-bytes", "2000000"]))
+}
+
+/// The status and the error of a request.
+async fn answer(app: &axum::Router, request: Request<Body>) -> (StatusCode, String) {
+    let start = Instant::now();
+    let response = app.clone().oneshot(request).await.unwrap();
+    let status = response.status();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+    let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    (
+        status,
+        body["error"].as_str().unwrap_or_default().to_owned(),
+    )
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = GzEncoder::new(vec![], Compression::best());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_before_they_are_read() {
+    let app = app();
+    let request = || Request::post("/predict").header("content-type", "application/json");
+    // a body that says that it is too large is not waited for
+    let never = Body::from_stream(futures_util::stream::pending::<
+        Result<Vec<u8>, std::io::Error>,
+    >());
+    let told = request()
+        .header("content-length", "3000000")
+        .body(never)
+        .unwrap();
+    let (status, error) = answer(&app, told).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(
+        error.contains("2000000 bytes") && error.contains("MAX_BODY_BYTES"),
+        "{error}"
+    );
+    // one that does not say so is read as far as it may go
+    let chunks = std::iter::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 65536]));
+    let endless = Body::from_stream(futures_util::stream::iter(chunks));
+    let (status, _) = answer(&app, request().body(endless).unwrap()).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    // and what it becomes when it is unpacked counts
+    let bomb = gzip(&vec![b' '; 50_000_000]);
+    assert!(bomb.len() < 100_000);
+    let bomb = request()
+        .header("content-encoding", "gzip")
+        .body(Body::from(bomb));
+    let (status, _) = answer(&app, bomb.unwrap()).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    // what is packed and of a usual size goes through
+    let usual = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle").to_string();
+    let usual = request()
+        .header("content-encoding", "gzip")
+        .body(gzip(usual.as_bytes()).into());
+    assert_eq!(answer(&app, usual.unwrap()).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn only_json_is_taken_and_no_page_of_another_site() {
+    let app = app();
+    let body = json!({"project": "666.1", "extra_params": {"prompt": "poison"}}).to_string();
+    let setup = || Request::post("/setup");
+    // what a page can make a browser send without being asked
+    for kind in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "",
+    ] {
+        let request = setup()
+            .header("content-type", kind)
+            .body(body.clone().into());
+        let (status, error) = answer(&app, request.unwrap()).await;
+        assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind}");
+        assert!(error.contains("application/json"), "{error}");
+    }
+    let json = || setup().header("content-type", "application/json; charset=utf-8");
+    for (header, value) in [
+        ("origin", "https://evil.example"),
+        ("origin", "null"),
+        ("host", "evil.example"),
+    ] {
+        let request = json().header(header, value).body(body.clone().into());
+        let (status, error) = answer(&app, request.unwrap()).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{header} {value}");
+        assert!(error.contains("ALLOWED_ORIGINS"), "{error}");
+    }
+    let (_, setup) = post(&app, "/setup", &json!({"project": "666.1"})).await;
+    let version = setup["model_version"].as_str().unwrap();
+    assert!(!version.contains("poison"), "{version}");
+    let own = json()
+        .header("host", "localhost:9090")
+        .header("origin", "http://localhost:9090");
+    let own = own.body(body.into()).unwrap();
+    assert_eq!(answer(&app, own).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn configs_that_no_project_has_are_refused_at_once() {
+    let app = app();
+    let open = "<RectangleLabels name='a' toName='image'><Label value='x'/>".repeat(3000);
+    let close = "</RectangleLabels>".repeat(3000);
+    let config = format!("<View><Image name='image' value='$image'/>{open}{close}</View>");
+    let request = prompt_request(&config, &data_uri(SHAPES), "cup");
+    let start = Instant::now();
+    let (status, body) = post(&app, "/predict", &request).await;
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+    assert!(
+        body["error"]
+            .as_str()
+            .unwrap()
+            .contains("inside of each other"),
+        "{body}"
+    );
+    assert_eq!(get_json(&app, "/health").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_long_webhook_is_heard_and_not_held() {
+    let app = app();
+    let rest = "x".repeat(1_500_000);
+    let body = json!({"action": "ANNOTATION_CREATED", "annotation": rest});
+    let (status, _) = post(&app, "/webhook", &body).await;
+    assert_eq!(status, StatusCode::CREATED);
+}
