@@ -12,6 +12,33 @@ pub fn client() -> reqwest::ClientBuilder {
         .user_agent(concat!("groundling/", env!("CARGO_PKG_VERSION")))
 }
 
+/// Why an answer was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// It broke off.
+    #[error("{}", causes(.0))]
+    Broken(reqwest::Error),
+    /// Nobody has so much to say there.
+    #[error("the answer has more than {0} bytes")]
+    TooLong(usize),
+}
+
+/// The body of an answer, of at most `limit` bytes.
+///
+/// # Errors
+/// If it breaks off, or is longer.
+pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>, AnswerError> {
+    let broken = |error: reqwest::Error| AnswerError::Broken(error.without_url());
+    let mut bytes = vec![];
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        if bytes.len() + chunk.len() > limit {
+            return Err(AnswerError::TooLong(limit));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
 /// An error and what caused it, in one line.
 pub fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -21,4 +48,35 @@ pub fn causes(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::routing::get;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_not_read_to_it() {
+        let endless = || {
+            let chunks = std::iter::repeat_with(|| Ok::<_, std::io::Error>(vec![b'x'; 4096]));
+            Body::from_stream(futures_util::stream::iter(chunks))
+        };
+        let app = Router::new()
+            .route("/endless", get(async move || endless()))
+            .route("/short", get(async || "short"));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let client = client().no_proxy().build().unwrap();
+        let ask = async |path: &str| {
+            let response = client.get(format!("{host}{path}")).send().await.unwrap();
+            read(response, 100_000).await
+        };
+        assert_eq!(ask("/short").await.unwrap(), b"short");
+        let error = ask("/endless").await.unwrap_err();
+        assert!(matches!(error, AnswerError::TooLong(100_000)), "{error}");
+    }
 }

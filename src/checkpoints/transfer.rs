@@ -11,7 +11,7 @@ use reqwest::{Client, Method, Response, StatusCode, Url};
 
 use super::cache::{Repository, Slot, is_commit};
 use super::hub::{Hub, HubError, Source, Watcher};
-use crate::outgoing::{causes, client};
+use crate::outgoing::{self, causes, client};
 
 /// What the hub says of a file.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ const CONNECT: Duration = Duration::from_secs(20);
 /// One after the other without a byte.
 const TRIES: u32 = 4;
 const MAX_REDIRECTS: usize = 5;
+/// Bytes of what the hub says of a repository: thousands of files.
+const MAX_LISTING: usize = 16 << 20;
 
 /// A try that may be repeated, or one that may not.
 enum Attempt {
@@ -53,10 +55,10 @@ impl Transfer<'_> {
         let url = self.url(&format!("api/models/{id}/revision/{revision}"))?;
         let response = self.ask(&client, Method::GET, url, None).await?;
         let response = self.expect_success(response)?;
-        tokio::time::timeout(PATIENCE, response.json())
-            .await
-            .map_err(|_| self.unreachable(self.silence()))?
-            .map_err(|error| self.strange(causes(&error)))
+        let answer = tokio::time::timeout(PATIENCE, outgoing::read(response, MAX_LISTING)).await;
+        let answer = answer.map_err(|_| self.unreachable(self.silence()))?;
+        let answer = answer.map_err(|error| self.strange(error.to_string()))?;
+        serde_json::from_slice(&answer).map_err(|error| self.strange(error.to_string()))
     }
 
     /// Brings the file into the cache.

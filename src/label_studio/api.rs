@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{LabelStudio, TokenError};
-use crate::outgoing::{causes, client};
+use crate::outgoing::{self, causes, client};
 
 /// Why a call gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,9 @@ pub enum ApiError {
     #[allow(missing_docs)]
     Answer { path: String, reason: String },
 }
+
+/// Bytes of an answer: a page of tasks comes with all their annotations, masks included.
+const MAX_ANSWER: usize = 1 << 30;
 
 /// A project.
 #[derive(Debug, Clone, Deserialize)]
@@ -280,7 +283,12 @@ impl Api {
             });
         }
         let location = response.headers().get("location").cloned();
-        let text = response.text().await.map_err(|e| self.unreachable(e))?;
+        let text = outgoing::read(response, MAX_ANSWER).await;
+        let text = text.map_err(|error| ApiError::Unreachable {
+            url: self.label_studio.base().unwrap_or_default().to_owned(),
+            reason: error.to_string(),
+        })?;
+        let text = String::from_utf8_lossy(&text).into_owned();
         if status.is_redirection() {
             let to = location.as_ref().and_then(|to| to.to_str().ok());
             return Err(ApiError::Status {

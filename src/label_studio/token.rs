@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use crate::config::Secret;
-use crate::outgoing::causes;
+use crate::outgoing::{self, causes};
 
 /// What a token is, told by its looks (contract, section 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,6 +173,9 @@ fn signed(scheme: &str, token: &str) -> Result<HeaderValue, TokenError> {
     Ok(header)
 }
 
+/// Bytes of an answer with a token.
+const MAX_ANSWER: usize = 64 << 10;
+
 /// `POST /api/token/refresh/`.
 async fn exchange(token: &str, base: &Url, client: &reqwest::Client) -> Result<Access, TokenError> {
     #[derive(Deserialize)]
@@ -201,7 +204,15 @@ async fn exchange(token: &str, base: &Url, client: &reqwest::Client) -> Result<A
             reason: format!("it answered {status}"),
         });
     }
-    let answer: Answer = response.json().await.map_err(unreachable)?;
+    let strange = |reason: String| TokenError::Unreachable {
+        url: url.clone(),
+        reason,
+    };
+    // whoever says that it is Label Studio may answer without end
+    let answer = outgoing::read(response, MAX_ANSWER).await;
+    let answer = answer.map_err(|error| strange(error.to_string()))?;
+    let answer: Answer = serde_json::from_slice(&answer)
+        .map_err(|error| strange(format!("it did not answer with an access token: {error}")))?;
     let claims = claims(&answer.access).unwrap_or_default();
     // the token's own clock: this machine's may differ
     let life = match (claims.exp, claims.iat) {

@@ -1,6 +1,8 @@
 //! Bounded fetching of images.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::header::{
@@ -10,7 +12,7 @@ use reqwest::{Response, StatusCode, Url};
 
 use super::MediaError;
 use super::guard::{AllowedHosts, PrivateHost, PublicOnly, check_literal};
-use super::location::{Location, describe};
+use super::location::{Location, LocationError, describe, inline};
 use crate::config::Secret;
 use crate::label_studio::LabelStudio;
 use crate::outgoing::{causes, client};
@@ -132,17 +134,23 @@ impl Fetcher {
         let no_validators = Validators::default();
         let known = known.unwrap_or(&no_validators);
         match location {
-            Location::Inline(bytes) if bytes.len() > limit => Err(MediaError::TooLarge {
-                url: Location::Inline(bytes).describe(request.label_studio),
-                limit,
-            }),
-            Location::Inline(bytes) => Ok(Answer::Bytes {
-                bytes,
-                validators: Validators::default(),
-            }),
-            Location::File { path, name } => {
+            Location::Inline(uri) => {
+                let url = format!("the task's data URI of {} characters", uri.len());
+                let read = tokio::task::spawn_blocking(move || inline(&uri, limit)).await;
+                match read {
+                    Ok(bytes) => Ok(Answer::Bytes {
+                        bytes: bytes?.ok_or(MediaError::TooLarge { url, limit })?,
+                        validators: Validators::default(),
+                    }),
+                    Err(error) => Err(MediaError::Unreachable {
+                        url,
+                        reason: error.to_string(),
+                    }),
+                }
+            }
+            Location::File { path, root, name } => {
                 let (limit, known) = (limit as u64, known.clone());
-                let read = move || read_file(path, name, limit, &known);
+                let read = move || read_file(&path, &root, name, limit, &known);
                 let read = tokio::task::spawn_blocking(read).await;
                 read.unwrap_or_else(|e| {
                     Err(MediaError::Unreachable {
@@ -349,31 +357,107 @@ fn failed(error: reqwest::Error, url: &Url, studio: &LabelStudio) -> MediaError 
     }
 }
 
+/// Reads a local file. It was looked at by its name before, and could be another one by now: what counts is the file that
+/// is open.
 fn read_file(
-    path: PathBuf,
+    path: &Path,
+    root: &Path,
     name: String,
     limit: u64,
     known: &Validators,
 ) -> Result<Answer, MediaError> {
-    let name = format!("the local file {name}");
+    let shown = format!("the local file {name}");
     let unreadable = |reason: String| MediaError::Unreachable {
-        url: name.clone(),
+        url: shown.clone(),
         reason: format!("{reason} (LOCAL_FILES_DOCUMENT_ROOT)"),
     };
-    let metadata = std::fs::metadata(&path).map_err(|e| unreadable(e.to_string()))?;
+    let failed = |error: std::io::Error| unreadable(error.to_string());
+    let file = open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(unreadable("it is not a file".to_owned()));
     }
+    let (real, real_root) = (path.canonicalize(), root.canonicalize());
+    let (real, real_root) = (real.map_err(failed)?, real_root.map_err(failed)?);
+    if !real.starts_with(real_root) || !is_same(&metadata, &real) {
+        return Err(LocationError::Outside(name).into());
+    }
+    let too_large = || MediaError::TooLarge {
+        url: shown.clone(),
+        limit: limit as usize,
+    };
     if metadata.len() > limit {
-        return Err(MediaError::TooLarge {
-            url: name,
-            limit: limit as usize,
-        });
+        return Err(too_large());
     }
     let validators = Validators::of_file(&metadata);
     if !known.are_none() && *known == validators {
         return Ok(Answer::Same);
     }
-    let bytes = std::fs::read(&path).map_err(|e| unreadable(e.to_string()))?;
+    // it may grow while it is read
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    let read = file.take(limit + 1).read_to_end(&mut bytes);
+    if read.map_err(failed)? as u64 > limit {
+        return Err(too_large());
+    }
     Ok(Answer::Bytes { bytes, validators })
+}
+
+/// Opens what may be no file, without waiting for a writer to it.
+fn open(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
+    }
+    options.open(path)
+}
+
+/// Whether an open file is the one that has this name now.
+fn is_same(open: &std::fs::Metadata, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::symlink_metadata(path)
+            .is_ok_and(|named| (named.dev(), named.ino()) == (open.dev(), open.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        std::fs::symlink_metadata(path).is_ok_and(|named| named.len() == open.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_exchanged_after_it_was_looked_at_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        let (file, secret) = (root.join("a.png"), folder.path().join("secret"));
+        std::fs::write(&file, "picture").unwrap();
+        std::fs::write(&secret, "secret").unwrap();
+        let read = |limit| {
+            let known = Validators::default();
+            read_file(&file, &root, "a.png".to_owned(), limit, &known)
+        };
+        assert!(matches!(read(7), Ok(Answer::Bytes { bytes, .. }) if bytes == b"picture"));
+        assert!(matches!(read(6), Err(MediaError::TooLarge { .. })));
+        #[cfg(unix)]
+        {
+            std::fs::remove_file(&file).unwrap();
+            std::os::unix::fs::symlink(&secret, &file).unwrap();
+            let error = read(100).unwrap_err().to_string();
+            assert!(
+                error.contains("outside LOCAL_FILES_DOCUMENT_ROOT"),
+                "{error}"
+            );
+            std::fs::remove_file(&file).unwrap();
+            std::fs::create_dir(&file).unwrap();
+            assert!(read(100).is_err());
+        }
+    }
 }

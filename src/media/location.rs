@@ -11,12 +11,14 @@ use crate::label_studio::LabelStudio;
 /// An image to be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
-    /// In the task itself.
-    Inline(Vec<u8>),
+    /// In the task itself: a data URI, without its `data:`.
+    Inline(String),
     /// On this machine's disk.
     File {
         /// Where it is.
         path: PathBuf,
+        /// The folder that it must lie in.
+        root: PathBuf,
         /// Its name below the folder of local files.
         name: String,
     },
@@ -82,7 +84,7 @@ pub fn locate(value: &str, around: Surroundings) -> Result<Location, LocationErr
         start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
     };
     if scheme("data:") {
-        return inline(&value["data:".len()..]).map(Location::Inline);
+        return Ok(Location::Inline(value["data:".len()..].to_owned()));
     }
     if CLOUD.iter().any(|cloud| scheme(cloud)) {
         let base = studio.base();
@@ -161,10 +163,15 @@ fn contained(root: &Path, file: &str) -> Result<Location, LocationError> {
     let (path, name) = (root.join(relative), shorten(file));
     // what is not there is named when it is read
     let (Ok(real), Ok(real_root)) = (path.canonicalize(), root.canonicalize()) else {
-        return Ok(Location::File { path, name });
+        let root = root.to_owned();
+        return Ok(Location::File { path, root, name });
     };
     match real.starts_with(&real_root) {
-        true => Ok(Location::File { path: real, name }),
+        true => Ok(Location::File {
+            path: real,
+            root: real_root,
+            name,
+        }),
         false => Err(outside()),
     }
 }
@@ -199,7 +206,7 @@ impl Location {
     /// Label Studio, where it names the file.
     pub fn describe(&self, studio: &LabelStudio) -> String {
         match self {
-            Self::Inline(bytes) => format!("the task's data URI of {} bytes", bytes.len()),
+            Self::Inline(uri) => format!("the task's data URI of {} characters", uri.len()),
             Self::File { name, .. } => format!("the local file {name}"),
             Self::Remote { url, .. } => describe(url, studio),
         }
@@ -219,23 +226,44 @@ pub(super) fn describe(url: &Url, studio: &LabelStudio) -> String {
     url.to_string()
 }
 
-/// The bytes of a data URI, given without `data:`; the declared type is not looked at.
-fn inline(rest: &str) -> Result<Vec<u8>, LocationError> {
+/// The bytes of a data URI, given without `data:`; the declared type is not looked at. `None` if there are more than
+/// `limit`. It computes: not for the async threads.
+pub(super) fn inline(uri: &str, limit: usize) -> Result<Option<Vec<u8>>, LocationError> {
     let error = |reason: &str| LocationError::DataUri(reason.to_owned());
-    let (header, payload) = rest
+    let (header, payload) = uri
         .split_once(',')
         .ok_or_else(|| error("it has no comma before its data"))?;
     if !header.to_ascii_lowercase().ends_with(";base64") {
         return Err(error("it is not base64, as images need"));
     }
-    // a URI may spell +, / and = with percent signs
-    let payload = payload.replace("%2B", "+").replace("%2b", "+");
-    let payload = payload.replace("%2F", "/").replace("%2f", "/");
-    let payload = payload.replace("%3D", "=").replace("%3d", "=");
-    let payload: String = payload.chars().filter(|c| !c.is_whitespace()).collect();
-    UNPADDED
-        .decode(payload.trim_end_matches('='))
-        .map_err(|e| error(&format!("it is not base64: {e}")))
+    // in place of a copy for each spelling: blanks go, and +, / and = may be spelled with percent signs
+    let mut kept = Vec::with_capacity(payload.len().min(limit / 3 * 4 + 8));
+    let mut rest = payload.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let (byte, after) = match (first, after.get(..2)) {
+            (b'%', Some(code)) => match code.to_ascii_uppercase().as_slice() {
+                b"2B" => (b'+', &after[2..]),
+                b"2F" => (b'/', &after[2..]),
+                b"3D" => (b'=', &after[2..]),
+                _ => (b'%', after),
+            },
+            _ => (*first, after),
+        };
+        rest = after;
+        if !byte.is_ascii_whitespace() {
+            kept.push(byte);
+        }
+        if kept.len() / 4 * 3 > limit.saturating_add(3) {
+            return Ok(None);
+        }
+    }
+    while kept.last() == Some(&b'=') {
+        kept.pop();
+    }
+    let bytes = UNPADDED
+        .decode(&kept)
+        .map_err(|e| error(&format!("it is not base64: {e}")))?;
+    Ok((bytes.len() <= limit).then_some(bytes))
 }
 
 fn parse(url: &str) -> Result<Url, LocationError> {
@@ -274,7 +302,10 @@ mod tests {
 
     fn located(value: &str, around: Surroundings) -> Result<String, String> {
         match locate(value, around).map_err(|e| e.to_string())? {
-            Location::Inline(bytes) => Ok(format!("{bytes:?}")),
+            Location::Inline(uri) => {
+                let bytes = inline(&uri, 100).map_err(|e| e.to_string())?;
+                Ok(format!("{:?}", bytes.ok_or("too large")?))
+            }
             Location::File { path, .. } => Ok(path.display().to_string()),
             Location::Remote { url, .. } => Ok(url.to_string()),
         }

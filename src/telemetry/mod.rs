@@ -1,5 +1,6 @@
 //! Logs, to the standard error, as lines for people or as JSON for machines; and traces, to a file.
 
+mod lines;
 mod trace;
 
 use std::io::IsTerminal;
@@ -10,6 +11,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use self::lines::Lines;
 use self::trace::TraceFile;
 
 use crate::config::{LogArgs, LogFormat};
@@ -36,7 +38,7 @@ pub fn init(args: &LogArgs, default: &str, trace: Option<&Path>) -> anyhow::Resu
         .with_ansi(std::io::stderr().is_terminal())
         // a closed standard error stops nothing
         .log_internal_errors(false)
-        .with_writer(std::io::stderr);
+        .with_writer(|| Lines(std::io::stderr()));
     let logs = match args.log_format {
         LogFormat::Text => logs.boxed(),
         LogFormat::Json => logs.json().boxed(),

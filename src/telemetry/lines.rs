@@ -1,0 +1,58 @@
+//! One event, one line: what others send must not look like a line of its own.
+
+use std::io::{self, Write};
+
+/// Writes events whose control characters are shown instead of meant: names and texts of others can hold line breaks.
+pub(super) struct Lines<W>(pub(super) W);
+
+impl<W: Write> Write for Lines<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        // the formatter gives an event at a time, with the line break that ends it
+        let (text, end) = match event.split_last() {
+            Some((b'\n', text)) => (text, &b"\n"[..]),
+            _ => (event, &b""[..]),
+        };
+        // colours are escapes; those that others send are shown by the formatter
+        let is_meant = |byte: &u8| !byte.is_ascii_control() || *byte == b'\x1b' || *byte == b'\t';
+        if text.iter().all(is_meant) {
+            self.0.write_all(event)?;
+        } else {
+            let mut line = Vec::with_capacity(event.len() + 16);
+            for byte in text {
+                match byte {
+                    b'\n' => line.extend_from_slice(b"\\n"),
+                    b'\r' => line.extend_from_slice(b"\\r"),
+                    byte if is_meant(byte) => line.push(*byte),
+                    byte => line.extend_from_slice(format!("\\x{byte:02x}").as_bytes()),
+                }
+            }
+            line.extend_from_slice(end);
+            self.0.write_all(&line)?;
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line() {
+        let mut written = vec![];
+        let mut lines = Lines(&mut written);
+        lines.write_all(b"a plain one\n").unwrap();
+        lines
+            .write_all(b"no label \"x\n2026-01-01 ERROR all is lost\r\x07\"\n")
+            .unwrap();
+        lines.write_all(b"\x1b[31mred\x1b[0m\n").unwrap();
+        assert_eq!(
+            String::from_utf8(written).unwrap(),
+            "a plain one\nno label \"x\\n2026-01-01 ERROR all is lost\\r\\x07\"\n\x1b[31mred\x1b[0m\n"
+        );
+    }
+}
