@@ -85,12 +85,19 @@ impl Kept {
     }
 }
 
-/// Returns all kept blocks to the system.
+/// Returns all kept blocks to the system, and what its own allocator has kept of smaller ones.
 pub fn give_back() {
-    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    while kept.count > 0 {
-        let last = kept.count - 1;
-        free(kept.remove(last));
+    {
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        while kept.count > 0 {
+            let last = kept.count - 1;
+            free(kept.remove(last));
+        }
+    }
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

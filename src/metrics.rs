@@ -1,7 +1,7 @@
 //! What is counted, for Prometheus.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -36,6 +36,7 @@ pub struct Metrics {
     misses: Family<StageLabels, Counter>,
     kept_bytes: Family<StageLabels, Gauge>,
     ready: Gauge<f64, AtomicU64>,
+    answered: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -152,6 +153,7 @@ impl Default for Metrics {
             misses,
             kept_bytes,
             ready,
+            answered: Arc::default(),
         }
     }
 }
@@ -159,6 +161,9 @@ impl Default for Metrics {
 impl Metrics {
     /// A request was answered; `route` is one of the server's own.
     pub fn request(&self, route: &str, status: u16, time: Duration) {
+        if matches!(route, "/predict" | "/setup" | "/webhook") {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
         let labels = RequestLabels {
             route: route.to_owned(),
             status,
@@ -187,6 +192,11 @@ impl Metrics {
                 histogram.observe(time.as_secs_f64());
             }
         }
+    }
+
+    /// Requests with a body that were answered so far; whoever asks for the health does so all the time.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Regions go out.

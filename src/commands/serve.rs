@@ -10,6 +10,8 @@ use tokio::sync::watch;
 use super::road;
 use crate::config::{HttpArgs, ServeArgs};
 use crate::http::{self, AppState, BasicAuth, BodyBudget, ConnectionLimits, Origins, router};
+use crate::memory;
+use crate::preannotation::Preannotator;
 use crate::preannotation::project::memory::ProjectMemory;
 
 /// Label Studio's `ML_TIMEOUT_PREDICT` where nobody changed it, in seconds.
@@ -31,10 +33,30 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "listening");
     let state = state(args)?;
     let stop = state.stop.clone();
+    tokio::spawn(give_back_when_idle(state.preannotator.clone()));
     let limits = ConnectionLimits::default();
     http::serve(listener, router(state), limits, stopping(stop)).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Between two looks at whether anything was asked.
+const LOOK: Duration = Duration::from_secs(20);
+
+/// Gives memory back when nobody has asked for anything for a while: bodies and images of a busy time must not stay. Asking
+/// for its health does not count.
+async fn give_back_when_idle(preannotator: Arc<Preannotator>) {
+    let (mut before, mut was_busy) = (0, false);
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = preannotator.metrics().answered();
+        if now != before {
+            (before, was_busy) = (now, true);
+        } else if std::mem::take(&mut was_busy) {
+            // it locks and unmaps: not for the async threads
+            let _ = tokio::task::spawn_blocking(memory::give_back).await;
+        }
+    }
 }
 
 /// What the handlers share; starts the thread that loads the models.
