@@ -1,9 +1,8 @@
 //! Who may use whom: the models know neither images nor HTTP, the server no tensors.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
-use crate::support::repository;
+use crate::support::{repository, sources};
 
 /// Folder or file below `src/`, and names that must not follow `use crate::`, `crate::` or stand as a
 /// crate in it.
@@ -114,16 +113,6 @@ const FORBIDDEN: [(&str, &[&str]); 11] = [
         ],
     ),
 ];
-
-fn sources(path: &Path) -> Vec<PathBuf> {
-    if path.is_file() {
-        return vec![path.to_owned()];
-    }
-    let entries = fs::read_dir(path)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    entries.flat_map(|entry| sources(&entry)).collect()
-}
 
 #[test]
 fn modules_keep_to_their_layer() {

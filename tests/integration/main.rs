@@ -24,4 +24,5 @@ mod server;
 mod stages;
 mod studio;
 mod support;
+mod unsafe_code;
 mod warm;

@@ -38,6 +38,16 @@ pub fn repository(relative: &str) -> std::path::PathBuf {
     std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(relative)
 }
 
+/// The files below a folder; of a file itself.
+pub fn sources(path: &std::path::Path) -> Vec<std::path::PathBuf> {
+    if path.is_file() {
+        return vec![path.to_owned()];
+    }
+    let entries = std::fs::read_dir(path).unwrap();
+    let entries = entries.map(|entry| entry.unwrap().path());
+    entries.flat_map(|entry| sources(&entry)).collect()
+}
+
 /// What was recorded of Label Studio under a name.
 pub fn recorded(name: &str) -> Value {
     let file = repository(&format!("tests/integration/payloads/{name}.json"));

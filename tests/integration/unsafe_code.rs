@@ -1,0 +1,164 @@
+//! The inventory of `unsafe`: which files may contain it, and why.
+
+use std::fs;
+
+use crate::support::{repository, sources};
+
+/// Files below `src/` and the reason for their `unsafe`. `unsafe_code` is denied in both packages; these files allow it.
+const INVENTORY: [(&str, &str); 18] = [
+    (
+        "main.rs",
+        "starts the compute threads while no other thread exists, which `threads::start` requires",
+    ),
+    (
+        "memory.rs",
+        "the global allocator: keeps large blocks for the next request, and asks the kernel for huge pages",
+    ),
+    (
+        "models/ops/kernels/attention.rs",
+        "tiles read and write rows through pointers, which threads share",
+    ),
+    (
+        "models/ops/kernels/convolution.rs",
+        "tiles write disjoint rows of one output from several threads",
+    ),
+    (
+        "models/ops/kernels/depthwise.rs",
+        "reads neighbouring pixels through pointers that the padding keeps in bounds",
+    ),
+    (
+        "models/ops/kernels/feed_forward.rs",
+        "tiles write disjoint rows of one output from several threads",
+    ),
+    (
+        "models/ops/kernels/fusion_attention.rs",
+        "tiles read and write rows through pointers, which threads share",
+    ),
+    (
+        "models/ops/kernels/gemm.rs",
+        "tiles write disjoint parts of one output from several threads",
+    ),
+    (
+        "models/ops/kernels/inverted_bottleneck.rs",
+        "stages hand rows to each other through pointers, which threads share",
+    ),
+    (
+        "models/ops/kernels/norm.rs",
+        "threads write disjoint rows of an output that is not filled before",
+    ),
+    (
+        "models/ops/kernels/sampling.rs",
+        "reads the four neighbours of a sample point, clamped to the map, without bounds checks",
+    ),
+    (
+        "models/ops/kernels/scratch.rs",
+        "buffers that are not filled before they are written, and pointers that threads share",
+    ),
+    (
+        "models/ops/kernels/simd.rs",
+        "loads of vectors from pointers",
+    ),
+    (
+        "models/ops/kernels/tile.rs",
+        "the inner loop of matrix products: pointers into packed operands and the output",
+    ),
+    (
+        "models/ops/kernels/window_attention.rs",
+        "threads write disjoint windows of one output",
+    ),
+    (
+        "models/ops/kernels/words.rs",
+        "the same inner loop per number format, with instructions that were detected at run time",
+    ),
+    (
+        "models/weights/tensor_file.rs",
+        "maps a file of weights into memory, which is sound while nobody changes the file",
+    ),
+    (
+        "threads.rs",
+        "sets an environment variable for a library before other threads exist",
+    ),
+];
+
+/// Lines above an `unsafe` block in which its `SAFETY:` comment may stand.
+const COMMENT_REACH: usize = 8;
+
+/// Whether the code of a line, its comment left away, has the keyword.
+fn is_unsafe(line: &str) -> bool {
+    let code = line.split("//").next().unwrap_or_default();
+    let mut words = code.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    words.any(|word| word == "unsafe")
+}
+
+/// Whether a line begins an unsafe block or implementation; functions and traits state their contract in their
+/// documentation.
+fn needs_comment(line: &str) -> bool {
+    let is_declaration = ["unsafe fn ", "unsafe trait ", "unsafe extern "];
+    is_unsafe(line) && !is_declaration.iter().any(|start| line.contains(start))
+}
+
+/// Whether one of the lines above has a `SAFETY:` comment that belongs to this line: it is not separated from it by a
+/// blank line or by another use of `unsafe`.
+fn is_explained(lines: &[&str], number: usize) -> bool {
+    if lines[number].contains("SAFETY:") {
+        return true;
+    }
+    let above = lines[..number].iter().rev().take(COMMENT_REACH);
+    let mut belonging = above.take_while(|line| !line.trim().is_empty() && !is_unsafe(line));
+    belonging.any(|line| line.contains("SAFETY:"))
+}
+
+#[test]
+fn unsafe_code_is_listed_and_explained() {
+    let root = repository("src");
+    let (mut found, mut problems) = (vec![], vec![]);
+    for file in sources(&root) {
+        if file.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        if !lines.iter().any(|line| is_unsafe(line)) {
+            continue;
+        }
+        let name = file.strip_prefix(&root).unwrap().to_str().unwrap();
+        let name = name.replace('\\', "/");
+        if !INVENTORY.iter().any(|(listed, _)| *listed == name) {
+            problems.push(format!(
+                "src/{name} has unsafe code and is not in INVENTORY"
+            ));
+        }
+        for (number, line) in lines.iter().enumerate() {
+            if needs_comment(line) && !is_explained(&lines, number) {
+                let place = number + 1;
+                problems.push(format!("src/{name}:{place} has no SAFETY: comment"));
+            }
+        }
+        found.push(name);
+    }
+    for (listed, _) in INVENTORY {
+        if !found.iter().any(|name| name == listed) {
+            problems.push(format!(
+                "src/{listed} is in INVENTORY and has no unsafe code"
+            ));
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn blocks_without_a_comment_of_their_own_are_told() {
+    let explained = ["// SAFETY: in bounds", "let a = unsafe { *p };"];
+    assert!(is_explained(&explained, 1));
+    let second = [
+        "// SAFETY: in bounds",
+        "let a = unsafe { *p };",
+        "let b = unsafe { *q };",
+    ];
+    assert!(needs_comment(second[2]) && !is_explained(&second, 2));
+    let apart = ["// SAFETY: in bounds", "", "let a = unsafe { *p };"];
+    assert!(!is_explained(&apart, 2));
+    assert!(!is_unsafe("#[allow(unsafe_code)]") && !is_unsafe("// unsafe { }"));
+    assert!(needs_comment("unsafe impl Send for Kept {}"));
+    assert!(!needs_comment("pub unsafe fn load(from: *const f32) {"));
+}
