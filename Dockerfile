@@ -15,12 +15,15 @@ FROM debian:bookworm-slim
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates curl \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --create-home --uid 1001 groundling \
+ && groupadd --gid 1001 groundling \
+ && useradd --create-home --uid 1001 --gid 1001 groundling \
  && install --directory --owner groundling --group groundling /models
 COPY --from=build /build/target/dist/groundling /usr/local/bin/groundling
-USER groundling
+# as numbers, so that an orchestrator sees that it is not root
+USER 1001:1001
 # inside a container the server must be reachable from other containers
 ENV BIND_ADDRESS=0.0.0.0 PORT=9090 MODEL_DIR=/models HF_HOME=/models/huggingface
+# all that is written: models, prompts, the hub's folder, and the cache (CACHE_DIR is /models/cache)
 VOLUME /models
 EXPOSE 9090
 # the first start fetches the models
