@@ -19,6 +19,7 @@ mod labeling;
 mod layering;
 mod media;
 mod predict;
+mod security;
 mod selftest;
 mod server;
 mod stages;

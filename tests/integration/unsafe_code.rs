@@ -24,7 +24,7 @@ const INVENTORY: [(&str, &str); 18] = [
     ),
     (
         "models/ops/kernels/depthwise.rs",
-        "reads neighbouring pixels through pointers that the padding keeps in bounds",
+        "loads and stores vectors of channels through pointers into slices whose lengths are checked before",
     ),
     (
         "models/ops/kernels/feed_forward.rs",
@@ -40,7 +40,7 @@ const INVENTORY: [(&str, &str); 18] = [
     ),
     (
         "models/ops/kernels/inverted_bottleneck.rs",
-        "stages hand rows to each other through pointers, which threads share",
+        "tiles read pixels and write rows that are kept for the next stage, through pointers",
     ),
     (
         "models/ops/kernels/norm.rs",
@@ -48,7 +48,7 @@ const INVENTORY: [(&str, &str); 18] = [
     ),
     (
         "models/ops/kernels/sampling.rs",
-        "reads the four neighbours of a sample point, clamped to the map, without bounds checks",
+        "loads the channels of sampled cells through pointers; threads write the rows of their queries",
     ),
     (
         "models/ops/kernels/scratch.rs",
