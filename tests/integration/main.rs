@@ -13,6 +13,7 @@ mod bench;
 mod checkpoints;
 mod cli;
 mod contract;
+mod deploy;
 mod hostile;
 mod hub;
 mod labeling;
