@@ -32,6 +32,8 @@ const LARGEST_AT_ONCE: usize = 4;
 const TURN: Duration = Duration::from_secs(20);
 /// How long a client may be silent in the middle of a body.
 const SILENCE: Duration = Duration::from_secs(20);
+/// How long a body may take in all.
+const WHOLE: Duration = Duration::from_secs(120);
 /// Seconds after which bodies that were being read have been.
 const RETRY_S: u16 = 5;
 
@@ -125,7 +127,8 @@ impl FromRequest<AppState> for Whole {
         }
         let was_packed = request.extensions().get::<Packed>().is_some();
         let admitted = state.bodies.admit(request.headers(), was_packed).await?;
-        let bytes = read(request.into_body(), admitted.expected).await;
+        let bytes = timeout(WHOLE, read(request.into_body(), admitted.expected)).await;
+        let bytes = bytes.unwrap_or(Err(Unread::Silent));
         Ok(Self {
             bytes: bytes.map_err(|problem| problem.answer(state.bodies.limit()))?,
             _admitted: admitted,
@@ -158,7 +161,7 @@ impl Unread {
             Self::TooLarge => too_large(limit),
             Self::Silent => failure(
                 StatusCode::REQUEST_TIMEOUT,
-                "the body stopped coming before its end",
+                "the body stopped coming, or came too slowly",
             ),
             Self::Broken(reason) => failure(
                 StatusCode::BAD_REQUEST,

@@ -65,9 +65,19 @@ fn introduce(state: &AppState, body: &[u8]) -> String {
     preannotator.projects().version(&project, config.as_ref())
 }
 
-/// Label Studio's name of a project: a text, or from other clients a number.
+/// Bytes of a project's name; Label Studio's have some twenty.
+const MAX_NAME: usize = 200;
+
+/// Label Studio's name of a project: a text, or from other clients a number. A longer one than anybody has is none.
 pub(super) fn project_name(project: &Value) -> String {
     match project {
+        Value::String(name) if name.len() > MAX_NAME => {
+            tracing::warn!(
+                bytes = name.len(),
+                "the project's name is left out: it may have {MAX_NAME} bytes"
+            );
+            String::new()
+        }
         Value::String(name) => name.clone(),
         Value::Number(number) => number.to_string(),
         _ => String::new(),

@@ -93,7 +93,8 @@ struct Place {
     label_studio: Option<String>,
     task: Option<u64>,
     url: String,
-    user: Option<String>,
+    /// User and password: what one may see another may not.
+    login: Option<Digest>,
 }
 
 /// What lay at a place.
@@ -223,7 +224,9 @@ impl Images {
             label_studio: request.label_studio.base().map(str::to_owned),
             task: request.task,
             url: request.value.to_owned(),
-            user: request.login.map(|(user, _)| user.clone()),
+            login: request.login.map(|(user, password)| {
+                Digest::of(format!("{user}\0{}", password.reveal()).as_bytes())
+            }),
         };
         let known = self.places.get(&place).await;
         if let Some(found) = &known

@@ -1,7 +1,7 @@
 //! The kernels: slices in, vectors out, compiled for every instruction set and chosen at run time.
 //!
 //! They know no tensors; the operations one level up check shapes, and hold each of them together with plain
-//! tensor operations by a test. All code of the models that is `unsafe` lies here. Most of them
+//! tensor operations by a test. All arithmetic of the models that is `unsafe` lies here. Most of them
 //! are made of tiles of matrix products (`tile`).
 //! They are a package of their own, so that they are compiled once, as one unit, whoever is built on them.
 
