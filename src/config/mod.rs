@@ -269,7 +269,7 @@ pub struct HttpArgs {
     /// Bytes of the largest request. Tasks come with all their annotations, masks included: some MB are normal.
     #[arg(long, env = "MAX_BODY_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
     pub max_body_bytes: usize,
-    /// Origins whose pages may call from a browser, separated by commas, such as https://studio.example.org. Label
+    /// Origins whose pages may call from a browser, separated by commas, such as <https://studio.example.org>. Label
     /// Studio's server is none and needs no entry. Where the server listens on loopback, their hosts may also be named
     /// as its own.
     #[arg(long, env = "ALLOWED_ORIGINS", value_name = "ORIGINS")]
