@@ -12,6 +12,12 @@ const MAX_NODES: usize = 200_000;
 const MAX_DEPTH: usize = 200;
 /// Labels of all controls together.
 const MAX_LABELS: usize = 50_000;
+/// `<Image>` tags. Images, controls and the names that join them are compared with each other.
+const MAX_IMAGES: usize = 1000;
+/// Tags of the kinds that groundling uses.
+const MAX_CONTROLS: usize = 1000;
+/// Names in the `toName` of all controls together.
+const MAX_TO_NAMES: usize = 10_000;
 
 pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
     let xml = xml.trim();
@@ -45,6 +51,10 @@ pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
             config.controls.push(control(node, kind)?);
         }
     }
+    within("images", config.images.len(), MAX_IMAGES)?;
+    within("controls", config.controls.len(), MAX_CONTROLS)?;
+    let to_names = config.controls.iter().map(|control| control.to_names.len());
+    within("names in toName", to_names.sum(), MAX_TO_NAMES)?;
     let labels = config.controls.iter().map(|control| control.labels.len());
     within("labels", labels.sum(), MAX_LABELS)?;
     if config.images.is_empty() {
@@ -268,6 +278,20 @@ mod tests {
         let labels = "<Label value='x'/>".repeat(50_001);
         let many = format!("<View>{image}<Labels name='l' toName='i'>{labels}</Labels></View>");
         assert!(error(&many).contains("50001 labels"), "{}", error(&many));
+        for (many, expected) in [
+            (image.repeat(1001), "1001 images"),
+            (
+                format!("{image}{}", "<Brush name='b' toName='i'/>".repeat(1001)),
+                "1001 controls",
+            ),
+            (
+                format!("{image}<Brush name='b' toName='{}'/>", "i,".repeat(10_000)),
+                "10001 names in toName",
+            ),
+        ] {
+            let message = error(&format!("<View>{many}</View>"));
+            assert!(message.contains(expected), "{message}");
+        }
         let long = format!("<View>{image}<!--{}--></View>", "x".repeat(4 << 20));
         assert!(error(&long).contains("bytes"), "{}", error(&long));
     }

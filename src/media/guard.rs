@@ -128,6 +128,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         [0x2002, high, low, ..] => embedded(high, low),
         // Teredo and its neighbours, documentation
         [0x2001, second, ..] if second < 0x200 || second == 0xdb8 => false,
+        // documentation too (RFC 9637)
+        [0x3fff, second, ..] if second < 0x1000 => false,
         // global unicast
         [first, ..] => (0x2000..0x4000).contains(&first),
     }
@@ -157,6 +159,8 @@ mod tests {
             "64:ff9b::a00:1",
             "2002:a00:1::",
             "2001:db8::1",
+            "3fff::1",
+            "3fff:fff::1",
         ] {
             assert!(!is_public(address.parse().unwrap()), "{address}");
         }
@@ -165,6 +169,7 @@ mod tests {
             "172.32.0.1",
             "100.128.0.1",
             "2606:4700::1111",
+            "3ffe::1",
             "::ffff:8.8.8.8",
         ] {
             assert!(is_public(address.parse().unwrap()), "{address}");

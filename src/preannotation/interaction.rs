@@ -56,6 +56,10 @@ pub enum Drawn {
 /// run of it.
 const MAX_DRAWN: usize = 64;
 
+/// How far from the image's corner a shape may reach, in percent of the image, and how many degrees it may be turned:
+/// far more than any editor sends, and finite in pixels.
+const FAR: f32 = 1e6;
+
 /// Reads the regions of a context.
 ///
 /// # Errors
@@ -174,7 +178,8 @@ fn named_image<'a>(
 
 fn drawn(region: &Value) -> Option<Drawn> {
     let value = &region["value"];
-    let place = |key: &str| value[key].as_f64().map(|n| n as f32);
+    let is_near = |n: &f32| n.abs() <= FAR;
+    let place = |key: &str| value[key].as_f64().map(|n| n as f32).filter(is_near);
     let (x, y) = (place("x")?, place("y")?);
     match region["type"].as_str()? {
         "rectanglelabels" | "rectangle" => Some(Drawn::Rectangle {
@@ -182,7 +187,7 @@ fn drawn(region: &Value) -> Option<Drawn> {
             y,
             width: place("width")?,
             height: place("height")?,
-            rotation: number(&value["rotation"]),
+            rotation: Some(number(&value["rotation"])).filter(is_near)?,
         }),
         "keypointlabels" | "keypoint" => Some(Drawn::Point {
             x,
@@ -412,6 +417,25 @@ mod tests {
             marks(&[rectangle(0.0), rectangle(0.0), drawn[0]], size).len(),
             3
         );
+    }
+
+    #[test]
+    fn shapes_far_outside_of_every_image_are_none() {
+        let config = config();
+        for far in [1e39, -1e300, 3e38] {
+            let point = json!({"type": "keypoint", "value": {"x": far, "y": 5}});
+            let width =
+                json!({"type": "rectangle", "value": {"x": 1, "y": 1, "width": far, "height": 1}});
+            let turned = json!({"type": "rectangle", "value":
+                {"x": 1, "y": 1, "width": 1, "height": 1, "rotation": far}});
+            for region in [point, width, turned] {
+                let asked = interaction(std::slice::from_ref(&region), &config).unwrap();
+                assert!(
+                    matches!(asked, Interaction::Unusable(_)),
+                    "{region} {asked:?}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::geometry::{ImageSize, Mask, row_differences};
 
+/// Far beyond every photograph: a few characters tell a run of any length.
+const MAX_PIXELS: usize = 1 << 27;
+
 /// A mask as COCO files hold it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CocoRle {
@@ -34,19 +37,25 @@ impl CocoRle {
         }
     }
 
-    /// Decodes a mask; `None` if the counts are no run lengths, or do not fill the size.
+    /// Decodes a mask; `None` if the counts are no run lengths, do not fill the size, or the size is that of no
+    /// image.
     pub fn mask(&self) -> Option<Mask> {
         let [height, width] = self.size;
         let size = ImageSize { height, width };
+        // rows take memory even where they have no columns
+        if height.max(1).checked_mul(width.max(1))? > MAX_PIXELS {
+            return None;
+        }
+        let area = size.area();
         let mut columns = vec![];
         for (i, run) in expand(&self.counts)?.into_iter().enumerate() {
             let end = columns.len().checked_add(usize::try_from(run).ok()?)?;
-            if end > size.area() {
+            if end > area {
                 return None;
             }
             columns.resize(end, i % 2 == 1);
         }
-        if columns.len() != size.area() {
+        if columns.len() != area {
             return None;
         }
         let pixels = (0..height).flat_map(|y| (0..width).map(move |x| x * height + y));
@@ -178,6 +187,13 @@ mod tests {
             ([2, 3], "2oooooooooooooooooo0"),
         ] {
             assert_eq!(rle(size, counts).mask(), None, "{counts}");
+        }
+        let many = compress(&[1 << 40]);
+        for size in [[1 << 40, 1], [usize::MAX, 2]] {
+            assert_eq!(rle(size, &many).mask(), None, "{size:?}");
+        }
+        for size in [[usize::MAX, 0], [0, usize::MAX]] {
+            assert_eq!(rle(size, "0").mask(), None, "{size:?}");
         }
     }
 }

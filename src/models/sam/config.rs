@@ -258,7 +258,12 @@ impl ModelConfig for Config {
             prompt.hidden_size,
             decoder.hidden_size,
         ];
-        let widths = [widths[0], widths[1], widths[2], 2 * vision.num_pos_feats];
+        let widths = [
+            widths[0],
+            widths[1],
+            widths[2],
+            vision.num_pos_feats.saturating_mul(2),
+        ];
         if widths.iter().any(|width| *width != widths[0]) {
             return Err(format!(
                 "output_channels, the prompt encoder's and mask decoder's hidden_size and twice \
@@ -292,4 +297,17 @@ where
     T: Deserialize<'de> + Default,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_beyond_all_numbers_are_refused() {
+        let mut config = Config::default();
+        config.validate().unwrap();
+        config.vision_config.num_pos_feats = usize::MAX;
+        assert!(config.validate().unwrap_err().contains("num_pos_feats"));
+    }
 }

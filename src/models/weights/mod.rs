@@ -408,4 +408,24 @@ mod tests {
         assert_eq!(among(&["a.safetensors", "b.safetensors"]), None);
         assert_eq!(among(&["README.md"]), None);
     }
+
+    #[test]
+    fn a_tensor_of_impossible_sizes_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sam.safetensors");
+        let open = |size: u64| {
+            // nothing of it is in the file
+            let header = format!(
+                r#"{{"vision_encoder.patch_embed.projection.weight":{{"dtype":"F32","shape":[0,{size}],"data_offsets":[0,0]}}}}"#
+            );
+            let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+            std::fs::write(&path, bytes).unwrap();
+            Checkpoint::File(path.clone())
+                .open()
+                .map_err(|e| e.to_string())
+        };
+        open(768).unwrap();
+        let error = open(1 << 63).unwrap_err();
+        assert!(error.contains("[0, 9223372036854775808]"), "{error}");
+    }
 }

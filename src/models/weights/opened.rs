@@ -12,6 +12,9 @@ use super::names::Renamed;
 use super::tensor_file::TensorFile;
 use super::{CheckpointError, first_line};
 
+/// Far beyond every model; what configurations compute from two sizes stays within 64 bits.
+const MAX_SIZE: usize = u32::MAX as usize;
+
 /// Open weights under the names of transformers 4.44.2, whatever the file calls them.
 pub struct Weights {
     /// What to call the file in messages.
@@ -44,6 +47,13 @@ impl std::fmt::Debug for Weights {
 
 impl Weights {
     pub(super) fn new(file: String, tensors: TensorFile) -> Result<Self, String> {
+        let is_possible = |shape: &[usize]| shape.iter().all(|size| *size <= MAX_SIZE);
+        let mut shapes = tensors.shapes().iter();
+        if let Some((name, shape)) = shapes.find(|(_, shape)| !is_possible(shape)) {
+            return Err(format!(
+                "its tensor {name} has the shape {shape:?}, which no model has"
+            ));
+        }
         let names = tensors.shapes().keys().map(String::as_str);
         let (layout, prefix) = Layout::of(names)?;
         let mut places = HashMap::new();

@@ -7,6 +7,11 @@
 
 use std::collections::HashMap;
 
+/// A tensor is told by about thirty values: these are more than fifty thousand tensors.
+const MAX_VALUES: usize = 2 << 20;
+/// Bytes of a module or of a name in it. A name can be put together from a text that is recalled again and again.
+const MAX_NAME: usize = 256;
+
 /// A value: its place in [`Tree`].
 pub(super) type Id = usize;
 
@@ -106,6 +111,10 @@ struct Machine<'a, F> {
 impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
     fn run(&mut self) -> Result<Id, String> {
         loop {
+            // a value takes more memory than the byte that may make it
+            if self.tree.0.len() > MAX_VALUES {
+                return Err(format!("it holds more than {MAX_VALUES} values"));
+            }
             let [operation] = self.take()?;
             match operation {
                 b'.' => return self.pop(),
@@ -287,6 +296,9 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
     }
 
     fn name(&mut self, module: String, name: String) -> Result<(), String> {
+        if module.len().max(name.len()) > MAX_NAME {
+            return Err(format!("it has a name of more than {MAX_NAME} bytes"));
+        }
         if !(self.is_harmless)(&module, &name) {
             return Err(format!(
                 "it names {module}.{name}, which is code and not weights; nothing was run. Use a file of weights \
@@ -433,5 +445,28 @@ mod tests {
         laughs.push(b'.');
         let (tree, _) = read_all(&laughs).unwrap();
         assert_eq!(tree.0.len(), 41);
+    }
+
+    #[test]
+    fn values_are_counted() {
+        let many = [&b"("[..], &vec![b'N'; 5 << 20], b"t."].concat();
+        let error = read_all(&many).unwrap_err();
+        assert!(error.contains("values"), "{error}");
+    }
+
+    #[test]
+    fn a_name_is_short() {
+        // a text that is kept, then a class of that name
+        let text = "x".repeat(1 << 10);
+        let length = (text.len() as u32).to_le_bytes();
+        let class = [
+            b"X\x0b\0\0\0collectionsX",
+            &length[..],
+            text.as_bytes(),
+            b"\x93.",
+        ]
+        .concat();
+        let error = read_all(&class).unwrap_err();
+        assert!(error.contains("a name of more than"), "{error}");
     }
 }

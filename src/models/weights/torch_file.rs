@@ -35,8 +35,12 @@ fn is_harmless(module: &str, name: &str) -> bool {
     }
 }
 
-/// More than ten thousand tensors.
-const MAX_PICKLE: u64 = 64 << 20;
+/// More than fifty thousand tensors. In the archive these may be a few kilobytes.
+const MAX_PICKLE: u64 = 16 << 20;
+/// Dimensions of a tensor.
+const MAX_RANK: usize = 8;
+/// Bytes of the name of a storage in the archive.
+const MAX_MEMBER: usize = 1024;
 
 /// An open file.
 #[derive(Debug)]
@@ -258,7 +262,9 @@ fn rebuilt(tree: &Tree, args: &[Id], folder: &str) -> Option<Option<StoredTensor
         return None;
     };
     let numbers = |id: Id| -> Option<Vec<usize>> {
-        tree.tuple(id)?.iter().map(|id| tree.size(*id)).collect()
+        // all tensors may share one tuple in the pickle, and here each has its own
+        let items = tree.tuple(id).filter(|items| items.len() <= MAX_RANK)?;
+        items.iter().map(|id| tree.size(*id)).collect()
     };
     let (shape, stride) = (numbers(shape)?, numbers(stride)?);
     (shape.len() == stride.len()).then_some(())?;
@@ -271,7 +277,10 @@ fn rebuilt(tree: &Tree, args: &[Id], folder: &str) -> Option<Option<StoredTensor
     };
     let (_, class) = tree.named(class)?;
     let offset = tree.size(offset)?;
-    let member = format!("{folder}data/{}", tree.text(key)?);
+    let key = tree.text(key)?;
+    // as with sizes: one text may be the key of all tensors
+    (folder.len() + key.len() <= MAX_MEMBER).then_some(())?;
+    let member = format!("{folder}data/{key}");
     // flags and small integers: no weights
     Some(
         dtype(class.strip_suffix("Storage")?).map(|dtype| StoredTensor {
@@ -296,4 +305,54 @@ fn dtype(name: &str) -> Option<DType> {
         "Long" => DType::I64,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pickle of one tensor with this key of its storage and this many sizes of 1.
+    fn tensor(key: &str, rank: usize) -> Vec<u8> {
+        let text = |text: &str| {
+            [
+                b"X",
+                &(text.len() as u32).to_le_bytes()[..],
+                text.as_bytes(),
+            ]
+            .concat()
+        };
+        let sizes = [b"(", "K\u{1}".repeat(rank).as_bytes(), b"t"].concat();
+        [
+            b"\x80\x02}".to_vec(),
+            text("weight"),
+            b"ctorch._utils\n_rebuild_tensor_v2\n((".to_vec(),
+            text("storage"),
+            b"ctorch\nFloatStorage\n".to_vec(),
+            text(key),
+            b"NK\x01tQK\x00".to_vec(),
+            sizes.clone(),
+            sizes,
+            b"\x89}tRs.".to_vec(),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn what_all_tensors_may_share_is_small() {
+        let read = |pickle: &[u8], folder: &str| {
+            let (tree, root) = pickle::read(pickle, is_harmless)?;
+            tensors(&tree, root, folder)
+        };
+        let tensors = read(&tensor("0", 4), "archive/").unwrap();
+        assert_eq!(tensors["weight"].member, "archive/data/0");
+        let long = "x".repeat(70_000);
+        for (pickle, folder) in [
+            (tensor("0", 1000), "archive/"),
+            (tensor(&long, 4), "archive/"),
+            (tensor("0", 4), long.as_str()),
+        ] {
+            let error = read(&pickle, folder).unwrap_err();
+            assert!(error.contains("weight"), "{error}");
+        }
+    }
 }

@@ -1,0 +1,56 @@
+//! The context of an interactive request gives at most 64 shapes; in pixels their boxes have their corners in
+//! order and every number is finite. Thresholds are from 0 to 1.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use groundling::geometry::ImageSize;
+use groundling::labeling::LabelingConfig;
+use groundling::preannotation::interaction::{Interaction, interaction, marks, numbers};
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+
+static CONFIG: LazyLock<LabelingConfig> = LazyLock::new(|| {
+    LabelingConfig::parse(
+        "<View><Image name='image' value='$image'/><Image name='other' value='$other'/>
+         <TextArea name='prompt' toName='image'/><TextArea name='notes' toName='other'/>
+         <Number name='box_threshold' toName='image' defaultValue='0.2'/>
+         <Number name='text_threshold' toName='image'/>
+         <Labels name='l' toName='image'><Label value='Pot'/></Labels><Rectangle name='r' toName='image'/>
+         <BrushLabels name='b' toName='other'><Label value='Bok Choi'/></BrushLabels></View>",
+    )
+    .expect("the config is one")
+});
+
+fuzz_target!(|json: &str| {
+    let Ok(Value::Array(regions)) = serde_json::from_str(json) else {
+        return;
+    };
+    let half = regions.len() / 2;
+    let found = numbers(&CONFIG, &regions[..half], &regions[half..]);
+    for threshold in [found.box_threshold, found.text_threshold] {
+        assert!(threshold.is_none_or(|value| (0.0..=1.0).contains(&value)));
+    }
+    let Ok(Interaction::Drawing { drawn, .. }) = interaction(&regions, &CONFIG) else {
+        return;
+    };
+    assert!((1..=64).contains(&drawn.len()));
+    let size = ImageSize {
+        height: 427,
+        width: 640,
+    };
+    let marks = marks(&drawn, size);
+    assert!((1..=64).contains(&marks.len()));
+    for mark in &marks {
+        assert!(mark.bounding_box.is_some() || !mark.points.is_empty());
+        for point in &mark.points {
+            assert!(point.x.is_finite() && point.y.is_finite(), "{point:?}");
+        }
+        if let Some(bounds) = mark.bounding_box {
+            let [x0, y0, x1, y1] = bounds.corners();
+            assert!(bounds.corners().iter().all(|n| n.is_finite()), "{bounds:?}");
+            assert!(x0 <= x1 && y0 <= y1, "{bounds:?}");
+        }
+    }
+});

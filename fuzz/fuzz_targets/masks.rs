@@ -1,0 +1,77 @@
+//! A mask of any pixels comes back unchanged from the brush's run lengths (read by a decoder of its own) and from
+//! COCO's; COCO run lengths of any text are no mask, or one that comes back unchanged.
+
+#![no_main]
+
+use groundling::geometry::{ImageSize, Mask};
+use groundling::regions::brush_rle;
+use groundling::report::coco_rle::CocoRle;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: (u8, u8, &[u8])| {
+    let (height, width, bytes) = input;
+    let size = ImageSize {
+        height: usize::from(height),
+        width: usize::from(width),
+    };
+    let bits = bytes
+        .iter()
+        .flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
+    let mask = Mask::from_pixels(size, bits);
+    assert_eq!(mask.pixels().count(), size.area());
+
+    let values = decode(&brush_rle::encode(&mask));
+    let expected = mask
+        .pixels()
+        .flat_map(|is_set| [if is_set { 255 } else { 0 }; 4]);
+    assert!(values.into_iter().eq(expected));
+
+    assert_eq!(CocoRle::new(&mask).mask().as_ref(), Some(&mask));
+    let Ok(counts) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    for size in [
+        [size.height, size.width],
+        [usize::MAX, size.width],
+        [1 << 40, 1],
+    ] {
+        let rle = CocoRle {
+            size,
+            counts: counts.to_owned(),
+        };
+        if let Some(mask) = rle.mask() {
+            assert_eq!(CocoRle::new(&mask).mask().as_ref(), Some(&mask));
+        }
+    }
+});
+
+/// The values of a brush's run lengths, as the editor reads them.
+fn decode(bytes: &[u8]) -> Vec<u8> {
+    let mut at = 0;
+    let mut take = |count: usize| {
+        let mut value = 0usize;
+        for _ in 0..count {
+            let bit = bytes[at / 8] >> (7 - at % 8) & 1;
+            value = value << 1 | usize::from(bit);
+            at += 1;
+        }
+        value
+    };
+    let count = take(32);
+    let word = take(5) + 1;
+    let sizes: Vec<usize> = (0..4).map(|_| take(4) + 1).collect();
+    let mut values = vec![];
+    while values.len() < count {
+        let is_run = take(1) == 1;
+        let size = sizes[take(2)];
+        let length = take(size) + 1;
+        if is_run {
+            let value = take(word) as u8;
+            values.extend(std::iter::repeat_n(value, length));
+        } else {
+            values.extend((0..length).map(|_| take(word) as u8));
+        }
+    }
+    assert_eq!(values.len(), count, "a run reaches over the end");
+    values
+}

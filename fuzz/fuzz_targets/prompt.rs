@@ -1,0 +1,55 @@
+//! Any text as a prompt: its phrases are different and not empty, each is found in the caption at its place, and the
+//! passes hold them in their order, each with tokens of its own and within the model's length.
+
+#![no_main]
+
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
+use groundling::detector::DetectError;
+use groundling::detector::text_processor::TextProcessor;
+use groundling::prompt::Prompt;
+use libfuzzer_sys::fuzz_target;
+
+/// Small, so that a short text needs several passes.
+const MAX_TOKENS: usize = 16;
+
+static TEXT: LazyLock<TextProcessor> =
+    LazyLock::new(|| TextProcessor::of_bert(MAX_TOKENS).expect("the vocabulary"));
+
+fuzz_target!(|text: &str| {
+    let Ok(prompt) = Prompt::parse(text) else {
+        return;
+    };
+    let lower: HashSet<String> = prompt.phrases().iter().map(|p| p.to_lowercase()).collect();
+    assert!(!lower.is_empty() && lower.len() == prompt.phrases().len());
+    let (caption, ranges) = prompt.caption();
+    for (range, phrase) in ranges.into_iter().zip(prompt.phrases()) {
+        assert_eq!(caption[range], phrase.to_lowercase());
+    }
+    let unreadable = TEXT.unreadable(&prompt).expect("the tokenizer works");
+    let passes = match TEXT.passes(&prompt) {
+        Ok(passes) => passes,
+        Err(DetectError::TooManyPasses { .. }) => return,
+        Err(DetectError::PromptTooLong { .. } | DetectError::PhraseWithoutTokens(_)) => {
+            assert!(!unreadable.is_empty(), "{prompt:?}");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    assert!(unreadable.is_empty(), "{unreadable:?}");
+    let parts = passes.iter().flat_map(|(part, _)| part.phrases());
+    assert!(parts.eq(prompt.phrases()));
+    for (part, caption) in &passes {
+        assert!(caption.ids.len() <= MAX_TOKENS);
+        assert_eq!(caption.spans.len(), part.phrases().len());
+        let mut end = 0;
+        for span in &caption.spans {
+            assert!(!span.is_empty());
+            for place in span {
+                assert!(*place >= end && *place < caption.ids.len(), "{caption:?}");
+                end = place + 1;
+            }
+        }
+    }
+});
