@@ -1,12 +1,12 @@
 //! Every flag and its environment variable, grouped by the step of the road it belongs to.
 
 mod bench;
+mod http;
 mod models;
 mod selftest;
 mod store;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -14,6 +14,7 @@ use clap::builder::Resettable;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use self::bench::{BenchArgs, Dimensions, Half};
+pub use self::http::{HttpArgs, PromptMemory};
 pub use self::models::{
     CpuArgs, DeviceChoice, HubArgs, InstructionSetChoice, ModelArgs, Precision, PythonArgs, Switch,
 };
@@ -253,52 +254,6 @@ pub struct ModelsArgs {
     pub log: LogArgs,
 }
 
-/// The server.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Server")]
-pub struct HttpArgs {
-    /// Port to listen on.
-    #[arg(long, env = "PORT", default_value_t = 9090)]
-    pub port: u16,
-    /// Address to listen on; 0.0.0.0 lets other machines and containers connect.
-    #[arg(long, env = "BIND_ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    pub bind_address: IpAddr,
-    /// Interactive requests that may wait for the models; more are refused at once.
-    #[arg(long, env = "MAX_QUEUE", default_value_t = 64)]
-    pub max_queue: usize,
-    /// Bytes of the largest request. Tasks come with all their annotations, masks included: some MB are normal.
-    #[arg(long, env = "MAX_BODY_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
-    pub max_body_bytes: usize,
-    /// Origins whose pages may call from a browser, separated by commas, such as <https://studio.example.org>. Label
-    /// Studio's server is none and needs no entry. Where the server listens on loopback, their hosts may also be named
-    /// as its own.
-    #[arg(long, env = "ALLOWED_ORIGINS", value_name = "ORIGINS")]
-    pub allowed_origins: Option<String>,
-    /// Whether the prompt that one annotator types counts for the project's next tasks, and is part of its model
-    /// version: "project", or "off" for the annotator's own request only. A prompt in the project's extra_params counts
-    /// in any case.
-    #[arg(long, env = "PROMPT_MEMORY", value_enum, default_value_t = PromptMemory::Project)]
-    pub prompt_memory: PromptMemory,
-    /// Seconds for a batch, below the 100 that Label Studio waits; what is left then goes on behind.
-    #[arg(long, env = "PREDICT_DEADLINE_S", default_value_t = 80)]
-    pub predict_deadline_s: u64,
-    /// Also write what is computed when to this file, in Chrome's trace format, for <https://ui.perfetto.dev>. It grows
-    /// as long as the server runs.
-    #[arg(long, env = "TRACE_FILE", value_name = "FILE")]
-    pub trace: Option<PathBuf>,
-    /// The user that must be given to connect; without one, everybody may.
-    #[arg(long, env = "BASIC_AUTH_USER", value_name = "USER")]
-    pub basic_auth_user: Option<String>,
-    /// The password of that user.
-    #[arg(
-        long,
-        env = "BASIC_AUTH_PASS",
-        value_name = "PASSWORD",
-        hide_env_values = true
-    )]
-    pub basic_auth_pass: Option<Secret>,
-}
-
 /// Where images come from.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Images")]
@@ -449,15 +404,6 @@ pub struct LogArgs {
     /// Lines for people or JSON for machines.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
-}
-
-/// How far a typed prompt counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PromptMemory {
-    /// For the project's next tasks too.
-    Project,
-    /// For the request only.
-    Off,
 }
 
 /// How a log line looks.

@@ -1,8 +1,7 @@
 //! The images of tasks: known by what they are, fetched and decoded only where somebody needs their pixels.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
@@ -11,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::decode::{DecodeError, decode, dimensions};
 use super::fetch::{Answer, Validators};
+use super::hosts::Hosts;
 use super::{Fetcher, ImageRequest, Location, MediaError};
 use crate::geometry::ImageSize;
 use crate::store::{Kept, Usage};
@@ -178,7 +178,6 @@ enum Fetched {
 impl Images {
     /// For images that `fetcher` gets.
     pub fn new(fetcher: Fetcher, limits: ImageLimits) -> Self {
-        // a permit of the room that requests share must not be kept beyond them
         let weigh = |pixels: &Pixels| pixels.image.as_raw().len();
         Self {
             fetcher,
@@ -299,6 +298,7 @@ impl Images {
             }
         };
         let image = Arc::new(image);
+        // what is kept is counted in the store: the room that requests share is given back with the request
         let kept = Pixels {
             image: image.clone(),
             _room: None,
@@ -338,48 +338,6 @@ impl Found {
 
     fn see(&self) {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-    }
-}
-
-/// Who may fetch.
-#[derive(Debug)]
-struct Hosts {
-    all: Arc<Semaphore>,
-    of_host: usize,
-    hosts: Mutex<HashMap<String, Weak<Semaphore>>>,
-}
-
-impl Hosts {
-    fn new(limits: ImageLimits) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(limits.fetches)),
-            of_host: limits.fetches_of_host,
-            hosts: Mutex::default(),
-        }
-    }
-
-    /// Waits for a place; the permits are given back when they are dropped.
-    async fn enter(
-        &self,
-        host: Option<String>,
-    ) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>) {
-        // the host's first: who waits for a slow host must not hold a place that others could use
-        let own = match host {
-            Some(host) => self.of(host).acquire_owned().await.ok(),
-            None => None,
-        };
-        (own, self.all.clone().acquire_owned().await.ok())
-    }
-
-    fn of(&self, host: String) -> Arc<Semaphore> {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = hosts.get(&host).and_then(Weak::upgrade) {
-            return known;
-        }
-        hosts.retain(|_, semaphore| semaphore.strong_count() > 0);
-        let semaphore = Arc::new(Semaphore::new(self.of_host));
-        hosts.insert(host, Arc::downgrade(&semaphore));
-        semaphore
     }
 }
 
@@ -517,20 +475,5 @@ mod tests {
         open.set_modified(later).unwrap();
         let changed = images.look_up(request(value, &studio)).await.unwrap();
         assert_ne!(changed.digest, first.digest);
-    }
-
-    #[tokio::test]
-    async fn one_host_leaves_room_for_others() {
-        let hosts = Hosts::new(ImageLimits {
-            fetches: 3,
-            fetches_of_host: 2,
-            ..ImageLimits::default()
-        });
-        let slow = || hosts.enter(Some("slow".to_owned()));
-        let _held = (slow().await, slow().await);
-        let soon = Duration::from_millis(20);
-        assert!(tokio::time::timeout(soon, slow()).await.is_err());
-        let quick = hosts.enter(Some("quick".to_owned()));
-        assert!(tokio::time::timeout(soon, quick).await.is_ok());
     }
 }

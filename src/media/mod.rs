@@ -3,6 +3,7 @@
 pub mod decode;
 mod fetch;
 pub mod guard;
+mod hosts;
 mod images;
 mod location;
 mod orientation;

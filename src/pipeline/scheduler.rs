@@ -224,7 +224,7 @@ impl Drop for Place {
         self.is_given_up.store(true, Ordering::Relaxed);
         let mut state = self.shared.state();
         let queue = &mut state.lanes[self.urgency.index()].queue;
-        // dropped after the lock is: its captures may do anything
+        // it is dropped after the lock is released: what it captured may do anything when it is dropped
         let given_up = queue
             .iter()
             .position(|step| step.number == self.number)

@@ -1,5 +1,6 @@
 //! What a project is known for: its settings, its prompt, its Label Studio, and the model version that follows.
 
+mod file;
 pub mod memory;
 pub mod settings;
 pub mod version;

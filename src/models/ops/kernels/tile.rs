@@ -3,8 +3,8 @@
 //! The product is `C = A B^T`, where `B` `[n, k]` (a weight in torch's layout, or the keys of an attention) is
 //! packed into panels of as many rows as two vectors have lanes, and `A` is read as it lies. A tile of rows of
 //! `A` and a panel stay in the caches while registers hold a block of `C` (Goto and van de Geijn 2008,
-//! "Anatomy of high-performance matrix multiplication"). What a word of a panel holds, one number or two, is
-//! [`crate::words`]' business.
+//! "Anatomy of high-performance matrix multiplication"). What a word of a panel holds, one number or two, and how
+//! it is multiplied, is told in [`crate::words`].
 
 #![allow(unsafe_code)]
 
