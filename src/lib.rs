@@ -36,6 +36,7 @@
 //! # }
 //! ```
 
+pub mod budget;
 pub mod checkpoints;
 pub mod commands;
 pub mod config;

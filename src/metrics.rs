@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::pipeline::Prediction;
+use crate::budget::Budget;
 use crate::pipeline::loading::{Loading, Status};
 use crate::pipeline::scheduler::Urgency;
 use crate::pipeline::timings::Timings;
@@ -35,6 +35,8 @@ pub struct Metrics {
     hits: Family<StageLabels, Counter>,
     misses: Family<StageLabels, Counter>,
     kept_bytes: Family<StageLabels, Gauge>,
+    request_memory: Gauge,
+    request_memory_peak: Gauge,
     ready: Gauge<f64, AtomicU64>,
     answered: Arc<AtomicU64>,
 }
@@ -136,6 +138,19 @@ impl Default for Metrics {
             Unit::Bytes,
             kept_bytes.clone(),
         );
+        let (request_memory, request_memory_peak) = (Gauge::default(), Gauge::default());
+        registry.register_with_unit(
+            "request_memory",
+            "Memory that requests take now: bodies, image files, pixels, results",
+            Unit::Bytes,
+            request_memory.clone(),
+        );
+        registry.register_with_unit(
+            "request_memory_peak",
+            "The most memory that requests took at a time",
+            Unit::Bytes,
+            request_memory_peak.clone(),
+        );
         registry.register("ready", "Whether the models are loaded", ready.clone());
         Self {
             registry: Arc::new(registry),
@@ -152,6 +167,8 @@ impl Default for Metrics {
             hits,
             misses,
             kept_bytes,
+            request_memory,
+            request_memory_peak,
             ready,
             answered: Arc::default(),
         }
@@ -174,8 +191,9 @@ impl Metrics {
         histogram.observe(time.as_secs_f64());
     }
 
-    /// An image was looked at. What was kept from before is not counted.
-    pub fn predicted(&self, prediction: &Prediction, timings: &Timings) {
+    /// The models looked at an image, and found so many objects if they searched for any. Where everything was kept from
+    /// before, nothing is counted.
+    pub fn looked_at(&self, found: usize, timings: &Timings) {
         let sum = |stages: &[&str]| stages.iter().map(|stage| timings.of(stage)).sum();
         let detector: Duration = sum(&["image_features", "text_features", "queries"]);
         let segmenter: Duration = sum(&["image_embeddings", "masks"]);
@@ -183,7 +201,7 @@ impl Metrics {
             return;
         }
         self.predictions.inc();
-        self.detections.inc_by(prediction.objects.len() as u64);
+        self.detections.inc_by(found as u64);
         for (time, histogram) in [
             (detector, &self.detector_time),
             (segmenter, &self.segmenter_time),
@@ -218,10 +236,13 @@ impl Metrics {
         waiting: usize,
         steps: [usize; Urgency::ALL.len()],
         loading: &Loading,
+        budget: &Budget,
         kept: impl IntoIterator<Item = (&'static str, Usage)>,
     ) -> Result<String, std::fmt::Error> {
         self.waiting.set(waiting as i64);
         let is_ready = matches!(loading.status(), Status::Ready(_));
+        self.request_memory.set(budget.used() as i64);
+        self.request_memory_peak.set(budget.peak() as i64);
         self.ready.set(f64::from(u8::from(is_ready)));
         for (urgency, count) in Urgency::ALL.into_iter().zip(steps) {
             let urgency = urgency.name();

@@ -1,5 +1,8 @@
 //! HTTP clients for what groundling asks of others.
 
+use std::time::Duration;
+
+use reqwest::header::RETRY_AFTER;
 use reqwest::redirect::Policy;
 use rustls::crypto::ring;
 
@@ -10,6 +13,17 @@ pub fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .redirect(Policy::none())
         .user_agent(concat!("groundling/", env!("CARGO_PKG_VERSION")))
+}
+
+/// How long a host that is busy or down for a moment asks to be left alone: `Retry-After` in seconds, of an answer with
+/// 429 or 503.
+pub fn retry_after(response: &reqwest::Response) -> Option<Duration> {
+    if !matches!(response.status().as_u16(), 429 | 503) {
+        return None;
+    }
+    let after = response.headers().get(RETRY_AFTER)?;
+    let seconds: u32 = after.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.into()))
 }
 
 /// Why an answer was not read.

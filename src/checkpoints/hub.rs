@@ -6,9 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use secrecy::SecretString;
+
 use super::cache::{Repository, differs, is_commit};
 use super::transfer::Transfer;
-use crate::config::{HubArgs, Secret};
+use crate::config::HubArgs;
 use crate::models::weights::{Checkpoint, weights_in};
 
 /// A repository at a revision.
@@ -115,7 +117,7 @@ pub trait Watcher: Send + Sync {
 pub struct Hub {
     pub(super) endpoint: String,
     pub(super) cache: PathBuf,
-    pub(super) token: Option<Secret>,
+    pub(super) token: Option<SecretString>,
     is_offline: bool,
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE};
 use reqwest::{Client, Method, Response, StatusCode, Url};
+use secrecy::ExposeSecret;
 
 use super::cache::{Repository, Slot, is_commit};
 use super::hub::{Hub, HubError, Source, Watcher};
@@ -120,7 +121,7 @@ impl Transfer<'_> {
             .request(method, url)
             .header(ACCEPT_ENCODING, "identity");
         if let Some(token) = self.hub.token.as_ref().filter(|_| is_hub) {
-            let value = format!("Bearer {}", token.reveal());
+            let value = format!("Bearer {}", token.expose_secret());
             let mut value = HeaderValue::from_str(&value).map_err(|_| {
                 self.strange("HF_TOKEN holds characters that no token has".to_owned())
             })?;

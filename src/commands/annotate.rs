@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::bail;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
+use tracing::Instrument;
 
 use super::project::{AT_ONCE, Access, Failures, Pages, Progress, loaded, until_stopped};
 use super::{print, road, tell};
@@ -193,7 +194,10 @@ async fn one(
         data: task.data,
         regions: vec![],
     };
-    let prediction = preannotator.predict(plan, &wanted).await?;
+    let prediction = preannotator
+        .predict(plan, &wanted)
+        .instrument(wanted.span())
+        .await?;
     let body = NewPrediction {
         task: task.id,
         prediction: &prediction,

@@ -76,7 +76,10 @@ async fn label_studio(args: &DoctorArgs, findings: &mut Findings) {
     if studio.base().is_none() {
         return findings.bad("LABEL_STUDIO_HOST is not set: it is Label Studio's address as this machine reaches it, such as http://localhost:8080");
     }
-    let (api, fetcher) = match (Api::new(studio.clone()), road::fetcher(&args.road.media)) {
+    let (api, fetcher) = match (
+        Api::new(studio.clone()),
+        road::fetcher(&args.road.media, args.road.store.request_bytes),
+    ) {
         (Ok(api), Ok(fetcher)) => (api, fetcher),
         (Err(error), _) => return findings.bad(error),
         (_, Err(error)) => return findings.bad(error),

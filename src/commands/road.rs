@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::progress;
+use crate::budget::Budget;
 use crate::config::{MediaArgs, PromptMemory, RoadArgs, StoreArgs};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::media::guard::AllowedHosts;
@@ -77,7 +78,7 @@ pub(super) fn preannotator(
     };
     Ok(Preannotator::new(
         Projects::new(defaults, memory),
-        Images::new(fetcher(&media)?, limits),
+        Images::new(fetcher(&media, store.request_bytes)?, limits),
         stages,
         queue,
     ))
@@ -102,11 +103,11 @@ pub(super) fn label_studio(args: &MediaArgs) -> anyhow::Result<LabelStudio> {
     LabelStudio::new(args.host(), credentials).context("LABEL_STUDIO_HOST")
 }
 
-/// The way to images, as configured.
+/// The way to images, as configured, with so many bytes of memory for all requests.
 ///
 /// # Errors
 /// If the system's TLS settings cannot be read.
-pub(super) fn fetcher(args: &MediaArgs) -> anyhow::Result<Fetcher> {
+pub(super) fn fetcher(args: &MediaArgs, request_bytes: usize) -> anyhow::Result<Fetcher> {
     let config = FetcherConfig {
         timeout: Duration::from_secs(args.image_timeout_s),
         max_bytes: args.limits.max_image_bytes,
@@ -114,5 +115,5 @@ pub(super) fn fetcher(args: &MediaArgs) -> anyhow::Result<Fetcher> {
         allowed_hosts: AllowedHosts::parse(&args.allowed_image_hosts),
         local_files: args.local_files().cloned(),
     };
-    Ok(Fetcher::new(config)?)
+    Ok(Fetcher::new(config, Budget::new(request_bytes))?)
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::road;
 use crate::config::{HttpArgs, ServeArgs};
-use crate::http::{self, AppState, BasicAuth, BodyBudget, ConnectionLimits, Origins, router};
+use crate::http::{self, AppState, BasicAuth, BodyLimits, ConnectionLimits, Origins, router};
 use crate::memory;
 use crate::preannotation::Preannotator;
 use crate::preannotation::project::memory::ProjectMemory;
@@ -90,19 +91,21 @@ pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
         args.http.bind_address.is_loopback(),
     )
     .map_err(anyhow::Error::msg)?;
+    let preannotator = road::preannotator(
+        args.road,
+        memory,
+        args.http.prompt_memory,
+        args.http.max_queue,
+    )?;
+    let budget = preannotator.budget().clone();
     let trusts_setup = basic_auth.is_some() || args.http.bind_address.is_loopback();
     Ok(AppState {
         trusts_setup,
         stop: watch::Sender::new(false),
-        preannotator: Arc::new(road::preannotator(
-            args.road,
-            memory,
-            args.http.prompt_memory,
-            args.http.max_queue,
-        )?),
+        preannotator: Arc::new(preannotator),
         basic_auth,
         origins,
-        bodies: BodyBudget::new(args.http.max_body_bytes),
+        bodies: BodyLimits::new(args.http.max_body_bytes, budget),
         predict_deadline: Duration::from_secs(args.http.predict_deadline_s),
     })
 }
@@ -110,7 +113,7 @@ pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
 fn basic_auth(args: &HttpArgs) -> anyhow::Result<Option<BasicAuth>> {
     let user = args.basic_auth_user.as_deref().unwrap_or_default();
     let password = args.basic_auth_pass.as_ref();
-    let password = password.map_or("", |password| password.reveal());
+    let password = password.map_or("", |password| password.expose_secret());
     match (user.is_empty(), password.is_empty()) {
         (true, true) => Ok(None),
         (false, false) => BasicAuth::new(user, password)

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::bail;
 use futures_util::{StreamExt, stream};
 use tokio::sync::Notify;
+use tracing::Instrument;
 
 use super::progress::mebibytes;
 use super::project::{AT_ONCE, Access, Failures, Pages, Progress, loaded, until_stopped};
@@ -263,7 +264,8 @@ async fn one(
             outcomes.push(Err(full));
             break;
         }
-        let warmed = preannotator.warm(plan, &task, image).await;
+        let warmed = preannotator.warm(plan, &task, image);
+        let warmed = warmed.instrument(task.span()).await;
         room.settle(warmed.as_ref().ok());
         outcomes.push(warmed.map_err(ImageError::from));
     }

@@ -4,8 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-
-use super::Secret;
+use secrecy::SecretString;
 
 /// The server.
 #[derive(Debug, Args)]
@@ -50,7 +49,7 @@ pub struct HttpArgs {
         value_name = "PASSWORD",
         hide_env_values = true
     )]
-    pub basic_auth_pass: Option<Secret>,
+    pub basic_auth_pass: Option<SecretString>,
 }
 
 /// How far a typed prompt counts.

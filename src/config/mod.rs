@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use clap::builder::Resettable;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use secrecy::{ExposeSecret, SecretString};
 
 pub use self::bench::{BenchArgs, Dimensions, Half};
 pub use self::http::{HttpArgs, PromptMemory};
@@ -271,7 +272,7 @@ pub struct MediaArgs {
         value_name = "TOKEN",
         hide_env_values = true
     )]
-    pub label_studio_access_token: Option<Secret>,
+    pub label_studio_access_token: Option<SecretString>,
     /// Another name of the same setting.
     #[arg(
         long,
@@ -280,7 +281,7 @@ pub struct MediaArgs {
         hide = true,
         hide_env_values = true
     )]
-    pub label_studio_api_key: Option<Secret>,
+    pub label_studio_api_key: Option<SecretString>,
     /// The folder that Label Studio serves local files from, if this machine has it too: they are then
     /// read from disk.
     #[arg(long, env = "LOCAL_FILES_DOCUMENT_ROOT", value_name = "DIR")]
@@ -322,12 +323,12 @@ impl MediaArgs {
     }
 
     /// The token under either name, blanks around it taken off; an empty one is none.
-    pub fn token(&self) -> Option<Secret> {
+    pub fn token(&self) -> Option<SecretString> {
         [&self.label_studio_access_token, &self.label_studio_api_key]
             .into_iter()
             .flatten()
-            .map(|token| Secret::from(token.reveal().trim()))
-            .find(|token| !token.reveal().is_empty())
+            .map(|token| SecretString::from(token.expose_secret().trim()))
+            .find(|token| !token.expose_secret().is_empty())
     }
 
     /// The folder of local files under either name; an empty one is none.
@@ -449,33 +450,5 @@ impl<const MAX: u8> FromStr for UpTo<MAX> {
 impl<const MAX: u8> fmt::Display for UpTo<MAX> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-/// A value that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret<T = String>(T);
-
-impl<T> Secret<T> {
-    /// Hides a value.
-    pub fn new(value: T) -> Self {
-        Self(value)
-    }
-
-    /// The value, for the one place that needs it.
-    pub fn reveal(&self) -> &T {
-        &self.0
-    }
-}
-
-impl From<&str> for Secret {
-    fn from(value: &str) -> Self {
-        Self(value.to_owned())
-    }
-}
-
-impl<T> fmt::Debug for Secret<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(...)")
     }
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use secrecy::{ExposeSecret, SecretString};
 
-use super::Secret;
 use crate::models::ops::InstructionSet;
 
 /// Which models run, and where.
@@ -114,7 +114,7 @@ pub struct HubArgs {
     pub hf_hub_cache: Option<PathBuf>,
     /// A token of the hub, for models that are not open to all.
     #[arg(long, env = "HF_TOKEN", value_name = "TOKEN", hide_env_values = true)]
-    pub hf_token: Option<Secret>,
+    pub hf_token: Option<SecretString>,
     /// Fetch nothing: models must be here already.
     #[arg(
         long,
@@ -153,12 +153,15 @@ impl HubArgs {
     }
 
     /// The token, of the setting or of the file that `hf auth login` writes.
-    pub fn token(&self) -> Option<Secret> {
+    pub fn token(&self) -> Option<SecretString> {
         let stored = || std::fs::read_to_string(self.home().join("token")).ok();
-        let token = self.hf_token.as_ref().map(|token| token.reveal().clone());
+        let token = self
+            .hf_token
+            .as_ref()
+            .map(|token| token.expose_secret().to_owned());
         let token = token.or_else(stored)?;
         let token = token.trim();
-        (!token.is_empty()).then(|| Secret::from(token))
+        (!token.is_empty()).then(|| SecretString::from(token))
     }
 }
 

@@ -7,10 +7,14 @@ use clap::Args;
 use super::Switch;
 use crate::memory_limit;
 
-/// What is kept of what was computed, and where.
+/// What is kept of what was computed, and where; and the memory for what is under way.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Store")]
 pub struct StoreArgs {
+    /// Bytes of memory for all requests together: their bodies, the files of their images, decoded pixels, and results.
+    /// What does not fit waits for other requests to end, and is refused after a while.
+    #[arg(long, env = "REQUEST_BYTES", default_value_t = 1 << 30, value_name = "BYTES")]
+    pub request_bytes: usize,
     /// Bytes of memory for results that are kept for the next request: what the models saw in an image, so that another
     /// click or threshold does not run all of them again. [default: an eighth of the memory that the process may use, at
     /// least 256 MiB and at most 4 GiB]

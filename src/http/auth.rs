@@ -7,17 +7,17 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use secrecy::{ExposeSecret, SecretSlice};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::{AppState, error};
-use crate::config::Secret;
 
 /// The user and password that requests must bring.
 #[derive(Debug, Clone)]
 pub struct BasicAuth {
     /// `user:password` in UTF-8 and, where it can be written so, in Latin-1: Label Studio sends the
     /// latter, other clients the former.
-    accepted: Vec<Secret<Vec<u8>>>,
+    accepted: Vec<SecretSlice<u8>>,
 }
 
 impl BasicAuth {
@@ -33,7 +33,11 @@ impl BasicAuth {
         let latin_1: Result<Vec<u8>, _> = pair.chars().map(u8::try_from).collect();
         let accepted = [Some(pair.into_bytes()), latin_1.ok()];
         Ok(Self {
-            accepted: accepted.into_iter().flatten().map(Secret::new).collect(),
+            accepted: accepted
+                .into_iter()
+                .flatten()
+                .map(SecretSlice::from)
+                .collect(),
         })
     }
 
@@ -46,7 +50,10 @@ impl BasicAuth {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
             .and_then(|(_, encoded)| STANDARD.decode(encoded.trim()).ok());
         let given = given.unwrap_or_default();
-        let matches = self.accepted.iter().map(|pair| pair.reveal().ct_eq(&given));
+        let matches = self
+            .accepted
+            .iter()
+            .map(|pair| pair.expose_secret().ct_eq(&given));
         matches.fold(Choice::from(0), |any, this| any | this).into()
     }
 }

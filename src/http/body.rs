@@ -1,50 +1,44 @@
 //! A request's body: admitted before it is read, whole, as JSON, with errors as JSON.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::Response;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::AppState;
-use super::error::failure;
+use super::error::{ApiError, failure};
+use crate::budget::{Budget, Purpose, Reservation};
 
-/// The memory that bodies may take; clones share it.
+/// Which bodies are read; clones share the memory for them.
 #[derive(Debug, Clone)]
-pub struct BodyBudget {
+pub struct BodyLimits {
     /// Of one body, unpacked.
     limit: usize,
-    /// Units of [`UNIT`] bytes for all of them together.
-    all: Arc<Semaphore>,
+    /// What all requests share.
+    budget: Budget,
 }
 
-/// Bytes that one permit stands for.
-const UNIT: usize = 4 << 10;
-/// Bodies of the largest size that may be read at a time.
-const LARGEST_AT_ONCE: usize = 4;
-/// How long a body may wait for its turn.
+/// Bodies that say that they have no more bytes never wait: requests of annotators are that small, and all connections
+/// together cannot bring more than 32 MiB of them.
+const SMALL: usize = 64 << 10;
+/// How long a larger body may wait for memory.
 const TURN: Duration = Duration::from_secs(20);
 /// How long a client may be silent in the middle of a body.
 const SILENCE: Duration = Duration::from_secs(20);
 /// How long a body may take in all.
 const WHOLE: Duration = Duration::from_secs(120);
-/// Seconds after which bodies that were being read have been.
-const RETRY_S: u16 = 5;
 
-impl BodyBudget {
-    /// For bodies of up to `limit` bytes.
-    pub fn new(limit: usize) -> Self {
-        let units = (LARGEST_AT_ONCE * limit.div_ceil(UNIT)).clamp(1, Semaphore::MAX_PERMITS);
-        Self {
-            limit,
-            all: Arc::new(Semaphore::new(units)),
-        }
+impl BodyLimits {
+    /// For bodies of up to `limit` bytes, which take their memory from `budget`.
+    pub fn new(limit: usize, budget: Budget) -> Self {
+        Self { limit, budget }
     }
 
     /// Bytes of the largest body.
@@ -52,7 +46,7 @@ impl BodyBudget {
         self.limit
     }
 
-    /// Waits until there is room for a body that says so of itself; before a byte of it is read.
+    /// Waits until there is memory for a body of which the headers are known, before a byte of it is read.
     async fn admit(&self, headers: &HeaderMap, was_packed: bool) -> Result<Admitted, Response> {
         let told = headers.get(CONTENT_LENGTH);
         let told: Option<usize> = told.and_then(|length| length.to_str().ok()?.parse().ok());
@@ -64,57 +58,65 @@ impl BodyBudget {
             Some(length) if !was_packed => length,
             _ => self.limit,
         };
-        let units = u32::try_from(expected.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let turn = self.all.clone().acquire_many_owned(units);
-        match timeout(TURN, turn).await {
-            Ok(Ok(room)) => Ok(Admitted {
-                expected,
-                _room: room,
-            }),
-            // the semaphore is never closed
-            Ok(Err(_)) | Err(_) => {
-                let text = "too many large requests are being read: ask again later";
-                let mut refusal = failure(StatusCode::SERVICE_UNAVAILABLE, text);
-                let headers = refusal.headers_mut();
-                headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_S));
-                Err(refusal)
-            }
-        }
+        let memory = match expected {
+            0..=SMALL => Ok(self.budget.count(expected)),
+            _ => self.budget.reserve(Purpose::Body, expected, TURN).await,
+        };
+        let memory = memory.map_err(|error| ApiError::from(error).into_response())?;
+        Ok(Admitted { expected, memory })
     }
 }
 
-/// A body's room.
+/// A body that may be read.
 #[derive(Debug)]
 struct Admitted {
+    /// Bytes that it may have.
     expected: usize,
-    _room: OwnedSemaphorePermit,
+    memory: Reservation,
 }
 
-/// Marks a request whose body was packed, before it is unpacked on the way.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Packed;
+/// Marks a request whose body was packed and is unpacked on the way; the bytes that came so far.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Packed(Arc<AtomicUsize>);
 
-/// Marks requests with a `Content-Encoding`.
-pub(super) async fn mark_packed(mut request: Request, next: axum::middleware::Next) -> Response {
-    let encoding = request.headers().get(CONTENT_ENCODING);
-    if encoding.is_some_and(|encoding| encoding != "identity") {
-        request.extensions_mut().insert(Packed);
+/// Bytes that any packed body may become, and how many times its own bytes beyond that. Masks of annotations, which
+/// pack best of what Label Studio sends, become about 20 times as many.
+const UNPACKED: (usize, usize) = (1 << 20, 100);
+
+impl Packed {
+    /// How many bytes may have been unpacked by now.
+    fn may_be(&self) -> usize {
+        let packed = self.0.load(Ordering::Relaxed);
+        packed.saturating_mul(UNPACKED.1).saturating_add(UNPACKED.0)
     }
+}
+
+/// Marks requests with a `Content-Encoding`, and counts the bytes of their bodies.
+pub(super) async fn mark_packed(request: Request, next: axum::middleware::Next) -> Response {
+    let encoding = request.headers().get(CONTENT_ENCODING);
+    if encoding.is_none_or(|encoding| encoding == "identity") {
+        return next.run(request).await;
+    }
+    let packed = Packed::default();
+    let count = packed.0.clone();
+    let mut request = request.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            count.fetch_add(length, Ordering::Relaxed);
+            frame
+        }))
+    });
+    request.extensions_mut().insert(packed);
     next.run(request).await
 }
 
-/// The whole body, unpacked; its room is given back when it is dropped.
+/// The whole body, unpacked.
 #[derive(Debug)]
 pub(super) struct Whole {
-    bytes: Bytes,
-    _admitted: Admitted,
-}
-
-impl Whole {
-    /// Its bytes. Whoever moves them elsewhere moves their room too.
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
+    /// Its bytes.
+    pub(super) bytes: Bytes,
+    /// The memory that it takes.
+    pub(super) memory: Reservation,
 }
 
 impl FromRequest<AppState> for Whole {
@@ -125,14 +127,46 @@ impl FromRequest<AppState> for Whole {
             let text = "the body must be JSON, with Content-Type: application/json";
             return Err(failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
         }
-        let was_packed = request.extensions().get::<Packed>().is_some();
-        let admitted = state.bodies.admit(request.headers(), was_packed).await?;
-        let bytes = timeout(WHOLE, read(request.into_body(), admitted.expected)).await;
+        let packed = request.extensions().get::<Packed>().cloned();
+        let admitted = state
+            .bodies
+            .admit(request.headers(), packed.is_some())
+            .await?;
+        let body = request.into_body();
+        let bytes = timeout(WHOLE, read(body, admitted.expected, packed.as_ref())).await;
         let bytes = bytes.unwrap_or(Err(Unread::Silent));
-        Ok(Self {
-            bytes: bytes.map_err(|problem| problem.answer(state.bodies.limit()))?,
-            _admitted: admitted,
-        })
+        let bytes = bytes.map_err(|problem| problem.answer(state.bodies.limit()))?;
+        let mut memory = admitted.memory;
+        memory.shrink_to(bytes.len());
+        Ok(Self { bytes, memory })
+    }
+}
+
+/// The bytes of an answer with the memory that they take, until the last one was sent.
+pub(super) struct Sent {
+    bytes: Vec<u8>,
+    _memory: Reservation,
+}
+
+impl Sent {
+    /// An answer that takes memory from now on.
+    pub(super) fn new(bytes: Vec<u8>, budget: &Budget) -> Self {
+        Self {
+            _memory: budget.count(bytes.len()),
+            bytes,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl From<Sent> for Body {
+    fn from(sent: Sent) -> Self {
+        Bytes::from_owner(sent).into()
     }
 }
 
@@ -151,6 +185,8 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// Why a body was not read to its end.
 enum Unread {
     TooLarge,
+    /// It became too many times what was sent.
+    Bomb,
     Silent,
     Broken(String),
 }
@@ -159,6 +195,13 @@ impl Unread {
     fn answer(self, limit: usize) -> Response {
         match self {
             Self::TooLarge => too_large(limit),
+            Self::Bomb => {
+                let (bytes, times) = UNPACKED;
+                let text = format!(
+                    "the body unpacks to more than {bytes} bytes and {times} times what was sent: send it without Content-Encoding"
+                );
+                failure(StatusCode::PAYLOAD_TOO_LARGE, &text)
+            }
             Self::Silent => failure(
                 StatusCode::REQUEST_TIMEOUT,
                 "the body stopped coming, or came too slowly",
@@ -178,7 +221,7 @@ fn too_large(limit: usize) -> Response {
 }
 
 /// Reads up to `limit` bytes.
-async fn read(mut body: Body, limit: usize) -> Result<Bytes, Unread> {
+async fn read(mut body: Body, limit: usize, packed: Option<&Packed>) -> Result<Bytes, Unread> {
     let mut bytes = vec![];
     loop {
         let frame = timeout(SILENCE, body.frame()).await;
@@ -190,6 +233,9 @@ async fn read(mut body: Body, limit: usize) -> Result<Bytes, Unread> {
         if let Ok(data) = frame.into_data() {
             if bytes.len() + data.len() > limit {
                 return Err(Unread::TooLarge);
+            }
+            if packed.is_some_and(|packed| bytes.len() + data.len() > packed.may_be()) {
+                return Err(Unread::Bomb);
             }
             bytes.extend_from_slice(&data);
         }

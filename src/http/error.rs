@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::budget::OutOfMemory;
 use crate::detector::DetectError;
 use crate::labeling::LabelingError;
 use crate::media::MediaError;
@@ -24,12 +25,19 @@ pub(super) enum ApiError {
     /// A thread of the server panicked: it is no fault of the request.
     #[error("groundling failed on this request, which is a defect of it ({0}); see its log")]
     Defect(String),
+    /// Other requests use the memory that there is for all.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
     /// Nothing can be predicted.
     #[error(transparent)]
     Preannotation(#[from] PreannotationError),
-    /// The one task of an interactive request cannot be predicted.
-    #[error("task {0}: {1}")]
-    Task(u64, PreannotationError),
+    /// The one task of an interactive request cannot be predicted; it is in the log already.
+    #[error("{}{error}", .task.map(|task| format!("task {task}: ")).unwrap_or_default())]
+    #[allow(missing_docs)]
+    Task {
+        task: Option<u64>,
+        error: PreannotationError,
+    },
 }
 
 impl From<LabelingError> for ApiError {
@@ -43,7 +51,8 @@ impl ApiError {
         let error = match self {
             Self::Body(_) => return StatusCode::BAD_REQUEST,
             Self::Defect(_) => return StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Preannotation(error) | Self::Task(_, error) => error,
+            Self::Memory(_) => return StatusCode::SERVICE_UNAVAILABLE,
+            Self::Preannotation(error) | Self::Task { error, .. } => error,
         };
         match error {
             PreannotationError::Labeling(_)
@@ -68,20 +77,41 @@ impl ApiError {
         }
     }
 
+    /// Writes it to the log.
+    pub(super) fn log(&self) {
+        let status = self.status();
+        if status.is_server_error() {
+            tracing::error!(status = status.as_u16(), "{self}");
+        } else {
+            tracing::warn!(status = status.as_u16(), "{self}");
+        }
+    }
+
     /// Seconds after which the same request may be answered.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::Preannotation(error) | Self::Task(_, error) => match error {
-                PreannotationError::Busy(_) => Some(BUSY_S),
+            Self::Preannotation(error) | Self::Task { error, .. } => match error {
+                PreannotationError::Busy(_)
+                | PreannotationError::Media(MediaError::Memory { .. }) => Some(BUSY_S),
                 PreannotationError::Stage(error) => match &**error {
                     StageError::NotReady(error) => Some(error.retry_after()),
+                    StageError::Media(MediaError::Memory { .. }) => Some(BUSY_S),
                     _ => None,
                 },
                 _ => None,
             },
+            Self::Memory(_) => Some(BUSY_S),
             Self::Body(_) | Self::Defect(_) => None,
         }
     }
+}
+
+/// Runs what computes off the async threads.
+pub(super) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = crate::pipeline::stages::off_thread(work).await;
+    done.map_err(|error| ApiError::Defect(error.to_string()))
 }
 
 /// After this many seconds some of those who wait are answered.
@@ -98,16 +128,15 @@ fn of_media(error: &MediaError) -> StatusCode {
         | MediaError::Refused { .. }
         | MediaError::Status { .. }
         | MediaError::Changed(_) => StatusCode::BAD_GATEWAY,
+        MediaError::Memory { .. } => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = self.status();
-        if status.is_server_error() {
-            tracing::error!(status = status.as_u16(), "{self}");
-        } else {
-            tracing::warn!(status = status.as_u16(), "{self}");
+        if !matches!(self, Self::Task { .. }) {
+            self.log();
         }
         let mut response = failure(status, &self.to_string());
         if let Some(seconds) = self.retry_after() {

@@ -10,13 +10,15 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutWriter;
 
 /// What clients may take of the server.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
     /// Open at a time; more wait until others are closed.
     pub connections: usize,
-    /// For the headers of a request, and for the next request on a connection that is kept.
+    /// For the headers of a request, for the next request on a connection that is kept, and for a client to take more
+    /// of an answer.
     pub idle: Duration,
 }
 
@@ -60,10 +62,15 @@ pub async fn serve(
         };
         // small answers go out at once; where that cannot be set they go out a little later
         let _ = stream.set_nodelay(true);
+        let mut stream = TimeoutWriter::new(stream);
+        stream.set_timeout(Some(limits.idle));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.idle)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app.clone()));
+            .serve_connection(
+                TokioIo::new(Box::pin(stream)),
+                TowerToHyperService::new(app.clone()),
+            );
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -86,6 +93,8 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);
+    /// Bytes of a long answer: more than the system takes in advance.
+    const ANSWER: usize = 64 << 20;
 
     /// A server with few places and little patience; its address, and what stops it.
     async fn start(
@@ -95,13 +104,14 @@ mod tests {
         tokio::sync::oneshot::Sender<()>,
         tokio::task::JoinHandle<()>,
     ) {
-        let app = Router::new().route("/", get(async || "here")).route(
-            "/slow",
-            get(async || {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-                "late"
-            }),
-        );
+        let late = async || {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            "late"
+        };
+        let app = Router::new()
+            .route("/", get(async || "here"))
+            .route("/slow", get(late))
+            .route("/long", get(async || vec![b'x'; ANSWER]));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -144,6 +154,25 @@ mod tests {
             let closed = timeout(LONG, stream.read_to_end(&mut rest)).await;
             assert!(closed.is_ok(), "it is still open");
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_no_answer_makes_room() {
+        let limits = ConnectionLimits {
+            connections: 1,
+            idle: Duration::from_millis(200),
+        };
+        let (address, _stop, _server) = start(limits).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /long HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        // it reads nothing, and holds the only place until the server has waited long enough
+        let mut second = TcpStream::connect(address).await.unwrap();
+        let answered = timeout(LONG, answer(&mut second, "/")).await.unwrap();
+        assert!(answered.ends_with("here"), "{answered}");
+        let mut rest = vec![];
+        let read = timeout(LONG, stream.read_to_end(&mut rest)).await.unwrap();
+        assert!(read.is_err() || rest.len() < ANSWER, "{} bytes", rest.len());
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ mod listen;
 mod operations;
 mod origin;
 mod predict;
+mod request_span;
 mod setup;
 mod webhook;
 
@@ -33,15 +34,17 @@ use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::decompression::RequestDecompressionLayer;
+use tower_http::request_id::{PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use self::auth::BasicAuth;
-pub use self::body::BodyBudget;
+pub use self::body::BodyLimits;
 pub use self::listen::{ConnectionLimits, serve};
 pub use self::origin::Origins;
+use self::request_span::{RandomId, request_span};
 use crate::preannotation::Preannotator;
 
 /// What every handler shares.
@@ -53,8 +56,8 @@ pub struct AppState {
     pub basic_auth: Option<BasicAuth>,
     /// Which pages may call from a browser.
     pub origins: Origins,
-    /// The memory that bodies may take.
-    pub bodies: BodyBudget,
+    /// Which bodies are read.
+    pub bodies: BodyLimits,
     /// For a batch; Label Studio waits 100 s.
     pub predict_deadline: Duration,
     /// Whether the address that `/setup` gives may be a private one: where nobody else can send it.
@@ -97,8 +100,14 @@ pub fn router(state: AppState) -> Router {
         .layer(from_fn_with_state(state.clone(), origin::require))
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(from_fn_with_state(state.clone(), count))
-        // failures log themselves, with their cause
-        .layer(TraceLayer::new_for_http().on_failure(()))
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(request_span)
+                // failures log themselves, with their cause
+                .on_failure(()),
+        )
+        .layer(SetRequestIdLayer::x_request_id(RandomId))
         .layer(RequestDecompressionLayer::new())
         .layer(from_fn(body::mark_packed))
         .layer(CompressionLayer::new())

@@ -2,17 +2,22 @@
 
 use std::sync::Arc;
 
-use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use tracing::Instrument;
 
 use super::AppState;
-use super::body::Whole;
-use super::error::ApiError;
+use super::body::{Sent, Whole};
+use super::error::{ApiError, off_thread};
+use super::request_span::belongs_to;
 use super::setup::project_name;
-use crate::config::Secret;
+use crate::budget::Reservation;
 use crate::labeling::{ControlKind, LabelingConfig};
 use crate::pipeline::scheduler::Urgency;
 use crate::preannotation::{Origin, Outcome, Task, TaskPrediction};
@@ -83,16 +88,29 @@ enum TaskResult {
 pub(super) async fn predict(
     State(state): State<AppState>,
     body: Whole,
-) -> Result<Json<PredictResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     // a body may hold many MB of annotations: reading it is not for the async threads
-    let asked = tokio::task::spawn_blocking(move || read(body.bytes()))
-        .await
-        .map_err(|e| ApiError::Defect(e.to_string()))??;
+    let asked = off_thread(move || read(body)).await??;
+    belongs_to(&asked.origin.project);
     let results = match asked.context.get("result").and_then(Value::as_array) {
         Some(context) => interact(&state, &asked, context).await?,
         None => batch(&state, asked).await?,
     };
-    Ok(Json(PredictResponse { results }))
+    answer(&state, PredictResponse { results }).await
+}
+
+/// An answer as JSON; its memory is given back when it was sent.
+async fn answer(state: &AppState, response: PredictResponse) -> Result<Response, ApiError> {
+    let budget = state.preannotator.budget().clone();
+    // masks are long: not for the async threads
+    let write = move || {
+        let bytes = serde_json::to_vec(&response)?;
+        Ok::<_, serde_json::Error>(Sent::new(bytes, &budget))
+    };
+    let sent = off_thread(write).await?;
+    let sent = sent.map_err(|e| ApiError::Defect(e.to_string()))?;
+    let kind = (CONTENT_TYPE, "application/json");
+    Ok(([kind], Body::from(sent)).into_response())
 }
 
 /// What a request asks for.
@@ -101,11 +119,13 @@ struct Asked {
     config: Arc<LabelingConfig>,
     tasks: Vec<Task>,
     context: Value,
+    /// What the tasks take.
+    memory: Reservation,
 }
 
-fn read(body: &[u8]) -> Result<Asked, ApiError> {
+fn read(body: Whole) -> Result<Asked, ApiError> {
     let request: PredictRequest =
-        serde_json::from_slice(body).map_err(|e| ApiError::Body(e.to_string()))?;
+        serde_json::from_slice(&body.bytes).map_err(|e| ApiError::Body(e.to_string()))?;
     let xml = request.label_config.as_deref().unwrap_or_default();
     if xml.trim().is_empty() {
         return Err(ApiError::Body("it has no label_config".to_owned()));
@@ -114,17 +134,22 @@ fn read(body: &[u8]) -> Result<Asked, ApiError> {
     let params = request.params.unwrap_or_default();
     let login = params.login.filter(|login| !login.is_empty());
     let tasks = request.tasks.into_iter();
+    let tasks: Vec<Task> = tasks.map(|task| task.read(&config)).collect();
+    let mut memory = body.memory;
+    drop(body.bytes);
+    memory.shrink_to(tasks.iter().map(Task::bytes).sum());
     Ok(Asked {
         origin: Origin {
             project: project_name(&request.project),
             login: login.map(|user| {
                 let password = params.password.unwrap_or_default();
-                (user, Secret::from(password.as_str()))
+                (user, SecretString::from(password.as_str()))
             }),
         },
-        tasks: tasks.map(|task| task.read(&config)).collect(),
+        tasks,
         config: Arc::new(config),
         context: params.context,
+        memory,
     })
 }
 
@@ -137,15 +162,19 @@ async fn interact(
     let preannotator = &state.preannotator;
     let mut results = vec![];
     for task in &asked.tasks {
+        let span = task.span();
         let answer = preannotator
             .interact(&asked.origin, &asked.config, task, context)
+            .instrument(span.clone())
             .await;
         let answer = answer.map_err(|error| {
             preannotator.metrics().failed();
-            match task.id {
-                Some(id) => ApiError::Task(id, error),
-                None => error.into(),
-            }
+            let error = ApiError::Task {
+                task: task.id,
+                error,
+            };
+            span.in_scope(|| error.log());
+            error
         });
         results.push(TaskResult::Done(answer?));
     }
@@ -159,6 +188,7 @@ async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiErr
         origin,
         config,
         tasks,
+        memory,
         ..
     } = asked;
     // Label Studio asks for one task when somebody opens it
@@ -169,11 +199,9 @@ async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiErr
     let planning = {
         let preannotator = preannotator.clone();
         // thousands of labels take a while
-        tokio::task::spawn_blocking(move || preannotator.plan(origin, config, None, urgency))
+        off_thread(move || preannotator.plan(origin, config, None, urgency))
     };
-    let plan = planning
-        .await
-        .map_err(|e| ApiError::Defect(e.to_string()))??;
+    let plan = planning.await??;
     let mut stop = state.stop.subscribe();
     let time_is_up = async {
         tokio::select! {
@@ -182,7 +210,9 @@ async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiErr
             Ok(_) = stop.wait_for(|is_stopping| *is_stopping) => {}
         }
     };
-    let outcomes = preannotator.predict_until(plan, tasks, time_is_up).await;
+    let outcomes = preannotator
+        .predict_until(plan, tasks, memory, time_is_up)
+        .await;
     let seconds = state.predict_deadline.as_secs();
     let result = |outcome| match outcome {
         Outcome::Done(prediction) => TaskResult::Done(prediction),

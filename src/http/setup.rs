@@ -2,15 +2,17 @@
 
 use axum::Json;
 use axum::extract::State;
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::AppState;
 use super::body::Whole;
-use super::error::ApiError;
-use crate::config::Secret;
+use super::error::{ApiError, off_thread};
+use super::request_span::belongs_to;
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::labeling::{LabelingConfig, LabelingError};
+use crate::preannotation::project::memory::Writing;
 
 /// As far as it is used; the rest is ignored.
 #[derive(Debug, Default, Deserialize)]
@@ -36,33 +38,36 @@ pub(super) async fn setup(
     body: Whole,
 ) -> Result<Json<Value>, ApiError> {
     // a labeling config may be large: reading it is not for the async threads
-    let version = tokio::task::spawn_blocking(move || introduce(&state, body.bytes())).await;
-    let version = version.map_err(|e| ApiError::Defect(e.to_string()))?;
+    let (version, writing) = off_thread(move || introduce(&state, &body.bytes)).await?;
+    writing.done().await;
     Ok(Json(json!({ "model_version": version })))
 }
 
-/// Takes a project in; the model version for it.
-fn introduce(state: &AppState, body: &[u8]) -> String {
+/// Takes a project in; the model version for it, and what is being written of it.
+fn introduce(state: &AppState, body: &[u8]) -> (String, Writing) {
     let request: SetupRequest = serde_json::from_slice(body).unwrap_or_else(|error| {
         tracing::warn!(%error, "this /setup is not Label Studio's");
         SetupRequest::default()
     });
     let project = project_name(&request.project);
+    belongs_to(&project);
     let config = request.schema.as_deref().map(LabelingConfig::parse);
     if let Some(Err(problem)) = config.as_ref().map(usable) {
-        tracing::warn!(project, "predictions will not work here yet: {problem}");
+        tracing::warn!("predictions will not work here yet: {problem}");
     }
     let preannotator = &state.preannotator;
+    let mut writing = Writing::default();
     if !project.is_empty() {
         let mut studio = introduced(&request);
         if !state.trusts_setup {
             studio = studio.as_stranger();
         }
         let projects = preannotator.projects();
-        projects.take_setup(&project, &request.extra_params, studio);
+        writing = projects.take_setup(&project, &request.extra_params, studio);
     }
     let config = config.and_then(Result::ok);
-    preannotator.projects().version(&project, config.as_ref())
+    let version = preannotator.projects().version(&project, config.as_ref());
+    (version, writing)
 }
 
 /// Bytes of a project's name; Label Studio's have some twenty.
@@ -87,7 +92,7 @@ pub(super) fn project_name(project: &Value) -> String {
 /// Label Studio by its own word: the last resort where neither host nor token are configured.
 fn introduced(request: &SetupRequest) -> LabelStudio {
     let text = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
-    let token = text(&request.access_token).map(|token| Secret::from(token.as_str()));
+    let token = text(&request.access_token).map(|token| SecretString::from(token.as_str()));
     let credentials = token.map(|token| Credentials::new(token, TokenSource::Setup));
     let host = text(&request.hostname);
     LabelStudio::new(host.as_deref(), credentials).unwrap_or_else(|error| {

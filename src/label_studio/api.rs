@@ -39,6 +39,8 @@ pub enum ApiError {
         path: String,
         status: u16,
         text: String,
+        /// What it asked for, if it did.
+        retry_after: Option<Duration>,
     },
     /// An answer of another form.
     #[error("{path} answered something that is not Label Studio's: {reason}")]
@@ -123,9 +125,12 @@ pub struct Api {
 }
 
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// A busy Label Studio answers 500 or not at all, and then answers again.
-const TRIES: u32 = 4;
+/// A busy Label Studio answers 500 or not at all, and then answers again; one that is started anew takes a while. The
+/// pauses are half a second, 1, 2, 4 and 8 s, or what it asks for.
+const TRIES: u32 = 6;
 const PATIENCE: Duration = Duration::from_millis(500);
+/// The longest pause that it may ask for.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 impl Api {
     /// A client of its own.
@@ -231,7 +236,7 @@ impl Api {
             tries += 1;
             match sent {
                 Err(error) if error.is_passing() && tries < TRIES => {
-                    tokio::time::sleep(PATIENCE * tries).await;
+                    tokio::time::sleep(error.pause(tries)).await;
                     let stored = self.predictions(task).await?;
                     let is_there =
                         |p: &StoredPrediction| p.model_version.as_deref() == Some(model_version);
@@ -252,7 +257,7 @@ impl Api {
             tries += 1;
             match answer {
                 Err(error) if error.is_passing() && tries < TRIES => {
-                    tokio::time::sleep(PATIENCE * tries).await;
+                    tokio::time::sleep(error.pause(tries)).await;
                 }
                 answer => return answer,
             }
@@ -283,6 +288,7 @@ impl Api {
             });
         }
         let location = response.headers().get("location").cloned();
+        let retry_after = outgoing::retry_after(&response);
         let text = outgoing::read(response, MAX_ANSWER).await;
         let text = text.map_err(|error| ApiError::Unreachable {
             url: self.label_studio.base().unwrap_or_default().to_owned(),
@@ -298,6 +304,7 @@ impl Api {
                     "it leads to {}; set LABEL_STUDIO_HOST to the final address",
                     to.unwrap_or("nowhere")
                 ),
+                retry_after,
             });
         }
         if !status.is_success() {
@@ -305,6 +312,7 @@ impl Api {
                 path,
                 status: status.as_u16(),
                 text: text.chars().take(300).collect(),
+                retry_after,
             });
         }
         serde_json::from_str(&text).map_err(|e| ApiError::Answer {
@@ -346,5 +354,15 @@ impl ApiError {
             Self::Status { status, .. } => *status >= 500 || *status == 429,
             _ => false,
         }
+    }
+
+    /// How long to wait after it before trying again, the first time being 1.
+    fn pause(&self, tries: u32) -> Duration {
+        let asked = match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        };
+        let usual = PATIENCE * 2u32.pow(tries.saturating_sub(1));
+        asked.map_or(usual, |asked| asked.min(MAX_PAUSE))
     }
 }

@@ -7,10 +7,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use crate::config::Secret;
 use crate::outgoing::{self, causes};
 
 /// What a token is, told by its looks (contract, section 7).
@@ -56,7 +56,7 @@ pub struct Credentials(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    token: Secret,
+    token: SecretString,
     kind: TokenKind,
     source: TokenSource,
     access: Mutex<Option<Access>>,
@@ -104,8 +104,8 @@ impl TokenKind {
 
 impl Credentials {
     /// From a token.
-    pub fn new(token: Secret, source: TokenSource) -> Self {
-        let kind = TokenKind::of(token.reveal());
+    pub fn new(token: SecretString, source: TokenSource) -> Self {
+        let kind = TokenKind::of(token.expose_secret());
         Self(Arc::new(Inner {
             token,
             kind,
@@ -124,7 +124,7 @@ impl Credentials {
         base: &Url,
         client: &reqwest::Client,
     ) -> Result<HeaderValue, TokenError> {
-        let token = self.0.token.reveal();
+        let token = self.0.token.expose_secret();
         match self.0.kind {
             TokenKind::Legacy => signed("Token", token),
             TokenKind::Access => signed("Bearer", token),
@@ -173,6 +173,8 @@ fn signed(scheme: &str, token: &str) -> Result<HeaderValue, TokenError> {
     Ok(header)
 }
 
+/// The longest time that a short-lived token is believed to live.
+const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of an answer with a token.
 const MAX_ANSWER: usize = 64 << 10;
 
@@ -217,7 +219,8 @@ async fn exchange(token: &str, base: &Url, client: &reqwest::Client) -> Result<A
     // the token's own clock: this machine's may differ
     let life = match (claims.exp, claims.iat) {
         (Some(expires), Some(issued)) => {
-            Duration::try_from_secs_f64(expires - issued).unwrap_or(DEFAULT_LIFE)
+            let life = Duration::try_from_secs_f64(expires - issued);
+            life.unwrap_or(DEFAULT_LIFE).min(MAX_LIFE)
         }
         _ => DEFAULT_LIFE,
     };
@@ -266,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_token_is_never_printed() {
-        let credentials = Credentials::new(Secret::from("hush"), TokenSource::Settings);
+        let credentials = Credentials::new(SecretString::from("hush"), TokenSource::Settings);
         assert!(!format!("{credentials:?}").contains("hush"));
         let header = signed("Token", "hush").unwrap();
         assert!(!format!("{header:?}").contains("hush"));

@@ -46,40 +46,44 @@ impl Label {
     /// predicted values, else whose hint; then once more in this order, regardless of case, blanks,
     /// punctuation between phrases, and singular or plural.
     pub fn find<'a>(labels: &'a [Self], phrase: &str) -> Option<&'a Self> {
-        let by = |is_same: fn(&str, &str) -> bool| {
+        let by = |is_same: &dyn Fn(&str) -> bool| {
             let find = |is_named: &dyn Fn(&Self) -> bool| labels.iter().find(|l| is_named(l));
-            find(&|l| is_same(&l.value, phrase))
-                .or_else(|| find(&|l| l.alias.iter().any(|alias| is_same(alias, phrase))))
-                .or_else(|| find(&|l| l.predicted_values.iter().any(|v| is_same(v, phrase))))
-                .or_else(|| find(&|l| l.hint.iter().any(|hint| is_same(hint, phrase))))
+            find(&|l| is_same(&l.value))
+                .or_else(|| find(&|l| l.alias.iter().any(|alias| is_same(alias))))
+                .or_else(|| find(&|l| l.predicted_values.iter().any(|value| is_same(value))))
+                .or_else(|| find(&|l| l.hint.iter().any(|hint| is_same(hint))))
         };
-        by(|a, b| a == b)
-            .or_else(|| by(|a, b| words(a) == words(b)))
-            .or_else(|| by(is_same_but_for_number))
+        let sought: Vec<String> = words(phrase).collect();
+        by(&|text| text == phrase)
+            .or_else(|| by(&|text| words(text).eq(sought.iter().map(String::as_str))))
+            .or_else(|| by(&|text| is_same_but_for_number(text, &sought)))
     }
 }
 
-/// Lower-case words; what separates phrases of a prompt, hyphens and underscores separate words here.
-fn words(text: &str) -> Vec<String> {
+/// The words of a text in lower case. What separates the phrases of a prompt separates words here too, and so do
+/// hyphens and underscores.
+fn words(text: &str) -> impl Iterator<Item = String> {
     text.split(|c: char| c.is_whitespace() || ".,;?-_".contains(c))
         .filter(|word| !word.is_empty())
         .map(str::to_lowercase)
-        .collect()
 }
 
-fn is_same_but_for_number(a: &str, b: &str) -> bool {
-    let (a, b) = (words(a), words(b));
+/// Whether a text consists of the words that are sought, each in singular or plural.
+fn is_same_but_for_number(text: &str, sought: &[String]) -> bool {
     let is_plural = |many: &str, one: &str| {
         let stem = many.strip_suffix("ies").filter(|stem| !stem.is_empty());
         many.strip_suffix('s') == Some(one)
             || many.strip_suffix("es") == Some(one)
             || stem.is_some_and(|stem| one.strip_suffix('y') == Some(stem))
     };
-    !a.is_empty()
-        && a.len() == b.len()
-        && a.iter()
-            .zip(&b)
-            .all(|(a, b)| a == b || is_plural(a, b) || is_plural(b, a))
+    let mut sought = sought.iter();
+    !sought.as_slice().is_empty()
+        && words(text).all(|word| {
+            sought.next().is_some_and(|other| {
+                word == *other || is_plural(&word, other) || is_plural(other, &word)
+            })
+        })
+        && sought.next().is_none()
 }
 
 #[cfg(test)]

@@ -3,19 +3,20 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::{
     AUTHORIZATION, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, LOCATION,
 };
 use reqwest::{Response, StatusCode, Url};
+use secrecy::{ExposeSecret, SecretString};
 
 use super::MediaError;
 use super::guard::{AllowedHosts, PrivateHost, PublicOnly, check_literal};
 use super::location::{Location, LocationError, describe, inline};
-use crate::config::Secret;
+use crate::budget::{Budget, Purpose, Reservation};
 use crate::label_studio::LabelStudio;
-use crate::outgoing::{causes, client};
+use crate::outgoing::{causes, client, retry_after};
 
 /// Limits of a [`Fetcher`].
 #[derive(Debug, Clone)]
@@ -42,7 +43,7 @@ pub struct ImageRequest<'a> {
     /// Label Studio's number of the task.
     pub task: Option<u64>,
     /// The project's user and password for protected image URLs.
-    pub login: Option<&'a (String, Secret)>,
+    pub login: Option<&'a (String, SecretString)>,
 }
 
 /// Gets images; clones share its connections.
@@ -52,10 +53,14 @@ pub struct Fetcher {
     trusted: reqwest::Client,
     /// For the rest of the world: it resolves no name to a private address.
     guarded: reqwest::Client,
+    /// What all requests share.
+    pub(super) budget: Budget,
     pub(super) config: FetcherConfig,
 }
 
 const MAX_REDIRECTS: usize = 5;
+/// Times that a host which is busy is asked again.
+const MAX_RETRIES: usize = 3;
 
 /// What tells whether an image is still the same, as its host gave it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,21 +91,31 @@ pub(super) enum Answer {
     /// The image is as it was.
     Same,
     /// The image's file.
-    Bytes {
-        bytes: Vec<u8>,
-        validators: Validators,
-    },
+    File(ImageFile),
 }
 
+/// The file of an image.
+#[derive(Debug)]
+pub(super) struct ImageFile {
+    pub(super) bytes: Vec<u8>,
+    pub(super) validators: Validators,
+    /// What its bytes take.
+    _memory: Reservation,
+}
+
+/// How long the file of an image may wait for memory.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(10);
+
 impl Fetcher {
-    /// A fetcher with its own connections.
+    /// A fetcher with its own connections, which takes the memory for images from `budget`.
     ///
     /// # Errors
     /// If the system's TLS settings cannot be read.
-    pub fn new(config: FetcherConfig) -> Result<Self, reqwest::Error> {
+    pub fn new(config: FetcherConfig, budget: Budget) -> Result<Self, reqwest::Error> {
         Ok(Self {
             trusted: client().build()?,
             guarded: client().dns_resolver(PublicOnly::shared()).build()?,
+            budget,
             config,
         })
     }
@@ -136,28 +151,30 @@ impl Fetcher {
         match location {
             Location::Inline(uri) => {
                 let url = format!("the task's data URI of {} characters", uri.len());
-                let read = tokio::task::spawn_blocking(move || inline(&uri, limit)).await;
-                match read {
-                    Ok(bytes) => Ok(Answer::Bytes {
-                        bytes: bytes?.ok_or(MediaError::TooLarge { url, limit })?,
-                        validators: Validators::default(),
-                    }),
-                    Err(error) => Err(MediaError::Unreachable {
-                        url,
-                        reason: error.to_string(),
-                    }),
-                }
+                let memory = self.memory(uri.len() / 4 * 3, || url.clone()).await?;
+                let read = move || Ok(inline(&uri, limit)?);
+                let bytes = on_thread(&url, read).await?;
+                Ok(Answer::File(ImageFile {
+                    bytes: bytes.ok_or(MediaError::TooLarge { url, limit })?,
+                    validators: Validators::default(),
+                    _memory: memory,
+                }))
             }
             Location::File { path, root, name } => {
-                let (limit, known) = (limit as u64, known.clone());
-                let read = move || read_file(&path, &root, name, limit, &known);
-                let read = tokio::task::spawn_blocking(read).await;
-                read.unwrap_or_else(|e| {
-                    Err(MediaError::Unreachable {
-                        url: "a local file".to_owned(),
-                        reason: e.to_string(),
-                    })
-                })
+                let shown = local_file(&name);
+                let (root, known) = (root.clone(), known.clone());
+                let open = move || open_file(&path, &root, name, limit as u64, &known);
+                let Some(file) = on_thread(&shown, open).await? else {
+                    return Ok(Answer::Same);
+                };
+                let memory = self.memory(file.length, || shown.clone()).await?;
+                let read = move || file.read(limit);
+                let (bytes, validators) = on_thread(&shown, read).await?;
+                Ok(Answer::File(ImageFile {
+                    bytes,
+                    validators,
+                    _memory: memory,
+                }))
             }
             Location::Remote { url, otherwise } => {
                 let first = self.download(url, request, known).await;
@@ -181,10 +198,20 @@ impl Fetcher {
         known: &Validators,
     ) -> Result<Answer, MediaError> {
         let mut url = start.clone();
-        let mut may_renew = true;
-        for _ in 0..=MAX_REDIRECTS {
+        let (mut may_renew, mut retries) = (true, 0);
+        let started = Instant::now();
+        let mut hops = 0;
+        while hops <= MAX_REDIRECTS {
             let response = self.hop(&url, &start, request, known).await?;
             let status = response.status();
+            if let Some(after) = retry_after(&response)
+                && retries < MAX_RETRIES
+                && started.elapsed() + after < self.config.timeout
+            {
+                retries += 1;
+                tokio::time::sleep(after).await;
+                continue;
+            }
             if status == StatusCode::UNAUTHORIZED
                 && request.label_studio.owns(&url)
                 && std::mem::take(&mut may_renew)
@@ -214,6 +241,7 @@ impl Fetcher {
                     ),
                 });
             }
+            hops += 1;
             url = next
                 .filter(|next| matches!(next.scheme(), "http" | "https"))
                 .ok_or_else(|| MediaError::Unreachable {
@@ -258,7 +286,7 @@ impl Fetcher {
         } else if let Some((user, password)) = request.login
             && url.origin() == start.origin()
         {
-            get = get.basic_auth(user, Some(password.reveal()));
+            get = get.basic_auth(user, Some(password.expose_secret()));
         }
         get.send().await.map_err(|e| failed(e, url, studio))
     }
@@ -287,10 +315,16 @@ impl Fetcher {
             });
         }
         if !status.is_success() {
+            let hint = match retry_after(&response) {
+                Some(after) => {
+                    format!(", and wants to be asked again in {} s", after.as_secs()).into()
+                }
+                None => missing_hint(url, studio).into(),
+            };
             return Err(MediaError::Status {
                 url: name(),
                 status: status.as_u16(),
-                hint: missing_hint(url, studio),
+                hint,
             });
         }
         let limit = self.config.max_bytes;
@@ -306,6 +340,9 @@ impl Fetcher {
             etag: validator(ETAG),
             last_modified: validator(LAST_MODIFIED),
         };
+        let told = response.content_length();
+        let told = told.and_then(|length| usize::try_from(length).ok());
+        let mut memory = self.memory(told.unwrap_or(limit), name).await?;
         let mut bytes = vec![];
         while let Some(chunk) = response.chunk().await.map_err(|e| failed(e, url, studio))? {
             if bytes.len() + chunk.len() > limit {
@@ -313,7 +350,24 @@ impl Fetcher {
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok(Answer::Bytes { bytes, validators })
+        memory.shrink_to(bytes.len());
+        Ok(Answer::File(ImageFile {
+            bytes,
+            validators,
+            _memory: memory,
+        }))
+    }
+
+    /// Memory for the file of an image, of which no more than the limit is read.
+    async fn memory(
+        &self,
+        bytes: usize,
+        url: impl FnOnce() -> String,
+    ) -> Result<Reservation, MediaError> {
+        let bytes = bytes.min(self.config.max_bytes);
+        let memory = self.budget.reserve(Purpose::File, bytes, MEMORY_PATIENCE);
+        let memory = memory.await;
+        memory.map_err(|source| MediaError::Memory { url: url(), source })
     }
 }
 
@@ -357,49 +411,91 @@ fn failed(error: reqwest::Error, url: &Url, studio: &LabelStudio) -> MediaError 
     }
 }
 
-/// Reads a local file. It was looked at by its name before, and could be another one by now: what counts is the file that
-/// is open.
-fn read_file(
+/// What a local file is called in messages.
+fn local_file(name: &str) -> String {
+    format!("the local file {name}")
+}
+
+/// Reads, off the async threads.
+async fn on_thread<T: Send + 'static>(
+    name: &str,
+    read: impl FnOnce() -> Result<T, MediaError> + Send + 'static,
+) -> Result<T, MediaError> {
+    let read = tokio::task::spawn_blocking(read).await;
+    read.unwrap_or_else(|error| {
+        Err(MediaError::Unreachable {
+            url: name.to_owned(),
+            reason: error.to_string(),
+        })
+    })
+}
+
+/// A local file that is open for reading.
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    name: String,
+    length: usize,
+    validators: Validators,
+}
+
+/// Opens a local file, unless it is as it was. It was looked at by its name before, and could be another one by now: what
+/// counts is the file that is open.
+fn open_file(
     path: &Path,
     root: &Path,
     name: String,
     limit: u64,
     known: &Validators,
-) -> Result<Answer, MediaError> {
-    let shown = format!("the local file {name}");
-    let unreadable = |reason: String| MediaError::Unreachable {
-        url: shown.clone(),
-        reason: format!("{reason} (LOCAL_FILES_DOCUMENT_ROOT)"),
-    };
-    let failed = |error: std::io::Error| unreadable(error.to_string());
+) -> Result<Option<OpenFile>, MediaError> {
+    let failed = |error: std::io::Error| unreadable(&name, &error.to_string());
     let file = open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
-        return Err(unreadable("it is not a file".to_owned()));
+        return Err(unreadable(&name, "it is not a file"));
     }
     let (real, real_root) = (path.canonicalize(), root.canonicalize());
     let (real, real_root) = (real.map_err(failed)?, real_root.map_err(failed)?);
     if !real.starts_with(real_root) || !is_same(&metadata, &real) {
         return Err(LocationError::Outside(name).into());
     }
-    let too_large = || MediaError::TooLarge {
-        url: shown.clone(),
-        limit: limit as usize,
-    };
     if metadata.len() > limit {
-        return Err(too_large());
+        return Err(MediaError::TooLarge {
+            url: local_file(&name),
+            limit: limit as usize,
+        });
     }
     let validators = Validators::of_file(&metadata);
-    if !known.are_none() && *known == validators {
-        return Ok(Answer::Same);
+    let is_same = !known.are_none() && *known == validators;
+    Ok((!is_same).then_some(OpenFile {
+        file,
+        name,
+        length: metadata.len() as usize,
+        validators,
+    }))
+}
+
+impl OpenFile {
+    /// Its bytes. It may have grown since it was opened.
+    fn read(self, limit: usize) -> Result<(Vec<u8>, Validators), MediaError> {
+        let mut bytes = Vec::with_capacity(self.length);
+        let read = self.file.take(limit as u64 + 1).read_to_end(&mut bytes);
+        let read = read.map_err(|error| unreadable(&self.name, &error.to_string()))?;
+        if read > limit {
+            return Err(MediaError::TooLarge {
+                url: local_file(&self.name),
+                limit,
+            });
+        }
+        Ok((bytes, self.validators))
     }
-    // it may grow while it is read
-    let mut bytes = Vec::with_capacity(metadata.len() as usize);
-    let read = file.take(limit + 1).read_to_end(&mut bytes);
-    if read.map_err(failed)? as u64 > limit {
-        return Err(too_large());
+}
+
+fn unreadable(name: &str, reason: &str) -> MediaError {
+    MediaError::Unreachable {
+        url: local_file(name),
+        reason: format!("{reason} (LOCAL_FILES_DOCUMENT_ROOT)"),
     }
-    Ok(Answer::Bytes { bytes, validators })
 }
 
 /// Opens what may be no file, without waiting for a writer to it.
@@ -442,9 +538,10 @@ mod tests {
         std::fs::write(&secret, "secret").unwrap();
         let read = |limit| {
             let known = Validators::default();
-            read_file(&file, &root, "a.png".to_owned(), limit, &known)
+            let file = open_file(&file, &root, "a.png".to_owned(), limit, &known)?;
+            file.expect("there is nothing known").read(limit as usize)
         };
-        assert!(matches!(read(7), Ok(Answer::Bytes { bytes, .. }) if bytes == b"picture"));
+        assert!(matches!(read(7), Ok((bytes, _)) if bytes == b"picture"));
         assert!(matches!(read(6), Err(MediaError::TooLarge { .. })));
         #[cfg(unix)]
         {

@@ -60,15 +60,36 @@ pub fn check_literal(url: &Url) -> Result<(), PrivateHost> {
     }
 }
 
-/// Resolves names to public addresses only: what is connected to is what was checked.
+/// Resolves names to public addresses only: what is connected to is what was checked. A name that is resolved again is
+/// checked again.
 #[derive(Debug, Clone, Copy)]
-pub struct PublicOnly;
+pub struct PublicOnly<L = System>(L);
 
-impl Resolve for PublicOnly {
+/// Looks up the addresses of a host.
+trait Lookup: Clone + Send + Sync + 'static {
+    fn addresses(
+        &self,
+        host: &str,
+    ) -> impl Future<Output = std::io::Result<Vec<SocketAddr>>> + Send;
+}
+
+/// The system's resolver.
+#[derive(Debug, Clone, Copy)]
+pub struct System;
+
+impl Lookup for System {
+    async fn addresses(&self, host: &str) -> std::io::Result<Vec<SocketAddr>> {
+        Ok(tokio::net::lookup_host((host, 0)).await?.collect())
+    }
+}
+
+#[allow(private_bounds)]
+impl<L: Lookup> Resolve for PublicOnly<L> {
     fn resolve(&self, name: Name) -> Resolving {
+        let lookup = self.0.clone();
         Box::pin(async move {
             let host = name.as_str();
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((host, 0)).await?.collect();
+            let found = lookup.addresses(host).await?;
             let (public, private): (Vec<_>, Vec<_>) =
                 found.into_iter().partition(|a| is_public(a.ip()));
             if public.is_empty() && !private.is_empty() {
@@ -85,7 +106,7 @@ impl Resolve for PublicOnly {
 impl PublicOnly {
     /// For a client's builder.
     pub fn shared() -> Arc<Self> {
-        Arc::new(Self)
+        Arc::new(Self(System))
     }
 }
 
@@ -137,6 +158,9 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -189,6 +213,59 @@ mod tests {
         }
         assert!(check_literal(&Url::parse("http://8.8.8.8/x").unwrap()).is_ok());
         assert!(check_literal(&Url::parse("http://localhost/x").unwrap()).is_ok());
+    }
+
+    /// Another answer each time, as of a name that is pointed elsewhere between two looks at it.
+    #[derive(Clone, Default)]
+    struct Rebound(Arc<AtomicUsize>);
+
+    impl Lookup for Rebound {
+        async fn addresses(&self, _: &str) -> std::io::Result<Vec<SocketAddr>> {
+            let answers: [&[&str]; 4] = [
+                &["8.8.8.8:0", "127.0.0.1:0", "[::1]:0"],
+                &["127.0.0.1:0"],
+                &["[fe80::1]:0", "10.0.0.1:0"],
+                &[],
+            ];
+            let answer = answers[self.0.fetch_add(1, Ordering::SeqCst) % answers.len()];
+            Ok(answer
+                .iter()
+                .map(|address| address.parse().unwrap())
+                .collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_connected_to_is_what_was_checked() {
+        let resolver = PublicOnly(Rebound::default());
+        let look = async || resolver.resolve("name.example".parse().unwrap()).await;
+        let public: Vec<SocketAddr> = look().await.unwrap().collect();
+        assert_eq!(public, ["8.8.8.8:0".parse().unwrap()]);
+        for _ in 0..2 {
+            let error = look().await.err().unwrap();
+            assert!(error.downcast_ref::<PrivateHost>().is_some(), "{error}");
+        }
+        assert_eq!(look().await.unwrap().count(), 0);
+
+        // a client asks the resolver for each connection, and connects to nothing else
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let rebound = Rebound(Arc::new(AtomicUsize::new(1)));
+        let client = crate::outgoing::client().no_proxy();
+        let client = client
+            .dns_resolver(Arc::new(PublicOnly(rebound)))
+            .build()
+            .unwrap();
+        for _ in 0..2 {
+            let sent = client
+                .get(format!("http://name.example:{port}/"))
+                .send()
+                .await;
+            let text = crate::outgoing::causes(&sent.unwrap_err());
+            assert!(text.contains("private address"), "{text}");
+        }
+        let accepted = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
+        assert!(accepted.is_err(), "it was connected to");
     }
 
     #[test]

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use image::RgbImage;
 use ring::digest::{SHA256, digest};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use secrecy::ExposeSecret;
 
 use super::decode::{DecodeError, decode, dimensions};
 use super::fetch::{Answer, Validators};
 use super::hosts::Hosts;
 use super::{Fetcher, ImageRequest, Location, MediaError};
+use crate::budget::{Budget, Purpose, Reservation};
 use crate::geometry::ImageSize;
 use crate::store::{Kept, Usage};
 
@@ -52,8 +53,6 @@ pub struct ImageLimits {
     pub fetches: usize,
     /// Fetched at a time from one host: one that does not answer must not keep others waiting.
     pub fetches_of_host: usize,
-    /// Bytes of decoded images that requests may hold; one image is always let in.
-    pub decoded_bytes: usize,
     /// Bytes of decoded images that are kept for the next request.
     pub kept_bytes: u64,
     /// How long what lies at a URL is believed to be what was there before, without asking.
@@ -65,7 +64,6 @@ impl Default for ImageLimits {
         Self {
             fetches: 32,
             fetches_of_host: 6,
-            decoded_bytes: 1 << 30,
             kept_bytes: 64 << 20,
             fresh: Duration::from_secs(60),
         }
@@ -80,12 +78,10 @@ pub struct Images {
     places: Kept<Place, Arc<Found>>,
     pixels: Kept<Digest, Pixels>,
     hosts: Arc<Hosts>,
-    /// Units of [`UNIT`] bytes.
-    decoded: Arc<Semaphore>,
 }
 
-/// Decoded bytes that one permit stands for.
-const UNIT: usize = 64 << 10;
+/// How long the pixels of an image may wait for memory.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where an image was looked for, and by whom: a cloud URI means what it means to its task's storage.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -107,11 +103,12 @@ struct Found {
     seen: Mutex<Instant>,
 }
 
-/// Decoded pixels, and the room they were given.
+/// Decoded pixels, and the memory that they take.
 #[derive(Debug, Clone)]
 pub struct Pixels {
     image: Arc<RgbImage>,
-    _room: Option<Arc<OwnedSemaphorePermit>>,
+    /// What is kept for the next request counts there, and takes nothing from what requests share.
+    _memory: Option<Arc<Reservation>>,
 }
 
 impl std::ops::Deref for Pixels {
@@ -185,7 +182,6 @@ impl Images {
             places: Kept::new(PLACES_BYTES, UNUSED, |_| PLACE_BYTES),
             pixels: Kept::new(limits.kept_bytes, UNUSED, weigh),
             hosts: Arc::new(Hosts::new(limits)),
-            decoded: Arc::new(Semaphore::new(limits.decoded_bytes.div_ceil(UNIT))),
         }
     }
 
@@ -224,7 +220,7 @@ impl Images {
             task: request.task,
             url: request.value.to_owned(),
             login: request.login.map(|(user, password)| {
-                Digest::of(format!("{user}\0{}", password.reveal()).as_bytes())
+                Digest::of(format!("{user}\0{}", password.expose_secret()).as_bytes())
             }),
         };
         let known = self.places.get(&place).await;
@@ -271,23 +267,27 @@ impl Images {
         let turn = self.hosts.enter(location.host()).await;
         let answer = self.fetcher.bytes(location, request, known).await?;
         drop(turn);
-        let Answer::Bytes { bytes, validators } = answer else {
+        let Answer::File(file) = answer else {
             return Ok(Fetched::Same);
         };
-        let (max_pixels, limit) = (self.fetcher.config.max_pixels, self.limits.decoded_bytes);
+        let max_pixels = self.fetcher.config.max_pixels;
         // a file says how large its picture is before it is decoded
-        let decoded = dimensions(&bytes).map_or(0, |(width, height)| {
+        let decoded = dimensions(&file.bytes).map_or(0, |(width, height)| {
             3 * (width as usize)
                 .saturating_mul(height as usize)
                 .min(max_pixels)
         });
-        let units = u32::try_from(decoded.min(limit).div_ceil(UNIT)).unwrap_or(u32::MAX);
-        // the semaphore is never closed
-        let room = self.decoded.clone().acquire_many_owned(units).await.ok();
+        let budget = &self.fetcher.budget;
+        let memory = budget.reserve(Purpose::Pixels, decoded, MEMORY_PATIENCE);
+        let memory = match memory.await {
+            Ok(memory) => memory,
+            Err(source) => return Err(MediaError::Memory { url: name, source }),
+        };
+        let validators = file.validators.clone();
         // decoding computes: not on the async threads
         let read = move || {
-            let digest = Digest::of(&bytes);
-            decode(&bytes, max_pixels).map(|image| (digest, image))
+            let digest = Digest::of(&file.bytes);
+            decode(&file.bytes, max_pixels).map(|image| (digest, image))
         };
         let decoded = tokio::task::spawn_blocking(read).await;
         let (digest, image) = match decoded {
@@ -298,20 +298,24 @@ impl Images {
             }
         };
         let image = Arc::new(image);
-        // what is kept is counted in the store: the room that requests share is given back with the request
         let kept = Pixels {
             image: image.clone(),
-            _room: None,
+            _memory: None,
         };
         self.pixels.keep(digest, kept).await;
         Ok(Fetched::New {
             digest,
             pixels: Pixels {
                 image,
-                _room: room.map(Arc::new),
+                _memory: Some(Arc::new(memory)),
             },
             validators,
         })
+    }
+
+    /// The memory that requests share.
+    pub fn budget(&self) -> &Budget {
+        &self.fetcher.budget
     }
 
     /// What is kept: of places, of pixels.
@@ -397,14 +401,15 @@ mod tests {
     }
 
     fn images(limits: ImageLimits, local_files: Option<std::path::PathBuf>) -> Images {
-        let fetcher = Fetcher::new(FetcherConfig {
+        let config = FetcherConfig {
             timeout: Duration::from_secs(20),
             max_bytes: 1 << 20,
             max_pixels: 1 << 20,
             allowed_hosts: AllowedHosts::parse("127.0.0.1"),
             local_files,
-        });
-        Images::new(fetcher.unwrap(), limits)
+        };
+        let fetcher = Fetcher::new(config, Budget::new(64 << 20)).unwrap();
+        Images::new(fetcher, limits)
     }
 
     fn request<'a>(value: &'a str, label_studio: &'a LabelStudio) -> ImageRequest<'a> {

@@ -8,6 +8,8 @@ mod images;
 mod location;
 mod orientation;
 
+use std::borrow::Cow;
+
 use image::RgbImage;
 
 pub use decode::{DecodeError, decode};
@@ -17,6 +19,7 @@ pub use location::{Location, LocationError, Surroundings, locate};
 
 use self::fetch::Answer;
 use self::guard::PrivateHost;
+use crate::budget::OutOfMemory;
 use crate::label_studio::TokenError;
 
 /// Why a task's image cannot be had; every message names the URL, without secrets.
@@ -49,7 +52,7 @@ pub enum MediaError {
     Status {
         url: String,
         status: u16,
-        hint: &'static str,
+        hint: Cow<'static, str>,
     },
     /// More bytes than allowed.
     #[error("{url} has more than the {limit} bytes that an image may have (MAX_IMAGE_BYTES)")]
@@ -58,6 +61,10 @@ pub enum MediaError {
     /// Another image than a moment ago.
     #[error("{0} has changed while it was worked on: ask again")]
     Changed(String),
+    /// Other requests use the memory that there is for all.
+    #[error("{url}: {source}")]
+    #[allow(missing_docs)]
+    Memory { url: String, source: OutOfMemory },
     /// Bytes that are no image.
     #[error("{url}: {source}")]
     #[allow(missing_docs)]
@@ -85,12 +92,12 @@ impl Fetcher {
     pub async fn load(&self, request: ImageRequest<'_>) -> Result<RgbImage, MediaError> {
         let location = self.locate(request)?;
         let name = location.describe(request.label_studio);
-        let Answer::Bytes { bytes, .. } = self.bytes(location, request, None).await? else {
+        let Answer::File(file) = self.bytes(location, request, None).await? else {
             return Err(MediaError::Changed(name));
         };
         let max_pixels = self.config.max_pixels;
         // decoding computes: not on the async threads
-        let decoded = tokio::task::spawn_blocking(move || decode(&bytes, max_pixels)).await;
+        let decoded = tokio::task::spawn_blocking(move || decode(&file.bytes, max_pixels)).await;
         match decoded {
             Ok(Ok(image)) => Ok(image),
             Ok(Err(source)) => Err(MediaError::Decode { url: name, source }),

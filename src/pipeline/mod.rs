@@ -44,6 +44,18 @@ pub struct Prediction {
     pub objects: Vec<DetectedObject>,
 }
 
+impl Prediction {
+    /// About the bytes of memory that it takes; nearly all of them are masks.
+    pub fn bytes(&self) -> usize {
+        let masks = self
+            .objects
+            .iter()
+            .filter_map(|object| object.mask.as_ref());
+        let masks: usize = masks.map(|scored| scored.bytes()).sum();
+        masks + size_of_val(self.objects.as_slice())
+    }
+}
+
 /// How long the models took for a prediction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ModelTimes {

@@ -151,9 +151,7 @@ impl Stages {
             queries: Kept::new(share(10), UNUSED, |queries: &Arc<Queries>| queries.bytes()),
             embeddings: Kept::new(share(32), UNUSED, EncodedImage::bytes),
             warm,
-            masks: Kept::new(share(10), UNUSED, |mask: &Arc<ScoredMask>| {
-                256 + size_of_val(mask.mask.runs())
-            }),
+            masks: Kept::new(share(10), UNUSED, |mask: &Arc<ScoredMask>| mask.bytes()),
         }
     }
 
@@ -468,6 +466,8 @@ impl Stages {
 pub async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, StageError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    // what it logs belongs to the same request
+    let span = tracing::Span::current();
+    let done = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
     done.map_err(|_| StageError::Step(StepError::Panicked))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::{Semaphore, mpsc};
+use tracing::Instrument;
 
 use super::interaction::numbers;
 use super::project::{Origin, View};
@@ -12,6 +13,7 @@ use super::{
     BATCH_AT_ONCE, PreannotationError, Preannotator, Search, Task, TaskPrediction,
     needs_region_control,
 };
+use crate::budget::Reservation;
 use crate::geometry::ImageSize;
 use crate::labeling::{ControlKind, ImageTag, Label, LabelingConfig, LabelingError};
 use crate::pipeline::scheduler::Urgency;
@@ -148,30 +150,29 @@ impl Preannotator {
         if let Some(region) = plan.shown_prompt(&result) {
             result.insert(0, region);
         }
-        Ok(TaskPrediction {
-            result,
-            score: mean(scores),
-            model_version: plan.view.version.clone(),
-        })
+        Ok(self.answer(result, mean(scores), plan.view.version.clone()))
     }
 
     /// Predicts tasks until the time is up: one outcome per task, in their order. What is left by then goes
-    /// on, so that asking again finds it made.
+    /// on, so that asking again finds it made. `memory` is what the tasks take, and is given back after the last one.
     pub async fn predict_until(
         self: &Arc<Self>,
         plan: BatchPlan,
         tasks: Vec<Task>,
+        memory: Reservation,
         time_is_up: impl Future<Output = ()>,
     ) -> Vec<Outcome> {
         let total = tasks.len();
         let (sender, mut made) = mpsc::unbounded_channel();
         let this = self.clone();
-        tokio::spawn(async move {
+        let going_on = async move {
+            let _memory = memory;
             let (this, plan) = (&this, &plan);
             let work = tasks.into_iter().enumerate().map(|(i, task)| async move {
-                let predicted = this.predict(plan, &task).await;
+                let span = task.span();
+                let predicted = this.predict(plan, &task).instrument(span.clone()).await;
                 if let Err(error) = &predicted {
-                    tracing::error!(task = task.id, "{error}");
+                    span.in_scope(|| tracing::error!("{error}"));
                     this.metrics().failed();
                 }
                 (i, predicted)
@@ -198,7 +199,9 @@ impl Preannotator {
                     "the rest of the batch is ready: ask again for it"
                 );
             }
-        });
+        };
+        // what it logs belongs to the request even after that was answered
+        tokio::spawn(going_on.in_current_span());
         let mut outcomes: Vec<Outcome> = (0..total).map(|_| Outcome::Later).collect();
         tokio::pin!(time_is_up);
         let mut count = 0;

@@ -15,6 +15,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
+use tracing::Span;
+use tracing::field::Empty;
 
 use self::admission::{Admission, Busy};
 pub use self::batch::{BatchPlan, Outcome};
@@ -23,8 +25,9 @@ use self::project::View;
 use self::project::settings::Numbers;
 pub use self::project::{Defaults, Origin, Projects};
 pub use self::warming::{WarmPlan, WarmingError};
+use crate::budget::{Budget, Reservation};
 use crate::labeling::{ImageTag, LabelingConfig, LabelingError, Shape};
-use crate::media::{ImageRequest, Images, MediaError, Picture};
+use crate::media::{Digest, ImageRequest, Images, MediaError, Picture};
 use crate::metrics::Metrics;
 use crate::pipeline::loading::Loading;
 use crate::pipeline::scheduler::Urgency;
@@ -58,7 +61,7 @@ pub struct Task {
 }
 
 /// What Label Studio stores or shows for a task.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct TaskPrediction {
     /// Boxes, masks, polygons.
     pub result: Vec<Region>,
@@ -66,6 +69,44 @@ pub struct TaskPrediction {
     pub score: f32,
     /// What made it.
     pub model_version: String,
+    /// The memory that it takes.
+    #[serde(skip)]
+    pub memory: Reservation,
+}
+
+impl Task {
+    /// What the log says of a task in every line about it: its number, and once they are known the prompt's hash and the
+    /// time that each stage took. The hash tells whether two lines are about the same prompt, where prompts themselves
+    /// must not be read.
+    pub fn span(&self) -> Span {
+        // of the highest level, so that it is there whatever LOG_LEVEL is
+        tracing::error_span!("task", id = self.id, prompt_hash = Empty, timings = Empty)
+    }
+
+    /// About the bytes of memory that it takes.
+    pub fn bytes(&self) -> usize {
+        let data = self
+            .data
+            .iter()
+            .map(|(key, value)| key.len() + json_bytes(value));
+        data.chain(self.regions.iter().map(json_bytes)).sum()
+    }
+}
+
+/// About the bytes of memory that a JSON value takes.
+fn json_bytes(value: &Value) -> usize {
+    let inside: usize = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(json_bytes).sum(),
+        Value::Object(fields) => {
+            let fields = fields.iter();
+            fields
+                .map(|(key, value)| size_of::<String>() + key.len() + json_bytes(value))
+                .sum()
+        }
+    };
+    size_of::<Value>() + inside
 }
 
 /// Why a task has no prediction.
@@ -110,6 +151,9 @@ struct Search {
 /// The longest prompt that may be typed or set, in bytes: thousands of words.
 const MAX_PROMPT: usize = 8 << 10;
 
+/// Digits of a prompt's hash in the log.
+const HASH: usize = 12;
+
 /// Tasks of batches that are on their way at a time: while one is computed, the next is fetched.
 const BATCH_AT_ONCE: usize = 2;
 
@@ -146,6 +190,11 @@ impl Preannotator {
         self.admission.count()
     }
 
+    /// The memory that requests share.
+    pub fn budget(&self) -> &Budget {
+        self.images.budget()
+    }
+
     /// What is counted.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -159,7 +208,7 @@ impl Preannotator {
         let kept = self.images.usage().into_iter().chain(self.stages.usage());
         let steps = self.stages.scheduler().waiting();
         self.metrics
-            .render(self.waiting(), steps, self.loading(), kept)
+            .render(self.waiting(), steps, self.loading(), self.budget(), kept)
     }
 
     /// Answers what an annotator just did in the editor.
@@ -174,15 +223,11 @@ impl Preannotator {
         context: &[Value],
     ) -> Result<TaskPrediction, PreannotationError> {
         let view = |prompt| self.projects.view(origin.clone(), config.clone(), prompt);
-        let nothing = || TaskPrediction {
-            result: vec![],
-            score: 0.0,
-            model_version: view(None).version,
-        };
+        let nothing = || self.answer(vec![], 0.0, view(None).version);
         match interaction(context, config)? {
             Interaction::Nothing => Ok(nothing()),
             Interaction::Unusable(reason) => {
-                tracing::warn!(task = task.id, "answered with nothing: {reason}");
+                tracing::warn!("answered with nothing: {reason}");
                 Ok(nothing())
             }
             Interaction::Drawing {
@@ -201,7 +246,7 @@ impl Preannotator {
                 match view.prompt {
                     Some(_) => self.look_for(view, image, task, context).await,
                     None => {
-                        tracing::info!(task = task.id, "a threshold, and no prompt was typed yet");
+                        tracing::info!("a threshold, and no prompt was typed yet");
                         Ok(nothing())
                     }
                 }
@@ -232,12 +277,19 @@ impl Preannotator {
         needs_region_control(&view.config, image)?;
         let numbers = numbers(&view.config, context, &task.regions);
         let found = self.find(&view, &search, numbers, task).await?;
-        self.projects.typed(&view.origin.project, text);
-        Ok(TaskPrediction {
-            score: found.score,
-            result: found.regions,
-            model_version: view.version,
-        })
+        self.projects.typed(&view.origin.project, text).done().await;
+        Ok(self.answer(found.regions, found.score, view.version))
+    }
+
+    /// Regions on their way out, with the memory that they take.
+    fn answer(&self, result: Vec<Region>, score: f32, model_version: String) -> TaskPrediction {
+        let bytes = result.iter().map(Region::bytes).sum();
+        TaskPrediction {
+            result,
+            score,
+            model_version,
+            memory: self.budget().count(bytes),
+        }
     }
 
     /// Looks at one image of a task.
@@ -249,6 +301,8 @@ impl Preannotator {
         task: &Task,
     ) -> Result<Regions, PreannotationError> {
         let (config, image) = (&view.config, &search.image);
+        let hash = Digest::of(search.prompt.to_string().as_bytes()).to_string();
+        Span::current().record("prompt_hash", &hash[..HASH]);
         let url = image.url(&task.data)?;
         let settings = view.settings(numbers, image);
         let mut controls = config.region_controls(image);
@@ -264,9 +318,15 @@ impl Preannotator {
             timings: &timings,
         };
         let _place = self.enter(search.urgency)?;
-        let picture = self.picture(view, task, &url).await?;
-        let prediction = self.stages.predict(&picture, &query, asker).await?;
-        self.metrics.predicted(&prediction, &timings);
+        let predicted = async {
+            let picture = self.picture(view, task, &url).await?;
+            Ok::<_, PreannotationError>(self.stages.predict(&picture, &query, asker).await?)
+        };
+        let predicted = predicted.await;
+        note(&timings);
+        let prediction = predicted?;
+        let _masks = self.budget().count(prediction.bytes());
+        self.metrics.looked_at(prediction.objects.len(), &timings);
         let style = Style {
             unlabeled: search.unlabeled,
             label_thresholds: settings.label_thresholds,
@@ -278,7 +338,6 @@ impl Preannotator {
         self.metrics.regions(made.regions.len());
         let options = &query.options;
         tracing::info!(
-            task = task.id,
             prompt = %search.prompt,
             box_threshold = %options.box_threshold,
             text_threshold = %options.text_threshold,
@@ -288,7 +347,6 @@ impl Preannotator {
             found,
             regions = made.regions.len(),
             without_label = made.dropped,
-            timings = %timings,
             "predicted"
         );
         Ok(made)
@@ -303,18 +361,12 @@ impl Preannotator {
         drawn: &[Drawn],
         label: Option<String>,
     ) -> Result<TaskPrediction, PreannotationError> {
-        let mut prediction = TaskPrediction {
-            result: vec![],
-            score: 0.0,
-            model_version: view.version.clone(),
-        };
         let mut controls = view.config.region_controls(image);
         if !controls.any(|control| control.shape != Shape::Rectangle) {
             tracing::warn!(
-                task = task.id,
                 "smart tools make masks, and the labeling config has neither <BrushLabels> nor <PolygonLabels> for them"
             );
-            return Ok(prediction);
+            return Ok(self.answer(vec![], 0.0, view.version));
         }
         let url = image.url(&task.data)?;
         let timings = Timings::default();
@@ -323,9 +375,18 @@ impl Preannotator {
             timings: &timings,
         };
         let _place = self.enter(asker.urgency)?;
-        let picture = self.picture(&view, task, &url).await?;
-        let marks = marks(drawn, picture.size);
-        let masks = self.stages.cut_out(&picture, marks, asker).await?;
+        let cut_out = async {
+            let picture = self.picture(&view, task, &url).await?;
+            let marks = marks(drawn, picture.size);
+            Ok::<_, PreannotationError>(self.stages.cut_out(&picture, marks, asker).await?)
+        };
+        let cut_out = cut_out.await;
+        note(&timings);
+        let masks = cut_out?;
+        self.metrics.looked_at(0, &timings);
+        let _masks = self
+            .budget()
+            .count(masks.iter().map(|scored| scored.bytes()).sum());
         let style = Style {
             unlabeled: Unlabeled::Keep,
             label_thresholds: None,
@@ -333,17 +394,11 @@ impl Preannotator {
         };
         let (config, image) = (view.config.clone(), image.clone());
         let make = move || cutouts(&masks, label.as_deref(), &config, &image, &style);
-        prediction.result = made(make).await?;
-        prediction.score = mean(prediction.result.iter().filter_map(|region| region.score));
-        self.metrics.regions(prediction.result.len());
-        tracing::info!(
-            task = task.id,
-            drawn = drawn.len(),
-            regions = prediction.result.len(),
-            timings = %timings,
-            "cut out"
-        );
-        Ok(prediction)
+        let regions = made(make).await?;
+        let score = mean(regions.iter().filter_map(|region| region.score));
+        self.metrics.regions(regions.len());
+        tracing::info!(drawn = drawn.len(), regions = regions.len(), "cut out");
+        Ok(self.answer(regions, score, view.version))
     }
 
     /// An annotator's request takes a place; others are bounded where they come from.
@@ -368,6 +423,11 @@ impl Preannotator {
         };
         self.images.look_up(request).await
     }
+}
+
+/// Notes where the time went, for the lines of the log that follow about the same task.
+fn note(timings: &Timings) {
+    Span::current().record("timings", tracing::field::display(timings));
 }
 
 /// Regions are made off the async threads; a panic there is no fault of the models.

@@ -81,7 +81,7 @@ impl Preannotator {
         let picture = self.picture(&plan.view, task, &url).await;
         let picture = picture.map_err(PreannotationError::from)?;
         let warmed = self.stages.warm_on_disk(&picture, asker).await?;
-        tracing::info!(task = task.id, is_new = warmed.is_new, timings = %timings, "warm");
+        tracing::info!(is_new = warmed.is_new, timings = %timings, "warm");
         Ok(warmed)
     }
 }

@@ -13,8 +13,15 @@ type Ring = Vec<[f32; 2]>;
 const SPECK: f32 = 0.02;
 
 /// The outlines of a mask's parts in pixels, the largest first, each of at least three corners; no point
-/// of the boundary is farther than `tolerance` pixels from them.
+/// of the boundary is farther than `tolerance` pixels from them. A tolerance that is not a finite number
+/// counts as 0.
 pub fn outlines(mask: &Mask, tolerance: f32) -> Vec<Ring> {
+    // thinning that left too few corners is tried again with half of the tolerance, which must end
+    let tolerance = if tolerance.is_finite() {
+        tolerance
+    } else {
+        0.0
+    };
     let (mut parts, mut holes): (Vec<Ring>, Vec<Ring>) = boundaries(mask)
         .into_iter()
         .partition(|ring| signed_area(ring) > 0.0);
@@ -283,6 +290,9 @@ mod tests {
             assert_eq!(filled(&rings, mask.size()), mask, "{rows:?} {rings:?}");
         }
         assert!(outlines(&mask(&["...", "..."]), 1.0).is_empty());
+        for tolerance in [f32::NAN, f32::INFINITY, f32::MAX] {
+            assert!(!outlines(&mask(&["##", "#."]), tolerance).is_empty());
+        }
     }
 
     #[test]

@@ -29,6 +29,13 @@ pub struct Region {
 }
 
 impl Region {
+    /// About the bytes of memory that it takes.
+    pub fn bytes(&self) -> usize {
+        let names = [&self.id, &self.from_name, &self.to_name];
+        let names: usize = names.iter().map(|name| name.len()).sum();
+        size_of::<Self>() + names + self.value.bytes()
+    }
+
     /// A region of its own, from a control of the image.
     fn new(
         from: &ControlTag,

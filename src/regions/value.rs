@@ -71,6 +71,16 @@ impl RegionValue {
         }
     }
 
+    /// About the bytes of memory that it takes apart from itself.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Rectangle { .. } => 0,
+            Self::Brush { rle, .. } => rle.len(),
+            Self::Polygon { points, .. } => size_of_val(&points[..]),
+            Self::Text(text) => text.len(),
+        }
+    }
+
     /// The name of its label.
     pub fn label(&self) -> Option<&str> {
         match self {

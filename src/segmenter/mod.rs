@@ -40,6 +40,13 @@ pub struct ScoredMask {
     pub score: f32,
 }
 
+impl ScoredMask {
+    /// About the bytes of memory that it takes.
+    pub fn bytes(&self) -> usize {
+        256 + size_of_val(self.mask.runs())
+    }
+}
+
 /// A mask as the model gives it, a quarter of its input's size, before it is scaled to the image.
 #[derive(Debug, Clone)]
 pub struct SmallMask {

@@ -54,8 +54,11 @@ impl TraceFile {
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
+        // requests and tasks wait most of their time, on many threads: what is computed for them is shown
         let is_ours = |metadata: &Metadata<'_>| {
-            metadata.is_span() && metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
+            metadata.is_span()
+                && metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
+                && !["request", "task"].contains(&metadata.name())
         };
         self.with_filter(FilterFn::new(is_ours))
     }

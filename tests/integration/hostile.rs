@@ -12,7 +12,9 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::support::{SHAPES, SHAPES_CONFIG, data_uri, get_json, post, prompt_request, state_with};
+use crate::support::{
+    SHAPES, SHAPES_CONFIG, data_uri, get_json, post, prompt_request, repository, state_with,
+};
 
 fn app() -> axum::Router {
     router(state_with(&["--max-body-bytes", "2000000"]))
@@ -73,12 +75,102 @@ async fn bodies_are_bounded_before_they_are_read() {
         .body(Body::from(bomb));
     let (status, _) = answer(&app, bomb.unwrap()).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    // even where it fits, it may not become hundreds of times what was sent
+    let bomb = gzip(&vec![b' '; 1_900_000]);
+    let bomb = request()
+        .header("content-encoding", "gzip")
+        .body(Body::from(bomb));
+    let (status, error) = answer(&app, bomb.unwrap()).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(error.contains("Content-Encoding"), "{error}");
     // what is packed and of a usual size goes through
     let usual = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle").to_string();
     let usual = request()
         .header("content-encoding", "gzip")
         .body(gzip(usual.as_bytes()).into());
     assert_eq!(answer(&app, usual.unwrap()).await.0, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_wait_for_memory_and_small_ones_do_not() {
+    let state = state_with(&["--request-bytes", "4000000"]);
+    let budget = state.preannotator.budget().clone();
+    let app = router(state);
+    let request = |length: usize| {
+        let request = Request::post("/predict").header("content-type", "application/json");
+        request.header("content-length", length)
+    };
+    // a client that sends a little now and then keeps nearly the quarter that bodies may take
+    let slow = futures_util::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        Some((Ok::<_, std::io::Error>(vec![b' '; 10]), ()))
+    });
+    let slow = request(950_000).body(Body::from_stream(slow)).unwrap();
+    let slow = tokio::spawn(app.clone().oneshot(slow));
+    tokio::task::yield_now().await;
+    assert_eq!(budget.used(), 950_000);
+
+    let large = request(100_000)
+        .body(Body::from(vec![b' '; 100_000]))
+        .unwrap();
+    let large = app.clone().oneshot(large).await.unwrap();
+    assert_eq!(large.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(large.headers()["retry-after"], "5");
+    let text = large.into_body().collect().await.unwrap().to_bytes();
+    let text = String::from_utf8_lossy(&text);
+    assert!(
+        text.contains("REQUEST_BYTES") && text.contains("100000 bytes"),
+        "{text}"
+    );
+    let small = request(10).body(Body::from(vec![b' '; 10])).unwrap();
+    let small = app.clone().oneshot(small).await.unwrap();
+    assert_eq!(small.status(), StatusCode::BAD_REQUEST);
+
+    // 120 s are too long for a body, whatever comes
+    let slow = slow.await.unwrap().unwrap();
+    assert_eq!(slow.status(), StatusCode::REQUEST_TIMEOUT);
+    assert_eq!(budget.used(), 0);
+}
+
+#[tokio::test]
+async fn what_requests_take_is_counted_and_given_back() {
+    let state = state_with(&[]);
+    let budget = state.preannotator.budget().clone();
+    let app = router(state);
+    let request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle");
+    let request_line = Request::post("/predict").header("content-type", "application/json");
+    let request = request_line.body(Body::from(request.to_string())).unwrap();
+    let response = app.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    // the answer counts until it was sent, and the body, the file and the pixels have counted before
+    let before = budget.used();
+    assert!(before > 100, "{before}");
+    assert!(budget.peak() > 3 * 640 * 480, "{}", budget.peak());
+    let answer = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(before >= answer.len(), "{before}");
+    drop(answer);
+    assert_eq!(budget.used(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_waits_for_memory_and_is_refused_with_the_reason() {
+    let folder = repository("examples/images");
+    let flags = ["--request-bytes", "2000000"];
+    let files = ["--local-files-document-root", folder.to_str().unwrap()];
+    let state = state_with(&[flags, files].concat());
+    let held = state.preannotator.budget().count(1_900_000);
+    let app = router(state);
+    let image = "/data/local-files/?d=shapes.png";
+    let body = prompt_request(SHAPES_CONFIG, image, "red circle").to_string();
+    let request = Request::post("/predict").header("content-type", "application/json");
+    let request = request.header("content-length", body.len());
+    let (status, error) = answer(&app, request.body(body.into()).unwrap()).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{error}");
+    assert!(
+        error.contains("REQUEST_BYTES") && error.contains("shapes.png"),
+        "{error}"
+    );
+    drop(held);
 }
 
 #[tokio::test]

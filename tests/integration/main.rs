@@ -7,6 +7,7 @@
     missing_docs
 )]
 
+mod addresses;
 mod annotate;
 mod batch;
 mod bench;
@@ -14,12 +15,15 @@ mod checkpoints;
 mod cli;
 mod contract;
 mod deploy;
+mod faults;
 mod hostile;
 mod hub;
 mod labeling;
 mod layering;
 mod media;
 mod predict;
+mod process;
+mod secrets;
 mod security;
 mod selftest;
 mod server;

@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::{repository, sources};
 
 /// Files below `src/` and the reason for their `unsafe`. `unsafe_code` is denied in both packages; these files allow it.
-const INVENTORY: [(&str, &str); 18] = [
+const INVENTORY: [(&str, &str); 17] = [
     (
         "main.rs",
         "starts the compute threads while no other thread exists, which `threads::start` requires",
@@ -69,10 +69,6 @@ const INVENTORY: [(&str, &str); 18] = [
     (
         "models/ops/kernels/words.rs",
         "the same inner loop per number format, with instructions that were detected at run time",
-    ),
-    (
-        "models/weights/tensor_file.rs",
-        "maps a file of weights into memory, which is sound while nobody changes the file",
     ),
     (
         "threads.rs",

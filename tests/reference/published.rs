@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, IndexOp, Tensor};
 use clap::Parser;
+use groundling::budget::Budget;
 use groundling::checkpoints::hub::Watcher;
 use groundling::checkpoints::{Locator, Role};
 use groundling::config::ModelArgs;
@@ -61,14 +62,15 @@ fn checkpoint(role: Role, name: &str) -> Checkpoint {
 }
 
 fn picture(url: &str) -> RgbImage {
-    let fetcher = Fetcher::new(FetcherConfig {
+    let config = FetcherConfig {
         timeout: Duration::from_secs(60),
         max_bytes: 1 << 26,
         max_pixels: 1 << 26,
         // a mirror of the hub may be near
         allowed_hosts: AllowedHosts::parse("*"),
         local_files: None,
-    });
+    };
+    let fetcher = Fetcher::new(config, Budget::new(1 << 30));
     let request = ImageRequest {
         value: url,
         label_studio: &LabelStudio::new(None, None).unwrap(),

@@ -5,6 +5,7 @@ mod layout;
 mod names;
 mod opened;
 mod pickle;
+mod safetensors_file;
 mod sam_names;
 mod tensor_file;
 mod torch_file;

@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use candle_core::safetensors::{MmapedSafetensors, SliceSafetensors};
+use candle_core::safetensors::SliceSafetensors;
 use candle_core::{Device, Tensor};
 
 use super::first_line;
+use super::safetensors_file::SafetensorsFile;
 use super::torch_file::TorchFile;
 
 /// An open file of tensors.
@@ -18,7 +19,7 @@ pub(super) struct TensorFile {
 }
 
 enum Reader {
-    Mapped(MmapedSafetensors),
+    Safetensors(SafetensorsFile),
     Slice(SliceSafetensors<'static>),
     Torch(TorchFile),
 }
@@ -43,11 +44,10 @@ impl TensorFile {
                 })
             }
             [_, _, _, _, _, _, _, _, b'{'] => {
-                let file = map_safetensors(path).map_err(damaged)?;
-                let tensors = file.tensors().into_iter();
+                let file = SafetensorsFile::open(path).map_err(|reason| damaged(&reason))?;
                 Ok(Self {
-                    shapes: tensors.map(|(n, t)| (n, t.shape().to_vec())).collect(),
-                    reader: Reader::Mapped(file),
+                    shapes: file.tensors().map(|(n, t)| (n, t.shape.clone())).collect(),
+                    reader: Reader::Safetensors(file),
                 })
             }
             [0x80, _, ..] => Err(
@@ -67,7 +67,7 @@ impl TensorFile {
     /// # Errors
     /// If they are not safetensors.
     pub(super) fn of_slice(bytes: &'static [u8]) -> Result<Self, String> {
-        let file = SliceSafetensors::new(bytes).map_err(damaged)?;
+        let file = SliceSafetensors::new(bytes).map_err(|error| damaged(&first_line(&error)))?;
         let tensors = file.tensors().into_iter();
         Ok(Self {
             shapes: tensors.map(|(n, t)| (n, t.shape().to_vec())).collect(),
@@ -83,7 +83,7 @@ impl TensorFile {
     /// A tensor, on the CPU if the format has no better way.
     pub(super) fn read(&self, name: &str, device: &Device) -> candle_core::Result<Tensor> {
         match &self.reader {
-            Reader::Mapped(file) => file.load(name, device),
+            Reader::Safetensors(file) => file.read(name, device),
             Reader::Slice(file) => file.load(name, device),
             Reader::Torch(file) => {
                 file.read(name)?
@@ -95,16 +95,6 @@ impl TensorFile {
     }
 }
 
-fn damaged(error: candle_core::Error) -> String {
-    format!(
-        "it is damaged or truncated ({}): fetch it again (`groundling download`)",
-        first_line(&error)
-    )
-}
-
-#[allow(unsafe_code)]
-fn map_safetensors(path: &Path) -> candle_core::Result<MmapedSafetensors> {
-    // SAFETY: the map is read while the model loads and not kept after; a file that is changed in
-    // these seconds gives wrong weights, as it would for any reader.
-    unsafe { MmapedSafetensors::new(path) }
+fn damaged(reason: &str) -> String {
+    format!("it is damaged or truncated ({reason}): fetch it again (`groundling download`)")
 }

@@ -2,13 +2,15 @@
 //!
 //! A file that is damaged is put aside, and one of an older version is brought up to date, with a copy of it kept.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use super::settings::ProjectSettings;
 
@@ -31,6 +33,14 @@ pub(super) enum Change {
     },
     /// It is remembered no more.
     Forget { project: String },
+}
+
+/// A change on its way to the file.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) change: Change,
+    /// Told when it is in the file.
+    pub(super) written: oneshot::Sender<()>,
 }
 
 /// The name of the file in `MODEL_DIR`.
@@ -143,24 +153,65 @@ fn put_aside(file: &Path) {
     }
 }
 
-/// Writes changes as they come, until every handle of the memory is gone.
-pub(super) fn write_all(file: &Path, changes: &mpsc::Receiver<Change>) {
-    let mut connection = None;
-    while let Ok(change) = changes.recv() {
-        let mut written = write(file, &mut connection, &change);
-        if let Err(error) = &written
-            && error.downcast_ref().is_some_and(is_damaged)
-        {
-            connection = None;
-            put_aside(file);
-            written = write(file, &mut connection, &change);
+/// Changes that could not be written and are kept for another try; beyond these the oldest is given up.
+const MOST_WAITING: usize = 10_000;
+/// After this time what could not be written is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Writes changes as they come, until every handle of the memory is gone. What cannot be written, as on a full disk, is
+/// tried again, in its order.
+pub(super) fn write_all(file: &Path, orders: &mpsc::Receiver<Order>) {
+    let (mut connection, mut waiting) = (None, VecDeque::new());
+    loop {
+        let order = match waiting.is_empty() {
+            true => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => orders.recv_timeout(AGAIN),
+        };
+        let is_last = match order {
+            Ok(order) => {
+                waiting.push_back(order);
+                false
+            }
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => true,
+        };
+        while let Some(Order { change, written }) = waiting.pop_front() {
+            match write_or_begin_anew(file, &mut connection, &change) {
+                // nobody needs to wait for it
+                Ok(()) => drop(written.send(())),
+                Err(error) => {
+                    let name = file.display();
+                    tracing::warn!(file = %name, %error, "a prompt is not written yet: it would be forgotten at the next start");
+                    connection = None;
+                    waiting.push_front(Order { change, written });
+                    break;
+                }
+            }
         }
-        if let Err(error) = written {
-            let name = file.display();
-            tracing::warn!(file = %name, %error, "the prompt will be forgotten at the next start");
-            connection = None;
+        if waiting.len() > MOST_WAITING {
+            waiting.pop_front();
+        }
+        if is_last {
+            return;
         }
     }
+}
+
+/// Writes a change; a file that turns out to be damaged is put aside, and a new one is begun.
+fn write_or_begin_anew(
+    file: &Path,
+    connection: &mut Option<Connection>,
+    change: &Change,
+) -> anyhow::Result<()> {
+    let written = write(file, connection, change);
+    if let Err(error) = &written
+        && error.downcast_ref().is_some_and(is_damaged)
+    {
+        *connection = None;
+        put_aside(file);
+        return write(file, connection, change);
+    }
+    written
 }
 
 fn write(file: &Path, connection: &mut Option<Connection>, change: &Change) -> anyhow::Result<()> {
@@ -186,18 +237,21 @@ fn write(file: &Path, connection: &mut Option<Connection>, change: &Change) -> a
             return Ok(());
         }
     };
-    open.execute(
+    // all of it or nothing, whenever the process is killed
+    let transaction = open.transaction()?;
+    transaction.execute(
         "INSERT INTO projects (project, updated_at) VALUES (?1, unixepoch())
          ON CONFLICT (project) DO UPDATE SET updated_at = excluded.updated_at",
         [project],
     )?;
     if let Some(prompt) = prompt {
         let update = "UPDATE projects SET prompt = ?2 WHERE project = ?1";
-        open.execute(update, params![project, prompt])?;
+        transaction.execute(update, params![project, prompt])?;
     }
     if let Some(extra_params) = extra_params {
         let update = "UPDATE projects SET extra_params = ?2 WHERE project = ?1";
-        open.execute(update, params![project, extra_params])?;
+        transaction.execute(update, params![project, extra_params])?;
     }
+    transaction.commit()?;
     Ok(())
 }

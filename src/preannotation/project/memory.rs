@@ -6,11 +6,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 pub use super::file::FILE;
-use super::file::{Change, Row, load, peek, write_all};
+use super::file::{Change, Order, Row, load, peek, write_all};
 use super::settings::ProjectSettings;
 use crate::label_studio::LabelStudio;
 
@@ -44,7 +46,26 @@ pub struct ProjectMemory {
     projects: Arc<Mutex<HashMap<String, Remembered>>>,
     most: usize,
     /// `None` where nothing is written.
-    writer: Option<mpsc::Sender<Change>>,
+    writer: Option<mpsc::Sender<Order>>,
+}
+
+/// A change that is being written to the file.
+#[derive(Debug, Default)]
+pub struct Writing(Option<oneshot::Receiver<()>>);
+
+/// How long an answer waits for what was typed to be in the file. A disk takes milliseconds; one that is full, or a file
+/// that another process has locked, is no reason to keep an annotator waiting.
+const WRITING: Duration = Duration::from_secs(1);
+
+impl Writing {
+    /// Waits until the change is in the file, as long as that takes a usual time: what was answered survives whatever
+    /// happens to the process then.
+    pub async fn done(self) {
+        if let Some(written) = self.0 {
+            // failures are in the log
+            let _ = tokio::time::timeout(WRITING, written).await;
+        }
+    }
 }
 
 /// Projects that are remembered; whoever can send `/setup` could make up any number. For a new one that which was not
@@ -100,19 +121,24 @@ impl ProjectMemory {
     }
 
     /// Remembers what an annotator asked for.
-    pub fn remember_prompt(&self, project: &str, prompt: &str) {
+    pub fn remember_prompt(&self, project: &str, prompt: &str) -> Writing {
         self.change(project, |remembered| {
             if remembered.typed.as_deref() == Some(prompt) {
                 return None;
             }
             remembered.typed = Some(prompt.to_owned());
             Some((Some(remembered.typed.clone()), None))
-        });
+        })
     }
 
     /// Takes in a `/setup`. A prompt in `extra_params` counts as long as it is there, whatever annotators type
     /// meanwhile; setting "" forgets what they typed.
-    pub fn remember_setup(&self, project: &str, extra_params: &Value, label_studio: LabelStudio) {
+    pub fn remember_setup(
+        &self,
+        project: &str,
+        extra_params: &Value,
+        label_studio: LabelStudio,
+    ) -> Writing {
         let text = match extra_params {
             Value::String(text) => text.trim().to_owned(),
             Value::Null => String::new(),
@@ -124,7 +150,7 @@ impl ProjectMemory {
                 bytes = text.len(),
                 "extra_params are left out: they may have {MAX_EXTRA_PARAMS} bytes"
             );
-            return;
+            return Writing::default();
         }
         self.change(project, |remembered| {
             remembered.label_studio = label_studio;
@@ -142,7 +168,7 @@ impl ProjectMemory {
             remembered.settings = settings;
             remembered.extra_params.clone_from(&text);
             Some((forgets.then_some(None), Some(text)))
-        });
+        })
     }
 
     /// Changes what is known of a project, and writes down what `change` gives: the prompt, `extra_params`.
@@ -150,11 +176,14 @@ impl ProjectMemory {
         &self,
         project: &str,
         change: impl FnOnce(&mut Remembered) -> Option<(Option<Option<String>>, Option<String>)>,
-    ) {
+    ) -> Writing {
         let mut projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
         // the thread ends with the last handle, not before
         let write = |change| {
-            let _ = self.writer.as_ref().map(|writer| writer.send(change));
+            let (written, writing) = oneshot::channel();
+            let order = Order { change, written };
+            let _ = self.writer.as_ref().map(|writer| writer.send(order));
+            Writing(Some(writing))
         };
         let latest = projects.values().map(|known| known.changed).max();
         if projects.len() >= self.most && !projects.contains_key(project) {
@@ -171,13 +200,14 @@ impl ProjectMemory {
         }
         let remembered = projects.entry(project.to_owned()).or_default();
         remembered.changed = latest.map_or(0, |latest| latest + 1);
-        if let Some((prompt, extra_params)) = change(remembered) {
-            write(Change::Write {
-                project: project.to_owned(),
-                prompt,
-                extra_params,
-            });
-        }
+        let Some((prompt, extra_params)) = change(remembered) else {
+            return Writing::default();
+        };
+        write(Change::Write {
+            project: project.to_owned(),
+            prompt,
+            extra_params,
+        })
     }
 }
 

@@ -7,11 +7,11 @@ pub mod version;
 
 use std::sync::Arc;
 
+use secrecy::SecretString;
 use serde_json::Value;
 
-use self::memory::{ProjectMemory, Remembered};
+use self::memory::{ProjectMemory, Remembered, Writing};
 use self::settings::{Numbers, ProjectSettings, Settings};
-use crate::config::Secret;
 use crate::detector::DetectionOptions;
 use crate::label_studio::LabelStudio;
 use crate::labeling::{ImageTag, LabelingConfig};
@@ -22,7 +22,7 @@ pub struct Origin {
     /// Label Studio's name of the project, `79.1795353181`; empty where it said none.
     pub project: String,
     /// User and password for protected image URLs.
-    pub login: Option<(String, Secret)>,
+    pub login: Option<(String, SecretString)>,
 }
 
 /// What holds for all projects, as configured.
@@ -82,9 +82,14 @@ impl Projects {
     }
 
     /// Takes in what `/setup` says of a project.
-    pub fn take_setup(&self, project: &str, extra_params: &Value, label_studio: LabelStudio) {
+    pub fn take_setup(
+        &self,
+        project: &str,
+        extra_params: &Value,
+        label_studio: LabelStudio,
+    ) -> Writing {
         self.memory
-            .remember_setup(project, extra_params, label_studio);
+            .remember_setup(project, extra_params, label_studio)
     }
 
     fn version_of(
@@ -136,9 +141,11 @@ impl Projects {
     }
 
     /// Remembers what an annotator typed, for the project's next tasks.
-    pub(super) fn typed(&self, project: &str, prompt: &str) {
+    pub(super) fn typed(&self, project: &str, prompt: &str) -> Writing {
         if self.defaults.remembers_prompts && !project.is_empty() {
-            self.memory.remember_prompt(project, prompt);
+            self.memory.remember_prompt(project, prompt)
+        } else {
+            Writing::default()
         }
     }
 }

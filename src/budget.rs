@@ -1,0 +1,324 @@
+//! The memory that requests may take together: their bodies, the files of their images, decoded pixels, and results.
+//!
+//! A request needs memory step by step, and holds what it has while it waits for more. So that requests cannot wait
+//! for each other in a circle, an earlier step may fill only a part of the budget: the rest is left for the later
+//! steps of the requests that are under way, which end and give everything back. Results are the last step. They are
+//! counted without waiting, and whoever starts after them waits.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+/// What memory is needed for, in the order in which a request needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A request's body, unpacked: up to a quarter of the budget.
+    Body,
+    /// The file of an image: up to half of the budget.
+    File,
+    /// Decoded pixels: up to the whole budget.
+    Pixels,
+}
+
+impl Purpose {
+    const ALL: [Self; 3] = [Self::Body, Self::File, Self::Pixels];
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Memory for requests; clones share it.
+#[derive(Debug, Clone)]
+pub struct Budget(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    total: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used: usize,
+    /// The most that was used at a time.
+    peak: usize,
+    /// Those who wait, by purpose, in the order in which they came.
+    waiting: [VecDeque<Waiting>; Purpose::ALL.len()],
+}
+
+#[derive(Debug)]
+struct Waiting {
+    bytes: usize,
+    turn: oneshot::Sender<Reservation>,
+}
+
+/// A part of the budget. It is given back when it is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    bytes: usize,
+    budget: Budget,
+}
+
+/// Too much memory is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{needed} bytes of memory are needed, and other requests use {used} of the {total} that there are for all of them (REQUEST_BYTES): ask again later"
+)]
+pub struct OutOfMemory {
+    /// Bytes that were asked for.
+    pub needed: usize,
+    /// Bytes in use.
+    pub used: usize,
+    /// Bytes of the budget.
+    pub total: usize,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub fn new(total: usize) -> Self {
+        Self(Arc::new(Shared {
+            total,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// Reserves memory, waiting up to `patience` for other requests to end. More than the purpose may have counts as
+    /// what it may have, so that a single request of any size that the other limits allow always gets on.
+    ///
+    /// # Errors
+    /// If there is no room within that time.
+    pub async fn reserve(
+        &self,
+        purpose: Purpose,
+        bytes: usize,
+        patience: Duration,
+    ) -> Result<Reservation, OutOfMemory> {
+        let bytes = bytes.min(self.most(purpose));
+        // whoever leaves makes way for those behind; dropped after the turn, which is then known to be unwanted
+        let _leaving = Leaving(self);
+        let mut turn = {
+            let mut state = self.state();
+            let is_first = state.waiting[purpose.index()].is_empty();
+            if is_first && state.used + bytes <= self.limit(purpose) {
+                state.take(bytes);
+                return Ok(self.reservation(bytes));
+            }
+            let (turn, coming) = oneshot::channel();
+            state.waiting[purpose.index()].push_back(Waiting { bytes, turn });
+            coming
+        };
+        match tokio::time::timeout(patience, &mut turn).await {
+            Ok(Ok(reservation)) => Ok(reservation),
+            // the turn may have come while the time ran out
+            _ => turn.try_recv().map_err(|_| OutOfMemory {
+                needed: bytes,
+                used: self.state().used,
+                total: self.0.total,
+            }),
+        }
+    }
+
+    /// Counts memory that is in use already, whether there is room for it or not.
+    pub fn count(&self, bytes: usize) -> Reservation {
+        self.state().take(bytes);
+        self.reservation(bytes)
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> usize {
+        self.state().used
+    }
+
+    /// The most bytes that were in use at a time.
+    pub fn peak(&self) -> usize {
+        self.state().peak
+    }
+
+    /// Bytes of the whole budget.
+    pub fn total(&self) -> usize {
+        self.0.total
+    }
+
+    /// How many bytes may be in use when something starts for this purpose.
+    fn limit(&self, purpose: Purpose) -> usize {
+        match purpose {
+            Purpose::Body => self.0.total / 4,
+            Purpose::File => self.0.total / 2,
+            Purpose::Pixels => self.0.total,
+        }
+    }
+
+    /// The most that one reservation counts as: what is left when the steps before have filled their parts.
+    fn most(&self, purpose: Purpose) -> usize {
+        match purpose {
+            Purpose::Body => self.limit(Purpose::Body),
+            Purpose::File => self.limit(Purpose::File) - self.limit(Purpose::Body),
+            Purpose::Pixels => self.limit(Purpose::Pixels) - self.limit(Purpose::File),
+        }
+    }
+
+    fn reservation(&self, bytes: usize) -> Reservation {
+        Reservation {
+            bytes,
+            budget: self.clone(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back `freed` bytes and lets in those who fit now, later steps first.
+    fn give_back(&self, freed: usize) {
+        let mut state = self.state();
+        state.used -= freed;
+        for purpose in Purpose::ALL.into_iter().rev() {
+            while let Some(first) = state.waiting[purpose.index()].front() {
+                let is_gone = first.turn.is_closed();
+                if !is_gone && state.used + first.bytes > self.limit(purpose) {
+                    break;
+                }
+                let Some(next) = state.waiting[purpose.index()].pop_front() else {
+                    break;
+                };
+                if is_gone {
+                    continue;
+                }
+                state.take(next.bytes);
+                if let Err(mut unwanted) = next.turn.send(self.reservation(next.bytes)) {
+                    // it left just now; dropping the reservation as it is would lock the state again
+                    state.used -= std::mem::take(&mut unwanted.bytes);
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn take(&mut self, bytes: usize) {
+        self.used += bytes;
+        self.peak = self.peak.max(self.used);
+    }
+}
+
+impl Reservation {
+    /// Bytes of it.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Gives back what is above `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let freed = self.bytes.saturating_sub(bytes);
+        self.bytes -= freed;
+        if freed > 0 {
+            self.budget.give_back(freed);
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
+}
+
+/// Removes those who no longer wait.
+struct Leaving<'a>(&'a Budget);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.give_back(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn earlier_steps_leave_room_for_later_ones() {
+        let budget = Budget::new(1000);
+        let body = budget.reserve(Purpose::Body, 250, SOON).await.unwrap();
+        let error = budget.reserve(Purpose::Body, 1, SOON).await.unwrap_err();
+        assert_eq!((error.needed, error.used, error.total), (1, 250, 1000));
+        let file = budget.reserve(Purpose::File, 250, SOON).await.unwrap();
+        budget.reserve(Purpose::File, 1, SOON).await.unwrap_err();
+        // one that is larger than its part counts as that part
+        let pixels = budget.reserve(Purpose::Pixels, 5000, SOON).await.unwrap();
+        assert_eq!((pixels.bytes(), budget.used()), (500, 1000));
+        let results = budget.count(300);
+        assert_eq!((budget.used(), budget.peak()), (1300, 1300));
+        drop((body, file, pixels, results));
+        assert_eq!((budget.used(), budget.peak()), (0, 1300));
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_come_in_their_order_and_those_who_leave_hold_up_nobody() {
+        let budget = Budget::new(400);
+        let mut first = budget.reserve(Purpose::Body, 100, SOON).await.unwrap();
+        let wait = |bytes: usize, patience: Duration| {
+            let budget = budget.clone();
+            tokio::spawn(async move { budget.reserve(Purpose::Body, bytes, patience).await })
+        };
+        let large = wait(80, SOON);
+        tokio::task::yield_now().await;
+        let gone = wait(70, LONG);
+        tokio::task::yield_now().await;
+        let small = wait(40, LONG);
+        tokio::task::yield_now().await;
+        // there is room for the small one, but it is not its turn
+        first.shrink_to(50);
+        assert!(!small.is_finished());
+        gone.abort();
+        assert!(gone.await.unwrap_err().is_cancelled());
+        // the large one gives up, and that is the small one's turn
+        assert!(large.await.unwrap().is_err());
+        let small = timeout(LONG, small).await.unwrap().unwrap().unwrap();
+        assert_eq!(budget.used(), 90);
+        drop((first, small));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn many_requests_end_and_give_everything_back() {
+        let budget = Budget::new(1000);
+        let one = |i: usize| {
+            let budget = budget.clone();
+            async move {
+                let _body = budget.reserve(Purpose::Body, 1 + i % 200, LONG).await?;
+                tokio::task::yield_now().await;
+                let file = budget.reserve(Purpose::File, 1 + i % 230, LONG).await?;
+                tokio::task::yield_now().await;
+                let _pixels = budget.reserve(Purpose::Pixels, 1 + i % 700, LONG).await?;
+                drop(file);
+                let _results = budget.count(i % 50);
+                tokio::task::yield_now().await;
+                Ok::<_, OutOfMemory>(())
+            }
+        };
+        let all: Vec<_> = (0..500).map(|i| tokio::spawn(one(i))).collect();
+        for (i, request) in all.into_iter().enumerate() {
+            let patience = if i % 7 == 0 { SOON } else { LONG };
+            // some are left alone while they wait
+            if let Ok(ended) = timeout(patience, request).await {
+                ended.unwrap().unwrap();
+            }
+        }
+        let empty = async {
+            while budget.used() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(LONG, empty).await.unwrap();
+        assert!(budget.peak() <= 1000 + 500 * 50);
+    }
+}

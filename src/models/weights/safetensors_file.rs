@@ -1,0 +1,158 @@
+//! Files in the format of safetensors, read tensor by tensor.
+//!
+//! They are not mapped into memory: a file that is truncated while it is read would end the process, and here it is an
+//! error like any other.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::safetensors::Load;
+use candle_core::{Device, Tensor};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
+
+/// Bytes of the header: more than fifty thousand tensors.
+const MAX_HEADER: u64 = 16 << 20;
+/// The header's length stands before it.
+const LENGTH: u64 = 8;
+
+/// An open file.
+#[derive(Debug)]
+pub(super) struct SafetensorsFile {
+    file: Mutex<File>,
+    metadata: Metadata,
+    /// Where the numbers begin.
+    data: u64,
+}
+
+impl SafetensorsFile {
+    /// Reads what the file holds, but no tensor yet.
+    ///
+    /// # Errors
+    /// If the file is damaged or is not as long as it says; a few words.
+    pub(super) fn open(path: &Path) -> Result<Self, String> {
+        let failed = |error: std::io::Error| error.to_string();
+        let mut file = File::open(path).map_err(failed)?;
+        let there = file.metadata().map_err(failed)?.len();
+        let mut length = [0; LENGTH as usize];
+        file.read_exact(&mut length).map_err(failed)?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER || length > there {
+            return Err(format!("its header has {length} bytes"));
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header).map_err(failed)?;
+        let metadata: Metadata =
+            serde_json::from_slice(&header).map_err(|error| error.to_string())?;
+        let data = LENGTH + length;
+        let expected = data.saturating_add(metadata.data_len() as u64);
+        if expected != there {
+            return Err(format!("it has {there} bytes in place of {expected}"));
+        }
+        Ok(Self {
+            file: Mutex::new(file),
+            metadata,
+            data,
+        })
+    }
+
+    /// Names and what is said of them.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (String, &TensorInfo)> {
+        self.metadata.tensors().into_iter()
+    }
+
+    /// A tensor.
+    pub(super) fn read(&self, name: &str, device: &Device) -> candle_core::Result<Tensor> {
+        let Some(info) = self.metadata.info(name) else {
+            return Err(candle_core::Error::CannotFindTensor {
+                path: name.to_owned(),
+            });
+        };
+        let (start, end) = info.data_offsets;
+        let start = self.data + start as u64;
+        if info.dtype == Dtype::F32 {
+            // nearly all checkpoints: straight to where the numbers stay
+            let mut numbers = vec![0f32; (end - info.data_offsets.0) / size_of::<f32>()];
+            self.read_at(name, start, bytemuck::cast_slice_mut(&mut numbers))?;
+            return Tensor::from_vec(numbers, info.shape.as_slice(), device);
+        }
+        let mut bytes = vec![0; end - info.data_offsets.0];
+        self.read_at(name, start, &mut bytes)?;
+        let view = TensorView::new(info.dtype, info.shape.clone(), &bytes);
+        view.map_err(candle_core::Error::wrap)?.load(device)
+    }
+
+    fn read_at(&self, name: &str, start: u64, bytes: &mut [u8]) -> candle_core::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = file
+            .seek(SeekFrom::Start(start))
+            .and_then(|_| file.read_exact(bytes));
+        read.map_err(|error| {
+            candle_core::Error::Msg(format!(
+                "{name} cannot be read ({error}): was the file changed meanwhile?"
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+
+    #[test]
+    fn tensors_of_all_types_are_read_and_a_file_cut_meanwhile_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let cpu = &Device::Cpu;
+        let numbers = Tensor::arange(0f32, 24., cpu).unwrap();
+        let numbers = numbers.reshape((2, 3, 4)).unwrap();
+        let types = [
+            DType::F32,
+            DType::F16,
+            DType::BF16,
+            DType::F64,
+            DType::I64,
+            DType::U8,
+        ];
+        let tensors = types.map(|kind| (format!("{kind:?}"), numbers.to_dtype(kind).unwrap()));
+        candle_core::safetensors::save(&tensors.into_iter().collect(), &path).unwrap();
+        let file = SafetensorsFile::open(&path).unwrap();
+        assert_eq!(file.tensors().count(), types.len());
+        for kind in types {
+            let read = file.read(&format!("{kind:?}"), cpu).unwrap();
+            assert_eq!((read.dtype(), read.dims()), (kind, &[2, 3, 4][..]));
+            let difference = (read.to_dtype(DType::F32).unwrap() - &numbers).unwrap();
+            let difference: f32 = difference
+                .abs()
+                .unwrap()
+                .max_all()
+                .unwrap()
+                .to_scalar()
+                .unwrap();
+            assert_eq!(difference, 0., "{kind:?}");
+        }
+        assert!(file.read("none", cpu).is_err());
+
+        let whole = std::fs::read(&path).unwrap();
+        let cut = std::fs::File::options().write(true).open(&path).unwrap();
+        cut.set_len(whole.len() as u64 / 2).unwrap();
+        let errors = types
+            .iter()
+            .filter_map(|kind| file.read(&format!("{kind:?}"), cpu).err());
+        let errors: Vec<String> = errors.map(|error| error.to_string()).collect();
+        assert!(!errors.is_empty());
+        assert!(errors[0].contains("changed meanwhile"), "{errors:?}");
+        assert!(
+            SafetensorsFile::open(&path)
+                .unwrap_err()
+                .contains("in place of")
+        );
+        for damaged in [&whole[..5], &[255; 20][..], b"\x02\0\0\0\0\0\0\0{]"] {
+            std::fs::write(&path, damaged).unwrap();
+            assert!(SafetensorsFile::open(&path).is_err());
+        }
+    }
+}

@@ -1,0 +1,106 @@
+"""groundling as a process on a free port of 127.0.0.1."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# what a developer may have set for other runs
+FOREIGN = re.compile(r"^(MODEL_|HF_|SAM_|GROUNDING|LABEL_STUDIO|BASIC_AUTH|CACHE_|WARM_|MAX_|DETECTOR|SEGMENTER|PRECISION)")
+
+
+def environment() -> dict:
+    kept = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
+    return kept | {"NO_COLOR": "1", "DETECTOR": "demo", "SEGMENTER": "demo", "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1"}
+
+
+class Server:
+    def __init__(self, binary: Path, models: Path, log: Path, settings: dict | None = None, wait: bool = True):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.log = open(log, "ab")  # noqa: SIM115, open as long as the process runs
+        variables = {"PORT": str(self.port), "MODEL_DIR": str(models), "LOG_FORMAT": "json"} | (settings or {})
+        self.process = subprocess.Popen([binary, "serve"], stderr=self.log, stdout=self.log, env=environment() | variables)
+        if wait:
+            self.wait_until_ready()
+
+    def wait_until_ready(self, seconds: float = 60):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise SystemExit(f"the server ended with {self.process.returncode}")
+            try:
+                if self.send("GET", "/ready")[0] == 200:
+                    return
+            except OSError:
+                pass
+            time.sleep(0.01)
+        raise SystemExit(f"the server is not ready after {seconds} s")
+
+    def send(self, method: str, path: str, body=None, timeout: float = 120) -> tuple[int, dict]:
+        """The status and the JSON of the answer; an OSError or HTTPException where none came."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            data = json.dumps(body).encode() if body is not None else None
+            connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
+            response = connection.getresponse()
+            text = response.read()
+            return response.status, json.loads(text) if text[:1] in b"{[" else {"text": text.decode()}
+        finally:
+            connection.close()
+
+    def leave(self, path: str, body, after: float):
+        """Sends a request and closes the connection without waiting for the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        time.sleep(after)
+        connection.close()
+
+    def memory_mib(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(20)
+        self.log.close()
+
+    def stop(self, seconds: float = 20) -> int:
+        self.process.terminate()
+        status = self.process.wait(seconds)
+        self.log.close()
+        return status
+
+
+def request(config: str, tasks: list[dict], project: str, context=None) -> dict:
+    """The body of `/predict`."""
+    return {
+        "tasks": tasks,
+        "project": project,
+        "label_config": config,
+        "params": {"login": None, "password": None, "context": context},
+    }
+
+
+def task(number: int, image: str) -> dict:
+    return {"id": number, "data": {"image": image}, "annotations": [], "drafts": []}
+
+
+def prompt(text: str) -> dict:
+    """The context after a prompt was typed."""
+    region = {"type": "textarea", "from_name": "prompt", "to_name": "image", "id": "a", "value": {"text": [text]}}
+    return {"result": [region]}
+
+
+def click(x: float, y: float, label: str) -> dict:
+    """The context after a click with a smart tool, in percent."""
+    value = {"x": x, "y": y, "width": 0.2, "keypointlabels": [label]}
+    region = {"type": "keypointlabels", "from_name": "label3", "to_name": "image", "id": "c", "is_positive": True}
+    return {"result": [region | {"value": value}]}
