@@ -40,7 +40,7 @@ from transformers import (
 from transformers.models.grounding_dino.convert_grounding_dino_to_hf import get_grounding_dino_config
 
 from fixtures import HERE, Recorder, write_json, write_tensors
-from lively_weights import redraw
+from lively_weights import redraw, temper
 
 OUT = Path("target/full-size")
 SEED = 0
@@ -93,9 +93,6 @@ CASES = {
     "batch": ["wide", "portrait", "square"],
 }
 
-# The last matrices of residual branches in the detectors' text encoder and feature enhancer.
-BRANCH_ENDS = ("output.dense", "self_attn.out_proj", "self_attn.output_proj", "fc2")
-
 # Prompts for each photograph, as fractions of its width and height.
 BOXES = [[0.21, 0.13, 0.78, 0.86], [0.05, 0.6, 0.3, 0.97], [0.6, 0.02, 0.98, 0.4]]
 POINTS = [[0.31, 0.42], [0.84, 0.77]]
@@ -129,29 +126,6 @@ def build_detector(name: str) -> GroundingDinoForObjectDetection:
     redraw(model, SEED)
     temper(model)
     return model.eval()
-
-
-def temper(model: GroundingDinoForObjectDetection) -> None:
-    """Keep tokens and cells apart, and the answers between their extremes.
-
-    Attention with random weights averages, and so many layers of it would leave all tokens of a text, and all cells
-    of a picture, nearly the same vector. Residual branches that end in 1 / sqrt(branches) of what was drawn leave
-    them different. Token logits are products of two normed vectors of 256 numbers, about 8 as drawn; box deltas add
-    up over seven heads. Both would mostly be 0 or 1 after their sigmoid.
-    """
-    core = model.model
-    depth = {"text_backbone": model.config.text_config.num_hidden_layers, "encoder": model.config.encoder_layers}
-    for name, module in core.named_modules():
-        part = name.partition(".")[0]
-        if part in depth and name.endswith(BRANCH_ENDS):
-            module.weight.data /= (2 * depth[part]) ** 0.5
-            module.bias.data /= (2 * depth[part]) ** 0.5
-    for norm in (core.enc_output_norm, core.decoder.layer_norm):
-        norm.weight.data *= 0.2
-        norm.bias.data *= 0.2
-    for head in (core.encoder_output_bbox_embed, model.bbox_embed[0]):
-        head.layers[-1].weight.data *= 0.3
-        head.layers[-1].bias.data *= 0.3
 
 
 def build_segmenter(name: str) -> SamModel:

@@ -14,6 +14,8 @@ from torch import nn
 
 NORMS = (nn.LayerNorm, nn.GroupNorm)
 TABLES = ("level_embed", "positional_embedding")
+# The last matrices of residual branches in the detectors' text encoder and feature enhancer.
+BRANCH_ENDS = ("output.dense", "self_attn.out_proj", "self_attn.output_proj", "fc2")
 
 
 def redraw(model: nn.Module, seed: int) -> None:
@@ -51,6 +53,29 @@ def redraw(model: nn.Module, seed: int) -> None:
         else:
             value = noise / tensor[0].numel() ** 0.5
         tensor.data.copy_(value.half().float())
+
+
+def temper(model: nn.Module) -> None:
+    """Keep tokens and cells of a detector apart, and its answers between their extremes.
+
+    Attention with random weights averages, and so many layers of it would leave all tokens of a text, and all cells
+    of a picture, nearly the same vector. Residual branches that end in 1 / sqrt(branches) of what was drawn leave
+    them different. Token logits are products of two normed vectors of 256 numbers, about 8 as drawn; box deltas add
+    up over seven heads. Both would mostly be 0 or 1 after their sigmoid.
+    """
+    core = model.model
+    depth = {"text_backbone": model.config.text_config.num_hidden_layers, "encoder": model.config.encoder_layers}
+    for name, module in core.named_modules():
+        part = name.partition(".")[0]
+        if part in depth and name.endswith(BRANCH_ENDS):
+            module.weight.data /= (2 * depth[part]) ** 0.5
+            module.bias.data /= (2 * depth[part]) ** 0.5
+    for norm in (core.enc_output_norm, core.decoder.layer_norm):
+        norm.weight.data *= 0.2
+        norm.bias.data *= 0.2
+    for head in (core.encoder_output_bbox_embed, model.bbox_embed[0]):
+        head.layers[-1].weight.data *= 0.3
+        head.layers[-1].bias.data *= 0.3
 
 
 def save_weights(model: nn.Module, path: Path, drop: tuple[str, ...] = ()) -> None:

@@ -1,0 +1,151 @@
+"""Models of full size with random weights, and a picture, for a machine that has torch and transformers alone.
+
+    python models.py FOLDER
+
+writes FOLDER/grounding-dino-tiny, sam-vit-base and mobile-sam in forms that groundling reads, and FOLDER/picture.ppm.
+The time does not depend on the weights' values; the answers are lively (`lively_weights`), so that a difference shows.
+"""
+
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import (
+    BertConfig,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    SamConfig,
+    SamModel,
+    SwinConfig,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path += [str(REPOSITORY / "tests" / "reference"), str(REPOSITORY / "benches" / "compare")]
+
+import mobile_sam  # noqa: E402
+from lively_weights import redraw, temper  # noqa: E402
+from sizes import DETECTOR_SIZE  # noqa: E402
+
+DETECTOR, SAM, MOBILE_SAM = "grounding-dino-tiny", "sam-vit-base", "mobile-sam"
+PICTURE = "picture.ppm"
+# as published
+PROCESSORS = {
+    DETECTOR: {
+        "image_processor_type": "GroundingDinoImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": 800, "longest_edge": 1333},
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "do_pad": True,
+    },
+    SAM: {
+        "image_processor_type": "SamImageProcessor",
+        "do_resize": True,
+        "size": {"longest_edge": 1024},
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "do_pad": True,
+        "pad_size": {"height": 1024, "width": 1024},
+    },
+}
+
+
+def detector() -> GroundingDinoForObjectDetection:
+    """Grounding DINO in its published configuration."""
+    swin = SwinConfig(
+        image_size=224,
+        embed_dim=96,
+        depths=[2, 2, 6, 2],
+        num_heads=[3, 6, 12, 24],
+        window_size=7,
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    # without the kernel that is fetched from the hub
+    config = GroundingDinoConfig(backbone_config=swin, text_config=BertConfig(), disable_custom_kernels=True)
+    model = GroundingDinoForObjectDetection(config)
+    redraw(model, 0)
+    temper(model)
+    # on this picture the scores would otherwise all be nearly 1; the order of the tokens stays
+    for norm in (model.model.enc_output_norm, model.model.decoder.layer_norm):
+        norm.weight.data *= 0.2
+        norm.bias.data *= 0.2
+    return model.eval()
+
+
+def sam() -> SamModel:
+    """SAM ViT-B in its published configuration."""
+    model = SamModel(SamConfig())
+    redraw(model, 0)
+    return model.eval()
+
+
+def save(model: nn.Module, folder: Path) -> None:
+    """A folder as published, with every field of the configuration."""
+    model.save_pretrained(folder)
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSORS[folder.name], indent=2) + "\n")
+
+
+def save_mobile_sam(folder: Path) -> None:
+    """The authors' names in a file of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(mobile_sam.weights(), folder / "mobile_sam.safetensors", metadata={"format": "pt"})
+
+
+def save_picture(file: Path) -> None:
+    """Coloured shapes over a slope and some noise, of the size that the detector takes as it is."""
+    height, width = DETECTOR_SIZE
+    random = numpy.random.default_rng(0)
+    y, x = numpy.mgrid[:height, :width].astype(numpy.float32)
+    picture = numpy.stack([255 * x / width, 255 * y / height, 255 - 255 * x / width], axis=2)
+    for _ in range(24):
+        row, column = random.uniform(0, height), random.uniform(0, width)
+        side = random.uniform(20, 140)
+        colour = random.uniform(0, 255, 3)
+        inside = (
+            (x - column) ** 2 + (y - row) ** 2 < side**2
+            if random.random() < 0.5
+            else (abs(x - column) < side) & (abs(y - row) < side / 2)
+        )
+        picture[inside] = colour
+    picture += random.normal(0, 8, picture.shape)
+    pixels = picture.clip(0, 255).astype(numpy.uint8)
+    file.write_bytes(b"P6\n%d %d\n255\n" % (width, height) + pixels.tobytes())
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_picture(folder / PICTURE)
+    makers = {
+        DETECTOR: lambda target: save(detector(), target),
+        SAM: lambda target: save(sam(), target),
+        MOBILE_SAM: save_mobile_sam,
+    }
+
+    def make(name: str) -> None:
+        started = time.monotonic()
+        makers[name](folder / name)
+        print(f"{name}: {time.monotonic() - started:.1f} s", flush=True)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(make, makers))
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        main(Path(sys.argv[1]))
