@@ -6,7 +6,8 @@ use axum::Json;
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::budget::OutOfMemory;
 use crate::detector::DetectError;
@@ -147,9 +148,19 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// What went wrong.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(super) struct ErrorBody {
+    /// Names the thing, and what would be right.
+    #[schema(min_length = 1)]
+    pub(super) error: String,
+}
+
 /// `{"error": text}`.
 pub(super) fn failure(status: StatusCode, text: &str) -> Response {
-    (status, Json(json!({ "error": text }))).into_response()
+    let error = text.to_owned();
+    (status, Json(ErrorBody { error })).into_response()
 }
 
 pub(super) async fn not_found(uri: Uri) -> Response {

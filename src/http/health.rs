@@ -5,18 +5,59 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::AppState;
 use crate::pipeline::loading::Status;
+
+/// The state of the server.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Health {
+    /// Always `UP`.
+    status: &'static str,
+    model_class: &'static str,
+    /// groundling's own.
+    version: &'static str,
+    /// That of projects of which nothing is known.
+    model_version: String,
+    /// Whether the models are loaded.
+    ready: bool,
+    models: Models,
+    /// Where they compute, once they are loaded.
+    #[schema(required)]
+    device: Option<String>,
+    /// Requests of annotators that wait or are worked on.
+    waiting: usize,
+}
+
+/// How far the models are.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Models {
+    Loading,
+    Ready,
+    /// The reason.
+    Failed(String),
+}
+
+/// Whether predictions can be made.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Readiness {
+    ready: bool,
+    /// Why not yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reason: Option<String>,
+}
 
 /// Whether the server is up, for Label Studio, which waits one second for any JSON.
 #[utoipa::path(
     get,
     path = "/health",
-    responses((status = 200, description = "It is up, whatever the state of the models", body = Value))
+    responses((status = 200, description = "It is up, whatever the state of the models", body = Health))
 )]
-pub(super) async fn health(State(state): State<AppState>) -> Json<Value> {
+pub(super) async fn health(State(state): State<AppState>) -> Json<Health> {
     Json(describe(&state))
 }
 
@@ -24,9 +65,9 @@ pub(super) async fn health(State(state): State<AppState>) -> Json<Value> {
 #[utoipa::path(
     get,
     path = "/",
-    responses((status = 200, description = "As /health", body = Value))
+    responses((status = 200, description = "As /health", body = Health))
 )]
-pub(super) async fn root(state: State<AppState>) -> Json<Value> {
+pub(super) async fn root(state: State<AppState>) -> Json<Health> {
     health(state).await
 }
 
@@ -35,38 +76,44 @@ pub(super) async fn root(state: State<AppState>) -> Json<Value> {
     get,
     path = "/ready",
     responses(
-        (status = 200, description = "The models are loaded", body = Value),
-        (status = 503, description = "They are not; the reason", body = Value)
+        (status = 200, description = "The models are loaded", body = Readiness),
+        (status = 503, description = "They are not; the reason", body = Readiness)
     )
 )]
-pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Value>) {
+pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Readiness>) {
     let reason = match state.preannotator.loading().status() {
-        Status::Ready(_) => return (StatusCode::OK, Json(json!({ "ready": true }))),
+        Status::Ready(_) => {
+            let (ready, reason) = (true, None);
+            return (StatusCode::OK, Json(Readiness { ready, reason }));
+        }
         Status::Loading { step } | Status::Fetching { step } => step,
         Status::Failed { reason, again } => {
             let seconds = again.saturating_duration_since(Instant::now()).as_secs();
             format!("the models could not be loaded: {reason}; they are tried again in {seconds} s")
         }
     };
-    let answer = Json(json!({ "ready": false, "reason": reason }));
+    let answer = Json(Readiness {
+        ready: false,
+        reason: Some(reason),
+    });
     (StatusCode::SERVICE_UNAVAILABLE, answer)
 }
 
-fn describe(state: &AppState) -> Value {
+fn describe(state: &AppState) -> Health {
     let preannotator = &state.preannotator;
     let (models, device) = match preannotator.loading().status() {
-        Status::Loading { .. } | Status::Fetching { .. } => (json!("loading"), None),
-        Status::Ready(models) => (json!("ready"), Some(models.device())),
-        Status::Failed { reason, .. } => (json!({ "failed": reason }), None),
+        Status::Loading { .. } | Status::Fetching { .. } => (Models::Loading, None),
+        Status::Ready(models) => (Models::Ready, Some(models.device())),
+        Status::Failed { reason, .. } => (Models::Failed(reason), None),
     };
-    json!({
-        "status": "UP",
-        "model_class": "Groundling",
-        "version": env!("CARGO_PKG_VERSION"),
-        "model_version": preannotator.projects().version("", None),
-        "ready": device.is_some(),
-        "models": models,
-        "device": device,
-        "waiting": preannotator.waiting(),
-    })
+    Health {
+        status: "UP",
+        model_class: "Groundling",
+        version: env!("CARGO_PKG_VERSION"),
+        model_version: preannotator.projects().version("", None),
+        ready: device.is_some(),
+        models,
+        device,
+        waiting: preannotator.waiting(),
+    }
 }

@@ -9,27 +9,30 @@
 //! | `POST /webhook` | at once that it was heard |
 //! | `GET /versions` | the model version |
 //! | `GET /metrics` | counters for Prometheus |
-//! | `GET /api-docs` | this table as OpenAPI |
+//! | `GET /api-docs` | all of this as OpenAPI, with the schema of every body |
 
 mod auth;
 mod body;
+mod encoding;
 mod error;
 mod health;
 mod listen;
+mod openapi;
 mod operations;
 mod origin;
 mod predict;
 mod request_span;
 mod setup;
 mod webhook;
+mod wire;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
+use axum::{Extension, Router};
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -66,37 +69,32 @@ pub struct AppState {
     pub stop: watch::Sender<bool>,
 }
 
-#[derive(OpenApi)]
-#[openapi(info(
-    title = "groundling",
-    description = "A Label Studio ML backend: words in, boxes and masks out."
-))]
-struct ApiDoc;
-
 /// All routes.
 pub fn router(state: AppState) -> Router {
-    let (guarded, guarded_docs) = OpenApiRouter::with_openapi(ApiDoc::openapi())
+    let (guarded, guarded_docs) = OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
         .routes(routes!(health::root))
         .routes(routes!(health::health))
         .routes(routes!(setup::setup))
         .routes(routes!(predict::predict))
         .routes(routes!(operations::versions))
         .routes(routes!(operations::metrics))
+        .routes(routes!(openapi::api_docs))
         .split_for_parts();
     let (open, open_docs) = OpenApiRouter::new()
         // Label Studio signs no webhooks, and whether the models are loaded is no secret
         .routes(routes!(webhook::webhook))
         .routes(routes!(health::ready))
         .split_for_parts();
-    let docs = operations::document(guarded_docs.merge_from(open_docs), &state);
+    let docs = openapi::ApiDocs::new(guarded_docs, open_docs, &state);
     let guarded = guarded
-        .route("/api-docs", axum::routing::get(operations::api_docs(docs)))
+        .layer(Extension(docs))
         .route_layer(from_fn_with_state(state.clone(), auth::require));
     guarded
         .merge(open)
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(DefaultBodyLimit::disable())
+        .layer(from_fn(encoding::require))
         .layer(from_fn_with_state(state.clone(), origin::require))
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(from_fn_with_state(state.clone(), count))
@@ -108,7 +106,8 @@ pub fn router(state: AppState) -> Router {
                 .on_failure(()),
         )
         .layer(SetRequestIdLayer::x_request_id(RandomId))
-        .layer(RequestDecompressionLayer::new())
+        // other encodings are refused further in, where requests have an id and are counted
+        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
         .layer(from_fn(body::mark_packed))
         .layer(CompressionLayer::new())
         .with_state(state)

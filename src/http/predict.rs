@@ -11,64 +11,82 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tracing::Instrument;
+use utoipa::ToSchema;
 
 use super::AppState;
 use super::body::{Sent, Whole};
-use super::error::{ApiError, off_thread};
+use super::error::{ApiError, ErrorBody, off_thread};
+use super::openapi::{BodyRefusals, shapes};
 use super::request_span::belongs_to;
-use super::setup::project_name;
+use super::wire::{Object, ProjectName, read_object};
 use crate::budget::Reservation;
 use crate::labeling::{ControlKind, LabelingConfig};
 use crate::pipeline::scheduler::Urgency;
 use crate::preannotation::{Origin, Outcome, Task, TaskPrediction};
 
-#[derive(Debug, Deserialize)]
-struct PredictRequest {
-    tasks: Vec<WireTask>,
-    label_config: Option<String>,
+/// Tasks, as Label Studio sends them; what is not named here is ignored.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct PredictRequest {
+    #[schema(value_type = Vec<WireTask>)]
+    tasks: Vec<Object<WireTask>>,
+    /// The labeling config: XML with an `<Image>`, of at most 4 MiB.
+    #[schema(
+        format = "labeling-config",
+        min_length = 1,
+        example = "<View><Image name=\"image\" value=\"$image\"/><TextArea name=\"prompt\" toName=\"image\"/><RectangleLabels name=\"label\" toName=\"image\"><Label value=\"Red Circle\"/></RectangleLabels></View>"
+    )]
+    label_config: String,
     #[serde(default)]
-    project: Value,
+    project: ProjectName,
     #[serde(default)]
-    params: Option<Params>,
+    #[schema(value_type = Option<Params>)]
+    params: Option<Object<Params>>,
 }
 
-/// Annotations hold masks and may be many MB: they stay text until somebody needs them.
-#[derive(Debug, Deserialize)]
+/// A task.
+// Annotations hold masks and may be many MB: they stay text until somebody needs them.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Task)]
 struct WireTask {
     #[serde(default)]
+    #[schema(schema_with = shapes::task_id)]
     id: Value,
     #[serde(default)]
+    #[schema(schema_with = shapes::task_data)]
     data: Value,
     #[serde(default)]
+    #[schema(schema_with = shapes::annotations)]
     annotations: Option<Box<RawValue>>,
     #[serde(default)]
+    #[schema(schema_with = shapes::annotations)]
     drafts: Option<Box<RawValue>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+/// How the tasks are to be answered.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 struct Params {
-    /// `{"result": [...]}` interactively, null in a batch; other clients send any JSON.
+    #[serde(default)]
+    #[schema(schema_with = shapes::context)]
     context: Value,
-    /// For protected image URLs.
+    /// The user for protected image URLs.
     login: Option<String>,
+    /// The password for protected image URLs.
     password: Option<String>,
 }
 
 /// One entry per task, in their order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct PredictResponse {
     results: Vec<TaskResult>,
 }
 
-#[derive(Debug, Serialize)]
+/// A prediction, or why there is none.
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum TaskResult {
     Done(TaskPrediction),
     /// Without `result` Label Studio stores nothing and will ask again.
-    Failed {
-        error: String,
-    },
+    Failed(ErrorBody),
 }
 
 /// Regions for tasks. With `params.context.result`, one task and what an annotator did in it; without,
@@ -76,13 +94,12 @@ enum TaskResult {
 #[utoipa::path(
     post,
     path = "/predict",
-    request_body(content = Value, description = "`{tasks, project, label_config, params: {context, login, password}}`"),
+    request_body = PredictRequest,
     responses(
-        (status = 200, description = "`{results: [{result, score, model_version} or {error}]}`, one per task", body = Value),
-        (status = 400, description = "The request, the labeling config or the prompt is not usable", body = Value),
-        (status = 422, description = "The image is not usable", body = Value),
-        (status = 502, description = "The image's host does not give it", body = Value),
-        (status = 503, description = "Too many wait, or the models are not loaded", body = Value)
+        (status = 200, description = "One result per task, in their order", body = PredictResponse),
+        (status = 422, description = "Interactively: the image is not usable", body = ErrorBody),
+        (status = 502, description = "Interactively: the image's host does not give it", body = ErrorBody),
+        BodyRefusals
     )
 )]
 pub(super) async fn predict(
@@ -124,23 +141,23 @@ struct Asked {
 }
 
 fn read(body: Whole) -> Result<Asked, ApiError> {
-    let request: PredictRequest =
-        serde_json::from_slice(&body.bytes).map_err(|e| ApiError::Body(e.to_string()))?;
-    let xml = request.label_config.as_deref().unwrap_or_default();
-    if xml.trim().is_empty() {
-        return Err(ApiError::Body("it has no label_config".to_owned()));
+    let request: PredictRequest = read_object(&body.bytes)?;
+    if request.label_config.trim().is_empty() {
+        let text = "label_config is empty: it must be the project's labeling config";
+        return Err(ApiError::Body(text.to_owned()));
     }
-    let config = LabelingConfig::parse(xml)?;
-    let params = request.params.unwrap_or_default();
+    let config = LabelingConfig::parse(&request.label_config)?;
+    let params = request.params.map(|Object(params)| params);
+    let params = params.unwrap_or_default();
     let login = params.login.filter(|login| !login.is_empty());
     let tasks = request.tasks.into_iter();
-    let tasks: Vec<Task> = tasks.map(|task| task.read(&config)).collect();
+    let tasks: Vec<Task> = tasks.map(|Object(task)| task.read(&config)).collect();
     let mut memory = body.memory;
     drop(body.bytes);
     memory.shrink_to(tasks.iter().map(Task::bytes).sum());
     Ok(Asked {
         origin: Origin {
-            project: project_name(&request.project),
+            project: request.project.0,
             login: login.map(|user| {
                 let password = params.password.unwrap_or_default();
                 (user, SecretString::from(password.as_str()))
@@ -216,14 +233,14 @@ async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiErr
     let seconds = state.predict_deadline.as_secs();
     let result = |outcome| match outcome {
         Outcome::Done(prediction) => TaskResult::Done(prediction),
-        Outcome::Failed(error) => TaskResult::Failed {
+        Outcome::Failed(error) => TaskResult::Failed(ErrorBody {
             error: error.to_string(),
-        },
-        Outcome::Later => TaskResult::Failed {
+        }),
+        Outcome::Later => TaskResult::Failed(ErrorBody {
             error: format!(
                 "not within {seconds} s (PREDICT_DEADLINE_S); it is being worked on: ask again"
             ),
-        },
+        }),
     };
     Ok(outcomes.into_iter().map(result).collect())
 }

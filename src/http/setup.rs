@@ -3,54 +3,72 @@
 use axum::Json;
 use axum::extract::State;
 use secrecy::SecretString;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::AppState;
 use super::body::Whole;
 use super::error::{ApiError, off_thread};
+use super::openapi::{BodyRefusals, shapes};
 use super::request_span::belongs_to;
+use super::wire::{ProjectName, read_object};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::labeling::{LabelingConfig, LabelingError};
 use crate::preannotation::project::memory::Writing;
 
 /// As far as it is used; the rest is ignored.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct SetupRequest {
-    project: Value,
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct SetupRequest {
+    #[serde(default)]
+    project: ProjectName,
+    /// The labeling config.
+    #[schema(example = "<View><Image name=\"image\" value=\"$image\"/></View>")]
     schema: Option<String>,
+    /// Label Studio's own address.
+    #[schema(example = "http://localhost:8080")]
     hostname: Option<String>,
+    /// A legacy token of Label Studio.
     access_token: Option<String>,
+    #[serde(default)]
+    #[schema(schema_with = shapes::extra_params)]
     extra_params: Value,
 }
 
+/// What Label Studio compares with the version of the predictions it has.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SetupAnswer {
+    /// Names the models and all that changes results.
+    #[schema(min_length = 1)]
+    model_version: String,
+}
+
 /// The model version, at once and whatever the labeling config looks like: a project is often connected
-/// before its config is written. What is wrong with it goes to the log.
+/// before its config is written. What is wrong with the config goes to the log.
 #[utoipa::path(
     post,
     path = "/setup",
-    request_body(content = Value, description = "`{project, schema, hostname, access_token, extra_params}`"),
-    responses((status = 200, description = "`{model_version}`, which names the models and all that changes results", body = Value))
+    request_body = SetupRequest,
+    responses(
+        (status = 200, description = "The model version of the project", body = SetupAnswer),
+        BodyRefusals
+    )
 )]
 pub(super) async fn setup(
     State(state): State<AppState>,
     body: Whole,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<SetupAnswer>, ApiError> {
     // a labeling config may be large: reading it is not for the async threads
-    let (version, writing) = off_thread(move || introduce(&state, &body.bytes)).await?;
+    let (model_version, writing) = off_thread(move || introduce(&state, &body.bytes)).await??;
     writing.done().await;
-    Ok(Json(json!({ "model_version": version })))
+    Ok(Json(SetupAnswer { model_version }))
 }
 
 /// Takes a project in; the model version for it, and what is being written of it.
-fn introduce(state: &AppState, body: &[u8]) -> (String, Writing) {
-    let request: SetupRequest = serde_json::from_slice(body).unwrap_or_else(|error| {
-        tracing::warn!(%error, "this /setup is not Label Studio's");
-        SetupRequest::default()
-    });
-    let project = project_name(&request.project);
-    belongs_to(&project);
+fn introduce(state: &AppState, body: &[u8]) -> Result<(String, Writing), ApiError> {
+    let request: SetupRequest = read_object(body)?;
+    let project = &request.project.0;
+    belongs_to(project);
     let config = request.schema.as_deref().map(LabelingConfig::parse);
     if let Some(Err(problem)) = config.as_ref().map(usable) {
         tracing::warn!("predictions will not work here yet: {problem}");
@@ -63,30 +81,11 @@ fn introduce(state: &AppState, body: &[u8]) -> (String, Writing) {
             studio = studio.as_stranger();
         }
         let projects = preannotator.projects();
-        writing = projects.take_setup(&project, &request.extra_params, studio);
+        writing = projects.take_setup(project, &request.extra_params, studio);
     }
     let config = config.and_then(Result::ok);
-    let version = preannotator.projects().version(&project, config.as_ref());
-    (version, writing)
-}
-
-/// Bytes of a project's name; Label Studio's have some twenty.
-const MAX_NAME: usize = 200;
-
-/// Label Studio's name of a project: a text, or from other clients a number. A longer one than anybody has is none.
-pub(super) fn project_name(project: &Value) -> String {
-    match project {
-        Value::String(name) if name.len() > MAX_NAME => {
-            tracing::warn!(
-                bytes = name.len(),
-                "the project's name is left out: it may have {MAX_NAME} bytes"
-            );
-            String::new()
-        }
-        Value::String(name) => name.clone(),
-        Value::Number(number) => number.to_string(),
-        _ => String::new(),
-    }
+    let version = preannotator.projects().version(project, config.as_ref());
+    Ok((version, writing))
 }
 
 /// Label Studio by its own word: the last resort where neither host nor token are configured.

@@ -3,7 +3,8 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::AppState;
 use super::body::beginning;
@@ -11,21 +12,50 @@ use super::body::beginning;
 /// Label Studio names the action first; the rest may be many MB, and is not looked at.
 const HELD: usize = 4 << 10;
 
+/// That an event was heard.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct WebhookAnswer {
+    /// `ok` or `Unknown event`.
+    status: &'static str,
+    /// Empty: nothing is done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<Object>)]
+    result: Option<NoResult>,
+    /// What became of it, where that may not be what was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    message: Option<&'static str>,
+}
+
+/// `{}`.
+#[derive(Debug, Serialize)]
+struct NoResult {}
+
+impl WebhookAnswer {
+    fn heard(message: Option<&'static str>) -> Json<Self> {
+        Json(Self {
+            status: "ok",
+            result: Some(NoResult {}),
+            message,
+        })
+    }
+}
+
 /// Heard, and nothing done: the annotator's Submit waits for this answer, at most one second. groundling
 /// does not train.
 #[utoipa::path(
     post,
     path = "/webhook",
-    request_body(content = Value, description = "`{action, project, ...}`"),
+    request_body(content = Option<serde_json::Value>, description = "Label Studio's event, `{\"action\": ..., ...}` with the action first; anything else is an unknown event"),
     responses(
-        (status = 201, description = "A known event", body = Value),
-        (status = 200, description = "Any other event", body = Value)
+        (status = 201, description = "A known event", body = WebhookAnswer),
+        (status = 200, description = "Any other event", body = WebhookAnswer)
     )
 )]
 pub(super) async fn webhook(
     State(state): State<AppState>,
     request: Request,
-) -> (StatusCode, Json<Value>) {
+) -> (StatusCode, Json<WebhookAnswer>) {
     // anyone may send one, so that little is held
     let start = beginning(request.into_body(), HELD, state.bodies.limit()).await;
     let action = action(&start).unwrap_or_default();
@@ -34,10 +64,7 @@ pub(super) async fn webhook(
         "START_TRAINING" => {
             tracing::info!("training was asked for: groundling does not train");
             let text = "groundling does not train: its models find what words name as they are";
-            (
-                StatusCode::CREATED,
-                Json(json!({"status": "ok", "result": {}, "message": text})),
-            )
+            (StatusCode::CREATED, WebhookAnswer::heard(Some(text)))
         }
         "ANNOTATION_CREATED"
         | "ANNOTATION_UPDATED"
@@ -45,11 +72,15 @@ pub(super) async fn webhook(
         | "ANNOTATION_DELETED"
         | "TASKS_CREATED"
         | "TASKS_DELETED"
-        | "PROJECT_UPDATED" => (
-            StatusCode::CREATED,
-            Json(json!({"status": "ok", "result": {}})),
-        ),
-        _ => (StatusCode::OK, Json(json!({"status": "Unknown event"}))),
+        | "PROJECT_UPDATED" => (StatusCode::CREATED, WebhookAnswer::heard(None)),
+        _ => {
+            let unknown = WebhookAnswer {
+                status: "Unknown event",
+                result: None,
+                message: None,
+            };
+            (StatusCode::OK, Json(unknown))
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tracing::Span;
 use tracing::field::Empty;
+use utoipa::ToSchema;
 
 use self::admission::{Admission, Busy};
 pub use self::batch::{BatchPlan, Outcome};
@@ -61,11 +62,12 @@ pub struct Task {
 }
 
 /// What Label Studio stores or shows for a task.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct TaskPrediction {
     /// Boxes, masks, polygons.
     pub result: Vec<Region>,
     /// The mean of the detections' scores, 0..1.
+    #[schema(minimum = 0, maximum = 1)]
     pub score: f32,
     /// What made it.
     pub model_version: String,

@@ -7,6 +7,7 @@ pub mod brush_rle;
 pub mod polygon;
 mod region;
 mod render;
+mod schema;
 pub mod scores;
 mod selection;
 mod value;

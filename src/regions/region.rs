@@ -3,6 +3,7 @@
 use rand::Rng;
 use rand::distr::Alphanumeric;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::selection::Destination;
 use super::value::{Labels, RegionValue};
@@ -10,7 +11,7 @@ use crate::geometry::ImageSize;
 use crate::labeling::{ControlKind, ControlTag, ImageTag};
 
 /// One region of an answer, as Label Studio's editor reads it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[allow(missing_docs)] // Label Studio's own field names
 pub struct Region {
     pub id: String,
@@ -18,6 +19,7 @@ pub struct Region {
     pub to_name: String,
     /// That of the value.
     #[serde(rename = "type")]
+    #[schema(schema_with = super::schema::kinds)]
     pub kind: &'static str,
     pub original_width: usize,
     pub original_height: usize,
@@ -25,6 +27,7 @@ pub struct Region {
     pub value: RegionValue,
     /// 0..1; none for a text.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1, nullable = false)]
     pub score: Option<f32>,
 }
 

@@ -9,6 +9,7 @@
 
 mod addresses;
 mod annotate;
+mod api_docs;
 mod batch;
 mod bench;
 mod checkpoints;

@@ -137,7 +137,7 @@ async fn what_is_wrong_with_a_request_is_named() {
             json!({"label_config": SHAPES_CONFIG}),
             "missing field `tasks`",
         ),
-        (json!({"tasks": []}), "no label_config"),
+        (json!({"tasks": []}), "missing field `label_config`"),
         (
             prompt("<View><Image name='i' valueList='$pages'/></View>", "star"),
             "valueList",

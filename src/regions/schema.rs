@@ -1,0 +1,150 @@
+//! The JSON schema of a region's value, beside the code that writes it.
+
+use std::borrow::Cow;
+
+use utoipa::openapi::schema::{
+    AdditionalProperties, ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, Type,
+};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::value::RegionValue;
+use crate::labeling::Shape;
+
+/// All types that a region may have.
+pub(super) fn kinds() -> Object {
+    let shapes = [Shape::Rectangle, Shape::Brush, Shape::Polygon];
+    let of_shapes = shapes
+        .iter()
+        .flat_map(|shape| [shape.kind(), shape.labels_kind()]);
+    let all: Vec<&str> = of_shapes.chain(["labels", "textarea"]).collect();
+    of(Type::String).enum_values(Some(all)).build()
+}
+
+fn of(kind: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(kind)
+}
+
+fn percent() -> ObjectBuilder {
+    of(Type::Number).minimum(Some(0)).maximum(Some(100))
+}
+
+/// A list of one text, as Label Studio keeps a label and a typed text.
+fn one_text() -> ArrayBuilder {
+    ArrayBuilder::new()
+        .items(of(Type::String))
+        .min_items(Some(1))
+        .max_items(Some(1))
+}
+
+/// A shape's own keys, and one for its label.
+fn shape(shape: Shape, required: &[(&str, RefOr<Schema>)]) -> ObjectBuilder {
+    let mut object =
+        of(Type::Object).additional_properties(Some(AdditionalProperties::FreeForm(false)));
+    for (name, schema) in required {
+        object = object.property(*name, schema.clone()).required(*name);
+    }
+    object
+        .property(shape.labels_kind(), one_text())
+        .property("labels", one_text())
+}
+
+impl PartialSchema for RegionValue {
+    fn schema() -> RefOr<Schema> {
+        let rectangle = [
+            ("x", percent().into()),
+            ("y", percent().into()),
+            ("width", percent().into()),
+            ("height", percent().into()),
+            ("rotation", of(Type::Integer).into()),
+        ];
+        let byte = of(Type::Integer).minimum(Some(0)).maximum(Some(255));
+        let brush = [
+            ("format", of(Type::String).enum_values(Some(["rle"])).into()),
+            ("rle", ArrayBuilder::new().items(byte).into()),
+        ];
+        let corner = ArrayBuilder::new()
+            .items(percent())
+            .min_items(Some(2))
+            .max_items(Some(2));
+        let polygon = [
+            ("points", ArrayBuilder::new().items(corner).into()),
+            ("closed", of(Type::Boolean).into()),
+        ];
+        let text = of(Type::Object)
+            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+            .property("text", one_text())
+            .required("text");
+        OneOfBuilder::new()
+            .item(shape(Shape::Rectangle, &rectangle))
+            .item(shape(Shape::Brush, &brush))
+            .item(shape(Shape::Polygon, &polygon))
+            .item(text)
+            .description(Some(
+                "Places and lengths in percent of the image; a mask as Label Studio's run-length code",
+            ))
+            .into()
+    }
+}
+
+impl ToSchema for RegionValue {
+    fn name() -> Cow<'static, str> {
+        "RegionValue".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::super::value::Labels;
+    use super::*;
+
+    #[test]
+    fn the_schema_has_the_keys_that_are_written() {
+        let Value::Object(mut schema) = serde_json::to_value(RegionValue::schema()).unwrap() else {
+            panic!("the schema is an object");
+        };
+        let Some(Value::Array(schemas)) = schema.remove("oneOf") else {
+            panic!("the schema has a part for each shape");
+        };
+        let labels = || Labels::Own(Some("Pot".to_owned()));
+        let rectangle = RegionValue::Rectangle {
+            x: 1.0,
+            y: 2.0,
+            width: 3.0,
+            height: 4.0,
+            rotation: 0,
+            labels: labels(),
+        };
+        let brush = RegionValue::Brush {
+            rle: [1, 2].into(),
+            labels: Labels::Separate("Pot".to_owned()),
+        };
+        let polygon = RegionValue::Polygon {
+            points: [[1.0, 2.0]].into(),
+            labels: labels(),
+        };
+        let text = RegionValue::Text("pot".to_owned());
+        for (value, schema) in [rectangle, brush, polygon, text].iter().zip(&schemas) {
+            let written = serde_json::to_value(value).unwrap();
+            for key in written.as_object().unwrap().keys() {
+                let is_there = schema["properties"][key].is_object();
+                assert!(is_there, "{key} of {written}");
+            }
+            for key in schema["required"].as_array().unwrap() {
+                assert!(written[key.as_str().unwrap()] != Value::Null, "{key}");
+            }
+        }
+        let kinds = serde_json::to_value(kinds()).unwrap();
+        for kind in [
+            "rectanglelabels",
+            "brush",
+            "polygonlabels",
+            "labels",
+            "textarea",
+        ] {
+            assert!(kinds["enum"].as_array().unwrap().contains(&kind.into()));
+        }
+    }
+}
