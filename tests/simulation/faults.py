@@ -211,19 +211,19 @@ class Scenarios:
     def full_disk(self) -> str:
         """Prompts are answered, and stored once there is room."""
         models = self.fresh()
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", models], capture_output=True)
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", models], capture_output=True)
         if mounted.returncode:
             raise Skipped("a small disk can be mounted by root only")
         try:
             server = self.server(models)
             must(self.type(server, "1.1", PROMPTS[0])[0] == 200, "no answer before")
             filler = models / "filler"
-            with open(filler, "wb") as file:
-                try:
+            try:
+                with open(filler, "wb", buffering=0) as file:
                     while file.write(b"x" * 4096):
-                        file.flush()
-                except OSError:
-                    pass
+                        pass
+            except OSError:
+                pass
             for i in range(20):
                 status, answer = self.type(server, f"{i + 2}.1", PROMPTS[i + 1])
                 must(status == 200, f"with a full disk: {status} {answer}")
@@ -329,7 +329,7 @@ class Scenarios:
 
     def clock_steps(self) -> str:
         """A clock that jumps by days in both directions changes nothing."""
-        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+        library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
         if library is None:
             raise Skipped("libfaketime is not installed (Debian: faketime)")
         models, clock = self.fresh(), self.folder / "clock"
