@@ -50,6 +50,7 @@ async fn give_back_when_idle(preannotator: Arc<Preannotator>) {
     let (mut before, mut was_busy) = (0, false);
     loop {
         tokio::time::sleep(LOOK).await;
+        preannotator.tidy().await;
         let now = preannotator.metrics().answered();
         if now != before {
             (before, was_busy) = (now, true);

@@ -313,6 +313,12 @@ impl Images {
         })
     }
 
+    /// Lets go of what is not to be kept.
+    pub async fn tidy(&self) {
+        self.places.tidy().await;
+        self.pixels.tidy().await;
+    }
+
     /// The memory that requests share.
     pub fn budget(&self) -> &Budget {
         &self.fetcher.budget

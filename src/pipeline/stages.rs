@@ -165,6 +165,15 @@ impl Stages {
         &self.scheduler
     }
 
+    /// Lets go of what is not to be kept.
+    pub async fn tidy(&self) {
+        self.features.tidy().await;
+        self.texts.tidy().await;
+        self.queries.tidy().await;
+        self.embeddings.tidy().await;
+        self.masks.tidy().await;
+    }
+
     /// What each stage keeps.
     pub fn usage(&self) -> impl Iterator<Item = (&'static str, Usage)> {
         let in_memory = [

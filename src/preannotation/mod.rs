@@ -192,6 +192,12 @@ impl Preannotator {
         self.admission.count()
     }
 
+    /// Lets go of results that are not to be kept; for times when nobody asks.
+    pub async fn tidy(&self) {
+        self.images.tidy().await;
+        self.stages.tidy().await;
+    }
+
     /// The memory that requests share.
     pub fn budget(&self) -> &Budget {
         self.images.budget()

@@ -13,8 +13,12 @@ use moka::policy::EvictionPolicy;
 /// The results of one stage; clones share them.
 pub struct Kept<K, V> {
     cache: Cache<K, V>,
+    weigh: Weigh<V>,
     counts: Arc<Counts>,
 }
+
+/// Tells the bytes of a result.
+type Weigh<V> = Arc<dyn Fn(&V) -> u32 + Send + Sync>;
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -61,6 +65,7 @@ impl<K, V> Clone for Kept<K, V> {
     fn clone(&self) -> Self {
         Self {
             cache: self.cache.clone(),
+            weigh: self.weigh.clone(),
             counts: self.counts.clone(),
         }
     }
@@ -86,14 +91,18 @@ where
         unused: Duration,
         weigh: impl Fn(&V) -> usize + Send + Sync + 'static,
     ) -> Self {
+        let weigh: Weigh<V> =
+            Arc::new(move |value| u32::try_from(weigh(value)).unwrap_or(u32::MAX));
+        let weigher = weigh.clone();
         let cache = Cache::builder()
             .max_capacity(capacity)
             .eviction_policy(EvictionPolicy::lru())
             .time_to_idle(unused)
-            .weigher(move |_, value| u32::try_from(weigh(value)).unwrap_or(u32::MAX))
+            .weigher(move |_, value| weigher(value))
             .build();
         Self {
             cache,
+            weigh,
             counts: Arc::default(),
         }
     }
@@ -156,7 +165,16 @@ where
     /// Keeps a result that was computed elsewhere.
     pub async fn keep(&self, key: K, value: V) {
         self.counts.misses.fetch_add(1, Ordering::Relaxed);
-        self.cache.insert(key, value).await;
+        let capacity = self.cache.policy().max_capacity();
+        // the cache would hold it until its next tidying
+        if capacity.is_none_or(|capacity| u64::from((self.weigh)(&value)) <= capacity) {
+            self.cache.insert(key, value).await;
+        }
+    }
+
+    /// Lets go of what is not to be kept: the cache does so while it is used, and not when nobody asks.
+    pub async fn tidy(&self) {
+        self.cache.run_pending_tasks().await;
     }
 
     /// What it holds.
@@ -168,5 +186,27 @@ where
             bytes: self.cache.weighted_size(),
             capacity: self.cache.policy().max_capacity().unwrap_or(0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_too_large_is_not_held() {
+        let kept = Kept::new(100, Duration::from_secs(60), |bytes: &Arc<[u8]>| {
+            bytes.len()
+        });
+        let (large, other): (Arc<[u8]>, Arc<[u8]>) = ([0; 101].into(), [0; 101].into());
+        kept.keep("large", large.clone()).await;
+        assert_eq!(Arc::strong_count(&large), 1);
+        let made = kept.get_or_make("other", async { Ok::<_, ()>(other.clone()) });
+        drop(made.await.unwrap());
+        kept.tidy().await;
+        assert_eq!(Arc::strong_count(&other), 1);
+        let small: Arc<[u8]> = [0; 100].into();
+        kept.keep("small", small.clone()).await;
+        assert!(kept.get(&"small").await.is_some());
     }
 }
