@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::AppState;
 use super::error::{ApiError, failure};
-use crate::budget::{Budget, Purpose, Reservation};
+use crate::budget::{Budget, OutOfMemory, Purpose, Reservation};
 
 /// Which bodies are read; clones share the memory for them.
 #[derive(Debug, Clone)]
@@ -25,8 +25,8 @@ pub struct BodyLimits {
     budget: Budget,
 }
 
-/// Bodies that say that they have no more bytes never wait: requests of annotators are that small, and all connections
-/// together cannot bring more than 32 MiB of them.
+/// Bytes of a body that are read without waiting for memory. Requests of annotators have no more; and a client that begins a
+/// large body and stops holds no more, so that all connections together can hold 32 MiB in this way.
 const SMALL: usize = 64 << 10;
 /// How long a larger body may wait for memory.
 const TURN: Duration = Duration::from_secs(20);
@@ -46,33 +46,64 @@ impl BodyLimits {
         self.limit
     }
 
-    /// Waits until there is memory for a body of which the headers are known, before a byte of it is read.
-    async fn admit(&self, headers: &HeaderMap, was_packed: bool) -> Result<Admitted, Response> {
+    /// The bytes that a body may have by its headers.
+    fn expected(&self, headers: &HeaderMap, was_packed: bool) -> Result<usize, Unread> {
         let told = headers.get(CONTENT_LENGTH);
         let told: Option<usize> = told.and_then(|length| length.to_str().ok()?.parse().ok());
-        if told.is_some_and(|length| length > self.limit) {
-            return Err(too_large(self.limit));
+        match told {
+            Some(length) if length > self.limit => Err(Unread::TooLarge),
+            // what a packed body becomes is not known before
+            Some(length) if !was_packed => Ok(length),
+            _ => Ok(self.limit),
         }
-        // what a packed body becomes is not known before
-        let expected = match told {
-            Some(length) if !was_packed => length,
-            _ => self.limit,
-        };
-        let memory = match expected {
-            0..=SMALL => Ok(self.budget.count(expected)),
-            _ => self.budget.reserve(Purpose::Body, expected, TURN).await,
-        };
-        let memory = memory.map_err(|error| ApiError::from(error).into_response())?;
-        Ok(Admitted { expected, memory })
     }
-}
 
-/// A body that may be read.
-#[derive(Debug)]
-struct Admitted {
-    /// Bytes that it may have.
-    expected: usize,
-    memory: Reservation,
+    /// Reads a body, and takes memory for all that it may have before it is read beyond the first bytes.
+    async fn read(
+        &self,
+        mut body: Body,
+        expected: usize,
+        packed: Option<&Packed>,
+    ) -> Result<Whole, Unread> {
+        let mut memory = self.budget.count(expected.min(SMALL));
+        let mut is_admitted = expected <= SMALL;
+        let mut bytes = Vec::with_capacity(memory.bytes());
+        loop {
+            let frame = timeout(SILENCE, body.frame()).await;
+            let frame = match frame.map_err(|_| Unread::Silent)? {
+                None => break,
+                Some(frame) => frame.map_err(|error| Unread::Broken(error.to_string()))?,
+            };
+            // what is no data is a trailer, and of no use
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            let length = bytes.len() + data.len();
+            if length > expected {
+                return Err(Unread::TooLarge);
+            }
+            if packed.is_some_and(|packed| length > packed.may_be()) {
+                return Err(Unread::Bomb);
+            }
+            if length > SMALL && !is_admitted {
+                let rest = self
+                    .budget
+                    .reserve(Purpose::Body, expected - SMALL, TURN)
+                    .await;
+                memory.merge(rest.map_err(Unread::NoMemory)?);
+                is_admitted = true;
+                if packed.is_none() {
+                    bytes.reserve_exact(expected - bytes.len());
+                }
+            }
+            bytes.extend_from_slice(&data);
+        }
+        memory.shrink_to(bytes.len());
+        Ok(Whole {
+            bytes: bytes.into(),
+            memory,
+        })
+    }
 }
 
 /// Marks a request whose body was packed and is unpacked on the way; the bytes that came so far.
@@ -128,17 +159,14 @@ impl FromRequest<AppState> for Whole {
             return Err(failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
         }
         let packed = request.extensions().get::<Packed>().cloned();
-        let admitted = state
-            .bodies
-            .admit(request.headers(), packed.is_some())
-            .await?;
-        let body = request.into_body();
-        let bytes = timeout(WHOLE, read(body, admitted.expected, packed.as_ref())).await;
-        let bytes = bytes.unwrap_or(Err(Unread::Silent));
-        let bytes = bytes.map_err(|problem| problem.answer(state.bodies.limit()))?;
-        let mut memory = admitted.memory;
-        memory.shrink_to(bytes.len());
-        Ok(Self { bytes, memory })
+        let bodies = &state.bodies;
+        let read = async {
+            let expected = bodies.expected(request.headers(), packed.is_some())?;
+            let body = request.into_body();
+            bodies.read(body, expected, packed.as_ref()).await
+        };
+        let read = timeout(WHOLE, read).await.unwrap_or(Err(Unread::Silent));
+        read.map_err(|problem| problem.answer(bodies.limit))
     }
 }
 
@@ -189,12 +217,19 @@ enum Unread {
     Bomb,
     Silent,
     Broken(String),
+    NoMemory(OutOfMemory),
 }
 
 impl Unread {
     fn answer(self, limit: usize) -> Response {
         match self {
-            Self::TooLarge => too_large(limit),
+            Self::TooLarge => {
+                let text = format!(
+                    "the body is larger than the {limit} bytes that one may have (MAX_BODY_BYTES)"
+                );
+                failure(StatusCode::PAYLOAD_TOO_LARGE, &text)
+            }
+            Self::NoMemory(error) => ApiError::from(error).into_response(),
             Self::Bomb => {
                 let (bytes, times) = UNPACKED;
                 let text = format!(
@@ -210,34 +245,6 @@ impl Unread {
                 StatusCode::BAD_REQUEST,
                 &format!("the body cannot be read: {reason}"),
             ),
-        }
-    }
-}
-
-fn too_large(limit: usize) -> Response {
-    let text =
-        format!("the body is larger than the {limit} bytes that one may have (MAX_BODY_BYTES)");
-    failure(StatusCode::PAYLOAD_TOO_LARGE, &text)
-}
-
-/// Reads up to `limit` bytes.
-async fn read(mut body: Body, limit: usize, packed: Option<&Packed>) -> Result<Bytes, Unread> {
-    let mut bytes = vec![];
-    loop {
-        let frame = timeout(SILENCE, body.frame()).await;
-        let frame = match frame.map_err(|_| Unread::Silent)? {
-            None => return Ok(bytes.into()),
-            Some(frame) => frame.map_err(|error| Unread::Broken(error.to_string()))?,
-        };
-        // what is no data is a trailer, and of no use
-        if let Ok(data) = frame.into_data() {
-            if bytes.len() + data.len() > limit {
-                return Err(Unread::TooLarge);
-            }
-            if packed.is_some_and(|packed| bytes.len() + data.len() > packed.may_be()) {
-                return Err(Unread::Bomb);
-            }
-            bytes.extend_from_slice(&data);
         }
     }
 }

@@ -18,17 +18,27 @@ use super::body::{Sent, Whole};
 use super::error::{ApiError, ErrorBody, off_thread};
 use super::openapi::{BodyRefusals, shapes};
 use super::request_span::belongs_to;
-use super::wire::{Object, ProjectName, read_object};
+use super::wire::{Bounded, List, Object, ProjectName, read_object, values};
 use crate::budget::Reservation;
 use crate::labeling::{ControlKind, LabelingConfig};
 use crate::pipeline::scheduler::Urgency;
 use crate::preannotation::{Origin, Outcome, Task, TaskPrediction};
 
+/// Tasks of a request. Label Studio sends at most a thousand.
+const MAX_TASKS: usize = 10_000;
+/// Values in the data of all tasks of a request.
+const MAX_DATA: usize = 1_000_000;
+/// Values in a context.
+const MAX_CONTEXT: usize = 100_000;
+/// Values in the annotations or the drafts of a task, where they are read: masks are lists of numbers.
+const MAX_ANNOTATED: usize = 2_000_000;
+
 /// Tasks, as Label Studio sends them; what is not named here is ignored.
 #[derive(Debug, Deserialize, ToSchema)]
-pub(super) struct PredictRequest {
-    #[schema(value_type = Vec<WireTask>)]
-    tasks: Vec<Object<WireTask>>,
+pub(super) struct PredictRequest<'a> {
+    #[schema(value_type = Vec<WireTask>, max_items = 10000)]
+    #[serde(borrow)]
+    tasks: List<Object<WireTask<'a>>, MAX_TASKS>,
     /// The labeling config: XML with an `<Image>`, of at most 4 MiB.
     #[schema(
         format = "labeling-config",
@@ -47,19 +57,19 @@ pub(super) struct PredictRequest {
 // Annotations hold masks and may be many MB: they stay text until somebody needs them.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = Task)]
-struct WireTask {
+struct WireTask<'a> {
     #[serde(default)]
     #[schema(schema_with = shapes::task_id)]
     id: Value,
-    #[serde(default)]
+    #[serde(borrow, default)]
     #[schema(schema_with = shapes::task_data)]
-    data: Value,
-    #[serde(default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     #[schema(schema_with = shapes::annotations)]
-    annotations: Option<Box<RawValue>>,
-    #[serde(default)]
+    annotations: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     #[schema(schema_with = shapes::annotations)]
-    drafts: Option<Box<RawValue>>,
+    drafts: Option<&'a RawValue>,
 }
 
 /// How the tasks are to be answered.
@@ -67,7 +77,7 @@ struct WireTask {
 struct Params {
     #[serde(default)]
     #[schema(schema_with = shapes::context)]
-    context: Value,
+    context: Bounded<MAX_CONTEXT>,
     /// The user for protected image URLs.
     login: Option<String>,
     /// The password for protected image URLs.
@@ -150,10 +160,18 @@ fn read(body: Whole) -> Result<Asked, ApiError> {
     let params = request.params.map(|Object(params)| params);
     let params = params.unwrap_or_default();
     let login = params.login.filter(|login| !login.is_empty());
-    let tasks = request.tasks.into_iter();
-    let tasks: Vec<Task> = tasks.map(|Object(task)| task.read(&config)).collect();
+    let mut tasks = vec![];
+    let mut in_data = 0;
+    for (i, Object(task)) in request.tasks.0.into_iter().enumerate() {
+        in_data += task.data.map_or(0, |data| values(data.get()));
+        if in_data > MAX_DATA {
+            return Err(ApiError::Body(format!(
+                "tasks[{i}].data: with it the tasks have more than the {MAX_DATA} values that a request may have"
+            )));
+        }
+        tasks.push(task.read(&config));
+    }
     let mut memory = body.memory;
-    drop(body.bytes);
     memory.shrink_to(tasks.iter().map(Task::bytes).sum());
     Ok(Asked {
         origin: Origin {
@@ -165,7 +183,7 @@ fn read(body: Whole) -> Result<Asked, ApiError> {
         },
         tasks,
         config: Arc::new(config),
-        context: params.context,
+        context: params.context.0,
         memory,
     })
 }
@@ -245,20 +263,20 @@ async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiErr
     Ok(outcomes.into_iter().map(result).collect())
 }
 
-impl WireTask {
+impl WireTask<'_> {
     /// Its regions are read only for a labeling config with thresholds in it.
     fn read(self, config: &LabelingConfig) -> Task {
         let is_number = |kind: &ControlKind| matches!(kind, ControlKind::Number { .. });
         let mut controls = config.controls.iter();
         let regions = match controls.any(|control| is_number(&control.kind)) {
-            true => asked_before(self.annotations.as_deref(), self.drafts.as_deref()),
+            true => asked_before(self.annotations, self.drafts),
             false => vec![],
         };
         Task {
             id: self.id.as_u64(),
             // without its data, the task fails by itself
-            data: match self.data {
-                Value::Object(data) => data,
+            data: match self.data.map(|data| serde_json::from_str(data.get())) {
+                Some(Ok(Value::Object(data))) => data,
                 _ => Map::new(),
             },
             regions,
@@ -270,6 +288,15 @@ impl WireTask {
 /// own, and before them those of the annotation, if there is one and not several people's.
 fn asked_before(annotations: Option<&RawValue>, drafts: Option<&RawValue>) -> Vec<Value> {
     let entries = |part: Option<&RawValue>| -> Vec<Value> {
+        let part = part.filter(|part| {
+            let is_readable = values(part.get()) <= MAX_ANNOTATED;
+            if !is_readable {
+                tracing::warn!(
+                    "annotations of more than {MAX_ANNOTATED} values are not searched for what was typed before"
+                );
+            }
+            is_readable
+        });
         let part = part.and_then(|part| serde_json::from_str(part.get()).ok());
         part.unwrap_or_default()
     };

@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::State;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::AppState;
@@ -12,7 +11,7 @@ use super::body::Whole;
 use super::error::{ApiError, off_thread};
 use super::openapi::{BodyRefusals, shapes};
 use super::request_span::belongs_to;
-use super::wire::{ProjectName, read_object};
+use super::wire::{Bounded, ProjectName, read_object};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::labeling::{LabelingConfig, LabelingError};
 use crate::preannotation::project::memory::Writing;
@@ -32,7 +31,7 @@ pub(super) struct SetupRequest {
     access_token: Option<String>,
     #[serde(default)]
     #[schema(schema_with = shapes::extra_params)]
-    extra_params: Value,
+    extra_params: Bounded<10_000>,
 }
 
 /// What Label Studio compares with the version of the predictions it has.
@@ -81,7 +80,7 @@ fn introduce(state: &AppState, body: &[u8]) -> Result<(String, Writing), ApiErro
             studio = studio.as_stranger();
         }
         let projects = preannotator.projects();
-        writing = projects.take_setup(project, &request.extra_params, studio);
+        writing = projects.take_setup(project, &request.extra_params.0, studio);
     }
     let config = config.and_then(Result::ok);
     let version = preannotator.projects().version(project, config.as_ref());

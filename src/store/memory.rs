@@ -203,8 +203,11 @@ mod tests {
         assert_eq!(Arc::strong_count(&large), 1);
         let made = kept.get_or_make("other", async { Ok::<_, ()>(other.clone()) });
         drop(made.await.unwrap());
-        kept.tidy().await;
-        assert_eq!(Arc::strong_count(&other), 1);
+        let start = std::time::Instant::now();
+        while Arc::strong_count(&other) > 1 {
+            assert!(start.elapsed() < Duration::from_secs(20));
+            kept.tidy().await;
+        }
         let small: Arc<[u8]> = [0; 100].into();
         kept.keep("small", small.clone()).await;
         assert!(kept.get(&"small").await.is_some());

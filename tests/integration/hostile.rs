@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures_util::StreamExt;
 use groundling::http::router;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -100,15 +101,18 @@ async fn bodies_wait_for_memory_and_small_ones_do_not() {
         let request = Request::post("/predict").header("content-type", "application/json");
         request.header("content-length", length)
     };
-    // a client that sends a little now and then keeps nearly the quarter that bodies may take
+    // a client that has begun and then sends a little now and then keeps nearly the quarter that bodies may take
     let slow = futures_util::stream::unfold((), |()| async {
         tokio::time::sleep(Duration::from_secs(5)).await;
-        Some((Ok::<_, std::io::Error>(vec![b' '; 10]), ()))
+        Some((Ok::<_, std::io::Error>(vec![b' '; 10_000]), ()))
     });
+    let begun = futures_util::stream::iter([Ok(vec![b' '; 70_000])]);
+    let slow = begun.chain(slow);
     let slow = request(950_000).body(Body::from_stream(slow)).unwrap();
     let slow = tokio::spawn(app.clone().oneshot(slow));
-    tokio::task::yield_now().await;
-    assert_eq!(budget.used(), 950_000);
+    while budget.used() < 900_000 {
+        tokio::task::yield_now().await;
+    }
 
     let large = request(100_000)
         .body(Body::from(vec![b' '; 100_000]))
@@ -119,7 +123,7 @@ async fn bodies_wait_for_memory_and_small_ones_do_not() {
     let text = large.into_body().collect().await.unwrap().to_bytes();
     let text = String::from_utf8_lossy(&text);
     assert!(
-        text.contains("REQUEST_BYTES") && text.contains("100000 bytes"),
+        text.contains("REQUEST_BYTES") && text.contains("bytes of memory are needed"),
         "{text}"
     );
     let small = request(10).body(Body::from(vec![b' '; 10])).unwrap();
@@ -232,6 +236,44 @@ async fn configs_that_no_project_has_are_refused_at_once() {
         "{body}"
     );
     assert_eq!(get_json(&app, "/health").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn short_texts_do_not_become_many_values() {
+    let app = router(state_with(&[]));
+    let config = serde_json::to_string(SHAPES_CONFIG).unwrap();
+    let many = |text: &str, count: usize| vec![text; count].join(",");
+    let tasks = |tasks: String| format!("{{\"label_config\": {config}, \"tasks\": [{tasks}]}}");
+    let context = format!(
+        "{{\"label_config\": {config}, \"tasks\": [], \"params\": {{\"context\": {{\"result\": [{}]}}}}}}",
+        many("{}", 200_000)
+    );
+    for (body, names) in [
+        (tasks(many("{}", 20_000)), "10000"),
+        (
+            tasks(format!(
+                "{{\"data\": {{\"a\": [{}]}}}}",
+                many("[]", 1_200_000)
+            )),
+            "tasks[0].data",
+        ),
+        (
+            tasks(
+                many("{\"data\": {\"a\": [[],[],[]]}}", 9_000)
+                    .replace("[[],[],[]]", &format!("[{}]", many("0", 200))),
+            ),
+            "data",
+        ),
+        (context, "params"),
+        (tasks("[".repeat(1_000_000)), "tasks[0]"),
+    ] {
+        let start = Instant::now();
+        let request = Request::post("/predict").header("content-type", "application/json");
+        let (status, error) = answer(&app, request.body(body.into()).unwrap()).await;
+        assert!(start.elapsed() < Duration::from_secs(1), "{names}");
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{error}");
+        assert!(error.contains(names), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ Prints a table and ends with 1 if a promise was broken. What needs the rights of
 
 import argparse
 import base64
+import gzip
 import http.client
 import json
 import os
@@ -332,6 +333,65 @@ class Scenarios:
 
     # memory
 
+    def hostile_bodies(self) -> str:
+        """Each is refused within a second and 100 MiB, while hundreds of stalled ones are open, and annotators go on."""
+        server = self.server(self.fresh())
+        self.type(server, "1.1", PROMPTS[0])
+        slowest, most = 0.0, 0.0
+        stalled = []
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 60000000\r\n\r\n{"
+        for _ in range(300):
+            stalled.append(socket.create_connection(("127.0.0.1", server.port)))
+            stalled[-1].sendall(head)
+        nested = "<RectangleLabels name='a' toName='image'><Label value='x'/>" * 3000 + "</RectangleLabels>" * 3000
+        config = f"<View><Image name='image' value='$image'/>{nested}</View>"
+        entities = '<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa">' + "".join(
+            f'<!ENTITY {chr(98 + i)} "{f"&{chr(97 + i)};" * 10}">' for i in range(9)
+        )
+        bodies = {
+            "a gzip of 250 MB": (gzip.compress(bytes(250_000_000), 9), {"Content-Encoding": "gzip"}),
+            "3,000 nested controls": (json.dumps(request(config, [task(1, "/a.png")], "1.1")).encode(), {}),
+            "entities": (json.dumps(request(entities + "]><View>&j;</View>", [task(1, "/a.png")], "1.1")).encode(), {}),
+            "a million tasks": (b'{"label_config": "<View/>", "tasks": [' + b"{}," * 1_000_000 + b"{}]}", {}),
+            "many values": (b'{"label_config": "<View/>", "tasks": [{"data": [' + b"[]," * 9_000_000 + b"0]}]}", {}),
+            "deep brackets": (b"[" * 20_000_000, {}),
+            "no JSON": (b"x" * 50_000_000, {}),
+        }
+        for name, (body, headers) in bodies.items():
+            before, started = server.memory_mib(), time.monotonic()
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+            sampler = threading.Thread(target=lambda: seen.extend(self.samples(server, started)))
+            seen: list[float] = []
+            sampler.start()
+            try:
+                connection.request("POST", "/predict", body, {"Content-Type": "application/json"} | headers)
+                response = connection.getresponse()
+                status = response.status
+                response.read()
+            finally:
+                connection.close()
+            seconds = time.monotonic() - started
+            sampler.join()
+            must(400 <= status < 500 or status == 503, f"{name}: {status}")
+            must(seconds < (1 if status < 500 else 25), f"{name}: {status} after {seconds:.1f} s")
+            must(max(seen) < before + 100, f"{name}: {max(seen) - before:.0f} MiB more")
+            slowest, most = max(slowest, seconds), max(most, max(seen) - before)
+        status, _ = self.type(server, "1.1", PROMPTS[1])
+        must(status == 200, f"an annotator was answered {status} while 300 bodies were stalled")
+        for connection in stalled:
+            connection.close()
+        server.stop()
+        return f"{len(bodies)} bodies refused beside 300 stalled ones: at most {slowest:.2f} s and {most:.0f} MiB"
+
+    @staticmethod
+    def samples(server: Server, started: float) -> list[float]:
+        """The memory of the server for a while."""
+        seen = []
+        while time.monotonic() < started + 1:
+            seen.append(server.memory_mib())
+            time.sleep(0.01)
+        return seen
+
     def memory_after_a_peak(self) -> str:
         """A minute after the last of many large requests, memory is that of the models, the store and a margin."""
         store = 32
@@ -426,6 +486,7 @@ ALL = (
     "locked_database",
     "damaged_database",
     "cut_models",
+    "hostile_bodies",
     "memory_after_a_peak",
     "clock_steps",
 )
