@@ -1,8 +1,6 @@
 //! Bounded fetching of images.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use reqwest::header::{
@@ -13,7 +11,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::MediaError;
 use super::guard::{AllowedHosts, PrivateHost, PublicOnly, check_literal};
-use super::location::{Location, LocationError, describe, inline};
+use super::local;
+use super::location::{Location, describe, inline};
 use crate::budget::{Budget, Purpose, Reservation};
 use crate::label_studio::LabelStudio;
 use crate::outgoing::{causes, client, retry_after};
@@ -72,11 +71,11 @@ pub(super) struct Validators {
 }
 
 impl Validators {
-    fn are_none(&self) -> bool {
+    pub(super) fn are_none(&self) -> bool {
         self.etag.is_none() && self.last_modified.is_none()
     }
 
-    fn of_file(metadata: &std::fs::Metadata) -> Self {
+    pub(super) fn of_file(metadata: &std::fs::Metadata) -> Self {
         let changed = metadata.modified().ok();
         Self {
             etag: changed.map(|time| format!("{time:?} {}", metadata.len())),
@@ -161,9 +160,9 @@ impl Fetcher {
                 }))
             }
             Location::File { path, root, name } => {
-                let shown = local_file(&name);
+                let shown = local::describe(&name);
                 let (root, known) = (root.clone(), known.clone());
-                let open = move || open_file(&path, &root, name, limit as u64, &known);
+                let open = move || local::open(&path, &root, name, limit as u64, &known);
                 let Some(file) = on_thread(&shown, open).await? else {
                     return Ok(Answer::Same);
                 };
@@ -411,11 +410,6 @@ fn failed(error: reqwest::Error, url: &Url, studio: &LabelStudio) -> MediaError 
     }
 }
 
-/// What a local file is called in messages.
-fn local_file(name: &str) -> String {
-    format!("the local file {name}")
-}
-
 /// Reads, off the async threads.
 async fn on_thread<T: Send + 'static>(
     name: &str,
@@ -428,133 +422,4 @@ async fn on_thread<T: Send + 'static>(
             reason: error.to_string(),
         })
     })
-}
-
-/// A local file that is open for reading.
-#[derive(Debug)]
-struct OpenFile {
-    file: File,
-    name: String,
-    length: usize,
-    validators: Validators,
-}
-
-/// Opens a local file, unless it is as it was. It was looked at by its name before, and could be another one by now: what
-/// counts is the file that is open.
-fn open_file(
-    path: &Path,
-    root: &Path,
-    name: String,
-    limit: u64,
-    known: &Validators,
-) -> Result<Option<OpenFile>, MediaError> {
-    let failed = |error: std::io::Error| unreadable(&name, &error.to_string());
-    let file = open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(unreadable(&name, "it is not a file"));
-    }
-    let (real, real_root) = (path.canonicalize(), root.canonicalize());
-    let (real, real_root) = (real.map_err(failed)?, real_root.map_err(failed)?);
-    if !real.starts_with(real_root) || !is_same(&metadata, &real) {
-        return Err(LocationError::Outside(name).into());
-    }
-    if metadata.len() > limit {
-        return Err(MediaError::TooLarge {
-            url: local_file(&name),
-            limit: limit as usize,
-        });
-    }
-    let validators = Validators::of_file(&metadata);
-    let is_same = !known.are_none() && *known == validators;
-    Ok((!is_same).then_some(OpenFile {
-        file,
-        name,
-        length: metadata.len() as usize,
-        validators,
-    }))
-}
-
-impl OpenFile {
-    /// Its bytes. It may have grown since it was opened.
-    fn read(self, limit: usize) -> Result<(Vec<u8>, Validators), MediaError> {
-        let mut bytes = Vec::with_capacity(self.length);
-        let read = self.file.take(limit as u64 + 1).read_to_end(&mut bytes);
-        let read = read.map_err(|error| unreadable(&self.name, &error.to_string()))?;
-        if read > limit {
-            return Err(MediaError::TooLarge {
-                url: local_file(&self.name),
-                limit,
-            });
-        }
-        Ok((bytes, self.validators))
-    }
-}
-
-fn unreadable(name: &str, reason: &str) -> MediaError {
-    MediaError::Unreachable {
-        url: local_file(name),
-        reason: format!("{reason} (LOCAL_FILES_DOCUMENT_ROOT)"),
-    }
-}
-
-/// Opens what may be no file, without waiting for a writer to it.
-fn open(path: &Path) -> std::io::Result<File> {
-    let mut options = File::options();
-    options.read(true);
-    #[cfg(target_os = "linux")]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
-    }
-    options.open(path)
-}
-
-/// Whether an open file is the one that has this name now.
-fn is_same(open: &std::fs::Metadata, path: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        std::fs::symlink_metadata(path)
-            .is_ok_and(|named| (named.dev(), named.ino()) == (open.dev(), open.ino()))
-    }
-    #[cfg(not(unix))]
-    {
-        std::fs::symlink_metadata(path).is_ok_and(|named| named.len() == open.len())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_that_was_exchanged_after_it_was_looked_at_is_not_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("root");
-        std::fs::create_dir(&root).unwrap();
-        let (file, secret) = (root.join("a.png"), folder.path().join("secret"));
-        std::fs::write(&file, "picture").unwrap();
-        std::fs::write(&secret, "secret").unwrap();
-        let read = |limit| {
-            let known = Validators::default();
-            let file = open_file(&file, &root, "a.png".to_owned(), limit, &known)?;
-            file.expect("there is nothing known").read(limit as usize)
-        };
-        assert!(matches!(read(7), Ok((bytes, _)) if bytes == b"picture"));
-        assert!(matches!(read(6), Err(MediaError::TooLarge { .. })));
-        #[cfg(unix)]
-        {
-            std::fs::remove_file(&file).unwrap();
-            std::os::unix::fs::symlink(&secret, &file).unwrap();
-            let error = read(100).unwrap_err().to_string();
-            assert!(
-                error.contains("outside LOCAL_FILES_DOCUMENT_ROOT"),
-                "{error}"
-            );
-            std::fs::remove_file(&file).unwrap();
-            std::fs::create_dir(&file).unwrap();
-            assert!(read(100).is_err());
-        }
-    }
 }

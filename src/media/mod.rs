@@ -5,6 +5,7 @@ mod fetch;
 pub mod guard;
 mod hosts;
 mod images;
+mod local;
 mod location;
 mod orientation;
 

@@ -21,6 +21,7 @@ mod hostile;
 mod hub;
 mod labeling;
 mod layering;
+mod log_lines;
 mod media;
 mod predict;
 mod process;

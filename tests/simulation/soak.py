@@ -4,8 +4,8 @@ webhooks, `annotate` that is killed now and then, and a Label Studio that fails 
     python3 tests/simulation/soak.py [--minutes 10] [--seed 1] [--groundling BINARY] [--out DIR]
 
 Prints a table and writes soak.json, soak.svg and the server's log to DIR. Ends with 1 if an answer was lost, was about
-another image or had a region twice, if a request failed while Label Studio was well, or if memory grew by more than
-5 %. Standard library only.
+another image or had a region twice, if a request failed while Label Studio was well, or, in runs of five minutes and more,
+if memory grew by more than 5 %. Standard library only.
 """
 
 import argparse
@@ -338,7 +338,8 @@ def main():
                 simulation.server.kill()
     report = simulation.report
     middle, end = growth(report.memory)
-    if end > 1.05 * middle:
+    # in a short run the store is still filling
+    if args.minutes >= 5 and end > 1.05 * middle:
         report.problems.append(f"memory grew from {middle:.0f} to {end:.0f} MiB")
     rows = table(report)
     print("| request | count | answered with an error | p50 ms | p90 ms | p99 ms | max ms |\n|---|---:|---:|---:|---:|---:|---:|")
