@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::{repository, sources};
 
 /// Files below `src/` and the reason for their `unsafe`. `unsafe_code` is denied in both packages; these files allow it.
-const INVENTORY: [(&str, &str); 17] = [
+const INVENTORY: [(&str, &str); 18] = [
     (
         "main.rs",
         "starts the compute threads while no other thread exists, which `threads::start` requires",
@@ -69,6 +69,10 @@ const INVENTORY: [(&str, &str); 17] = [
     (
         "models/ops/kernels/words.rs",
         "the same inner loop per number format, with instructions that were detected at run time",
+    ),
+    (
+        "pipeline/device.rs",
+        "tells the GPU's driver to keep freed memory, and candle that one stream has all work",
     ),
     (
         "threads.rs",
