@@ -26,7 +26,7 @@ def read(file: Path) -> dict:
 
 
 def selftest(file: Path) -> None:
-    """The checks that failed, then the three that came nearest to what is allowed."""
+    """The checks that failed, then the six that came nearest to what is allowed."""
     report = read(file)
     if not report:
         print(f"{file.name}: no report")
@@ -35,11 +35,11 @@ def selftest(file: Path) -> None:
     wrong = [check for check in checks if check["result"] != "ok"]
     print(f"{file.name}: {len(checks)} checks on {report['device']}, {len(wrong)} wrong, {report['seconds']:.1f} s")
     share = lambda check: (check["largest_difference"] or 0) / (check["allowed"] or 1)  # noqa: E731
-    nearest = sorted((check for check in checks if check not in wrong), key=share)[-3:]
+    nearest = sorted((check for check in checks if check not in wrong), key=share)[-6:]
     for check in wrong + nearest:
         difference = check["largest_difference"]
         found = check["reason"] or f"{difference:.2e}, allowed {check['allowed']:.1e}"
-        print(f"  {check['result']}: {check['check']} ({check['used_by']}; {check['shape'][:80]}): {found[:300]}")
+        print(f"  {check['result']}: {check['check']} ({check['on']}; {check['used_by']}; {check['shape'][:80]}): {found[:300]}")
 
 
 def milliseconds(file: Path) -> dict[str, float]:

@@ -218,6 +218,8 @@ impl Segmenter {
     fn best_masks(&self, masks: &Masks, frame: Frame) -> Result<Vec<SmallMask>, SegmentError> {
         let scores: Vec<Vec<f32>> = masks.iou_scores.to_dtype(DType::F32)?.to_vec2()?;
         let logits = masks.low_res_masks.to_dtype(DType::F32)?.flatten_from(2)?;
+        // all at once: a GPU is waited for with every copy
+        let logits = logits.to_device(&Device::Cpu)?;
         let mut best = vec![];
         for (prompt, scores) in scores.iter().enumerate() {
             let ranked = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));

@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::{repository, sources};
 
 /// Files below `src/` and the reason for their `unsafe`. `unsafe_code` is denied in both packages; these files allow it.
-const INVENTORY: [(&str, &str); 17] = [
+const INVENTORY: [(&str, &str); 25] = [
     (
         "main.rs",
         "starts the compute threads while no other thread exists, which `threads::start` requires",
@@ -13,6 +13,34 @@ const INVENTORY: [(&str, &str); 17] = [
     (
         "memory.rs",
         "the global allocator: keeps large blocks for the next request, and asks the kernel for huge pages",
+    ),
+    (
+        "models/ops/gpu/convolution.rs",
+        "starts a kernel on a GPU: pointers into tensors whose shapes are compared before",
+    ),
+    (
+        "models/ops/gpu/launch.rs",
+        "tensors that are not filled before a kernel writes them, and the call that starts kernels",
+    ),
+    (
+        "models/ops/gpu/linear.rs",
+        "starts a kernel on a GPU: pointers into tensors whose shapes are compared before",
+    ),
+    (
+        "models/ops/gpu/norm.rs",
+        "starts a kernel on a GPU: pointers into tensors whose shapes are compared before",
+    ),
+    (
+        "models/ops/gpu/sampling.rs",
+        "starts a kernel on a GPU: pointers into tensors whose shapes are compared before",
+    ),
+    (
+        "models/ops/gpu/softmax.rs",
+        "starts a kernel on a GPU: pointers into tensors whose shapes are compared before",
+    ),
+    (
+        "models/ops/gpu/windows.rs",
+        "starts a kernel on a GPU: pointers into tensors whose shapes are compared before",
     ),
     (
         "models/ops/kernels/attention.rs",
@@ -69,6 +97,10 @@ const INVENTORY: [(&str, &str); 17] = [
     (
         "models/ops/kernels/words.rs",
         "the same inner loop per number format, with instructions that were detected at run time",
+    ),
+    (
+        "pipeline/device.rs",
+        "tells the GPU's driver to keep freed memory, and candle that one stream has all work",
     ),
     (
         "threads.rs",

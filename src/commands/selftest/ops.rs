@@ -1,14 +1,14 @@
 //! The rows of the operations' checks.
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use super::report::{Found, OF_SCALE, Row};
 use crate::models::ops::InstructionSet;
 use crate::models::ops::checks::{Check, Comparison, Target};
 use crate::pipeline::device;
 
-/// Runs a check: on a CPU the kernels of every instruction set that the process may use, elsewhere the plain
-/// tensor operations of the device.
+/// Runs a check: on a CPU the kernels of every instruction set that the process may use, elsewhere what the device
+/// computes in every type.
 pub(super) fn rows(check: &Check, device: &Device) -> Vec<Row> {
     let targets = targets(check, device);
     check
@@ -24,7 +24,7 @@ pub(super) fn rows(check: &Check, device: &Device) -> Vec<Row> {
                 Comparison::Difference(difference) => Found::Difference(difference),
                 other => Found::Wrong(other.to_string()),
             },
-            allowed: check.tolerance(),
+            allowed: check.tolerance_for(target),
             unit: OF_SCALE,
         })
         .collect()
@@ -32,7 +32,10 @@ pub(super) fn rows(check: &Check, device: &Device) -> Vec<Row> {
 
 fn targets(check: &Check, device: &Device) -> Vec<Target> {
     if !device.is_cpu() {
-        return vec![Target::Device(device.clone())];
+        let dtypes = [DType::F32, DType::F16, DType::BF16];
+        return dtypes
+            .map(|dtype| Target::Device(device.clone(), dtype))
+            .to_vec();
     }
     let sets = match check.is_by_set() {
         true => InstructionSet::permitted(),
@@ -45,6 +48,6 @@ fn name(check: &Check, target: &Target) -> String {
     match target {
         Target::Kernel(_) if !check.is_by_set() => "any".to_owned(),
         Target::Kernel(set) => set.name().to_owned(),
-        Target::Device(device) => device::name(device),
+        Target::Device(device, dtype) => format!("{}, {}", device::name(device), dtype.as_str()),
     }
 }

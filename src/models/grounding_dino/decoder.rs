@@ -81,7 +81,6 @@ impl Decoder {
         for (layer, box_head) in self.layers.iter().zip(box_heads) {
             let per_level = reference.unsqueeze(2)?.broadcast_mul(&ratios)?;
             let positions = self.query_positions(&per_level.narrow(2, 0, 1)?.squeeze(2)?, dtype)?;
-            let per_level = per_level.to_dtype(dtype)?;
             hidden_states = layer.forward(&hidden_states, &positions, &per_level, input)?;
             let delta = box_head.forward(&hidden_states)?.to_dtype(DType::F32)?;
             reference = candle_nn::ops::sigmoid(&(delta + inverse_sigmoid(&reference)?)?)?;

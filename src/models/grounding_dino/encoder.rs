@@ -59,10 +59,7 @@ impl Encoder {
             phrase_bias: tokens.phrase_bias.to_dtype(dtype)?,
             padding_bias: tokens.padding_bias(dtype)?,
         };
-        let reference_points = features
-            .pyramid
-            .reference_points(text.device())?
-            .to_dtype(dtype)?;
+        let reference_points = features.pyramid.reference_points(text.device())?;
         let (mut vision, mut text) = (features.hidden_states.clone(), text.clone());
         for layer in &self.layers {
             (vision, text) =

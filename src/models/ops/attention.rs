@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::kernels::attention::{Heads, Multihead, Sizes, multihead_attention};
 use super::kernels::simd::InstructionSet;
 use super::{has_kernel, numbers, tensor};
@@ -26,6 +28,10 @@ pub fn attention(
     heads: usize,
 ) -> Result<Tensor> {
     check(query, key, value, bias, heads)?;
+    #[cfg(feature = "cuda")]
+    if gpu::takes(query) {
+        return gpu::attention(query, key, value, bias, heads);
+    }
     match has_kernel(query) {
         true => with_kernel(InstructionSet::current(), query, key, value, bias, heads),
         false => attention_plain(query, key, value, bias, heads),

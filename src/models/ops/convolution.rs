@@ -2,6 +2,8 @@
 
 use candle_core::{D, Result, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::kernels::convolution::{self, Map};
 use super::kernels::depthwise;
 use super::kernels::simd::InstructionSet;
@@ -73,6 +75,11 @@ pub fn conv3x3(xs: &Tensor, conv: &Conv3x3, activation: Activation) -> Result<Te
         candle_core::bail!("convolution: input {:?} and {conv:?} do not fit", xs.dims())
     }
     let Some(kernel) = conv.kernel.panels() else {
+        #[cfg(feature = "cuda")]
+        if gpu::takes(xs) {
+            let patches = gpu::neighbourhoods(xs, conv.stride)?;
+            return linear(&patches, &conv.kernel, conv.bias.as_ref(), activation, None);
+        }
         return conv3x3_plain(xs, conv, activation);
     };
     let xs = xs.contiguous()?;
@@ -140,6 +147,10 @@ pub fn depthwise_conv3x3(
     activation: Activation,
 ) -> Result<Tensor> {
     check_depthwise(xs, conv)?;
+    #[cfg(feature = "cuda")]
+    if gpu::takes(xs) {
+        return gpu::depthwise_conv3x3(xs, conv, activation);
+    }
     match has_kernel(xs) {
         true => depthwise_with_kernel(InstructionSet::current(), xs, conv, activation),
         false => depthwise_conv3x3_plain(xs, conv, activation),

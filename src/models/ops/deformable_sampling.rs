@@ -2,6 +2,8 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::kernels::sampling::{self, Sizes};
 use super::kernels::simd::InstructionSet;
 use super::{has_kernel, numbers, tensor};
@@ -24,7 +26,8 @@ pub struct Sampling<'a> {
 /// - `samples` `[B, Q, 3 * heads * L * P]`: every head's `L * P` offsets in x, then in y, then its logits of the
 ///   attention
 /// - `reference` `[B, Q, L, 2]` (centres: offsets are in cells) or `[B, Q, L, 4]` (boxes cxcywh: offsets are in
-///   halves of their sides, divided by `P`), 0..1
+///   halves of their sides, divided by `P`), 0..1; in f32 even where the others are not, since it is where in the
+///   image
 ///
 /// Returns `[B, Q, heads * D]`.
 ///
@@ -37,6 +40,10 @@ pub fn deformable_sampling(
     sampling: Sampling,
 ) -> Result<Tensor> {
     check(value, samples, reference, sampling)?;
+    #[cfg(feature = "cuda")]
+    if gpu::takes(value) {
+        return gpu::deformable_sampling(value, samples, reference, sampling);
+    }
     match has_kernel(value) {
         true => with_kernel(
             InstructionSet::current(),
@@ -116,6 +123,10 @@ pub fn deformable_sampling_plain(
 
 /// Where to sample, `(x, y)` in 0..1 of each level: `[B, Q, heads, L, P * 2]`.
 fn locations(offsets: &Tensor, reference: &Tensor, sampling: Sampling) -> Result<Tensor> {
+    let (offsets, reference) = (
+        offsets.to_dtype(DType::F32)?,
+        reference.to_dtype(DType::F32)?,
+    );
     let device = offsets.device();
     let (points, levels) = (sampling.points, sampling.shapes.len());
     // [B, Q, L, c] -> [B, Q, 1, L, c], each pair repeated for every point
@@ -128,7 +139,7 @@ fn locations(offsets: &Tensor, reference: &Tensor, sampling: Sampling) -> Result
             .flat_map(|(height, width)| [*width as f32, *height as f32].repeat(points))
             .collect();
         let sizes = Tensor::from_vec(sizes, (1, 1, 1, levels, points * 2), device)?;
-        offsets.broadcast_div(&sizes.to_dtype(offsets.dtype())?)?
+        offsets.broadcast_div(&sizes)?
     } else {
         let sides = reference.narrow(4, 2, 2)?.repeat((1, 1, 1, 1, points))?;
         (offsets / points as f64)?.broadcast_mul(&(sides * 0.5)?)?
@@ -149,9 +160,7 @@ fn sample(
     let (points, dtype, device) = (pairs / 2, value.dtype(), value.device());
     let samples = (batch * heads, queries * points);
     // [B, Q, heads, L, ...] -> [L][B * heads, Q * P]
-    let locations = locations
-        .to_dtype(DType::F32)?
-        .reshape((batch, queries, heads, levels, points, 2))?;
+    let locations = locations.reshape((batch, queries, heads, levels, points, 2))?;
     let weights = weights
         .to_dtype(DType::F32)?
         .reshape((batch, queries, heads, levels, points))?;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Result, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::kernels::fusion_attention::{ImageProjections, Pair, fusion_attention};
 use super::kernels::simd::InstructionSet;
 use super::{Activation, Matrix, copied, kernel_set, linear, numbers, tensor};
@@ -175,6 +177,10 @@ impl FusionAttention {
         text_bias: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
         let heads = self.heads;
+        #[cfg(feature = "cuda")]
+        if gpu::takes(sides[0]) {
+            return gpu::fusion_attention(sides, token_mask, text_bias, heads);
+        }
         // [B, N, heads * D] -> [B, heads, N, D]
         let split = |xs: &Tensor| -> Result<Tensor> {
             let (batch, tokens, inner) = xs.dims3()?;

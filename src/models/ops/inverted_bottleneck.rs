@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::convolution::{Depthwise3x3, depthwise_conv3x3_plain, map_of};
+use super::convolution::{Depthwise3x3, depthwise_conv3x3, depthwise_conv3x3_plain, map_of};
 use super::kernels::inverted_bottleneck::{self as kernel, Layers};
 use super::{Activation, Matrix, copied, linear, numbers, tensor};
 
@@ -33,7 +33,7 @@ pub fn inverted_bottleneck(
     activation: Activation,
 ) -> Result<Tensor> {
     let (Some(widen), Some(narrow)) = (block.widen.panels(), block.narrow.panels()) else {
-        return inverted_bottleneck_plain(xs, block, residual, activation);
+        return layer_by_layer(xs, block, residual, activation, depthwise_conv3x3);
     };
     let map = map_of(xs)?;
     let stride = block.depthwise.stride.max(1);
@@ -91,9 +91,19 @@ pub fn inverted_bottleneck_plain(
     residual: Option<&Tensor>,
     activation: Activation,
 ) -> Result<Tensor> {
+    layer_by_layer(xs, block, residual, activation, depthwise_conv3x3_plain)
+}
+
+fn layer_by_layer(
+    xs: &Tensor,
+    block: &InvertedBottleneck,
+    residual: Option<&Tensor>,
+    activation: Activation,
+    depthwise: impl Fn(&Tensor, &Depthwise3x3, Activation) -> Result<Tensor>,
+) -> Result<Tensor> {
     let gelu = Activation::Gelu;
     let widened = linear(xs, &block.widen, Some(&block.widen_bias), gelu, None)?;
-    let convolved = depthwise_conv3x3_plain(&widened, &block.depthwise, gelu)?;
+    let convolved = depthwise(&widened, &block.depthwise, gelu)?;
     let bias = Some(&block.narrow_bias);
     linear(&convolved, &block.narrow, bias, activation, residual)
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use candle_core::{D, Result, Shape, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::interrupt::between_operations;
 use super::kernels::feed_forward;
 use super::kernels::gemm::{Rows, product, product_by_heads};
 use super::kernels::packed::Packed;
 use super::kernels::simd::InstructionSet;
-use super::{Activation, activate_plain, format, kernel_set, numbers, tensor};
+use super::{Activation, activate_plain, format, has_kernel, kernel_set, numbers, tensor};
 
 /// The weight `[output, input]` of a linear layer; packed for the kernels where they run, and then not kept as a
 /// tensor.
@@ -90,6 +92,10 @@ pub fn linear(
     between_operations()?;
     let shape = output_shape("linear", xs, weight, bias)?;
     let packed = match weight {
+        #[cfg(feature = "cuda")]
+        Matrix::Plain(weight) if gpu::takes(xs) => {
+            return gpu::linear(xs, weight, bias, activation, residual);
+        }
         Matrix::Plain(weight) => return linear_plain(xs, weight, bias, activation, residual),
         Matrix::Packed(packed) => &packed.0,
     };
@@ -154,6 +160,10 @@ pub fn linear_by_heads(
         candle_core::bail!("linear by heads: {heads} heads do not divide {output} outputs")
     }
     let packed = match weight {
+        #[cfg(feature = "cuda")]
+        Matrix::Plain(weight) if gpu::takes(xs) => {
+            return gpu::linear_by_heads(xs, weight, bias, heads);
+        }
         Matrix::Plain(weight) => return linear_by_heads_plain(xs, weight, bias, heads),
         Matrix::Packed(packed) => &packed.0,
     };
@@ -185,6 +195,22 @@ pub fn linear_by_heads_plain(
         .reshape((images, tokens, heads, ()))?
         .transpose(1, 2)?
         .contiguous()
+}
+
+/// Every row of `weights` `[K, M, C]` times every row of its image in `xs` `[K, N, C]`: `[K, M, N]`.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn products_by_image(weights: &Tensor, xs: &Tensor) -> Result<Tensor> {
+    if !has_kernel(xs) {
+        return weights.matmul(&xs.transpose(1, 2)?);
+    }
+    let product = |image: usize| -> Result<Tensor> {
+        let weights = Matrix::new(weights.get(image)?)?;
+        linear(&xs.get(image)?, &weights, None, Activation::None, None)?.t()
+    };
+    let products = (0..xs.dim(0)?).map(product).collect::<Result<Vec<_>>>()?;
+    Tensor::stack(&products, 0)
 }
 
 /// A linear layer: its weight and its bias.

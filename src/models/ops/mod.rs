@@ -1,8 +1,8 @@
 //! Operations that candle does not have, or not fast or precisely enough.
 //!
-//! Each takes and gives tensors. On a CPU in f32 a kernel runs; everywhere else the same in plain tensor
-//! operations, `..._plain`. [`checks`] compares the two, in the tests and in `groundling selftest`. The kernels are a
-//! package of their own, in the folder `kernels`.
+//! Each takes and gives tensors. On a CPU in f32 a kernel runs, and so do kernels on an NVIDIA GPU; everywhere else the
+//! same in plain tensor operations, `..._plain`. [`checks`] compares them, in the tests and in `groundling selftest`.
+//! The kernels are packages of their own, in the folders `kernels` and `gpu/kernels`.
 
 mod attention;
 pub mod checks;
@@ -10,6 +10,8 @@ mod convolution;
 mod deformable_sampling;
 mod format;
 mod fusion_attention;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod interrupt;
 mod inverted_bottleneck;
 mod linear;
@@ -37,7 +39,7 @@ pub use kernels::simd::InstructionSet;
 pub use kernels::window_attention::Windows;
 pub use linear::{
     Matrix, feed_forward, feed_forward_plain, linear, linear_by_heads, linear_by_heads_plain,
-    linear_plain,
+    linear_plain, products_by_image,
 };
 pub use norm::{group_norm, group_norm_plain, layer_norm, layer_norm_plain};
 pub use window_attention::{PositionBias, window_attention, window_attention_plain};

@@ -5,6 +5,8 @@
 
 use candle_core::{D, Result, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::kernels::norm;
 use super::kernels::simd::InstructionSet;
 use super::{Activation, activate_plain, has_kernel, numbers, tensor};
@@ -22,6 +24,10 @@ pub fn layer_norm(
     activation: Activation,
 ) -> Result<Tensor> {
     check(xs, weight, bias)?;
+    #[cfg(feature = "cuda")]
+    if gpu::takes(xs) {
+        return gpu::layer_norm(xs, weight, bias, eps, activation);
+    }
     match has_kernel(xs) {
         true => with_kernel(
             InstructionSet::current(),

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::gpu;
 use super::kernels::simd::InstructionSet;
 use super::kernels::window_attention::{self as kernel, RelativePositions, Windows};
 use super::{attention_plain, copied, has_kernel, numbers, tensor};
@@ -87,6 +89,10 @@ pub fn window_attention(
     bias: Option<&PositionBias>,
 ) -> Result<Tensor> {
     check(qkv, filler, heads, windows, bias)?;
+    #[cfg(feature = "cuda")]
+    if gpu::takes(qkv) {
+        return gpu::window_attention(qkv, filler, heads, windows, bias);
+    }
     match has_kernel(qkv) {
         true => with_kernel(InstructionSet::current(), qkv, filler, heads, windows, bias),
         false => window_attention_plain(qkv, filler, heads, windows, bias),

@@ -1,12 +1,12 @@
 //! The mask decoder: image and prompt embeddings to masks and their expected quality.
 
-use candle_core::{IndexOp, Module, Result, Tensor};
+use candle_core::{IndexOp, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::config::MaskDecoderConfig;
 use super::two_way_transformer::TwoWayTransformer;
-use crate::models::layers::{LayerNorm, Linear, Mlp, Upscale2x, layer_norm, linear};
-use crate::models::ops::Activation;
+use crate::models::layers::{LayerNorm, Mlp, Upscale2x, layer_norm, linear};
+use crate::models::ops::{Activation, products_by_image};
 
 /// `SamMaskDecoder`.
 #[derive(Debug, Clone)]
@@ -97,14 +97,8 @@ impl MaskDecoder {
             .collect::<Result<Vec<_>>>()?;
         // [K, M, C / 8]
         let weights = Tensor::stack(&weights, 1)?;
-        let low_res_masks = (0..prompts)
-            .map(|prompt| {
-                // every pixel times every mask's weights: [16 G^2, M]
-                let products = Linear::new(weights.get(prompt)?, None)?;
-                products.forward(&upscaled.get(prompt)?)?.t()
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let low_res_masks = Tensor::stack(&low_res_masks, 0)?.reshape((
+        // every mask's weights times every pixel
+        let low_res_masks = products_by_image(&weights, &upscaled)?.reshape((
             prompts,
             wanted.len(),
             4 * grid,

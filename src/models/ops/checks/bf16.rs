@@ -5,11 +5,9 @@
 
 use std::fmt;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
-use super::{
-    Case, Check, Extent, InstructionSet, Random, Setting, convolution, inverted_bottleneck, linear,
-};
+use super::{Case, Check, Extent, Random, Setting, Way, convolution, inverted_bottleneck, linear};
 use crate::models::ops::{Format, with_weights_in};
 
 /// A call whose inputs are numbers of bf16, and whose kernel keeps its weights in bf16.
@@ -31,8 +29,8 @@ impl Setting for InBf16 {
 struct Bf16Case(Box<dyn Case>);
 
 impl Case for Bf16Case {
-    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
-        with_weights_in(Format::Bf16, || self.0.run(set, device))
+    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
+        with_weights_in(Format::Bf16, || self.0.run(way))
     }
 }
 
@@ -73,8 +71,10 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
-    use crate::models::ops::{Activation, Matrix, linear, linear_plain, testing};
+    use crate::models::ops::{Activation, InstructionSet, Matrix, linear, linear_plain, testing};
 
     #[test]
     fn both_factors_are_rounded_to_the_nearest() -> Result<()> {

@@ -2,10 +2,12 @@
 
 use std::fmt;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use super::{Case, Check, Extent, InstructionSet, Random, Setting, on};
-use crate::models::ops::convolution::{depthwise_conv3x3_plain, depthwise_with_kernel};
+use super::{Case, Check, Extent, Random, Setting, Way};
+use crate::models::ops::convolution::{
+    depthwise_conv3x3, depthwise_conv3x3_plain, depthwise_with_kernel,
+};
 use crate::models::ops::{
     Activation, Conv3x3, Depthwise3x3, Upscale2x, conv3x3, conv3x3_plain, upscale2x,
     upscale2x_plain,
@@ -96,17 +98,16 @@ struct ConvolutionCase {
 }
 
 impl Case for ConvolutionCase {
-    /// With the kernel for an instruction set, or on a device in plain tensor operations.
-    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
-        let (xs, kernel) = (self.xs.to_device(device)?, self.kernel.to_device(device)?);
-        let bias = on(device, self.bias.as_ref())?;
+    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
+        let (xs, kernel) = (way.put(&self.xs)?, way.put(&self.kernel)?);
+        let bias = way.put_any(self.bias.as_ref())?;
         let activation = self.activation;
         let result = match (self.kind, bias) {
             (Kind::Dense { stride, .. }, bias) => {
-                let conv = Conv3x3::on(set, &kernel, bias, stride)?;
-                match set {
-                    Some(_) => conv3x3(&xs, &conv, activation),
-                    None => conv3x3_plain(&xs, &conv, activation),
+                let conv = Conv3x3::on(way.set(&xs), &kernel, bias, stride)?;
+                match way {
+                    Way::Plain => conv3x3_plain(&xs, &conv, activation),
+                    _ => conv3x3(&xs, &conv, activation),
                 }
             }
             (Kind::Depthwise { stride }, Some(bias)) => {
@@ -115,16 +116,17 @@ impl Case for ConvolutionCase {
                     bias,
                     stride,
                 };
-                match set {
-                    Some(set) => depthwise_with_kernel(set, &xs, &conv, activation),
-                    None => depthwise_conv3x3_plain(&xs, &conv, activation),
+                match way {
+                    Way::Kernel(set) => depthwise_with_kernel(set, &xs, &conv, activation),
+                    Way::Plain => depthwise_conv3x3_plain(&xs, &conv, activation),
+                    Way::Device(..) => depthwise_conv3x3(&xs, &conv, activation),
                 }
             }
             (Kind::Upscale, Some(bias)) => {
-                let upscale = Upscale2x::on(set, &kernel, &bias)?;
-                match set {
-                    Some(_) => upscale2x(&xs, &upscale, activation),
-                    None => upscale2x_plain(&xs, &upscale, activation),
+                let upscale = Upscale2x::on(way.set(&xs), &kernel, &bias)?;
+                match way {
+                    Way::Plain => upscale2x_plain(&xs, &upscale, activation),
+                    _ => upscale2x(&xs, &upscale, activation),
                 }
             }
             (kind, None) => candle_core::bail!("{kind:?} takes a bias"),

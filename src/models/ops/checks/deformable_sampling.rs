@@ -2,11 +2,13 @@
 
 use std::fmt;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use super::{Case, Check, Extent, InstructionSet, Random, Setting};
+use super::{Case, Check, Extent, Random, Setting, Way};
 use crate::models::ops::Sampling;
-use crate::models::ops::deformable_sampling::{deformable_sampling_plain, with_kernel};
+use crate::models::ops::deformable_sampling::{
+    deformable_sampling, deformable_sampling_plain, with_kernel,
+};
 
 /// (height, width) of the map of each level.
 type Levels = &'static [(usize, usize)];
@@ -77,19 +79,15 @@ struct SamplesCase {
 }
 
 impl Case for SamplesCase {
-    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
-        if let Some(set) = set {
-            let (value, samples, reference) = (&self.value, &self.samples, &self.reference);
-            let result = with_kernel(set, value, samples, reference, self.sampling)?;
-            return Ok(vec![result]);
-        }
-        let result = deformable_sampling_plain(
-            &self.value.to_device(device)?,
-            &self.samples.to_device(device)?,
-            &self.reference.to_device(device)?,
-            self.sampling,
-        )?;
-        Ok(vec![result])
+    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
+        let (value, samples) = (way.put(&self.value)?, way.put(&self.samples)?);
+        let (reference, sampling) = (way.put(&self.reference)?, self.sampling);
+        let result = match way {
+            Way::Kernel(set) => with_kernel(set, &value, &samples, &reference, sampling),
+            Way::Plain => deformable_sampling_plain(&value, &samples, &reference, sampling),
+            Way::Device(..) => deformable_sampling(&value, &samples, &reference, sampling),
+        };
+        Ok(vec![result?])
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use super::{Case, Check, Extent, InstructionSet, Random, Setting, on};
+use super::{Case, Check, Extent, Random, Setting, Way};
 use crate::models::ops::{Activation, Matrix, feed_forward, linear, linear_by_heads};
 
 /// What is added to a layer's output.
@@ -93,11 +93,11 @@ struct LayerCase {
 }
 
 impl Case for LayerCase {
-    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
-        let weight = Matrix::on(set, self.weight.to_device(device)?)?;
-        let xs = self.xs.to_device(device)?;
-        let bias = on(device, self.bias.as_ref())?;
-        let residual = on(device, self.residual.as_ref())?;
+    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
+        let weight = way.matrix(&self.weight)?;
+        let xs = way.put(&self.xs)?;
+        let bias = way.put_any(self.bias.as_ref())?;
+        let residual = way.put_any(self.residual.as_ref())?;
         let (bias, residual) = (bias.as_ref(), residual.as_ref());
         let result = linear(&xs, &weight, bias, self.activation, residual)?;
         Ok(vec![result])
@@ -151,10 +151,9 @@ struct HeadsCase {
 }
 
 impl Case for HeadsCase {
-    /// Packed for an instruction set, or on a device in plain tensor operations.
-    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
-        let weight = Matrix::on(set, self.weight.to_device(device)?)?;
-        let (xs, bias) = (self.xs.to_device(device)?, self.bias.to_device(device)?);
+    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
+        let weight = way.matrix(&self.weight)?;
+        let (xs, bias) = (way.put(&self.xs)?, way.put(&self.bias)?);
         Ok(vec![linear_by_heads(
             &xs,
             &weight,
@@ -224,19 +223,18 @@ struct PairCase {
 }
 
 impl Case for PairCase {
-    /// Packed for an instruction set, or on a device in plain tensor operations.
-    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
+    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
         let layer = |(weight, bias): &(Tensor, Tensor)| -> Result<(Matrix, Tensor)> {
-            let weight = Matrix::on(set, weight.to_device(device)?)?;
-            Ok((weight, bias.to_device(device)?))
+            let weight = way.matrix(weight)?;
+            Ok((weight, way.put(bias)?))
         };
         let (first, second) = (layer(&self.first)?, layer(&self.second)?);
         let result = feed_forward(
-            &self.xs.to_device(device)?,
+            &way.put(&self.xs)?,
             (&first.0, Some(&first.1)),
             self.activation,
             (&second.0, Some(&second.1)),
-            Some(&self.residual.to_device(device)?),
+            Some(&way.put(&self.residual)?),
         )?;
         Ok(vec![result])
     }

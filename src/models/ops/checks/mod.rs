@@ -1,5 +1,5 @@
-//! Every operation against its plain twin: the kernels of each instruction set, or the plain tensor operations
-//! on another device, compared with the plain tensor operations on the CPU.
+//! Every operation against its plain twin: the kernels of each instruction set, or what another device computes in
+//! each type, compared with the plain tensor operations on the CPU.
 //!
 //! The shapes are those of the published models, and odd ones whose sizes no vector width divides. The inputs
 //! are random numbers of fixed seeds. `groundling selftest` runs the checks on a user's machine, the tests
@@ -20,11 +20,11 @@ mod window_attention;
 use std::cell::OnceCell;
 use std::fmt::Display;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 pub use self::compare::Comparison;
 use self::random::Random;
-use super::InstructionSet;
+use super::{InstructionSet, Matrix, kernel_set};
 
 /// How many rows, tokens or cells the published shapes have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +50,8 @@ impl Extent {
 pub enum Target {
     /// The kernels on the CPU, compiled for an instruction set.
     Kernel(InstructionSet),
-    /// Plain tensor operations in f32 on a device.
-    Device(Device),
+    /// What the models run on a device, in a type.
+    Device(Device, DType),
 }
 
 /// What a check found.
@@ -65,8 +65,48 @@ pub struct Outcome {
 
 /// The inputs of one call of an operation, and how to compute it.
 trait Case {
-    /// The results of the kernel for an instruction set, on the CPU, or of plain tensor operations on a device.
-    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>>;
+    /// The results.
+    fn run(&self, way: Way) -> Result<Vec<Tensor>>;
+}
+
+/// How a case is computed.
+#[derive(Debug, Clone, Copy)]
+enum Way<'a> {
+    /// By the kernels on the CPU, compiled for an instruction set.
+    Kernel(InstructionSet),
+    /// By plain tensor operations on the CPU.
+    Plain,
+    /// By the operation that the models call, on a device and in a type.
+    Device(&'a Device, DType),
+}
+
+impl Way<'_> {
+    /// An input, which is drawn in f32 on the CPU, where it is computed with.
+    fn put(self, xs: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Device(device, dtype) => xs.to_device(device)?.to_dtype(dtype),
+            _ => Ok(xs.clone()),
+        }
+    }
+
+    /// An optional input.
+    fn put_any(self, xs: Option<&Tensor>) -> Result<Option<Tensor>> {
+        xs.map(|xs| self.put(xs)).transpose()
+    }
+
+    /// The weight of a linear layer.
+    fn matrix(self, weight: &Tensor) -> Result<Matrix> {
+        Matrix::on(self.set(&self.put(weight)?), self.put(weight)?)
+    }
+
+    /// The instruction set of the kernels that run, if any do.
+    fn set(self, xs: &Tensor) -> Option<InstructionSet> {
+        match self {
+            Self::Kernel(set) => Some(set),
+            Self::Plain => None,
+            Self::Device(..) => kernel_set(xs),
+        }
+    }
 }
 
 /// The sizes and the options of one call of an operation; as text, the shape in a table.
@@ -83,6 +123,8 @@ pub struct Check {
     op: &'static str,
     used_by: &'static str,
     tolerance: f64,
+    /// How many times the rounding of its type a result may be off that is not f32, on other devices.
+    roundings: f64,
     settings: Vec<Box<dyn Setting>>,
     /// Whether the kernel is compiled for every instruction set.
     is_by_set: bool,
@@ -100,6 +142,7 @@ impl Check {
             op,
             used_by,
             tolerance,
+            roundings: 2.0,
             settings: vec![Box::new(setting)],
             is_by_set: true,
         }
@@ -116,6 +159,7 @@ impl Check {
             op,
             used_by: ODD,
             tolerance,
+            roundings: 2.0,
             settings: settings.into_iter().map(boxed).collect(),
             is_by_set: true,
         }
@@ -131,9 +175,24 @@ impl Check {
         self.used_by
     }
 
-    /// The largest difference that is allowed, as a share of the result's scale.
+    /// With more or fewer roundings of the type than two.
+    fn rounded(self, roundings: f64) -> Self {
+        Self { roundings, ..self }
+    }
+
+    /// The largest difference that is allowed in f32, as a share of the result's scale.
     pub fn tolerance(&self) -> f64 {
         self.tolerance
+    }
+
+    /// The largest difference that is allowed for a target.
+    pub fn tolerance_for(&self, target: &Target) -> f64 {
+        let rounding = match target {
+            Target::Device(_, DType::F16) => 2f64.powi(-11),
+            Target::Device(_, DType::BF16) => 2f64.powi(-8),
+            _ => 0.0,
+        };
+        self.tolerance.max(self.roundings * rounding)
     }
 
     /// Whether the kernel is compiled for every instruction set; otherwise all of them run the same code.
@@ -201,7 +260,7 @@ impl Call<'_> {
     /// # Errors
     /// If the operation fails.
     pub fn with_kernel(&self, set: InstructionSet) -> Result<()> {
-        self.case()?.run(Some(set), &Device::Cpu).map(drop)
+        self.case()?.run(Way::Kernel(set)).map(drop)
     }
 
     /// Runs the plain tensor operations on the CPU.
@@ -209,18 +268,26 @@ impl Call<'_> {
     /// # Errors
     /// If the operation fails.
     pub fn plain(&self) -> Result<()> {
-        self.case()?.run(None, &Device::Cpu).map(drop)
+        self.case()?.run(Way::Plain).map(drop)
     }
 }
 
 /// Draws the inputs, computes the expected results once, and compares what each target gives.
 fn compare(setting: &dyn Setting, seed: u64, targets: &[Target]) -> Result<Vec<Comparison>> {
-    let case = setting.draw(&mut Random::new(seed))?;
-    let expected = case.run(None, &Device::Cpu)?;
+    let mut random = Random::new(seed);
+    if targets
+        .iter()
+        .any(|target| matches!(target, Target::Device(..)))
+    {
+        // numbers that all types have, so that the results alone are rounded
+        random = random.rounded_to(DType::BF16);
+    }
+    let case = setting.draw(&mut random)?;
+    let expected = case.run(Way::Plain)?;
     let compared = targets.iter().map(|target| {
         let actual = match target {
-            Target::Kernel(set) => case.run(Some(*set), &Device::Cpu),
-            Target::Device(device) => case.run(None, device),
+            Target::Kernel(set) => case.run(Way::Kernel(*set)),
+            Target::Device(device, dtype) => case.run(Way::Device(device, *dtype)),
         };
         actual
             .and_then(|actual| Comparison::of_all(&actual, &expected))
@@ -245,11 +312,6 @@ pub fn all(extent: Extent) -> Vec<Check> {
     .into_iter()
     .flatten()
     .collect()
-}
-
-/// A copy of an optional tensor on a device.
-fn on(device: &Device, xs: Option<&Tensor>) -> Result<Option<Tensor>> {
-    xs.map(|xs| xs.to_device(device)).transpose()
 }
 
 #[cfg(test)]
@@ -290,9 +352,12 @@ mod tests {
     }
 
     impl Case for Increment {
-        fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
-            let error = if set.is_some() { self.error } else { 0.0 };
-            Ok(vec![((self.xs.to_device(device)? + 1.0)? + error)?])
+        fn run(&self, way: Way) -> Result<Vec<Tensor>> {
+            let error = match way {
+                Way::Kernel(_) => self.error,
+                _ => 0.0,
+            };
+            Ok(vec![((way.put(&self.xs)? + 1.0)? + error)?])
         }
     }
 
@@ -316,7 +381,7 @@ mod tests {
         let check = Check::odd("increment", 1e-6, [0.0, 1e-3, 1e-8].map(WrongBy));
         let targets = [
             Target::Kernel(InstructionSet::Portable),
-            Target::Device(Device::Cpu),
+            Target::Device(Device::Cpu, DType::F32),
         ];
         let outcomes = check.run(&targets);
         assert_eq!(outcomes[0].shape, "wrong by 0.001, the worst of 3");

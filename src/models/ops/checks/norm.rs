@@ -2,12 +2,13 @@
 
 use std::fmt;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use super::{Case, Check, Extent, InstructionSet, Random, Setting};
+use super::{Case, Check, Extent, Random, Setting, Way};
 use crate::models::ops::Activation;
 use crate::models::ops::norm::{
-    group_norm, group_norm_plain, layer_norm_plain, with_kernel as layer_norm_with_kernel,
+    group_norm, group_norm_plain, layer_norm, layer_norm_plain,
+    with_kernel as layer_norm_with_kernel,
 };
 
 /// Which norm.
@@ -72,8 +73,8 @@ struct NormCase {
 }
 
 impl Case for NormCase {
-    fn run(&self, set: Option<InstructionSet>, device: &Device) -> Result<Vec<Tensor>> {
-        if let Some(set) = set {
+    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
+        if let Way::Kernel(set) = way {
             let (xs, weight, bias) = (&self.xs, &self.weight, &self.bias);
             let result = match self.kind {
                 Kind::Layer(activation) => {
@@ -83,12 +84,17 @@ impl Case for NormCase {
             };
             return Ok(vec![result?]);
         }
-        let [xs, weight, bias] =
-            [&self.xs, &self.weight, &self.bias].map(|xs| xs.to_device(device));
+        let [xs, weight, bias] = [&self.xs, &self.weight, &self.bias].map(|xs| way.put(xs));
         let (xs, weight, bias) = (xs?, weight?, bias?);
         let result = match self.kind {
-            Kind::Layer(activation) => layer_norm_plain(&xs, &weight, &bias, self.eps, activation),
-            Kind::Group { groups } => group_norm_plain(&xs, groups, &weight, &bias, self.eps),
+            Kind::Layer(activation) => match way {
+                Way::Device(..) => layer_norm(&xs, &weight, &bias, self.eps, activation),
+                _ => layer_norm_plain(&xs, &weight, &bias, self.eps, activation),
+            },
+            Kind::Group { groups } => match way {
+                Way::Device(..) => group_norm(&xs, groups, &weight, &bias, self.eps),
+                _ => group_norm_plain(&xs, groups, &weight, &bias, self.eps),
+            },
         };
         Ok(vec![result?])
     }

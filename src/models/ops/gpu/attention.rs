@@ -1,0 +1,144 @@
+//! Attention: the scores as one product, their softmax in place, and another product.
+
+use candle_core::{D, DType, Result, Tensor};
+
+use super::softmax::{Added, Relative, softmax};
+use super::windows::{Geometry, from_windows, of_tokens, to_windows};
+use crate::models::ops::{PositionBias, Windows};
+
+/// As [`crate::models::ops::attention`], of shapes that fit each other.
+pub(in crate::models::ops) fn attention(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    bias: Option<&Tensor>,
+    heads: usize,
+) -> Result<Tensor> {
+    let (images, queries, channels) = query.dims3()?;
+    let (key_images, keys, _) = key.dims3()?;
+    let batch = if images == 1 { key_images } else { images };
+    let scale = 1.0 / ((channels / heads) as f64).sqrt();
+    let split = |xs: &Tensor, scale: f64| -> Result<Tensor> {
+        let (images, tokens, _) = xs.dims3()?;
+        let split = to_windows(xs, None, of_tokens(images, tokens), (1, heads), scale)?;
+        let shape = (batch, heads, tokens, channels / heads);
+        split.squeeze(0)?.broadcast_as(shape)?.contiguous()
+    };
+    let scores = split(query, scale)?.matmul(&split(key, 1.0)?.t()?)?;
+    debug_assert_eq!(scores.dims(), [batch, heads, queries, keys]);
+    let added = Added {
+        bias,
+        ..Added::default()
+    };
+    let attended = softmax(scores, added)?.matmul(&split(value, 1.0)?)?;
+    from_windows(&attended, of_tokens(batch, queries))?.squeeze(1)
+}
+
+/// As [`crate::models::ops::window_attention`], of shapes that fit each other.
+pub(in crate::models::ops) fn window_attention(
+    qkv: &Tensor,
+    filler: &Tensor,
+    heads: usize,
+    windows: Windows,
+    bias: Option<&PositionBias>,
+) -> Result<Tensor> {
+    let width = qkv.dim(D::Minus1)? / (3 * heads);
+    let scale = 1.0 / (width as f64).sqrt();
+    let filler = filler.to_dtype(qkv.dtype())?;
+    let parts = to_windows(qkv, Some(&filler), windows, (3, heads), scale)?;
+    let (query, key, value) = (parts.get(0)?, parts.get(1)?, parts.get(2)?);
+    let scores = query.matmul(&key.t()?)?;
+    let mut added = Added {
+        windows: Some(Geometry::new(windows)?),
+        ..Added::default()
+    };
+    let (table, by_row, by_column);
+    match bias {
+        None => {}
+        Some(PositionBias::Table(by_head)) => {
+            table = by_head.unsqueeze(0)?;
+            added.bias = Some(&table);
+        }
+        Some(PositionBias::Relative {
+            by_row: rows,
+            by_column: columns,
+            ..
+        }) => {
+            (by_row, by_column) = relative_positions(&query, rows, columns)?;
+            added.relative = Some(Relative {
+                by_row: &by_row,
+                by_column: &by_column,
+                // the queries are scaled already
+                scale: 1.0 / scale,
+            });
+        }
+    }
+    let attended = softmax(scores, added)?.matmul(&value)?;
+    from_windows(&attended, windows)
+}
+
+/// What queries `[windows, heads, H * W, D]` say to the rows `[H, windows * heads * W, H]` and to the columns `[W,
+/// windows * heads * H, W]` of their windows.
+fn relative_positions(
+    query: &Tensor,
+    by_row: &Tensor,
+    by_column: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    let (count, heads, _, d) = query.dims4()?;
+    let (height, width, groups) = (by_row.dim(0)?, by_column.dim(0)?, count * heads);
+    let query = query.reshape((groups, height, width, d))?;
+    let of_rows = query
+        .transpose(0, 1)?
+        .reshape((height, groups * width, d))?
+        .matmul(&by_row.transpose(1, 2)?)?;
+    let of_columns = query
+        .permute((2, 0, 1, 3))?
+        .reshape((width, groups * height, d))?
+        .matmul(&by_column.transpose(1, 2)?)?;
+    Ok((of_rows, of_columns))
+}
+
+/// What image tokens `[B, N, inner]` and text tokens `[B, T, inner]` see of each other: queries and values of the image,
+/// keys and values of the text, `token_mask` `[B, N]` (1 image, 0 padding), `text_bias` `[B, 1, T]`.
+pub(in crate::models::ops) fn fusion_attention(
+    [query, vision_value, key, text_value]: [&Tensor; 4],
+    token_mask: Option<&Tensor>,
+    text_bias: &Tensor,
+    heads: usize,
+) -> Result<(Tensor, Tensor)> {
+    let (batch, tokens, inner) = query.dims3()?;
+    let texts = key.dim(1)?;
+    let scale = 1.0 / ((inner / heads) as f64).sqrt();
+    let split = |xs: &Tensor, scale: f64| -> Result<Tensor> {
+        let windows = of_tokens(batch, xs.dim(1)?);
+        to_windows(xs, None, windows, (1, heads), scale)?.squeeze(0)
+    };
+    let merge = |xs: Tensor, tokens: usize| from_windows(&xs, of_tokens(batch, tokens))?.squeeze(1);
+    let (query, key) = (split(query, scale)?, split(key, 1.0)?);
+    let to_text = Added {
+        bias: Some(&text_bias.unsqueeze(1)?),
+        ..Added::default()
+    };
+    let to_text = softmax(query.matmul(&key.t()?)?, to_text)?;
+    let padding = match token_mask {
+        Some(mask) => Some(padding_bias(mask, query.dtype())?),
+        None => None,
+    };
+    let to_vision = Added {
+        bias: padding.as_ref(),
+        ..Added::default()
+    };
+    let to_vision = softmax(key.matmul(&query.t()?)?, to_vision)?;
+    Ok((
+        merge(to_text.matmul(&split(text_value, 1.0)?)?, tokens)?,
+        merge(to_vision.matmul(&split(vision_value, 1.0)?)?, texts)?,
+    ))
+}
+
+/// `[B, N]` of 1 and 0 to `[B, 1, 1, N]` of 0 and a number that leaves nothing of a share.
+fn padding_bias(token_mask: &Tensor, dtype: DType) -> Result<Tensor> {
+    ((1.0 - token_mask.to_dtype(DType::F32)?)? * -6e4)?
+        .unsqueeze(1)?
+        .unsqueeze(1)?
+        .to_dtype(dtype)
+}

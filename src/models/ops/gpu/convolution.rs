@@ -1,0 +1,57 @@
+//! 3x3 convolutions.
+
+use candle_core::{Result, Tensor};
+
+use super::{Argument, Grid, empty, launch, number, size};
+use crate::models::ops::{Activation, Depthwise3x3};
+
+/// What lies under a 3x3 kernel, row by row: `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), 9 * C]`.
+pub(in crate::models::ops) fn neighbourhoods(xs: &Tensor, stride: usize) -> Result<Tensor> {
+    let xs = xs.contiguous()?;
+    let (batch, height, width, channels) = xs.dims4()?;
+    let (rows, columns) = (height.div_ceil(stride), width.div_ceil(stride));
+    let out = empty((batch, rows, columns, 9 * channels), &xs)?;
+    let count = out.elem_count();
+    let mut arguments = vec![Argument::Tensor(&xs), Argument::Tensor(&out)];
+    for number in [count, height, width, channels, rows, columns, stride] {
+        arguments.push(Argument::Size(size(number)?));
+    }
+    // SAFETY: the kernel's arguments; it reads inside the map alone, and `out` is new
+    #[allow(unsafe_code)]
+    unsafe {
+        launch("patches", &xs, Grid::of_threads(count), &arguments)?;
+    }
+    Ok(out)
+}
+
+/// As [`crate::models::ops::depthwise_conv3x3`], of shapes that fit each other.
+pub(in crate::models::ops) fn depthwise_conv3x3(
+    xs: &Tensor,
+    conv: &Depthwise3x3,
+    activation: Activation,
+) -> Result<Tensor> {
+    let (xs, stride) = (xs.contiguous()?, conv.stride);
+    let of_type = |weights: &Tensor| weights.to_dtype(xs.dtype())?.contiguous();
+    let (kernel, bias) = (of_type(&conv.kernel)?, of_type(&conv.bias)?);
+    let (batch, height, width, channels) = xs.dims4()?;
+    let (rows, columns) = (height.div_ceil(stride), width.div_ceil(stride));
+    let out = empty((batch, rows, columns, channels), &xs)?;
+    let count = out.elem_count();
+    let mut arguments = vec![
+        Argument::Tensor(&xs),
+        Argument::Tensor(&kernel),
+        Argument::Tensor(&bias),
+        Argument::Tensor(&out),
+    ];
+    for number in [count, height, width, channels, rows, columns, stride] {
+        arguments.push(Argument::Size(size(number)?));
+    }
+    arguments.push(Argument::Size(number(activation)));
+    // SAFETY: the kernel's arguments; kernel and bias have the map's channels, it reads inside the map alone, and `out`
+    // is new
+    #[allow(unsafe_code)]
+    unsafe {
+        launch("depthwise", &xs, Grid::of_threads(count), &arguments)?;
+    }
+    Ok(out)
+}

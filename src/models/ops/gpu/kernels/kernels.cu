@@ -1,0 +1,7 @@
+// All kernels, as one module.
+#include "sampling.cu"
+#include "norm.cu"
+#include "softmax.cu"
+#include "windows.cu"
+#include "epilogue.cu"
+#include "convolution.cu"

@@ -1,0 +1,51 @@
+// Number formats, and sums over a warp.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+using bf16 = __nv_bfloat16;
+using f16 = __half;
+using f32 = float;
+
+__device__ __forceinline__ float number(f32 x) { return x; }
+__device__ __forceinline__ float number(f16 x) { return __half2float(x); }
+__device__ __forceinline__ float number(bf16 x) { return __bfloat162float(x); }
+
+template <typename T> __device__ __forceinline__ T rounded(float x);
+template <> __device__ __forceinline__ f32 rounded<f32>(float x) { return x; }
+template <> __device__ __forceinline__ f16 rounded<f16>(float x) { return __float2half_rn(x); }
+template <> __device__ __forceinline__ bf16 rounded<bf16>(float x) { return __float2bfloat16_rn(x); }
+
+constexpr unsigned WARP = 32;
+constexpr unsigned ALL = 0xffffffff;
+
+__device__ __forceinline__ float warp_sum(float x) {
+    for (int step = WARP / 2; step > 0; step /= 2)
+        x += __shfl_xor_sync(ALL, x, step);
+    return x;
+}
+
+__device__ __forceinline__ float warp_max(float x) {
+    for (int step = WARP / 2; step > 0; step /= 2)
+        x = fmaxf(x, __shfl_xor_sync(ALL, x, step));
+    return x;
+}
+
+enum { NONE, RELU, GELU };
+
+__device__ __forceinline__ float activated(float x, unsigned activation) {
+    if (activation == RELU)
+        return x < 0.0f ? 0.0f : x;
+    if (activation == GELU)
+        return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    return x;
+}
+
+// The kernel NAME for every format: PARAMETERS are declared with T, ARGUMENTS passed on.
+#define FOR_EVERY_FORMAT(NAME, PARAMETERS, ARGUMENTS)                                                                  \
+    FOR_FORMAT(NAME, f32, PARAMETERS, ARGUMENTS)                                                                       \
+    FOR_FORMAT(NAME, f16, PARAMETERS, ARGUMENTS)                                                                       \
+    FOR_FORMAT(NAME, bf16, PARAMETERS, ARGUMENTS)
+#define FOR_FORMAT(NAME, FORMAT, PARAMETERS, ARGUMENTS)                                                                \
+    extern "C" __global__ void NAME##_##FORMAT PARAMETERS(FORMAT) { NAME ARGUMENTS; }

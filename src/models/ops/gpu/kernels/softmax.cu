@@ -1,0 +1,131 @@
+// The softmax of attention scores, with what is added to them.
+#include "numbers.cuh"
+
+// What is added to the scores of a row; a part whose pointer is null, or for the last whose shift is 0, is left out.
+template <typename T> struct Added {
+    // [images or 1, heads or 1, queries or 1, keys], with steps of 0 where there is one for all
+    const T *bias;
+    unsigned image_step, head_step, query_step;
+    // decomposed relative positions in windows of `columns` columns and `rows` rows: by query row [rows, groups,
+    // columns, rows] and by query column [columns, groups, rows, columns], to be multiplied by `relative_scale`
+    const T *by_row;
+    const T *by_column;
+    unsigned rows, columns;
+    float relative_scale;
+    // shifted windows, `across` by `down` of an image: -100 between tokens that were not neighbours before the shift
+    unsigned shift, across, down;
+};
+
+// Whether a token of a window comes from before or behind the edge, in rows and in columns.
+__device__ __forceinline__ unsigned region(unsigned top, unsigned left, unsigned y, unsigned x, unsigned bottom_edge,
+                                           unsigned right_edge) {
+    return 2 * (top + y >= bottom_edge) + (left + x >= right_edge);
+}
+
+template <typename T> struct Row {
+    const Added<T> *added;
+    const T *scores, *bias, *by_row, *by_column;
+    unsigned top, left, bottom_edge, right_edge, own_region;
+
+    // `groups` are the images' heads; an image may be a window
+    __device__ Row(const Added<T> &added, const T *scores, size_t row, unsigned groups, unsigned heads,
+                   unsigned queries)
+        : added(&added), scores(scores), bias(nullptr), by_row(nullptr), by_column(nullptr) {
+        const unsigned query = row % queries;
+        const size_t group = row / queries;
+        const unsigned head = group % heads;
+        const size_t image = group / heads;
+        if (added.bias)
+            bias = added.bias + image * added.image_step + (size_t)head * added.head_step +
+                   (size_t)query * added.query_step;
+        if (added.by_row) {
+            const unsigned y = query / added.columns, x = query % added.columns;
+            by_row = added.by_row + (((size_t)y * groups + group) * added.columns + x) * added.rows;
+            by_column = added.by_column + (((size_t)x * groups + group) * added.rows + y) * added.columns;
+        }
+        if (added.shift) {
+            const unsigned window = image % (added.across * added.down);
+            top = window / added.across * added.rows;
+            left = window % added.across * added.columns;
+            bottom_edge = added.down * added.rows - added.shift;
+            right_edge = added.across * added.columns - added.shift;
+            own_region = region(top, left, query / added.columns, query % added.columns, bottom_edge, right_edge);
+        }
+    }
+
+    __device__ float score(unsigned key) const {
+        float score = number(scores[key]);
+        if (bias)
+            score += number(bias[key]);
+        if (by_row || added->shift) {
+            const unsigned y = key / added->columns, x = key % added->columns;
+            if (by_row)
+                score += added->relative_scale * (number(by_row[y]) + number(by_column[x]));
+            if (added->shift && region(top, left, y, x, bottom_edge, right_edge) != own_region)
+                score -= 100.0f;
+        }
+        return score;
+    }
+};
+
+// The sum of two softmaxes' denominators, each with its largest score.
+__device__ __forceinline__ void join(float &largest, float &sum, float other_largest, float other_sum) {
+    const float both = fmaxf(largest, other_largest);
+    // an empty part has the largest score of -inf
+    const float own = sum == 0.0f ? 0.0f : sum * expf(largest - both);
+    const float others = other_sum == 0.0f ? 0.0f : other_sum * expf(other_largest - both);
+    largest = both;
+    sum = own + others;
+}
+
+// In place, scores [groups * queries, keys]. A row is for the threads of one y; more than a warp of them only where a
+// block has one row.
+template <typename T>
+__device__ void softmax(T *scores, Added<T> added, unsigned groups, unsigned heads, unsigned queries, unsigned keys) {
+    const size_t row = (size_t)blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= (size_t)groups * queries)
+        return;
+    scores += row * keys;
+    const Row<T> of_row(added, scores, row, groups, heads, queries);
+    float largest = -INFINITY, sum = 0.0f;
+    for (unsigned key = threadIdx.x; key < keys; key += blockDim.x) {
+        const float score = of_row.score(key);
+        if (score > largest) {
+            sum = sum * expf(largest - score) + 1.0f;
+            largest = score;
+        } else if (score != -INFINITY) {
+            sum += expf(score - largest);
+        }
+    }
+    for (int step = WARP / 2; step > 0; step /= 2) {
+        const float other = __shfl_xor_sync(ALL, largest, step);
+        join(largest, sum, other, __shfl_xor_sync(ALL, sum, step));
+    }
+    if (blockDim.x > WARP) {
+        __shared__ float parts[2][WARP];
+        const unsigned warps = blockDim.x / WARP;
+        if (threadIdx.x % WARP == 0) {
+            parts[0][threadIdx.x / WARP] = largest;
+            parts[1][threadIdx.x / WARP] = sum;
+        }
+        __syncthreads();
+        largest = parts[0][0];
+        sum = parts[1][0];
+        for (unsigned warp = 1; warp < warps; ++warp)
+            join(largest, sum, parts[0][warp], parts[1][warp]);
+    }
+    const float share = 1.0f / sum;
+    for (unsigned key = threadIdx.x; key < keys; key += blockDim.x)
+        scores[key] = rounded<T>(expf(of_row.score(key) - largest) * share);
+}
+
+#define PARAMETERS(T)                                                                                                  \
+    (T * scores, const T *bias, unsigned image_step, unsigned head_step, unsigned query_step, const T *by_row,        \
+     const T *by_column, unsigned rows, unsigned columns, float relative_scale, unsigned shift, unsigned across,      \
+     unsigned down, unsigned groups, unsigned heads, unsigned queries, unsigned keys)
+FOR_EVERY_FORMAT(softmax, PARAMETERS,
+                 (scores,
+                  {bias, image_step, head_step, query_step, by_row, by_column, rows, columns, relative_scale, shift,
+                   across, down},
+                  groups, heads, queries, keys))
+#undef PARAMETERS

@@ -1,0 +1,40 @@
+//! The operations on NVIDIA GPUs: products by cuBLAS, and between them kernels that do at once what candle does in
+//! many passes. They take f32, f16 and bf16, and compute in f32.
+
+mod attention;
+mod convolution;
+mod launch;
+mod linear;
+mod norm;
+mod sampling;
+mod softmax;
+mod windows;
+
+use candle_core::{DType, Result, Tensor};
+
+pub(super) use self::attention::{attention, fusion_attention, window_attention};
+pub(super) use self::convolution::{depthwise_conv3x3, neighbourhoods};
+use self::launch::{Argument, Grid, empty, launch};
+pub(super) use self::linear::{linear, linear_by_heads};
+pub(super) use self::norm::layer_norm;
+pub(super) use self::sampling::deformable_sampling;
+use super::Activation;
+
+/// Whether the kernels take this tensor.
+pub(super) fn takes(xs: &Tensor) -> bool {
+    xs.device().is_cuda() && [DType::F32, DType::F16, DType::BF16].contains(&xs.dtype())
+}
+
+/// A size as kernels take it.
+fn size(number: usize) -> Result<u32> {
+    u32::try_from(number).map_err(candle_core::Error::wrap)
+}
+
+/// The activation's number in the kernels.
+fn number(activation: Activation) -> u32 {
+    match activation {
+        Activation::None => 0,
+        Activation::Relu => 1,
+        Activation::Gelu => 2,
+    }
+}

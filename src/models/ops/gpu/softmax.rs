@@ -1,0 +1,87 @@
+//! The softmax of attention scores, with what is added to them.
+
+use candle_core::{Result, Tensor};
+
+use super::windows::Geometry;
+use super::{Argument, Grid, launch, size};
+
+/// What is added to scores `[images, heads, N, M]`.
+#[derive(Default)]
+pub(in crate::models::ops) struct Added<'a> {
+    /// `[images or 1, heads or 1, N or 1, M]`.
+    pub(in crate::models::ops) bias: Option<&'a Tensor>,
+    /// Relative positions in windows.
+    pub(in crate::models::ops) relative: Option<Relative<'a>>,
+    /// The windows that the images are; those that are shifted hold tokens that do not see each other.
+    pub(in crate::models::ops) windows: Option<Geometry>,
+}
+
+/// Decomposed relative positions of windows of `H` rows and `W` columns, `N = H * W`.
+pub(in crate::models::ops) struct Relative<'a> {
+    /// `[H, images * heads * W, H]`: by the query's row, its window, head and column, and the key's row.
+    pub(in crate::models::ops) by_row: &'a Tensor,
+    /// `[W, images * heads * H, W]`: the same with rows and columns exchanged.
+    pub(in crate::models::ops) by_column: &'a Tensor,
+    /// What they are multiplied by.
+    pub(in crate::models::ops) scale: f64,
+}
+
+/// The softmax over the last dimension of scores, which nothing else refers to: they become the result.
+pub(in crate::models::ops) fn softmax(scores: Tensor, added: Added) -> Result<Tensor> {
+    let (images, heads, queries, keys) = scores.dims4()?;
+    let bias = match added.bias {
+        Some(bias) => Some(bias.to_dtype(scores.dtype())?.contiguous()?),
+        None => None,
+    };
+    let step = |dimension: usize| -> Result<u32> {
+        let Some(bias) = &bias else { return Ok(0) };
+        let sizes = &bias.dims()[dimension..];
+        match sizes[0] {
+            1 => Ok(0),
+            _ => size(sizes[1..].iter().product()),
+        }
+    };
+    let relative = added.relative.as_ref();
+    let window = added.windows.unwrap_or_default();
+    let grid = match keys {
+        // a warp for each of eight rows, or as many as are worth their time for one
+        0..=256 => Grid {
+            blocks: (images * heads * queries).div_ceil(8),
+            threads: (32, 8),
+        },
+        _ => Grid {
+            blocks: images * heads * queries,
+            threads: (if keys < 1024 { 128 } else { 256 }, 1),
+        },
+    };
+    // SAFETY: the kernel's arguments; callers give a bias that broadcasts to the scores, and relative positions of
+    // windows that have as many tokens as there are queries and keys. Nothing else refers to the scores.
+    #[allow(unsafe_code)]
+    unsafe {
+        launch(
+            "softmax",
+            &scores,
+            grid,
+            &[
+                Argument::Tensor(&scores),
+                bias.as_ref().into(),
+                Argument::Size(step(0)?),
+                Argument::Size(step(1)?),
+                Argument::Size(step(2)?),
+                relative.map(|relative| relative.by_row).into(),
+                relative.map(|relative| relative.by_column).into(),
+                Argument::Size(window.rows),
+                Argument::Size(window.columns),
+                Argument::Number(relative.map_or(0.0, |relative| relative.scale as f32)),
+                Argument::Size(window.shift),
+                Argument::Size(window.across),
+                Argument::Size(window.down),
+                Argument::Size(size(images * heads)?),
+                Argument::Size(size(heads)?),
+                Argument::Size(size(queries)?),
+                Argument::Size(size(keys)?),
+            ],
+        )?;
+    }
+    Ok(scores)
+}

@@ -1,0 +1,137 @@
+//! Maps cut into windows, and their channels into heads.
+
+use candle_core::{Result, Tensor};
+
+use super::{Argument, Grid, empty, launch, size};
+use crate::models::ops::Windows;
+
+/// `Windows` of `windows.cu`.
+#[derive(Debug, Default, Clone, Copy)]
+pub(in crate::models::ops) struct Geometry {
+    height: u32,
+    width: u32,
+    pub(super) rows: u32,
+    pub(super) columns: u32,
+    pub(super) down: u32,
+    pub(super) across: u32,
+    pub(super) shift: u32,
+}
+
+impl Geometry {
+    pub(super) fn new(windows: Windows) -> Result<Self> {
+        Ok(Self {
+            height: size(windows.height)?,
+            width: size(windows.width)?,
+            rows: size(windows.window_height)?,
+            columns: size(windows.window_width)?,
+            down: size(windows.height.div_ceil(windows.window_height))?,
+            across: size(windows.width.div_ceil(windows.window_width))?,
+            shift: size(windows.shift)?,
+        })
+    }
+
+    fn arguments(&self) -> [Argument<'static>; 7] {
+        [
+            self.height,
+            self.width,
+            self.rows,
+            self.columns,
+            self.down,
+            self.across,
+            self.shift,
+        ]
+        .map(Argument::Size)
+    }
+}
+
+/// Tokens `[B, N, C]` as one window of each image.
+pub(super) fn of_tokens(batch: usize, tokens: usize) -> Windows {
+    Windows {
+        batch,
+        height: 1,
+        width: tokens,
+        window_height: 1,
+        window_width: tokens,
+        shift: 0,
+    }
+}
+
+/// Maps `[B, H, W, parts * heads * D]`, or tokens in the same order, to `[parts, windows, heads, N, D]`, the first part
+/// multiplied by `scale`. Beyond the map's edge lies `filler` `[parts * heads * D]`, or zeros.
+pub(super) fn to_windows(
+    xs: &Tensor,
+    filler: Option<&Tensor>,
+    windows: Windows,
+    (parts, heads): (usize, usize),
+    scale: f64,
+) -> Result<Tensor> {
+    let xs = xs.contiguous()?;
+    let filler = filler.map(Tensor::contiguous).transpose()?;
+    let all = xs.dim(candle_core::D::Minus1)?;
+    let (count, tokens, channels) = (windows.count(), windows.tokens(), all / (parts * heads));
+    let fits = xs.elem_count() == windows.batch * windows.height * windows.width * all
+        && all == parts * heads * channels
+        && filler
+            .as_ref()
+            .is_none_or(|filler| filler.elem_count() == all);
+    if !fits {
+        candle_core::bail!("{windows:?} of {:?} with {heads} heads", xs.dims())
+    }
+    let out = empty(&[parts, count, heads, tokens, channels][..], &xs)?;
+    let mut arguments = vec![
+        Argument::Tensor(&xs),
+        filler.as_ref().into(),
+        Argument::Tensor(&out),
+    ];
+    arguments.extend(Geometry::new(windows)?.arguments());
+    for number in [count, parts, heads, channels] {
+        arguments.push(Argument::Size(size(number)?));
+    }
+    arguments.push(Argument::Number(scale as f32));
+    let grid = Grid {
+        blocks: count * tokens,
+        threads: (threads_for(all), 1),
+    };
+    // SAFETY: the kernel's arguments; the input's size is checked above, and `out` is new and has a place for every
+    // number of every window
+    #[allow(unsafe_code)]
+    unsafe {
+        launch("to_windows", &xs, grid, &arguments)?;
+    }
+    Ok(out)
+}
+
+/// The inverse of [`to_windows`] for one part: `[windows, heads, N, D]` to `[B, H, W, heads * D]`.
+pub(super) fn from_windows(xs: &Tensor, windows: Windows) -> Result<Tensor> {
+    let xs = xs.contiguous()?;
+    let (count, heads, tokens, channels) = xs.dims4()?;
+    if (count, tokens) != (windows.count(), windows.tokens()) {
+        candle_core::bail!("{windows:?} out of {:?}", xs.dims())
+    }
+    let (batch, height, width) = (windows.batch, windows.height, windows.width);
+    let out = empty((batch, height, width, heads * channels), &xs)?;
+    let mut arguments = vec![Argument::Tensor(&xs), Argument::Tensor(&out)];
+    arguments.extend(Geometry::new(windows)?.arguments());
+    arguments.push(Argument::Size(size(heads)?));
+    arguments.push(Argument::Size(size(channels)?));
+    let grid = Grid {
+        blocks: batch * height * width,
+        threads: (threads_for(heads * channels), 1),
+    };
+    // SAFETY: the kernel's arguments; there are as many windows and tokens as the map has, and `out` is new
+    #[allow(unsafe_code)]
+    unsafe {
+        launch("from_windows", &xs, grid, &arguments)?;
+    }
+    Ok(out)
+}
+
+/// Threads of a block that copies this many numbers.
+fn threads_for(count: usize) -> u32 {
+    match count {
+        0..=32 => 32,
+        33..=64 => 64,
+        65..=128 => 128,
+        _ => 256,
+    }
+}
