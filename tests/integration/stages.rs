@@ -257,7 +257,7 @@ async fn an_annotator_goes_before_a_batch() {
     let state = state_with(&[]);
     let app = router(state.clone());
     let (release, held) = hold(&state);
-    let images: Vec<String> = (0..4u8)
+    let images: Vec<String> = (0..12u8)
         .map(|i| {
             let mut picture = image::load_from_memory(SHAPES).unwrap().into_rgb8();
             picture.put_pixel(0, 0, image::Rgb([i, 0, 0]));
@@ -279,14 +279,18 @@ async fn an_annotator_goes_before_a_batch() {
         let request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle");
         tokio::spawn(async move { post(&app, "/predict", &request).await })
     };
-    until("the annotator waits", || state.preannotator.waiting() == 1).await;
+    // beside the step that holds everybody up
+    until("the annotator waits", || {
+        steps()[Urgency::Annotator as usize] == 2
+    })
+    .await;
     drop(release);
     held.await.unwrap();
     let answer = asking.await.unwrap();
     assert_eq!(kinds(regions(&answer)), both_of(&["Red Circle"]));
-    // it was computed from the image to the masks, and the batch of four has not been
+    // it was computed from the image to the masks, and the batch of twelve has not been
     assert!(!batch.is_finished(), "the batch went first");
     let (status, body) = batch.await.unwrap();
     assert_eq!(status, StatusCode::OK);
-    assert_eq!(body["results"].as_array().unwrap().len(), 4);
+    assert_eq!(body["results"].as_array().unwrap().len(), 12);
 }
