@@ -1,4 +1,4 @@
-//! Basic auth, as Label Studio's connect form sends it.
+//! HTTP basic authentication, as configured in Label Studio's form for connecting a model.
 
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
@@ -12,19 +12,19 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::{AppState, error};
 
-/// The user and password that requests must bring.
+/// The required user name and password.
 #[derive(Debug, Clone)]
 pub struct BasicAuth {
-    /// `user:password` in UTF-8 and, where it can be written so, in Latin-1: Label Studio sends the
-    /// latter, other clients the former.
+    /// `user:password` in UTF-8 and, if it can be encoded so, in Latin-1: Label Studio sends Latin-1, other clients
+    /// send UTF-8.
     accepted: Vec<SecretSlice<u8>>,
 }
 
 impl BasicAuth {
-    /// From `BASIC_AUTH_USER` and `BASIC_AUTH_PASS`.
+    /// Creates the credentials from the values of `BASIC_AUTH_USER` and `BASIC_AUTH_PASS`.
     ///
     /// # Errors
-    /// If the user has a colon, which ends a user name.
+    /// If the user name contains a colon, because in basic auth the first colon ends the user name.
     pub fn new(user: &str, password: &str) -> Result<Self, String> {
         if user.contains(':') {
             return Err("BASIC_AUTH_USER must not have a colon in it".to_owned());
@@ -41,7 +41,8 @@ impl BasicAuth {
         })
     }
 
-    /// Whether the headers bring them, in a time that does not tell how much of them is right.
+    /// Whether the headers contain valid credentials. The comparison takes constant time, so that the time does not
+    /// reveal how much of a guess is right.
     fn admits(&self, headers: &HeaderMap) -> bool {
         let given = headers
             .get(AUTHORIZATION)
@@ -58,7 +59,7 @@ impl BasicAuth {
     }
 }
 
-/// Answers 401 to who does not bring what is asked for.
+/// Middleware for HTTP basic auth: answers 401 to requests without valid credentials.
 pub(super) async fn require(
     State(state): State<AppState>,
     request: Request,
@@ -107,7 +108,7 @@ mod tests {
         }
         assert!(!admits("Basic ") && !admits("Basic Og=="));
         assert!(BasicAuth::new("a:b", "c").is_err());
-        // no Latin-1 for this one
+        // this password cannot be encoded in Latin-1
         assert_eq!(BasicAuth::new("user", "пароль").unwrap().accepted.len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! A request's body: admitted before it is read, whole, as JSON, with errors as JSON.
+//! Request bodies: memory is reserved before a body is read, the body is read completely, and errors are JSON.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,49 +16,50 @@ use super::AppState;
 use super::error::{ApiError, failure};
 use crate::budget::{Budget, OutOfMemory, Purpose, Reservation};
 
-/// Which bodies are read; clones share the memory for them.
+/// Limits for request bodies. Clones share the memory budget.
 #[derive(Debug, Clone)]
 pub struct BodyLimits {
-    /// Of one body, unpacked.
+    /// Maximum size of one body in bytes, after decompression.
     limit: usize,
-    /// What all requests share.
+    /// The memory budget of all requests.
     budget: Budget,
 }
 
-/// Bytes of a body that are read without waiting for memory. Requests of annotators have no more; and a client that begins a
-/// large body and stops holds no more, so that all connections together can hold 32 MiB in this way.
+/// Bytes of a body that are read without waiting for memory. The bodies of interactive requests are not larger. A
+/// client that begins a large body and stops holds no more than this, so all 512 connections together hold at most 32
+/// MiB in this way.
 const SMALL: usize = 64 << 10;
-/// How long a larger body may wait for memory.
+/// How long a larger body waits for memory.
 const TURN: Duration = Duration::from_secs(20);
-/// How long a client may be silent in the middle of a body.
+/// How long a client may send nothing in the middle of a body.
 const SILENCE: Duration = Duration::from_secs(20);
-/// How long a body may take in all.
+/// How long receiving a whole body may take.
 const WHOLE: Duration = Duration::from_secs(120);
 
 impl BodyLimits {
-    /// For bodies of up to `limit` bytes, which take their memory from `budget`.
+    /// Limits bodies to `limit` bytes after decompression; their memory is reserved from `budget`.
     pub fn new(limit: usize, budget: Budget) -> Self {
         Self { limit, budget }
     }
 
-    /// Bytes of the largest body.
+    /// Maximum size of a body in bytes, after decompression.
     pub(super) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// The bytes that a body may have by its headers.
+    /// The largest size in bytes that a body with these headers can have.
     fn expected(&self, headers: &HeaderMap, was_packed: bool) -> Result<usize, Unread> {
         let told = headers.get(CONTENT_LENGTH);
         let told: Option<usize> = told.and_then(|length| length.to_str().ok()?.parse().ok());
         match told {
             Some(length) if length > self.limit => Err(Unread::TooLarge),
-            // what a packed body becomes is not known before
+            // the decompressed size of a compressed body is not known in advance
             Some(length) if !was_packed => Ok(length),
             _ => Ok(self.limit),
         }
     }
 
-    /// Reads a body, and takes memory for all that it may have before it is read beyond the first bytes.
+    /// Reads a body. Before it reads more than the first `SMALL` bytes, it reserves memory for the `expected` size.
     async fn read(
         &self,
         mut body: Body,
@@ -74,7 +75,7 @@ impl BodyLimits {
                 None => break,
                 Some(frame) => frame.map_err(|error| Unread::Broken(error.to_string()))?,
             };
-            // what is no data is a trailer, and of no use
+            // a frame without data holds trailers, which are not used
             let Ok(data) = frame.into_data() else {
                 continue;
             };
@@ -106,23 +107,23 @@ impl BodyLimits {
     }
 }
 
-/// Marks a request whose body was packed and is unpacked on the way; the bytes that came so far.
+/// Request extension of compressed bodies: counts the compressed bytes received so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Packed(Arc<AtomicUsize>);
 
-/// Bytes that any packed body may become, and how many times its own bytes beyond that. Masks of annotations, which
-/// pack best of what Label Studio sends, become about 20 times as many.
+/// Limits against decompression bombs: any body may have this many decompressed bytes, plus this many for each
+/// compressed byte. Annotation masks, which compress best of all that Label Studio sends, have a ratio of about 20.
 const UNPACKED: (usize, usize) = (1 << 20, 100);
 
 impl Packed {
-    /// How many bytes may have been unpacked by now.
+    /// How many decompressed bytes are allowed for the compressed bytes received so far.
     fn may_be(&self) -> usize {
         let packed = self.0.load(Ordering::Relaxed);
         packed.saturating_mul(UNPACKED.1).saturating_add(UNPACKED.0)
     }
 }
 
-/// Marks requests with a `Content-Encoding`, and counts the bytes of their bodies.
+/// Middleware that attaches [`Packed`] to requests with a `Content-Encoding` and counts their compressed bytes.
 pub(super) async fn mark_packed(request: Request, next: axum::middleware::Next) -> Response {
     let encoding = request.headers().get(CONTENT_ENCODING);
     if encoding.is_none_or(|encoding| encoding == "identity") {
@@ -141,12 +142,12 @@ pub(super) async fn mark_packed(request: Request, next: axum::middleware::Next) 
     next.run(request).await
 }
 
-/// The whole body, unpacked.
+/// Extractor for a complete JSON body, after decompression.
 #[derive(Debug)]
 pub(super) struct Whole {
-    /// Its bytes.
+    /// The bytes of the body.
     pub(super) bytes: Bytes,
-    /// The memory that it takes.
+    /// The reservation for these bytes.
     pub(super) memory: Reservation,
 }
 
@@ -170,14 +171,14 @@ impl FromRequest<AppState> for Whole {
     }
 }
 
-/// The bytes of an answer with the memory that they take, until the last one was sent.
+/// A response body with its memory reservation, which is released when the last byte was sent.
 pub(super) struct Sent {
     bytes: Vec<u8>,
     _memory: Reservation,
 }
 
 impl Sent {
-    /// An answer that takes memory from now on.
+    /// Creates a response body and counts its bytes in `budget`.
     pub(super) fn new(bytes: Vec<u8>, budget: &Budget) -> Self {
         Self {
             _memory: budget.count(bytes.len()),
@@ -198,7 +199,8 @@ impl From<Sent> for Body {
     }
 }
 
-/// Whether a body says that it is JSON: no page of another site can send such a body unasked.
+/// Whether the `Content-Type` is JSON. This also protects from cross-site requests: a browser sends such a type to
+/// another site only after a preflight request.
 fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers
         .get(CONTENT_TYPE)
@@ -210,10 +212,10 @@ fn is_json(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Why a body was not read to its end.
+/// Why a body could not be read to its end.
 enum Unread {
     TooLarge,
-    /// It became too many times what was sent.
+    /// A decompression bomb: the decompressed body is too large for the bytes that were sent.
     Bomb,
     Silent,
     Broken(String),
@@ -249,7 +251,8 @@ impl Unread {
     }
 }
 
-/// The first `held` bytes of a body. The rest is read and let go, up to `limit` bytes, so that the client can send it.
+/// Returns the first `held` bytes of a body. The rest, up to `limit` bytes, is read and discarded, so that the client
+/// can finish sending.
 pub(super) async fn beginning(mut body: Body, held: usize, limit: usize) -> Vec<u8> {
     let (mut start, mut seen) = (vec![], 0);
     while seen <= limit {

@@ -1,4 +1,4 @@
-//! `Content-Encoding` of requests: gzip or none.
+//! Checks the `Content-Encoding` of requests: gzip or none.
 
 use axum::extract::Request;
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 
 use super::error::failure;
 
-/// Answers 415 to any other encoding, with an error that names it. The decompression layer by itself would answer with an
-/// empty body.
+/// Middleware that answers 415 to any other encoding, with an error that names it. The decompression layer alone would
+/// answer with an empty body.
 pub(super) async fn require(request: Request, next: Next) -> Response {
     match request.headers().get(CONTENT_ENCODING) {
         Some(encoding) if encoding != "gzip" && encoding != "identity" => {

@@ -1,4 +1,4 @@
-//! Errors to statuses and JSON.
+//! Maps errors to HTTP statuses and JSON bodies.
 
 use std::any::Any;
 
@@ -17,22 +17,22 @@ use crate::pipeline::PredictError;
 use crate::pipeline::stages::StageError;
 use crate::preannotation::PreannotationError;
 
-/// Why a request has no result. The text goes to the client and to the log.
+/// Why a request failed. The text goes to the client and to the log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
-    /// The body is not what Label Studio sends.
+    /// The body does not have the form that Label Studio sends.
     #[error("the request is not usable: {0}")]
     Body(String),
-    /// A thread of the server panicked: it is no fault of the request.
+    /// A thread of the server panicked. The request is not the cause.
     #[error("groundling failed on this request, which is a defect of it ({0}); see its log")]
     Defect(String),
-    /// Other requests use the memory that there is for all.
+    /// Other requests use the memory budget.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
-    /// Nothing can be predicted.
+    /// No prediction can be made.
     #[error(transparent)]
     Preannotation(#[from] PreannotationError),
-    /// The one task of an interactive request cannot be predicted; it is in the log already.
+    /// The task of an interactive request failed. The error is logged where it occurs, in the span of the task.
     #[error("{}{error}", .task.map(|task| format!("task {task}: ")).unwrap_or_default())]
     #[allow(missing_docs)]
     Task {
@@ -78,7 +78,7 @@ impl ApiError {
         }
     }
 
-    /// Writes it to the log.
+    /// Logs server errors at level error, and others at level warn.
     pub(super) fn log(&self) {
         let status = self.status();
         if status.is_server_error() {
@@ -88,7 +88,7 @@ impl ApiError {
         }
     }
 
-    /// Seconds after which the same request may be answered.
+    /// The value of `Retry-After` in seconds, if the same request may succeed later.
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Preannotation(error) | Self::Task { error, .. } => match error {
@@ -107,7 +107,7 @@ impl ApiError {
     }
 }
 
-/// Runs what computes off the async threads.
+/// Runs blocking work outside of the async threads.
 pub(super) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -115,7 +115,7 @@ pub(super) async fn off_thread<T: Send + 'static>(
     done.map_err(|error| ApiError::Defect(error.to_string()))
 }
 
-/// After this many seconds some of those who wait are answered.
+/// Value of `Retry-After` in seconds when the server is busy: by then some of the waiting requests are answered.
 const BUSY_S: u64 = 5;
 
 fn of_media(error: &MediaError) -> StatusCode {
@@ -148,16 +148,16 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// What went wrong.
+/// An error.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Error)]
 pub(super) struct ErrorBody {
-    /// Names the thing, and what would be right.
+    /// Names the field, URL or setting that is wrong, and what would be right.
     #[schema(min_length = 1)]
     pub(super) error: String,
 }
 
-/// `{"error": text}`.
+/// A response with the body `{"error": text}`.
 pub(super) fn failure(status: StatusCode, text: &str) -> Response {
     let error = text.to_owned();
     (status, Json(ErrorBody { error })).into_response()

@@ -17,41 +17,43 @@ pub(super) struct Health {
     /// Always `UP`.
     status: &'static str,
     model_class: &'static str,
-    /// groundling's own.
+    /// The version of groundling.
     version: &'static str,
-    /// That of projects of which nothing is known.
+    /// The model version of projects without their own settings.
     model_version: String,
     /// Whether the models are loaded.
     ready: bool,
     models: Models,
-    /// Where they compute, once they are loaded.
+    /// The device that the models run on; null until they are loaded.
     #[schema(required)]
     device: Option<String>,
-    /// Requests of annotators that wait or are worked on.
+    /// Number of interactive requests that are waiting or running.
     waiting: usize,
 }
 
-/// How far the models are.
+/// The state of the models.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Models {
     Loading,
     Ready,
-    /// The reason.
+    /// Loading failed, with the reason.
     Failed(String),
 }
 
-/// Whether predictions can be made.
+/// Readiness.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Readiness {
     ready: bool,
-    /// Why not yet.
+    /// Why predictions cannot be made yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reason: Option<String>,
 }
 
-/// Whether the server is up, for Label Studio, which waits one second for any JSON.
+/// Liveness: answers as soon as the server runs.
+///
+/// Label Studio calls it, accepts any JSON, and waits one second.
 #[utoipa::path(
     get,
     path = "/health",
@@ -71,7 +73,7 @@ pub(super) async fn root(state: State<AppState>) -> Json<Health> {
     health(state).await
 }
 
-/// Whether predictions can be made, for orchestrators; needs no credentials.
+/// Readiness, for orchestrators: whether predictions can be made. Needs no credentials.
 #[utoipa::path(
     get,
     path = "/ready",

@@ -1,4 +1,4 @@
-//! Connections: so many at a time, and none that is silent for long.
+//! Accepts connections: limits their number, and closes those that are idle for too long.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutWriter;
 
-/// What clients may take of the server.
+/// Limits for client connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// Open at a time; more wait until others are closed.
+    /// Maximum number of open connections. Further ones wait until others are closed.
     pub connections: usize,
-    /// For the headers of a request, for the next request on a connection that is kept, and for a client to take more
-    /// of an answer.
+    /// Maximum time to wait for the headers of a request, for the next request on a keep-alive connection, and for a
+    /// client to receive more of a response.
     pub idle: Duration,
 }
 
@@ -31,7 +31,7 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// Answers connections until `stop` resolves, and then the requests that are under way.
+/// Serves connections until `stop` resolves, and then finishes the requests that are running.
 pub async fn serve(
     listener: TcpListener,
     app: Router,
@@ -54,13 +54,13 @@ pub async fn serve(
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // too many open files, mostly: others must be closed first
+                // the usual cause is too many open files: wait until others are closed
                 tracing::warn!(%error, "a connection could not be taken");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        // small answers go out at once; where that cannot be set they go out a little later
+        // sends small responses without delay; an error only means that they are sent a little later
         let _ = stream.set_nodelay(true);
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(limits.idle));
@@ -93,10 +93,10 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);
-    /// Bytes of a long answer: more than the system takes in advance.
+    /// Size of a long response in bytes: larger than the socket buffers of the system.
     const ANSWER: usize = 64 << 20;
 
-    /// A server with few places and little patience; its address, and what stops it.
+    /// Starts a server with the given limits. Returns its address, a sender that stops it, and its task.
     async fn start(
         limits: ConnectionLimits,
     ) -> (
@@ -116,7 +116,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let stopped = async {
-            // dropping it stops the server too
+            // dropping the sender also stops the server
             let _ = stopped.await;
         };
         let server = tokio::spawn(serve(listener, app, limits, stopped));
@@ -145,7 +145,7 @@ mod tests {
             stream.write_all(begin.as_bytes()).await.unwrap();
             silent.push(stream);
         }
-        // all places are taken, until the server has waited long enough
+        // all connections are in use, until the server closes the idle ones
         let mut fourth = TcpStream::connect(address).await.unwrap();
         let answered = timeout(LONG, answer(&mut fourth, "/")).await.unwrap();
         assert!(answered.ends_with("here"), "{answered}");
@@ -166,7 +166,7 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = b"GET /long HTTP/1.1\r\nHost: localhost\r\n\r\n";
         stream.write_all(request).await.unwrap();
-        // it reads nothing, and holds the only place until the server has waited long enough
+        // the client reads nothing and occupies the only connection, until the server closes it
         let mut second = TcpStream::connect(address).await.unwrap();
         let answered = timeout(LONG, answer(&mut second, "/")).await.unwrap();
         assert!(answered.ends_with("here"), "{answered}");

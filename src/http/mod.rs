@@ -1,15 +1,15 @@
-//! The API that Label Studio calls.
+//! The HTTP API that Label Studio calls.
 //!
-//! | route | what it answers |
+//! | route | response |
 //! |---|---|
-//! | `GET /`, `GET /health` | that the server is up; never waits for a model |
-//! | `GET /ready` | 200 once the models can serve, 503 with the reason before |
+//! | `GET /`, `GET /health` | liveness; never waits for a model |
+//! | `GET /ready` | 200 once the models can serve; until then 503 with the reason |
 //! | `POST /setup` | the version of the models and settings |
-//! | `POST /predict` | regions for tasks: interactively for what an annotator did, in a batch for a prompt or the labels |
-//! | `POST /webhook` | at once that it was heard |
+//! | `POST /predict` | regions for tasks: for an annotator's input, or in a batch for the prompt or the labels |
+//! | `POST /webhook` | an immediate acknowledgement |
 //! | `GET /versions` | the model version |
-//! | `GET /metrics` | counters for Prometheus |
-//! | `GET /api-docs` | all of this as OpenAPI, with the schema of every body |
+//! | `GET /metrics` | metrics for Prometheus |
+//! | `GET /api-docs` | the OpenAPI document of these routes, with the schema of every body |
 
 mod auth;
 mod body;
@@ -50,26 +50,27 @@ pub use self::origin::Origins;
 use self::request_span::{RandomId, request_span};
 use crate::preannotation::Preannotator;
 
-/// What every handler shares.
+/// State shared by all handlers.
 #[derive(Debug, Clone)]
 pub struct AppState {
-    /// The road from a task to its regions.
+    /// Turns tasks into regions.
     pub preannotator: Arc<Preannotator>,
-    /// Who may ask; everybody where there is none.
+    /// Required credentials; `None` lets everyone in.
     pub basic_auth: Option<BasicAuth>,
-    /// Which pages may call from a browser.
+    /// The web origins that may call the API from a browser.
     pub origins: Origins,
-    /// Which bodies are read.
+    /// Limits for request bodies.
     pub bodies: BodyLimits,
-    /// For a batch; Label Studio waits 100 s.
+    /// Time limit for answering a batch. It must be below 100 s, the time that Label Studio waits.
     pub predict_deadline: Duration,
-    /// Whether the address that `/setup` gives may be a private one: where nobody else can send it.
+    /// Whether `/setup` may give a private address for Label Studio. True only if requests are authenticated, or the
+    /// server listens on loopback only.
     pub trusts_setup: bool,
-    /// Turns true when the server is to stop: batches are then answered as far as they are.
+    /// Becomes true when the server shuts down: batches are then answered with the results that they have so far.
     pub stop: watch::Sender<bool>,
 }
 
-/// All routes.
+/// The router with all routes and middleware.
 pub fn router(state: AppState) -> Router {
     let (guarded, guarded_docs) = OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
         .routes(routes!(health::root))
@@ -81,7 +82,7 @@ pub fn router(state: AppState) -> Router {
         .routes(routes!(openapi::api_docs))
         .split_for_parts();
     let (open, open_docs) = OpenApiRouter::new()
-        // Label Studio signs no webhooks, and whether the models are loaded is no secret
+        // these need no credentials: Label Studio sends none with webhooks, and readiness is not a secret
         .routes(routes!(webhook::webhook))
         .routes(routes!(health::ready))
         .split_for_parts();
@@ -102,21 +103,22 @@ pub fn router(state: AppState) -> Router {
         .layer(
             TraceLayer::new_for_http()
                 .make_span_with(request_span)
-                // failures log themselves, with their cause
+                // errors are logged where they occur, with their cause
                 .on_failure(()),
         )
         .layer(SetRequestIdLayer::x_request_id(RandomId))
-        // other encodings are refused further in, where requests have an id and are counted
+        // other encodings are rejected by an inner layer (`encoding::require`), where requests have an id and are
+        // counted
         .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
         .layer(from_fn(body::mark_packed))
         .layer(CompressionLayer::new())
         .with_state(state)
 }
 
-/// Counts requests by route, status and time.
+/// Middleware that records each request's route, status and duration.
 async fn count(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let start = Instant::now();
-    // only routes of the server, so that nobody can fill the counters
+    // only known routes become labels, so that clients cannot create any number of them
     let path = request.extensions().get::<MatchedPath>();
     let route = path.map_or("other".to_owned(), |path| path.as_str().to_owned());
     let response = next.run(request).await;

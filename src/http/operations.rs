@@ -1,4 +1,4 @@
-//! `GET /versions`, `GET /metrics`.
+//! `GET /versions` and `GET /metrics`.
 
 use axum::Json;
 use axum::extract::State;
@@ -10,13 +10,13 @@ use utoipa::ToSchema;
 
 use super::{AppState, error};
 
-/// The versions that can be asked for.
+/// The available model versions.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Versions {
     versions: Vec<String>,
 }
 
-/// The versions that can be asked for: the one there is.
+/// Lists the available model versions; there is always exactly one.
 #[utoipa::path(
     get,
     path = "/versions",
@@ -28,7 +28,7 @@ pub(super) async fn versions(State(state): State<AppState>) -> Json<Versions> {
     })
 }
 
-/// Counters in Prometheus' text format.
+/// Metrics in the OpenMetrics text format, for Prometheus.
 #[utoipa::path(
     get,
     path = "/metrics",

@@ -1,7 +1,7 @@
-//! Who may call from a browser: pages of this server's own address and of origins that the settings name.
+//! Restricts calls from browsers to pages of this server's own address and of configured origins.
 //!
-//! Label Studio's server calls groundling itself, without an `Origin`. A page of another site that a user happens to
-//! visit can make the browser send requests to this machine; those have one.
+//! Label Studio's server calls groundling directly, without an `Origin` header. A web page of another site that a user
+//! visits can make the browser send requests to this machine; such requests have an `Origin` header.
 
 use std::net::IpAddr;
 
@@ -14,19 +14,19 @@ use reqwest::Url;
 
 use super::{AppState, error};
 
-/// The origins that may call, and whether the server is there for this machine alone.
+/// The allowed origins, and whether the server is only for this machine.
 #[derive(Debug, Clone, Default)]
 pub struct Origins {
-    /// `https://host:port`, lower case.
+    /// Origins such as `https://host:port`, in lower case.
     allowed: Vec<String>,
     is_local: bool,
 }
 
 impl Origins {
-    /// From a list separated by commas; `is_local` where the server listens on loopback only.
+    /// Parses a list separated by commas. `is_local` must be true if the server listens on loopback only.
     ///
     /// # Errors
-    /// If an entry is no origin.
+    /// If an entry is not an origin.
     pub fn new(allowed: &str, is_local: bool) -> Result<Self, String> {
         let entries = allowed.split(',').map(str::trim);
         let allowed = entries.filter(|entry| !entry.is_empty()).map(|entry| {
@@ -44,7 +44,7 @@ impl Origins {
         })
     }
 
-    /// Why a request with these headers is refused, if it is.
+    /// Returns the reason if a request with these headers must be refused.
     fn refuses(&self, headers: &HeaderMap) -> Option<&'static str> {
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or(""));
         let host = text(HOST);
@@ -61,8 +61,8 @@ impl Origins {
             .then_some("requests of pages of other sites are refused: see ALLOWED_ORIGINS")
     }
 
-    /// Whether a host with its port is a name of this machine for itself, or of an allowed origin: a name that somebody
-    /// else points at this machine is not.
+    /// Whether a `Host` value is a loopback name of this machine or the host of an allowed origin. Any other name could
+    /// be a DNS name that an attacker points at this machine (DNS rebinding).
     fn is_own_name(&self, host: &str) -> bool {
         let Some(url) = Url::parse(&format!("http://{host}")).ok() else {
             return false;
@@ -81,7 +81,7 @@ impl Origins {
     }
 }
 
-/// Answers 403 to a page of another site.
+/// Middleware that answers 403 to requests from pages of other sites.
 pub(super) async fn require(
     State(state): State<AppState>,
     request: Request,

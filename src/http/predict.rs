@@ -1,4 +1,4 @@
-//! `POST /predict`: tasks in, regions out.
+//! `POST /predict`: returns regions for tasks.
 
 use std::sync::Arc;
 
@@ -24,22 +24,23 @@ use crate::labeling::{ControlKind, LabelingConfig};
 use crate::pipeline::scheduler::Urgency;
 use crate::preannotation::{Origin, Outcome, Task, TaskPrediction};
 
-/// Tasks of a request. Label Studio sends at most a thousand.
+/// Maximum number of tasks in a request. Label Studio sends at most a thousand.
 const MAX_TASKS: usize = 10_000;
-/// Values in the data of all tasks of a request.
+/// Maximum number of JSON values in the data of all tasks of a request.
 const MAX_DATA: usize = 1_000_000;
-/// Values in a context.
+/// Maximum number of JSON values in `params.context`.
 const MAX_CONTEXT: usize = 100_000;
-/// Values in the annotations or the drafts of a task, where they are read: masks are lists of numbers.
+/// Maximum number of JSON values in the annotations, and in the drafts, of a task that are searched for thresholds. It
+/// is large because masks are lists of numbers.
 const MAX_ANNOTATED: usize = 2_000_000;
 
-/// Tasks, as Label Studio sends them; what is not named here is ignored.
+/// A prediction request as Label Studio sends it. Fields that are not listed here are ignored.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct PredictRequest<'a> {
     #[schema(value_type = Vec<WireTask>, max_items = 10000)]
     #[serde(borrow)]
     tasks: List<Object<WireTask<'a>>, MAX_TASKS>,
-    /// The labeling config: XML with an `<Image>`, of at most 4 MiB.
+    /// The labeling config: XML with an `<Image>` tag, at most 4 MiB.
     #[schema(
         format = "labeling-config",
         min_length = 1,
@@ -54,7 +55,7 @@ pub(super) struct PredictRequest<'a> {
 }
 
 /// A task.
-// Annotations hold masks and may be many MB: they stay text until somebody needs them.
+// Annotations contain masks and may be many MB: they stay unparsed text until they are needed.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = Task)]
 struct WireTask<'a> {
@@ -72,7 +73,7 @@ struct WireTask<'a> {
     drafts: Option<&'a RawValue>,
 }
 
-/// How the tasks are to be answered.
+/// Options of the request.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 struct Params {
     #[serde(default)]
@@ -84,23 +85,26 @@ struct Params {
     password: Option<String>,
 }
 
-/// One entry per task, in their order.
+/// The results: one entry per task, in the order of the tasks.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct PredictResponse {
     results: Vec<TaskResult>,
 }
 
-/// A prediction, or why there is none.
+/// A prediction, or the reason why there is none.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum TaskResult {
     Done(TaskPrediction),
-    /// Without `result` Label Studio stores nothing and will ask again.
+    /// The task failed. Because there is no `result` field, Label Studio stores nothing and will ask again.
     Failed(ErrorBody),
 }
 
-/// Regions for tasks. With `params.context.result`, one task and what an annotator did in it; without,
-/// any number of tasks, as many as the deadline allows.
+/// Predicts regions for tasks.
+///
+/// With `params.context.result`, the request is interactive: it has one task and the input of an annotator. Without it,
+/// the request is a batch: it has any number of tasks, and those that are not finished within the deadline are answered
+/// with an error.
 #[utoipa::path(
     post,
     path = "/predict",
@@ -116,7 +120,7 @@ pub(super) async fn predict(
     State(state): State<AppState>,
     body: Whole,
 ) -> Result<Response, ApiError> {
-    // a body may hold many MB of annotations: reading it is not for the async threads
+    // a body may contain many MB of annotations, so it is parsed outside of the async threads
     let asked = off_thread(move || read(body)).await??;
     belongs_to(&asked.origin.project);
     let results = match asked.context.get("result").and_then(Value::as_array) {
@@ -126,10 +130,10 @@ pub(super) async fn predict(
     answer(&state, PredictResponse { results }).await
 }
 
-/// An answer as JSON; its memory is given back when it was sent.
+/// Serializes the response as JSON. Its memory is released when it was sent.
 async fn answer(state: &AppState, response: PredictResponse) -> Result<Response, ApiError> {
     let budget = state.preannotator.budget().clone();
-    // masks are long: not for the async threads
+    // masks are large, so they are serialized outside of the async threads
     let write = move || {
         let bytes = serde_json::to_vec(&response)?;
         Ok::<_, serde_json::Error>(Sent::new(bytes, &budget))
@@ -140,13 +144,13 @@ async fn answer(state: &AppState, response: PredictResponse) -> Result<Response,
     Ok(([kind], Body::from(sent)).into_response())
 }
 
-/// What a request asks for.
+/// A parsed prediction request.
 struct Asked {
     origin: Origin,
     config: Arc<LabelingConfig>,
     tasks: Vec<Task>,
     context: Value,
-    /// What the tasks take.
+    /// The memory reservation for `tasks`.
     memory: Reservation,
 }
 
@@ -188,7 +192,8 @@ fn read(body: Whole) -> Result<Asked, ApiError> {
     })
 }
 
-/// An annotator waits: what fails is the answer.
+/// Answers an interactive request. The first task that fails makes the whole request fail, so that the annotator sees
+/// the error.
 async fn interact(
     state: &AppState,
     asked: &Asked,
@@ -216,7 +221,7 @@ async fn interact(
     Ok(results)
 }
 
-/// Nobody waits for a single task: one that fails costs only itself.
+/// Answers a batch. A task that fails gets an error entry, and the others are not affected.
 async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiError> {
     let preannotator = &state.preannotator;
     let Asked {
@@ -226,14 +231,14 @@ async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiErr
         memory,
         ..
     } = asked;
-    // Label Studio asks for one task when somebody opens it
+    // Label Studio requests a single task when an annotator opens it
     let urgency = match tasks.len() {
         1 => Urgency::Opened,
         _ => Urgency::Batch,
     };
     let planning = {
         let preannotator = preannotator.clone();
-        // thousands of labels take a while
+        // planning is slow if the labeling config has thousands of labels
         off_thread(move || preannotator.plan(origin, config, None, urgency))
     };
     let plan = planning.await??;
@@ -241,7 +246,7 @@ async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiErr
     let time_is_up = async {
         tokio::select! {
             () = tokio::time::sleep(state.predict_deadline) => {}
-            // an error means that nobody is left to say so
+            // an error means that the sender is gone, so the signal can no longer come
             Ok(_) = stop.wait_for(|is_stopping| *is_stopping) => {}
         }
     };
@@ -264,7 +269,8 @@ async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiErr
 }
 
 impl WireTask<'_> {
-    /// Its regions are read only for a labeling config with thresholds in it.
+    /// Converts the task. Its annotations and drafts are parsed only if the labeling config has `<Number>` controls,
+    /// which hold thresholds.
     fn read(self, config: &LabelingConfig) -> Task {
         let is_number = |kind: &ControlKind| matches!(kind, ControlKind::Number { .. });
         let mut controls = config.controls.iter();
@@ -274,7 +280,7 @@ impl WireTask<'_> {
         };
         Task {
             id: self.id.as_u64(),
-            // without its data, the task fails by itself
+            // a task without data fails later, without an effect on the others
             data: match self.data.map(|data| serde_json::from_str(data.get())) {
                 Some(Ok(Value::Object(data))) => data,
                 _ => Map::new(),
@@ -284,8 +290,9 @@ impl WireTask<'_> {
     }
 }
 
-/// The regions that say what was asked before, what counts most last: those of the newest draft, which is the asker's
-/// own, and before them those of the annotation, if there is one and not several people's.
+/// Collects the regions that may hold earlier settings, such as thresholds, in increasing priority: first those of the
+/// annotation, if there is exactly one (several are by different people), then those of the newest draft, which belongs
+/// to the user who asks.
 fn asked_before(annotations: Option<&RawValue>, drafts: Option<&RawValue>) -> Vec<Value> {
     let entries = |part: Option<&RawValue>| -> Vec<Value> {
         let part = part.filter(|part| {
@@ -308,7 +315,7 @@ fn asked_before(annotations: Option<&RawValue>, drafts: Option<&RawValue>) -> Ve
     };
     let time = |draft: &Value| {
         let times = [&draft["updated_at"], &draft["created_at"]];
-        // dates of one form: as text in the order of time
+        // all dates have the same format, so the order of the strings is the order in time
         times.into_iter().find_map(Value::as_str).map(str::to_owned)
     };
     let draft = entries(drafts).into_iter().max_by_key(time);
@@ -342,7 +349,7 @@ mod tests {
         let skipped = json!({"was_cancelled": true, "result": ["skipped"]});
         let with_skipped = json!([one[0], skipped]);
         assert_eq!(read(with_skipped, json!([])), ["annotation"]);
-        // of several people's annotations none is the asker's
+        // with annotations of several people, it is not known which one belongs to the user
         let two = json!([one[0], one[0]]);
         assert_eq!(read(two.clone(), drafts), ["new"]);
         assert!(read(two, json!(null)).is_empty());

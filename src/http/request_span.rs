@@ -1,7 +1,7 @@
-//! What every line of the log says of the request that it belongs to.
+//! The tracing span of a request, which adds its fields to every log line of the request.
 //!
-//! A request has a span with its id, its route and, once that is known, its project. Each task in it has another one
-//! ([`crate::preannotation::Task::span`]).
+//! The span has the id and the route of the request and, once it is known, the project. Each task has its own span
+//! inside it ([`crate::preannotation::Task::span`]).
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::HeaderValue;
@@ -10,7 +10,7 @@ use tower_http::request_id::{MakeRequestId, RequestId};
 use tracing::Span;
 use tracing::field::Empty;
 
-/// Names requests that come without an `X-Request-Id`.
+/// Generates an id for requests without an `X-Request-Id`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RandomId;
 
@@ -21,10 +21,10 @@ impl MakeRequestId for RandomId {
     }
 }
 
-/// Characters of a request's id that are logged: a proxy may have chosen it, or anybody else.
+/// Maximum number of characters of a request id in the log. The id comes from the client, so it cannot be trusted.
 const MAX_ID: usize = 64;
 
-/// The span of a request.
+/// Creates the span of a request.
 pub(super) fn request_span(request: &Request) -> Span {
     let extensions = request.extensions();
     let id = extensions.get::<RequestId>();
@@ -32,11 +32,11 @@ pub(super) fn request_span(request: &Request) -> Span {
     let id: String = id.unwrap_or_default().chars().take(MAX_ID).collect();
     let route = extensions.get::<MatchedPath>().map(MatchedPath::as_str);
     let route = route.unwrap_or("other");
-    // of the highest level, so that it is there whatever LOG_LEVEL is
+    // at level error, so that the span exists at every LOG_LEVEL
     tracing::error_span!("request", id, route, project = Empty)
 }
 
-/// Notes the project of the request that is being answered.
+/// Records the project in the span of the current request.
 pub(super) fn belongs_to(project: &str) {
     Span::current().record("project", project);
 }

@@ -1,4 +1,4 @@
-//! `POST /setup`: Label Studio connects a project, and asks again before every batch.
+//! `POST /setup`: Label Studio calls it when a project is connected, and again before every batch.
 
 use axum::Json;
 use axum::extract::State;
@@ -16,7 +16,7 @@ use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::labeling::{LabelingConfig, LabelingError};
 use crate::preannotation::project::memory::Writing;
 
-/// As far as it is used; the rest is ignored.
+/// A setup request. Fields that are not listed here are ignored.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct SetupRequest {
     #[serde(default)]
@@ -24,26 +24,28 @@ pub(super) struct SetupRequest {
     /// The labeling config.
     #[schema(example = "<View><Image name=\"image\" value=\"$image\"/></View>")]
     schema: Option<String>,
-    /// Label Studio's own address.
+    /// Label Studio's address, as configured there.
     #[schema(example = "http://localhost:8080")]
     hostname: Option<String>,
-    /// A legacy token of Label Studio.
+    /// A legacy API token of Label Studio.
     access_token: Option<String>,
     #[serde(default)]
     #[schema(schema_with = shapes::extra_params)]
     extra_params: Bounded<10_000>,
 }
 
-/// What Label Studio compares with the version of the predictions it has.
+/// The model version, which Label Studio compares with the version of its stored predictions.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SetupAnswer {
-    /// Names the models and all that changes results.
+    /// Identifies the models and all settings that change results.
     #[schema(min_length = 1)]
     model_version: String,
 }
 
-/// The model version, at once and whatever the labeling config looks like: a project is often connected
-/// before its config is written. What is wrong with the config goes to the log.
+/// Registers a project and returns its model version.
+///
+/// It succeeds for any labeling config, because a project is often connected before its config is written. Problems of
+/// the config are logged.
 #[utoipa::path(
     post,
     path = "/setup",
@@ -57,13 +59,13 @@ pub(super) async fn setup(
     State(state): State<AppState>,
     body: Whole,
 ) -> Result<Json<SetupAnswer>, ApiError> {
-    // a labeling config may be large: reading it is not for the async threads
+    // a labeling config may be large, so it is parsed outside of the async threads
     let (model_version, writing) = off_thread(move || introduce(&state, &body.bytes)).await??;
     writing.done().await;
     Ok(Json(SetupAnswer { model_version }))
 }
 
-/// Takes a project in; the model version for it, and what is being written of it.
+/// Registers a project. Returns its model version, and the write of its settings to disk, which may still be running.
 fn introduce(state: &AppState, body: &[u8]) -> Result<(String, Writing), ApiError> {
     let request: SetupRequest = read_object(body)?;
     let project = &request.project.0;
@@ -87,7 +89,7 @@ fn introduce(state: &AppState, body: &[u8]) -> Result<(String, Writing), ApiErro
     Ok((version, writing))
 }
 
-/// Label Studio by its own word: the last resort where neither host nor token are configured.
+/// Label Studio as described by the request. It is used only where the settings have no host or no token.
 fn introduced(request: &SetupRequest) -> LabelStudio {
     let text = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
     let token = text(&request.access_token).map(|token| SecretString::from(token.as_str()));
@@ -99,7 +101,7 @@ fn introduced(request: &SetupRequest) -> LabelStudio {
     })
 }
 
-/// Whether a config has what prompts and results need.
+/// Checks that a config has an image and a control for regions.
 fn usable(config: &Result<LabelingConfig, LabelingError>) -> Result<(), LabelingError> {
     let config = config.as_ref().map_err(Clone::clone)?;
     let image = config.image()?;

@@ -1,4 +1,4 @@
-//! `POST /webhook`: what happens in a project.
+//! `POST /webhook`: events of a project.
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -9,25 +9,25 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::body::beginning;
 
-/// Label Studio names the action first; the rest may be many MB, and is not looked at.
+/// Bytes of the body that are kept. Label Studio writes the action first; the rest may be many MB and is ignored.
 const HELD: usize = 4 << 10;
 
-/// That an event was heard.
+/// The acknowledgement of an event.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct WebhookAnswer {
     /// `ok` or `Unknown event`.
     status: &'static str,
-    /// Empty: nothing is done.
+    /// Always an empty object, because events cause no action.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = Option<Object>)]
     result: Option<NoResult>,
-    /// What became of it, where that may not be what was asked for.
+    /// Explains why the event had no effect, if the user may expect one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     message: Option<&'static str>,
 }
 
-/// `{}`.
+/// An empty JSON object.
 #[derive(Debug, Serialize)]
 struct NoResult {}
 
@@ -41,8 +41,9 @@ impl WebhookAnswer {
     }
 }
 
-/// Heard, and nothing done: the annotator's Submit waits for this answer, at most one second. groundling
-/// does not train.
+/// Acknowledges an event without an action.
+///
+/// Label Studio's Submit button waits up to one second for this response. groundling does not train.
 #[utoipa::path(
     post,
     path = "/webhook",
@@ -56,7 +57,7 @@ pub(super) async fn webhook(
     State(state): State<AppState>,
     request: Request,
 ) -> (StatusCode, Json<WebhookAnswer>) {
-    // anyone may send one, so that little is held
+    // this route needs no credentials, so only the first bytes are kept
     let start = beginning(request.into_body(), HELD, state.bodies.limit()).await;
     let action = action(&start).unwrap_or_default();
     tracing::debug!(action, "webhook");
@@ -84,7 +85,7 @@ pub(super) async fn webhook(
     }
 }
 
-/// The action of a webhook, of which this is the beginning: the text under the first key, if that is `action`.
+/// Extracts the action from the first bytes of an event: the string under the first key, if that key is `action`.
 fn action(start: &[u8]) -> Option<&str> {
     let start = start.trim_ascii_start().strip_prefix(b"{")?;
     let start = start.trim_ascii_start().strip_prefix(b"\"action\"")?;
@@ -94,7 +95,7 @@ fn action(start: &[u8]) -> Option<&str> {
         .iter()
         .position(|byte| !(byte.is_ascii_uppercase() || *byte == b'_'))?;
     let (name, rest) = start.split_at(end);
-    // a name with anything else in it is none of Label Studio's
+    // a name with other characters is not an action of Label Studio
     rest.starts_with(b"\"")
         .then(|| str::from_utf8(name).ok())
         .flatten()

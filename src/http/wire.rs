@@ -1,4 +1,4 @@
-//! JSON bodies: read as objects, with errors that name the field.
+//! Deserialization of JSON bodies, with errors that name the field.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,10 +15,10 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::error::ApiError;
 
-/// Reads a body that must be an object.
+/// Parses a body that must be a JSON object.
 ///
 /// # Errors
-/// If it is not; the error names the field and what it must be.
+/// If it is not one, or a field has the wrong type; the error names the field and what it must be.
 pub(super) fn read_object<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let Object(read) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
@@ -35,7 +35,8 @@ pub(super) fn read_object<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T
     Ok(read)
 }
 
-/// A struct that must be written as a JSON object. By itself serde would also accept a list of the field values.
+/// A struct that must be written as a JSON object. Without this wrapper, serde would also accept an array of the field
+/// values.
 #[derive(Debug)]
 pub(super) struct Object<T>(pub(super) T);
 
@@ -59,8 +60,8 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
-/// Any JSON of at most `MOST` values. A few bytes of text, such as `{},`, become a value of many: without this limit a
-/// body could take thirty times its size.
+/// Any JSON of at most `MOST` values. Each value takes much more memory than a short text such as `{},`: without this
+/// limit, a parsed body could take thirty times the bytes of its text.
 #[derive(Debug, Default)]
 pub(super) struct Bounded<const MOST: usize>(pub(super) Value);
 
@@ -78,7 +79,7 @@ impl<'de, const MOST: usize> Deserialize<'de> for Bounded<MOST> {
     }
 }
 
-/// The most values that a JSON text can have.
+/// An upper bound for the number of values in a JSON text, counted without parsing it.
 pub(super) fn values(json: &str) -> usize {
     let (mut count, mut is_text, mut is_escaped) = (1, false, false);
     for byte in json.bytes() {
@@ -93,7 +94,7 @@ pub(super) fn values(json: &str) -> usize {
     count
 }
 
-/// A list of at most `MOST` entries.
+/// An array of at most `MOST` entries.
 #[derive(Debug)]
 pub(super) struct List<T, const MOST: usize>(pub(super) Vec<T>);
 
@@ -124,10 +125,10 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for ListVisitor<T
     }
 }
 
-/// Characters of a project's name; Label Studio's have some twenty.
+/// Maximum number of characters of a project name; Label Studio's have about twenty.
 const MAX_NAME: usize = 200;
 
-/// Label Studio's name of a project: a text, or from other clients a number. Empty where there is none.
+/// Label Studio's name of a project: a string, or a number from other clients. Empty if there is none.
 #[derive(Debug, Default)]
 pub(super) struct ProjectName(pub(super) String);
 

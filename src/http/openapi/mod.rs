@@ -1,8 +1,8 @@
-//! `GET /api-docs`: the routes as an OpenAPI document.
+//! `GET /api-docs`: the OpenAPI document of all routes.
 //!
-//! Each handler names its own body and answers with `#[utoipa::path]`, and their schemas come from the types that serde
-//! reads and writes. This module adds what all routes share: refusals, credentials, and the schemas of values that are
-//! read by hand ([`shapes`]).
+//! Each handler declares its own request and response bodies with `#[utoipa::path]`, and their schemas are derived from
+//! the types that serde uses. This module adds what the routes share: error responses, credentials, and the schemas of
+//! values without a fixed type ([`shapes`]).
 
 mod refusals;
 pub(super) mod shapes;
@@ -20,7 +20,7 @@ pub(super) use self::refusals::BodyRefusals;
 use super::AppState;
 use super::error::ErrorBody;
 
-/// The head of the document.
+/// The title, the description and the shared schemas of the document.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -36,7 +36,7 @@ pub(super) struct ApiDoc;
 pub(super) struct ApiDocs(Arc<str>);
 
 impl ApiDocs {
-    /// Joins the documents of the routes behind basic auth and of the open ones.
+    /// Merges the documents of the routes with and without basic auth.
     pub(super) fn new(guarded: Document, open: Document, state: &AppState) -> Self {
         let mut guarded = refusals::add_common(guarded);
         if state.basic_auth.is_some() {
@@ -48,7 +48,7 @@ impl ApiDocs {
     }
 }
 
-/// Adds the basic-auth scheme and the 401 answer to every operation.
+/// Adds the basic-auth scheme and the 401 response to every operation.
 fn with_credentials(mut document: Document) -> Document {
     let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Basic));
     let components = document.components.get_or_insert_default();

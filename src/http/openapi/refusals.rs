@@ -1,4 +1,4 @@
-//! The answers that routes share: each is `{"error": text}`.
+//! Error responses shared by several routes. Each has the body `{"error": text}`.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::super::error::ErrorBody;
 
-/// Adds the answers that every route may give: 403 and 500, and 415 where there is a body.
+/// Adds the responses that every route can give: 403 and 500, and 415 if the route has a request body.
 pub(super) fn add_common(mut document: OpenApi) -> OpenApi {
     for operation in operations(&mut document) {
         let other_site = "The request comes from a page of another site, or names another host (ALLOWED_ORIGINS)";
@@ -25,7 +25,7 @@ pub(super) fn add_common(mut document: OpenApi) -> OpenApi {
     document
 }
 
-/// Documents the header that every answer has.
+/// Documents the `X-Request-Id` header of every response.
 pub(super) fn add_request_id(document: &mut OpenApi) {
     for operation in operations(document) {
         for answer in operation.responses.responses.values_mut() {
@@ -48,13 +48,13 @@ pub(super) fn operations(document: &mut OpenApi) -> impl Iterator<Item = &mut Op
     paths.flat_map(|path| [&mut path.get, &mut path.post].into_iter().flatten())
 }
 
-/// Adds an answer, unless the operation describes that status itself.
+/// Adds a response, unless the operation already describes this status.
 pub(super) fn add(operation: &mut Operation, status: &str, answer: Response) {
     let answers = &mut operation.responses.responses;
     answers.entry(status.to_owned()).or_insert(RefOr::T(answer));
 }
 
-/// The 401 answer.
+/// The 401 response.
 pub(super) fn unauthorized() -> Response {
     let challenge = HeaderBuilder::new()
         .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
@@ -65,7 +65,7 @@ pub(super) fn unauthorized() -> Response {
     answer
 }
 
-/// The refusals of routes that read a JSON body.
+/// The error responses of routes that read a JSON body.
 pub(in super::super) struct BodyRefusals;
 
 impl IntoResponses for BodyRefusals {
@@ -109,7 +109,7 @@ impl IntoResponses for BodyRefusals {
     }
 }
 
-/// `{"error": text}`.
+/// An error response with the body `{"error": text}`.
 fn refusal(description: &str) -> Response {
     let error = Ref::from_schema_name(ErrorBody::name());
     let content = ContentBuilder::new().schema(Some(error)).build();

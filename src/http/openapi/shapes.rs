@@ -1,5 +1,5 @@
-//! Schemas of values that clients may send in any shape, so that handlers read them by hand. Each names the usual shape
-//! first and allows any other, which is ignored or makes its own task fail.
+//! Schemas of values that may have any JSON type, so that handlers parse them by hand. Each schema lists the usual type
+//! first and also allows any other, which is ignored or makes only its own task fail.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use utoipa::openapi::schema::{
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-/// The usual shape of a value; any other is valid too.
+/// A schema with the usual type of a value that also allows any other type.
 fn usually(shape: impl Into<RefOr<Schema>>, description: &str) -> Schema {
     AnyOfBuilder::new()
         .item(shape)
@@ -137,7 +137,7 @@ pub(in super::super) fn extra_params() -> Schema {
     )
 }
 
-/// Schema of an OpenAPI document: the fields that OpenAPI requires.
+/// Schema of an OpenAPI document, with the fields that OpenAPI requires.
 pub(in super::super) struct OpenApiDocument;
 
 impl PartialSchema for OpenApiDocument {
