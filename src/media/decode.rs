@@ -1,4 +1,4 @@
-//! Image bytes to upright RGB.
+//! Decodes image files to upright RGB.
 
 use std::io::Cursor;
 use std::panic::catch_unwind;
@@ -7,13 +7,13 @@ use image::{DynamicImage, ImageDecoder, ImageReader, Limits, Rgb, RgbImage, Rgba
 
 use super::orientation::upright;
 
-/// Bytes that give no image.
+/// Why a file could not be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// No decoder knows them, or they are damaged.
+    /// The format is unknown, or the file is damaged.
     #[error("not a readable image (PNG, JPEG, WebP, GIF, BMP, TIFF and a few others are): {0}")]
     Unreadable(#[from] image::ImageError),
-    /// Too many pixels, told before they are decoded.
+    /// The image has too many pixels. This is checked before it is decoded.
     #[error("the image has {width}x{height} pixels, more than {limit} in all (MAX_IMAGE_PIXELS)")]
     #[allow(missing_docs)]
     TooManyPixels {
@@ -21,18 +21,18 @@ pub enum DecodeError {
         height: u32,
         limit: usize,
     },
-    /// A decoder gave up without saying why.
+    /// A decoder panicked.
     #[error("the decoder panicked on it")]
     Panicked,
 }
 
-/// Decodes the first picture of a file: its EXIF orientation applied, transparency over white, deeper
-/// channels cut to 8 bits by their high byte, as Pillow does it.
+/// Decodes the first image of a file to 8-bit RGB. Like Pillow, it applies the EXIF orientation, puts transparent
+/// pixels on white, and reduces deeper channels to 8 bits by taking their high byte.
 ///
 /// # Errors
-/// If the bytes are no image, damaged, or of more than `max_pixels` pixels; also if a decoder panics on them.
+/// If the bytes are not an image, are damaged, or have more than `max_pixels` pixels; also if a decoder panics on them.
 pub fn decode(bytes: &[u8], max_pixels: usize) -> Result<RgbImage, DecodeError> {
-    // decoders are others' code, and what they do to damaged files was found by fuzzing
+    // decoders are third-party code, and fuzzing found damaged files on which they panic
     let decoded = catch_unwind(|| decode_unguarded(bytes, max_pixels));
     decoded.unwrap_or(Err(DecodeError::Panicked))
 }
@@ -51,7 +51,7 @@ fn decode_unguarded(bytes: &[u8], max_pixels: usize) -> Result<RgbImage, DecodeE
         });
     }
     let mut limits = Limits::default();
-    // 16 bytes a pixel is the most that any format decodes to; decoders need room besides
+    // no format decodes to more than 16 bytes per pixel; the rest is working memory for the decoder
     limits.max_alloc = Some(
         (max_pixels as u64)
             .saturating_mul(16)
@@ -63,7 +63,7 @@ fn decode_unguarded(bytes: &[u8], max_pixels: usize) -> Result<RgbImage, DecodeE
     Ok(upright(image, orientation))
 }
 
-/// The width and the height that a file says its picture has.
+/// The width and height in pixels that the header of a file declares, before the orientation is applied.
 pub(super) fn dimensions(bytes: &[u8]) -> Option<(u32, u32)> {
     let read = catch_unwind(|| {
         let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
@@ -102,7 +102,7 @@ fn high_byte(level: u16) -> u8 {
     (level >> 8) as u8
 }
 
-/// A pixel over white, rounded.
+/// Blends a pixel with a white background, rounded to the nearest level.
 fn blend(Rgba([r, g, b, alpha]): Rgba<u8>) -> Rgb<u8> {
     let alpha = u16::from(alpha);
     let over = |level: u8| u16::from(level) * alpha + 255 * (255 - alpha);
@@ -118,7 +118,7 @@ fn by_255(value: u16) -> u8 {
 mod tests {
     use super::*;
 
-    /// A PNG of 24x21 pixels of 16 colours whose palette is cut, on which png 0.18.1 panics.
+    /// A PNG of 24x21 pixels with 16 colours and a truncated palette, on which png 0.18.1 panics.
     const CUT_PALETTE: &[u8] = &[
         137, 80, 78, 71, 13, 10, 26, 10, 0, 0, 0, 13, 73, 72, 68, 82, 0, 0, 0, 24, 0, 0, 0, 21, 4,
         3, 0, 0, 0, 174, 199, 51, 21, 0, 0, 0, 49, 80, 76, 84, 69, 110, 234, 93, 21, 224, 165, 17,

@@ -1,4 +1,4 @@
-//! Bounded fetching of images.
+//! Fetches images, with limits on time, size, memory and redirects.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,56 +17,56 @@ use crate::budget::{Budget, Purpose, Reservation};
 use crate::label_studio::LabelStudio;
 use crate::outgoing::{causes, client, retry_after};
 
-/// Limits of a [`Fetcher`].
+/// Configuration of a [`Fetcher`].
 #[derive(Debug, Clone)]
 pub struct FetcherConfig {
-    /// For one image, redirects included.
+    /// Time limit for one image, including redirects.
     pub timeout: Duration,
-    /// Of the file.
+    /// Maximum size of an image file in bytes.
     pub max_bytes: usize,
-    /// Of the decoded image.
+    /// Maximum number of pixels of a decoded image.
     pub max_pixels: usize,
-    /// Hosts besides Label Studio whose addresses may be private.
+    /// Hosts, besides Label Studio, that may have private addresses.
     pub allowed_hosts: AllowedHosts,
-    /// The folder that Label Studio serves local files from, where this machine has it too.
+    /// The folder from which Label Studio serves local files, if it exists on this machine too.
     pub local_files: Option<PathBuf>,
 }
 
-/// Which image to get, and on whose behalf.
+/// An image to fetch, with the context and credentials for it.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageRequest<'a> {
-    /// What the task's data says.
+    /// The image value in the task's data.
     pub value: &'a str,
-    /// Where relative URLs lie, and who gets the token.
+    /// The Label Studio that relative URLs refer to, and that receives the token.
     pub label_studio: &'a LabelStudio,
-    /// Label Studio's number of the task.
+    /// Label Studio's id of the task.
     pub task: Option<u64>,
-    /// The project's user and password for protected image URLs.
+    /// The project's user name and password for protected image URLs.
     pub login: Option<&'a (String, SecretString)>,
 }
 
-/// Gets images; clones share its connections.
+/// Fetches images. Clones share the connection pools.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
-    /// For Label Studio and the hosts that were named.
+    /// Client for Label Studio and the allowed hosts.
     trusted: reqwest::Client,
-    /// For the rest of the world: it resolves no name to a private address.
+    /// Client for all other hosts. It resolves no name to a private address.
     guarded: reqwest::Client,
-    /// What all requests share.
+    /// The memory budget of all requests.
     pub(super) budget: Budget,
     pub(super) config: FetcherConfig,
 }
 
 const MAX_REDIRECTS: usize = 5;
-/// Times that a host which is busy is asked again.
+/// How often a busy host is asked again.
 const MAX_RETRIES: usize = 3;
 
-/// What tells whether an image is still the same, as its host gave it.
+/// The HTTP validators of an image, which show whether it has changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Validators {
-    /// Of an HTTP answer; of a file, when it was changed and its length.
+    /// The `ETag` of a response; for a local file, its modification time and length.
     etag: Option<String>,
-    /// As a date of HTTP.
+    /// The `Last-Modified` date of a response.
     last_modified: Option<String>,
 }
 
@@ -84,29 +84,29 @@ impl Validators {
     }
 }
 
-/// What a host said.
+/// The result of a conditional request.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// The image is as it was.
+    /// The image has not changed.
     Same,
-    /// The image's file.
+    /// The file of the image.
     File(ImageFile),
 }
 
-/// The file of an image.
+/// An image file in memory.
 #[derive(Debug)]
 pub(super) struct ImageFile {
     pub(super) bytes: Vec<u8>,
     pub(super) validators: Validators,
-    /// What its bytes take.
+    /// The memory reservation for `bytes`.
     _memory: Reservation,
 }
 
-/// How long the file of an image may wait for memory.
+/// How long fetching a file waits for memory.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Fetcher {
-    /// A fetcher with its own connections, which takes the memory for images from `budget`.
+    /// Creates a fetcher with its own connections. It reserves the memory for image files from `budget`.
     ///
     /// # Errors
     /// If the system's TLS settings cannot be read.
@@ -119,7 +119,7 @@ impl Fetcher {
         })
     }
 
-    /// The bytes at a location, unless they are those of `known`.
+    /// Fetches the file at a location, unless it still has the validators `known`.
     pub(super) async fn bytes(
         &self,
         location: Location,
@@ -188,8 +188,8 @@ impl Fetcher {
         }
     }
 
-    /// Follows a URL to its bytes. Each hop is held against the hosts that may be asked, and only Label
-    /// Studio itself sees the token.
+    /// Downloads a URL and follows its redirects. Each hop is checked against the allowed hosts, and only Label Studio
+    /// itself receives the token.
     async fn download(
         &self,
         start: Url,
@@ -254,7 +254,7 @@ impl Fetcher {
         })
     }
 
-    /// One request of a download.
+    /// Sends one request of a download.
     async fn hop(
         &self,
         url: &Url,
@@ -278,7 +278,7 @@ impl Fetcher {
             get = get.header(IF_MODIFIED_SINCE, date);
         }
         if is_own {
-            // a stranger's token is exchanged with a stranger: by the client that is guarded
+            // an untrusted Label Studio also receives the token exchange, so that request must use the guarded client
             if let Some(header) = studio.authorization(client).await? {
                 get = get.header(AUTHORIZATION, header);
             }
@@ -290,7 +290,7 @@ impl Fetcher {
         get.send().await.map_err(|e| failed(e, url, studio))
     }
 
-    /// The body of the last answer, if it is an image's.
+    /// Checks the final response of a download and reads its body.
     async fn body(
         &self,
         mut response: Response,
@@ -357,7 +357,7 @@ impl Fetcher {
         }))
     }
 
-    /// Memory for the file of an image, of which no more than the limit is read.
+    /// Reserves memory for an image file: `bytes`, but no more than the size limit, because no more is read.
     async fn memory(
         &self,
         bytes: usize,
@@ -370,7 +370,7 @@ impl Fetcher {
     }
 }
 
-/// What a failing path of Label Studio usually means.
+/// The usual reason why Label Studio does not return a file, by the path of its URL.
 fn missing_hint(url: &Url, studio: &LabelStudio) -> &'static str {
     let path = url.path();
     if !studio.owns(url) {
@@ -390,7 +390,7 @@ fn host_of(base: &str) -> Option<String> {
     Url::parse(base).ok()?.host_str().map(str::to_owned)
 }
 
-/// A request that failed on the way; the resolver's refusal is told as what it is.
+/// Converts a request error. If the resolver refused a private address, the result is that error.
 fn failed(error: reqwest::Error, url: &Url, studio: &LabelStudio) -> MediaError {
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
@@ -410,7 +410,7 @@ fn failed(error: reqwest::Error, url: &Url, studio: &LabelStudio) -> MediaError 
     }
 }
 
-/// Reads, off the async threads.
+/// Runs blocking reads outside of the async threads.
 async fn on_thread<T: Send + 'static>(
     name: &str,
     read: impl FnOnce() -> Result<T, MediaError> + Send + 'static,

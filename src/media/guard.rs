@@ -1,4 +1,4 @@
-//! Which hosts an image may come from: public ones, and those that were named.
+//! Restricts the hosts that images are fetched from: public addresses, and hosts that the settings allow.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// Hosts whose addresses may be private (`ALLOWED_IMAGE_HOSTS`).
+/// Hosts that may have private addresses (`ALLOWED_IMAGE_HOSTS`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowedHosts(Vec<String>);
 
-/// A host that images are not fetched from.
+/// A host with a private address that is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{host} is at a private address, where groundling does not go by itself: if images lie there, add {host} to ALLOWED_IMAGE_HOSTS; if it is Label Studio, set LABEL_STUDIO_HOST"
@@ -21,7 +21,7 @@ pub struct PrivateHost {
 }
 
 impl AllowedHosts {
-    /// From `host`, `host:port` or `*` for all, separated by commas.
+    /// Parses a list of `host`, `host:port` or `*` (all hosts), separated by commas.
     pub fn parse(list: &str) -> Self {
         let hosts = list.split([',', ' ']).map(|host| {
             let host = host.trim().trim_end_matches('/').to_lowercase();
@@ -31,7 +31,7 @@ impl AllowedHosts {
         Self(hosts.filter(|host| !host.is_empty()).collect())
     }
 
-    /// Whether a URL's host was named.
+    /// Whether the host of a URL is in the list.
     pub fn contains(&self, url: &Url) -> bool {
         let Some(host) = url.host_str() else {
             return false;
@@ -42,13 +42,13 @@ impl AllowedHosts {
     }
 }
 
-/// Refuses a URL whose host is written as a private address; names are looked at when they are resolved.
+/// Refuses a URL whose host is a literal private address. Host names are checked when they are resolved.
 ///
 /// # Errors
-/// [`PrivateHost`].
+/// [`PrivateHost`] if the address is private.
 pub fn check_literal(url: &Url) -> Result<(), PrivateHost> {
     let host = url.host_str().unwrap_or_default();
-    // the parser has written every spelling of an address in its usual form
+    // the URL parser has normalized every notation of an IP address
     let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() else {
         return Ok(());
     };
@@ -60,12 +60,12 @@ pub fn check_literal(url: &Url) -> Result<(), PrivateHost> {
     }
 }
 
-/// Resolves names to public addresses only: what is connected to is what was checked. A name that is resolved again is
-/// checked again.
+/// A DNS resolver that returns public addresses only. The client connects to the addresses that were checked, so a DNS
+/// answer that changes later has no effect; each new resolution is checked again.
 #[derive(Debug, Clone, Copy)]
 pub struct PublicOnly<L = System>(L);
 
-/// Looks up the addresses of a host.
+/// The DNS lookup behind [`PublicOnly`]; tests replace it.
 trait Lookup: Clone + Send + Sync + 'static {
     fn addresses(
         &self,
@@ -104,13 +104,13 @@ impl<L: Lookup> Resolve for PublicOnly<L> {
 }
 
 impl PublicOnly {
-    /// For a client's builder.
+    /// A shared resolver for a client builder.
     pub fn shared() -> Arc<Self> {
         Arc::new(Self(System))
     }
 }
 
-/// Whether an address belongs to the public internet (IANA's special-purpose registries).
+/// Whether an address is on the public internet, according to IANA's special-purpose address registries.
 pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -125,12 +125,12 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || address.is_link_local()
         || address.is_documentation()
         || a == 0
-        // shared by carriers; cloud providers keep services there
+        // carrier-grade NAT (100.64.0.0/10), where cloud providers also run internal services
         || (a == 100 && (64..128).contains(&b))
         || (a == 192 && b == 0 && c == 0)
-        // benchmarks
+        // benchmarking (198.18.0.0/15)
         || (a == 198 && (18..20).contains(&b))
-        // multicast, reserved, broadcast
+        // multicast, reserved and broadcast
         || a >= 224;
     !is_special
 }
@@ -142,16 +142,16 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         is_public_v4(Ipv4Addr::new(a, b, c, d))
     };
     match s {
-        // ::, ::1, and IPv4 in IPv6 clothes
+        // `::/96`, which contains `::` and `::1`; then IPv4 addresses embedded in IPv6 (mapped, NAT64 and 6to4)
         [0, 0, 0, 0, 0, 0, _, _] => false,
         [0, 0, 0, 0, 0, 0xffff, high, low] => embedded(high, low),
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
         [0x2002, high, low, ..] => embedded(high, low),
-        // Teredo and its neighbours, documentation
+        // IETF protocol assignments (2001::/23, including Teredo), and documentation (2001:db8::/32)
         [0x2001, second, ..] if second < 0x200 || second == 0xdb8 => false,
-        // documentation too (RFC 9637)
+        // documentation (3fff::/20, RFC 9637)
         [0x3fff, second, ..] if second < 0x1000 => false,
-        // global unicast
+        // only global unicast (2000::/3) is public
         [first, ..] => (0x2000..0x4000).contains(&first),
     }
 }
@@ -215,7 +215,7 @@ mod tests {
         assert!(check_literal(&Url::parse("http://localhost/x").unwrap()).is_ok());
     }
 
-    /// Another answer each time, as of a name that is pointed elsewhere between two looks at it.
+    /// A lookup that answers differently each time, as in a DNS rebinding attack.
     #[derive(Clone, Default)]
     struct Rebound(Arc<AtomicUsize>);
 
@@ -247,7 +247,7 @@ mod tests {
         }
         assert_eq!(look().await.unwrap().count(), 0);
 
-        // a client asks the resolver for each connection, and connects to nothing else
+        // a client uses the resolver for each connection, and connects to no other address
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let rebound = Rebound(Arc::new(AtomicUsize::new(1)));

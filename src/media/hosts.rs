@@ -1,4 +1,5 @@
-//! How many images are fetched at a time: in all, and from one host, so that one that does not answer stops no other.
+//! Limits how many images are fetched at the same time: in total, and from one host, so that a host that does not
+//! answer does not block the others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -7,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::ImageLimits;
 
-/// The places of fetches, in all and for each host.
+/// The permits for fetches: in total, and for each host.
 #[derive(Debug)]
 pub(super) struct Hosts {
     all: Arc<Semaphore>,
@@ -24,12 +25,13 @@ impl Hosts {
         }
     }
 
-    /// Waits for a place; the permits are given back when they are dropped.
+    /// Waits for the permits to fetch from a host. They are released on drop.
     pub(super) async fn enter(
         &self,
         host: Option<String>,
     ) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>) {
-        // the host's first: who waits for a slow host must not hold a place that others could use
+        // the permit of the host comes first: a fetch that waits for a slow host must not hold a permit that others
+        // could use
         let own = match host {
             Some(host) => self.of(host).acquire_owned().await.ok(),
             None => None,

@@ -1,4 +1,5 @@
-//! The images of tasks: known by what they are, fetched and decoded only where somebody needs their pixels.
+//! The images of tasks. They are identified by the digest of their files, and are fetched and decoded only when their
+//! pixels are needed.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,19 +17,19 @@ use crate::budget::{Budget, Purpose, Reservation};
 use crate::geometry::ImageSize;
 use crate::store::{Kept, Usage};
 
-/// SHA-256 of an image file's bytes: what was computed of it is kept under this.
+/// SHA-256 of the bytes of an image file. It is the cache key for everything computed from the image.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// Of a file's bytes.
+    /// Computes the digest of a file's bytes.
     pub fn of(bytes: &[u8]) -> Self {
         let mut sum = [0; 32];
         sum.copy_from_slice(digest(&SHA256, bytes).as_ref());
         Self(sum)
     }
 
-    /// The sum itself.
+    /// The 32 bytes of the digest.
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -46,16 +47,17 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// How many images are fetched, decoded and held at a time.
+/// Limits for fetching and caching images.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageLimits {
-    /// Fetched at a time, from all hosts.
+    /// Maximum number of concurrent fetches from all hosts.
     pub fetches: usize,
-    /// Fetched at a time from one host: one that does not answer must not keep others waiting.
+    /// Maximum number of concurrent fetches from one host, so that a host that does not answer does not block the
+    /// others.
     pub fetches_of_host: usize,
-    /// Bytes of decoded images that are kept for the next request.
+    /// Bytes of decoded images that are cached for later requests.
     pub kept_bytes: u64,
-    /// How long what lies at a URL is believed to be what was there before, without asking.
+    /// How long the image at a URL is assumed to be unchanged without asking its host.
     pub fresh: Duration,
 }
 
@@ -70,7 +72,7 @@ impl Default for ImageLimits {
     }
 }
 
-/// Gets the images of tasks; clones share what they know.
+/// Loads the images of tasks. Clones share the caches.
 #[derive(Debug, Clone)]
 pub struct Images {
     fetcher: Fetcher,
@@ -80,34 +82,35 @@ pub struct Images {
     hosts: Arc<Hosts>,
 }
 
-/// How long the pixels of an image may wait for memory.
+/// How long decoding waits for memory.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where an image was looked for, and by whom: a cloud URI means what it means to its task's storage.
+/// The cache key of an image lookup. It contains the task, because a cloud URI is resolved by the storage of the task's
+/// project.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Place {
     label_studio: Option<String>,
     task: Option<u64>,
     url: String,
-    /// User and password: what one may see another may not.
+    /// Digest of the user name and password, because users may have different access rights.
     login: Option<Digest>,
 }
 
-/// What lay at a place.
+/// The image that was found at a place.
 #[derive(Debug)]
 struct Found {
     digest: Digest,
     size: ImageSize,
     validators: Validators,
-    /// When it was last known to be so.
+    /// When the image was last known to be unchanged.
     seen: Mutex<Instant>,
 }
 
-/// Decoded pixels, and the memory that they take.
+/// Decoded pixels with their memory reservation.
 #[derive(Debug, Clone)]
 pub struct Pixels {
     image: Arc<RgbImage>,
-    /// What is kept for the next request counts there, and takes nothing from what requests share.
+    /// `None` for the copy in the cache, which counts against `kept_bytes` and not against the budget of the requests.
     _memory: Option<Arc<Reservation>>,
 }
 
@@ -119,24 +122,24 @@ impl std::ops::Deref for Pixels {
     }
 }
 
-/// A task's image: what it is, and the way to its pixels.
+/// The image of a task: its identity and size, and access to its pixels.
 #[derive(Debug, Clone)]
 pub struct Picture<'a> {
     images: &'a Images,
     request: ImageRequest<'a>,
-    /// Of its bytes.
+    /// The digest of its file.
     pub digest: Digest,
-    /// Upright.
+    /// The size in pixels, after the EXIF orientation was applied.
     pub size: ImageSize,
-    /// Decoded by looking it up.
+    /// The pixels, if the lookup decoded them.
     pixels: Option<Pixels>,
 }
 
 impl Picture<'_> {
-    /// Its pixels; fetched and decoded again if they are not at hand.
+    /// Returns the pixels. If they are not cached, the image is fetched and decoded again.
     ///
     /// # Errors
-    /// See [`MediaError`]; also if another image lies there by now.
+    /// See [`MediaError`]; also if the location has another image by now.
     pub async fn pixels(&self) -> Result<Pixels, MediaError> {
         if let Some(pixels) = &self.pixels {
             return Ok(pixels.clone());
@@ -160,11 +163,11 @@ impl Picture<'_> {
     }
 }
 
-/// What came of fetching.
+/// The result of a fetch.
 enum Fetched {
-    /// It is as it was.
+    /// The image has not changed.
     Same,
-    /// Its bytes, decoded.
+    /// A new image, decoded.
     New {
         digest: Digest,
         pixels: Pixels,
@@ -173,7 +176,7 @@ enum Fetched {
 }
 
 impl Images {
-    /// For images that `fetcher` gets.
+    /// Loads images with `fetcher`.
     pub fn new(fetcher: Fetcher, limits: ImageLimits) -> Self {
         let weigh = |pixels: &Pixels| pixels.image.as_raw().len();
         Self {
@@ -185,7 +188,7 @@ impl Images {
         }
     }
 
-    /// What a task shows. If nothing says that it has changed, it is neither fetched nor decoded.
+    /// Looks up the image of a task. It is neither fetched nor decoded if it is known and has not changed.
     ///
     /// # Errors
     /// See [`MediaError`].
@@ -202,7 +205,7 @@ impl Images {
         };
         let location = self.fetcher.locate(request)?;
         if let Location::Inline(_) = location {
-            // it is its own place, and too long for a key
+            // a data URI contains the image itself, and is too long for a cache key
             let Fetched::New { digest, pixels, .. } = self.fetch(location, request, None).await?
             else {
                 return Err(MediaError::Changed("the data URI".to_owned()));
@@ -256,7 +259,7 @@ impl Images {
         }
     }
 
-    /// Fetches and decodes, unless the validators say that nothing has changed.
+    /// Fetches and decodes an image, unless the validators show that it has not changed.
     async fn fetch(
         &self,
         location: Location,
@@ -271,7 +274,7 @@ impl Images {
             return Ok(Fetched::Same);
         };
         let max_pixels = self.fetcher.config.max_pixels;
-        // a file says how large its picture is before it is decoded
+        // the header of a file gives the size of the decoded image
         let decoded = dimensions(&file.bytes).map_or(0, |(width, height)| {
             3 * (width as usize)
                 .saturating_mul(height as usize)
@@ -284,7 +287,7 @@ impl Images {
             Err(source) => return Err(MediaError::Memory { url: name, source }),
         };
         let validators = file.validators.clone();
-        // decoding computes: not on the async threads
+        // decoding uses the CPU, so it runs outside of the async threads
         let read = move || {
             let digest = Digest::of(&file.bytes);
             decode(&file.bytes, max_pixels).map(|image| (digest, image))
@@ -313,18 +316,18 @@ impl Images {
         })
     }
 
-    /// Lets go of what is not to be kept.
+    /// Removes expired entries from the caches.
     pub async fn tidy(&self) {
         self.places.tidy().await;
         self.pixels.tidy().await;
     }
 
-    /// The memory that requests share.
+    /// The memory budget that requests share.
     pub fn budget(&self) -> &Budget {
         &self.fetcher.budget
     }
 
-    /// What is kept: of places, of pixels.
+    /// Usage of the caches: known places, and decoded pixels.
     pub fn usage(&self) -> [(&'static str, Usage); 2] {
         [
             ("places", self.places.usage()),
@@ -333,7 +336,7 @@ impl Images {
     }
 }
 
-/// About the bytes of a place.
+/// Approximate size in bytes of a cached place.
 const PLACE_BYTES: usize = 512;
 const PLACES_BYTES: u64 = 8 << 20;
 const UNUSED: Duration = Duration::from_secs(3600);
@@ -373,7 +376,7 @@ mod tests {
         png.into_inner()
     }
 
-    /// How often the picture was sent, and how often it was said to be the same.
+    /// A test host, which counts how often it sent the image and how often it answered 304 (not modified).
     #[derive(Debug, Default)]
     struct Host {
         sent: AtomicUsize,
@@ -440,9 +443,9 @@ mod tests {
         let again = trusting.look_up(request(&a, &studio)).await.unwrap();
         assert_eq!((first.digest, sent(), same()), (again.digest, 1, 0));
         assert_eq!((again.size.width, again.size.height), (5, 3));
-        // its pixels are at hand, without another request
+        // its pixels are cached, and need no other request
         assert_eq!(again.pixels().await.unwrap().get_pixel(0, 0).0, [0; 3]);
-        // the same picture at another address
+        // the same image at another URL
         let other = trusting.look_up(request(&b, &studio)).await.unwrap();
         assert_eq!((other.digest, sent()), (first.digest, 2));
 
@@ -457,7 +460,7 @@ mod tests {
         let first = careful.look_up(request(&a, &studio)).await.unwrap();
         let again = careful.look_up(request(&a, &studio)).await.unwrap();
         assert_eq!((first.digest, sent(), same()), (again.digest, 3, 1));
-        // pixels that are not kept are fetched
+        // pixels that are not cached are fetched again
         assert_eq!(again.pixels().await.unwrap().get_pixel(0, 0).0, [0; 3]);
         assert_eq!(sent(), 4);
         host.shade.store(9, Ordering::SeqCst);

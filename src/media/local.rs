@@ -1,4 +1,5 @@
-//! Local files: opened once, and checked as what is open.
+//! Reads local files. All checks are made on the open file, so that replacing it between a check and the read has no
+//! effect.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,7 +9,7 @@ use super::MediaError;
 use super::fetch::Validators;
 use super::location::LocationError;
 
-/// What a local file is called in messages.
+/// The name of a local file in messages.
 pub(super) fn describe(name: &str) -> String {
     format!("the local file {name}")
 }
@@ -22,8 +23,8 @@ pub(super) struct OpenFile {
     validators: Validators,
 }
 
-/// Opens a local file, unless it is as it was. It was looked at by its name before, and could be another one by now: what
-/// counts is the file that is open.
+/// Opens a local file; returns `None` if its validators equal `known`. The path was checked before, but it could name
+/// another file by now, so the checks are repeated on the open file.
 pub(super) fn open(
     path: &Path,
     root: &Path,
@@ -59,7 +60,7 @@ pub(super) fn open(
 }
 
 impl OpenFile {
-    /// Its bytes. It may have grown since it was opened.
+    /// Reads the bytes of the file, at most `limit`: it may have grown since it was opened.
     pub(super) fn read(self, limit: usize) -> Result<(Vec<u8>, Validators), MediaError> {
         let mut bytes = Vec::with_capacity(self.length);
         let read = self.file.take(limit as u64 + 1).read_to_end(&mut bytes);
@@ -81,7 +82,7 @@ fn unreadable(name: &str, reason: &str) -> MediaError {
     }
 }
 
-/// Opens what may be no file, without waiting for a writer to it.
+/// Opens a path that may not be a regular file. It does not block on a named pipe without a writer.
 fn open_now(path: &Path) -> std::io::Result<File> {
     let mut options = File::options();
     options.read(true);
@@ -93,7 +94,7 @@ fn open_now(path: &Path) -> std::io::Result<File> {
     options.open(path)
 }
 
-/// Whether an open file is the one that has this name now.
+/// Whether the open file is the file that the path names now.
 fn is_same(open: &std::fs::Metadata, path: &Path) -> bool {
     #[cfg(unix)]
     {

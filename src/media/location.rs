@@ -1,4 +1,4 @@
-//! Where a task's image is.
+//! Finds out where the image of a task is.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -8,39 +8,39 @@ use reqwest::Url;
 
 use crate::label_studio::LabelStudio;
 
-/// An image to be had.
+/// The location of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
-    /// In the task itself: a data URI, without its `data:`.
+    /// In the task itself: a data URI, without the `data:` prefix.
     Inline(String),
-    /// On this machine's disk.
+    /// A file on this machine.
     File {
-        /// Where it is.
+        /// Path of the file.
         path: PathBuf,
-        /// The folder that it must lie in.
+        /// The folder that the file must be inside of.
         root: PathBuf,
-        /// Its name below the folder of local files.
+        /// Its path relative to the folder of local files, shortened for messages.
         name: String,
     },
-    /// To be fetched.
+    /// A file to fetch over HTTP.
     Remote {
-        /// Where from.
+        /// The URL to try first.
         url: Url,
-        /// Where Label Studio has it if it is not there.
+        /// A second URL on Label Studio, for an upload that is not found at the first one.
         otherwise: Option<Url>,
     },
 }
 
-/// A value that leads to no image.
+/// Why a value does not name an image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LocationError {
-    /// A path on Label Studio, of which only the path is known.
+    /// A path on Label Studio, whose address is not known.
     #[error("{0} lies on Label Studio, whose address is not known: set LABEL_STUDIO_HOST")]
     NoHost(String),
-    /// A cloud URI of a task that Label Studio cannot be asked about.
+    /// A cloud storage URI in a task without an id, which Label Studio needs to resolve it.
     #[error("{0} is resolved by Label Studio for a task, and this task has no number")]
     NoTask(String),
-    /// A scheme nobody resolves here.
+    /// An unsupported scheme.
     #[error(
         "{0} is not an image URL groundling can fetch: http(s)://, data:image/..., s3://, gs://, azure-blob://, /data/upload/... and /data/local-files/... work"
     )]
@@ -48,34 +48,34 @@ pub enum LocationError {
     /// A data URI that cannot be decoded.
     #[error("the task's data URI is broken: {0}")]
     DataUri(String),
-    /// A local file outside the folder that may be read.
+    /// A local file outside of the configured folder.
     #[error("{0} is outside LOCAL_FILES_DOCUMENT_ROOT")]
     Outside(String),
-    /// An address that is not a URL.
+    /// A value that cannot be parsed as a URL.
     #[error("{url:?} is not a URL: {reason}")]
     #[allow(missing_docs)]
     Malformed { url: String, reason: String },
 }
 
-/// What a location depends on besides the value itself.
+/// The context in which a value is resolved.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings<'a> {
-    /// Where relative URLs lie.
+    /// The Label Studio that relative URLs refer to.
     pub label_studio: &'a LabelStudio,
-    /// Label Studio's number of the task.
+    /// Label Studio's id of the task.
     pub task: Option<u64>,
-    /// The folder that Label Studio serves local files from, where this machine has it too.
+    /// The folder from which Label Studio serves local files, if it exists on this machine too.
     pub local_files: Option<&'a Path>,
 }
 
-/// Schemes of cloud storages that Label Studio resolves.
+/// Schemes of cloud storage that Label Studio resolves.
 const CLOUD: [&str; 3] = ["s3://", "gs://", "azure-blob://"];
 
-/// What a task's value means (contract, section 7).
+/// Resolves the image value of a task (contract, section 7).
 ///
 /// # Errors
-/// If it is no URL, of a scheme that is not fetched, relative to an unknown Label Studio, or a local file
-/// outside the folder for them.
+/// If the value is not a URL, has an unsupported scheme, is relative while Label Studio's address is unknown, or is a
+/// local file outside of the configured folder.
 pub fn locate(value: &str, around: Surroundings) -> Result<Location, LocationError> {
     let value = value.trim();
     let studio = around.label_studio;
@@ -114,10 +114,10 @@ pub fn locate(value: &str, around: Surroundings) -> Result<Location, LocationErr
     Ok(Location::Remote { url, otherwise })
 }
 
-/// Stands in for Label Studio where local files need only its path.
+/// Placeholder host, used where Label Studio's address is unknown and only the path of a local file is needed.
 const UNKNOWN_HOST: &str = "label-studio.invalid";
 
-/// The URL of a path on Label Studio.
+/// The URL of a path on Label Studio. `value` is a path as Label Studio stores it in task data.
 fn on_label_studio(
     value: &str,
     studio: &LabelStudio,
@@ -133,7 +133,7 @@ fn on_label_studio(
         return Err(LocationError::Unsupported(shorten(value)));
     };
     match (studio.base(), studio.origin()) {
-        // Label Studio writes its own prefix into the URLs of uploads
+        // the path of an upload already starts with Label Studio's prefix
         (Some(_), Some(origin)) if path.starts_with(&format!("{}/", studio.prefix())) => {
             parse(&format!("{origin}{path}"))
         }
@@ -143,7 +143,7 @@ fn on_label_studio(
     }
 }
 
-/// What `/data/local-files/?d=...` names, decoded.
+/// The decoded file path in a `/data/local-files/?d=...` URL.
 fn local_file(url: &Url) -> Option<String> {
     let path = url.path().trim_end_matches('/');
     let mut query = url.query_pairs();
@@ -152,7 +152,7 @@ fn local_file(url: &Url) -> Option<String> {
         .then(|| file.into_owned())
 }
 
-/// A file of the root, links followed and held against it.
+/// Resolves a file below `root`. Symbolic links are followed, and the result must still be inside of `root`.
 fn contained(root: &Path, file: &str) -> Result<Location, LocationError> {
     let relative = Path::new(file.trim_start_matches('/'));
     let outside = || LocationError::Outside(shorten(file));
@@ -161,7 +161,7 @@ fn contained(root: &Path, file: &str) -> Result<Location, LocationError> {
         return Err(outside());
     }
     let (path, name) = (root.join(relative), shorten(file));
-    // what is not there is named when it is read
+    // a missing file is reported when it is read
     let (Ok(real), Ok(real_root)) = (path.canonicalize(), root.canonicalize()) else {
         let root = root.to_owned();
         return Ok(Location::File { path, root, name });
@@ -176,7 +176,8 @@ fn contained(root: &Path, file: &str) -> Result<Location, LocationError> {
     }
 }
 
-/// Uploads lie on Label Studio's disk or in its cloud storage, and the URL does not tell which.
+/// The second URL of an upload. Uploads are on Label Studio's disk or in its cloud storage, and the URL does not tell
+/// which.
 fn other_upload(url: &Url, studio: &LabelStudio) -> Option<Url> {
     let base = studio.base()?;
     let path = url.path().strip_prefix(studio.prefix())?;
@@ -194,7 +195,7 @@ fn other_upload(url: &Url, studio: &LabelStudio) -> Option<Url> {
 }
 
 impl Location {
-    /// The host that is asked first, if any is.
+    /// The host that is requested first; `None` if the image is not remote.
     pub(super) fn host(&self) -> Option<String> {
         match self {
             Self::Remote { url, .. } => url.host_str().map(str::to_owned),
@@ -202,8 +203,8 @@ impl Location {
         }
     }
 
-    /// Where it is, without what may be secret: no password, and of a query only that it is there, but on
-    /// Label Studio, where it names the file.
+    /// The location for messages, without secrets. A URL is shown without user name and password, and its query is
+    /// replaced by `...` unless it is on Label Studio, where the query names the file.
     pub fn describe(&self, studio: &LabelStudio) -> String {
         match self {
             Self::Inline(uri) => format!("the task's data URI of {} characters", uri.len()),
@@ -216,7 +217,7 @@ impl Location {
 /// See [`Location::describe`].
 pub(super) fn describe(url: &Url, studio: &LabelStudio) -> String {
     let mut url = url.clone();
-    // these fail only for URLs without a host, and such are not fetched
+    // these fail only for URLs without a host, which are never fetched
     let _ = url.set_username("");
     let _ = url.set_password(None);
     if !studio.owns(&url) && url.query().is_some() {
@@ -226,8 +227,8 @@ pub(super) fn describe(url: &Url, studio: &LabelStudio) -> String {
     url.to_string()
 }
 
-/// The bytes of a data URI, given without `data:`; the declared type is not looked at. `None` if there are more than
-/// `limit`. It computes: not for the async threads.
+/// Decodes a data URI, given without the `data:` prefix; `None` if it has more than `limit` bytes. The declared media
+/// type is ignored. This uses the CPU, so it must not run on the async threads.
 pub(super) fn inline(uri: &str, limit: usize) -> Result<Option<Vec<u8>>, LocationError> {
     let error = |reason: &str| LocationError::DataUri(reason.to_owned());
     let (header, payload) = uri
@@ -236,7 +237,7 @@ pub(super) fn inline(uri: &str, limit: usize) -> Result<Option<Vec<u8>>, Locatio
     if !header.to_ascii_lowercase().ends_with(";base64") {
         return Err(error("it is not base64, as images need"));
     }
-    // in place of a copy for each spelling: blanks go, and +, / and = may be spelled with percent signs
+    // one pass and one copy: removes white space, and decodes `+`, `/` and `=` if they are percent-encoded
     let mut kept = Vec::with_capacity(payload.len().min(limit / 3 * 4 + 8));
     let mut rest = payload.as_bytes();
     while let Some((first, after)) = rest.split_first() {
@@ -273,8 +274,8 @@ fn parse(url: &str) -> Result<Url, LocationError> {
     })
 }
 
-/// A value for a message: not a megabyte of it, nothing after a question mark, no password, and nothing
-/// that would begin a new line in a log.
+/// Shortens a value for a message: at most 120 characters, no query, no credentials, and no control characters, which
+/// could forge a line in a log.
 fn shorten(value: &str) -> String {
     let value = value.split('?').next().unwrap_or_default();
     let value: String = value
@@ -422,7 +423,7 @@ mod tests {
                 let error = located(&format!("/data/local-files/?d={file}"), around);
                 assert!(error.unwrap_err().contains("LOCAL_FILES_DOCUMENT_ROOT"));
             }
-            // another host's path of the same look is not ours to answer
+            // a URL of another host with the same path is not a local file
             let other = "http://elsewhere/data/local-files/?d=sub/a%20b.png";
             assert_eq!(located(other, around).unwrap(), other);
         }

@@ -1,4 +1,4 @@
-//! From what a task's data says of its image to pixels.
+//! Locates, fetches and decodes the image of a task.
 
 pub mod decode;
 mod fetch;
@@ -23,23 +23,23 @@ use self::guard::PrivateHost;
 use crate::budget::OutOfMemory;
 use crate::label_studio::TokenError;
 
-/// Why a task's image cannot be had; every message names the URL, without secrets.
+/// Why a task's image cannot be loaded. Every message names the URL, without secrets.
 #[derive(Debug, thiserror::Error)]
 pub enum MediaError {
-    /// Not a URL groundling can follow.
+    /// The value in the task is not a usable image URL.
     #[error(transparent)]
     Location(#[from] LocationError),
-    /// A host that is not asked.
+    /// The host has a private address, and is not allowed.
     #[error(transparent)]
     Private(#[from] PrivateHost),
-    /// Nothing to sign the request with.
+    /// There is no usable token for Label Studio.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The request failed on the way.
+    /// The connection failed, or the file could not be opened.
     #[error("cannot fetch {url}: {reason}")]
     #[allow(missing_docs)]
     Unreachable { url: String, reason: String },
-    /// The host wants other credentials.
+    /// The host rejected the credentials (401 or 403).
     #[error("{url} answered {status}: {hint}")]
     #[allow(missing_docs)]
     Refused {
@@ -47,7 +47,7 @@ pub enum MediaError {
         status: u16,
         hint: &'static str,
     },
-    /// The host has no such file, or another answer than the image.
+    /// The host answered with another error status, for example because it has no such file.
     #[error("{url} answered {status}{hint}")]
     #[allow(missing_docs)]
     Status {
@@ -55,25 +55,25 @@ pub enum MediaError {
         status: u16,
         hint: Cow<'static, str>,
     },
-    /// More bytes than allowed.
+    /// The file is larger than allowed.
     #[error("{url} has more than the {limit} bytes that an image may have (MAX_IMAGE_BYTES)")]
     #[allow(missing_docs)]
     TooLarge { url: String, limit: usize },
-    /// Another image than a moment ago.
+    /// The image at this location changed between two requests for it.
     #[error("{0} has changed while it was worked on: ask again")]
     Changed(String),
-    /// Other requests use the memory that there is for all.
+    /// Other requests use the memory budget.
     #[error("{url}: {source}")]
     #[allow(missing_docs)]
     Memory { url: String, source: OutOfMemory },
-    /// Bytes that are no image.
+    /// The file cannot be decoded as an image.
     #[error("{url}: {source}")]
     #[allow(missing_docs)]
     Decode { url: String, source: DecodeError },
 }
 
 impl Fetcher {
-    /// Where the image is that a task's data names.
+    /// Locates the image that a task's data names.
     ///
     /// # Errors
     /// See [`LocationError`].
@@ -97,7 +97,7 @@ impl Fetcher {
             return Err(MediaError::Changed(name));
         };
         let max_pixels = self.config.max_pixels;
-        // decoding computes: not on the async threads
+        // decoding uses the CPU, so it runs outside of the async threads
         let decoded = tokio::task::spawn_blocking(move || decode(&file.bytes, max_pixels)).await;
         match decoded {
             Ok(Ok(image)) => Ok(image),

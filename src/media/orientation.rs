@@ -1,9 +1,9 @@
-//! Turns and flips images as their EXIF orientation says.
+//! Rotates and flips images according to their EXIF orientation.
 
 use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
 
-/// The image as it is to be seen.
+/// The image in its display orientation.
 pub(super) fn upright(image: RgbImage, orientation: Orientation) -> RgbImage {
     match orientation {
         Orientation::Rotate90 => transposed(&image, true, false),
@@ -18,11 +18,11 @@ pub(super) fn upright(image: RgbImage, orientation: Orientation) -> RgbImage {
     }
 }
 
-/// Rows and columns of the squares in which an image is transposed: both squares stay in the L1 cache,
-/// where whole columns of a photograph do not.
+/// Width and height in pixels of the tiles in which an image is transposed. The source and the destination tile fit
+/// into the L1 cache together; whole columns of a photograph do not.
 const SQUARE: usize = 32;
 
-/// Rows to columns, then optionally flipped left to right and top to bottom.
+/// Swaps rows and columns, then optionally flips left to right and top to bottom.
 fn transposed(image: &RgbImage, flip_x: bool, flip_y: bool) -> RgbImage {
     let (from_width, from_height) = (image.width() as usize, image.height() as usize);
     let (width, height) = (from_height, from_width);
