@@ -11,20 +11,20 @@ use serde_json::{Map, Value};
 use super::{LabelStudio, TokenError};
 use crate::outgoing::{self, causes, client};
 
-/// Why a call gave nothing.
+/// Why an API call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// Nobody said where Label Studio is.
+    /// The address of Label Studio is not configured.
     #[error("LABEL_STUDIO_HOST is not set: where is Label Studio?")]
     NoHost,
-    /// Signing failed.
+    /// There is no usable token.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// No answer.
+    /// The connection failed.
     #[error("cannot reach Label Studio at {url}: {reason} (LABEL_STUDIO_HOST)")]
     #[allow(missing_docs)]
     Unreachable { url: String, reason: String },
-    /// 401 or 403.
+    /// The response has status 401 or 403.
     #[error("{path} answered {status}: {hint}")]
     #[allow(missing_docs)]
     Refused {
@@ -32,23 +32,24 @@ pub enum ApiError {
         status: u16,
         hint: &'static str,
     },
-    /// Another status, with the beginning of what it says.
+    /// The response has another error status; `text` is the beginning of its body.
     #[error("{path} answered {status}: {text}")]
     #[allow(missing_docs)]
     Status {
         path: String,
         status: u16,
         text: String,
-        /// What it asked for, if it did.
+        /// The `Retry-After` of the response, if it has one.
         retry_after: Option<Duration>,
     },
-    /// An answer of another form.
+    /// The response does not have the expected form.
     #[error("{path} answered something that is not Label Studio's: {reason}")]
     #[allow(missing_docs)]
     Answer { path: String, reason: String },
 }
 
-/// Bytes of an answer: a page of tasks comes with all their annotations, masks included.
+/// Maximum size of a response in bytes. It is large because a page of tasks contains all their annotations, including
+/// masks.
 const MAX_ANSWER: usize = 1 << 30;
 
 /// A project.
@@ -61,7 +62,7 @@ pub struct Project {
     pub label_config: String,
 }
 
-/// A task with what is known of it; annotations and the regions of predictions are not kept.
+/// A task. Annotations and the regions of predictions are not kept.
 #[derive(Debug, Clone, Deserialize)]
 #[allow(missing_docs)]
 pub struct Task {
@@ -74,7 +75,7 @@ pub struct Task {
     pub predictions: Vec<StoredPrediction>,
 }
 
-/// A prediction that Label Studio has.
+/// A prediction stored in Label Studio.
 #[derive(Debug, Clone, Deserialize)]
 #[allow(missing_docs)]
 pub struct StoredPrediction {
@@ -85,9 +86,9 @@ pub struct StoredPrediction {
 /// One page of a project's tasks.
 #[derive(Debug, Clone, Deserialize)]
 pub struct TaskPage {
-    /// In the order of their ids.
+    /// The tasks, ordered by id.
     pub tasks: Vec<Task>,
-    /// Of the whole project.
+    /// Number of tasks in the whole project.
     pub total: u64,
 }
 
@@ -109,7 +110,7 @@ pub struct Backend {
     pub extra_params: Value,
 }
 
-/// Who a token belongs to.
+/// The user that a token belongs to.
 #[derive(Debug, Clone, Deserialize)]
 #[allow(missing_docs)]
 pub struct User {
@@ -117,7 +118,7 @@ pub struct User {
     pub email: String,
 }
 
-/// A signed way to the API.
+/// A client for the API that authenticates its requests.
 #[derive(Debug, Clone)]
 pub struct Api {
     client: reqwest::Client,
@@ -125,15 +126,15 @@ pub struct Api {
 }
 
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// A busy Label Studio answers 500 or not at all, and then answers again; one that is started anew takes a while. The
-/// pauses are half a second, 1, 2, 4 and 8 s, or what it asks for.
+/// Number of attempts. A busy Label Studio answers 500 or does not answer for a short time, and a restart takes longer.
+/// The pauses between attempts are 0.5, 1, 2, 4 and 8 s, or what `Retry-After` asks for.
 const TRIES: u32 = 6;
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The longest pause that it may ask for.
+/// Upper limit for a pause that `Retry-After` asks for.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 impl Api {
-    /// A client of its own.
+    /// Creates an API client with its own connections.
     ///
     /// # Errors
     /// If the system's TLS settings cannot be read.
@@ -145,10 +146,10 @@ impl Api {
         })
     }
 
-    /// The release of Label Studio; needs no token.
+    /// The release version of Label Studio. This call needs no token.
     ///
     /// # Errors
-    /// As all calls: see [`ApiError`].
+    /// See [`ApiError`].
     pub async fn version(&self) -> Result<String, ApiError> {
         #[derive(Deserialize)]
         struct Version {
@@ -158,7 +159,7 @@ impl Api {
         Ok(version.release)
     }
 
-    /// Who the token belongs to.
+    /// The user that the token belongs to.
     ///
     /// # Errors
     /// See [`ApiError`].
@@ -174,7 +175,7 @@ impl Api {
         self.get(&format!("/api/projects/{id}/")).await
     }
 
-    /// A page of a project's tasks, the first being 1, with URLs as they were imported.
+    /// Returns one page of a project's tasks, with URLs as they were imported. The first page is 1.
     ///
     /// # Errors
     /// See [`ApiError`].
@@ -185,7 +186,7 @@ impl Api {
         .await
     }
 
-    /// The predictions that a task has.
+    /// The stored predictions of a task.
     ///
     /// # Errors
     /// See [`ApiError`].
@@ -193,7 +194,7 @@ impl Api {
         self.get(&format!("/api/predictions/?task={task}")).await
     }
 
-    /// The ML backends of a project.
+    /// The ML backends connected to a project.
     ///
     /// # Errors
     /// See [`ApiError`].
@@ -201,11 +202,11 @@ impl Api {
         self.get(&format!("/api/ml?project={project}")).await
     }
 
-    /// Whether the token's user may store predictions. Label Studio looks at rights before anything else, so
-    /// a prediction without a task is refused for its form by those who may, and nothing is stored.
+    /// Checks whether the token's user may store predictions. It sends a prediction without a task: Label Studio checks
+    /// permissions first, so a user who has them gets a 400 for the invalid prediction, and nothing is stored.
     ///
     /// # Errors
-    /// [`ApiError::Refused`] if not; others as always.
+    /// [`ApiError::Refused`] if the user may not; other errors as for all calls.
     pub async fn may_store_predictions(&self) -> Result<(), ApiError> {
         let nothing = Value::Object(Map::new());
         let sent: Result<Value, _> = self
@@ -217,8 +218,8 @@ impl Api {
         }
     }
 
-    /// Stores a prediction (`task`, `result`, `score`, `model_version`), once: if no answer came, it is
-    /// looked up before it is sent again.
+    /// Stores a prediction (`task`, `result`, `score`, `model_version`) once: if an attempt fails for a passing reason,
+    /// the stored predictions are checked before it is sent again.
     ///
     /// # Errors
     /// See [`ApiError`].
@@ -249,7 +250,7 @@ impl Api {
         }
     }
 
-    /// A GET, patiently.
+    /// Sends a GET request, with retries.
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
         let mut tries = 0;
         loop {
@@ -347,7 +348,7 @@ impl Api {
 }
 
 impl ApiError {
-    /// Whether it may pass by itself.
+    /// Whether a retry may succeed.
     fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
@@ -356,7 +357,7 @@ impl ApiError {
         }
     }
 
-    /// How long to wait after it before trying again, the first time being 1.
+    /// How long to wait before the next attempt, after `tries` attempts (at least 1).
     fn pause(&self, tries: u32) -> Duration {
         let asked = match self {
             Self::Status { retry_after, .. } => *retry_after,

@@ -1,4 +1,4 @@
-//! The Label Studio that sends tasks: its address, its token, its API.
+//! The connection to Label Studio: its address, its token and its API.
 
 pub mod api;
 mod token;
@@ -8,7 +8,7 @@ use reqwest::header::HeaderValue;
 
 pub use token::{Credentials, TokenError, TokenKind, TokenSource};
 
-/// Where Label Studio is and how to sign requests to it; clones share the signed-in state.
+/// Label Studio's address and credentials. Clones share the access token of the last exchange.
 #[derive(Debug, Clone, Default)]
 pub struct LabelStudio {
     base: Option<Url>,
@@ -16,7 +16,7 @@ pub struct LabelStudio {
     is_stranger: bool,
 }
 
-/// An address that is none.
+/// A setting that is not a valid address of Label Studio.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{host:?} is not an address of Label Studio ({reason}): it must be like http://localhost:8080"
@@ -28,7 +28,8 @@ pub struct AddressError {
 }
 
 impl LabelStudio {
-    /// From `LABEL_STUDIO_HOST`, `http(s)://host[:port][/prefix]`, and a token.
+    /// Creates a `LabelStudio` from an address, `http(s)://host[:port][/prefix]` as in `LABEL_STUDIO_HOST`, and a
+    /// token.
     ///
     /// # Errors
     /// If the host is not such a URL.
@@ -41,8 +42,9 @@ impl LabelStudio {
         })
     }
 
-    /// Itself, with the token of `other` where it has none; `other` where it has no address. A token never
-    /// goes to an address that it was not given with: anyone may send `/setup`.
+    /// Fills in missing parts: if `self` has an address but no token, the result has the token of `other`; if `self`
+    /// has no address, the result is `other` as a whole. A token of `self` is never combined with the address of
+    /// `other`, because `other` comes from `/setup`, which anyone may send.
     pub fn or(&self, other: &Self) -> Self {
         if self.base.is_none() {
             return other.clone();
@@ -55,7 +57,8 @@ impl LabelStudio {
         }
     }
 
-    /// Itself as anybody may have named it: its address is trusted no more than any image's.
+    /// Marks the address as untrusted: it came from an unauthenticated request, so it gets no more trust than the host
+    /// of any image.
     pub fn as_stranger(self) -> Self {
         Self {
             is_stranger: true,
@@ -63,47 +66,46 @@ impl LabelStudio {
         }
     }
 
-    /// Whether anybody may have named it.
+    /// Whether the address is untrusted.
     pub fn is_stranger(&self) -> bool {
         self.is_stranger
     }
 
-    /// The address without a slash at its end.
+    /// The address without a trailing slash.
     pub fn base(&self) -> Option<&str> {
         self.base
             .as_ref()
             .map(|base| base.as_str().trim_end_matches('/'))
     }
 
-    /// The path that Label Studio lives under, such as `/studio`; empty at the root.
+    /// The path prefix of Label Studio, such as `/studio`; empty if it is at the root.
     pub fn prefix(&self) -> &str {
         let path = self.base.as_ref().map_or("", |base| base.path());
         path.trim_end_matches('/')
     }
 
-    /// The scheme, host and port, without a slash at the end.
+    /// The origin (scheme, host and port), without a trailing slash.
     pub fn origin(&self) -> Option<String> {
         let base = self.base.as_ref()?;
         Some(base.origin().ascii_serialization())
     }
 
-    /// Whether a URL is of Label Studio's own scheme, host and port.
+    /// Whether a URL has the same origin (scheme, host and port) as Label Studio.
     pub fn owns(&self, url: &Url) -> bool {
         let base = self.base.as_ref();
         base.is_some_and(|base| base.origin() == url.origin())
     }
 
-    /// What kind of token there is.
+    /// The credentials, if there are any.
     pub fn credentials(&self) -> Option<&Credentials> {
         self.credentials.as_ref()
     }
 
-    /// The `Authorization` header for a request to Label Studio; `None` without a token. A personal access
-    /// token is exchanged for a short-lived one through `client` when the last of those is about to
-    /// expire.
+    /// The `Authorization` header for a request to Label Studio; `None` without a token. A personal access token is
+    /// exchanged through `client` for a short-lived access token, which is reused until shortly before it expires.
     ///
     /// # Errors
-    /// If the exchange fails.
+    /// If the exchange fails, or the token contains characters that a header cannot have.
     pub async fn authorization(
         &self,
         client: &reqwest::Client,
@@ -117,7 +119,8 @@ impl LabelStudio {
         }
     }
 
-    /// Forgets a short-lived token that was refused; returns whether another try makes sense.
+    /// Discards an access token that was refused. Returns whether a retry makes sense, which is true for personal
+    /// access tokens only.
     pub async fn forget_access(&self) -> bool {
         match &self.credentials {
             Some(credentials) => credentials.forget_access().await,
@@ -125,7 +128,7 @@ impl LabelStudio {
         }
     }
 
-    /// What to do about a 401 or 403 from Label Studio.
+    /// Advice for the user after a 401 or 403 from Label Studio.
     pub fn refusal_hint(&self) -> &'static str {
         match &self.credentials {
             None => {
@@ -146,7 +149,7 @@ fn parse(host: &str) -> Result<Url, AddressError> {
         return Err(malformed("it is neither http nor https"));
     }
     if !base.username().is_empty() || base.password().is_some() {
-        // not repeated: it holds a password
+        // the message does not repeat the address, because it contains a password
         return Err(AddressError {
             host: "...@".to_owned(),
             reason: "it has a user name in it; use LABEL_STUDIO_ACCESS_TOKEN".to_owned(),

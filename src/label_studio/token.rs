@@ -1,4 +1,4 @@
-//! Token kinds, and the exchange of a personal access token.
+//! Kinds of API tokens, and the exchange of a personal access token.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,14 +13,14 @@ use tokio::sync::Mutex;
 
 use crate::outgoing::{self, causes};
 
-/// What a token is, told by its looks (contract, section 7).
+/// The kind of a token, recognised by its form (contract, section 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
-    /// 40 hexadecimal digits, sent as `Token ...`; switched off in new organisations.
+    /// 40 hexadecimal digits, sent as `Token ...`; disabled by default in new organisations.
     Legacy,
-    /// A JWT that refreshes: it is exchanged for short-lived access tokens.
+    /// A JWT refresh token, which is exchanged for short-lived access tokens.
     Personal,
-    /// A JWT of five minutes, sent as `Bearer ...`.
+    /// A JWT access token, valid for five minutes, sent as `Bearer ...`.
     Access,
 }
 
@@ -33,24 +33,24 @@ pub enum TokenSource {
     Setup,
 }
 
-/// Why there is no token to sign with.
+/// Why no token is available to authenticate a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Label Studio did not take the personal access token.
+    /// Label Studio rejected the personal access token.
     #[error(
         "Label Studio answered {0} to the personal access token in LABEL_STUDIO_ACCESS_TOKEN: it was revoked or belongs to another Label Studio; make a new one under Account & Settings"
     )]
     Refused(u16),
-    /// The exchange did not come about.
+    /// The token exchange failed.
     #[error("the personal access token could not be exchanged at {url}: {reason}")]
     #[allow(missing_docs)]
     Unreachable { url: String, reason: String },
-    /// Characters that no header may hold.
+    /// The token contains characters that an HTTP header cannot have.
     #[error("LABEL_STUDIO_ACCESS_TOKEN holds characters that no token has")]
     Characters,
 }
 
-/// A token and, for a personal one, the access token it was last exchanged for.
+/// A token and, if it is a personal one, its current access token. Clones share both.
 #[derive(Debug, Clone)]
 pub struct Credentials(Arc<Inner>);
 
@@ -68,7 +68,7 @@ struct Access {
     renew_at: Instant,
 }
 
-/// The part of a JWT's payload that is read; its signature is Label Studio's business.
+/// The claims of a JWT that are used. The signature is not verified; Label Studio does that.
 #[derive(Debug, Default, Deserialize)]
 struct Claims {
     token_type: Option<String>,
@@ -76,14 +76,14 @@ struct Claims {
     iat: Option<f64>,
 }
 
-/// Renewed this long before it expires.
+/// How long before its expiry an access token is renewed.
 const MARGIN: Duration = Duration::from_secs(60);
-/// How long an access token lives where it does not say so.
+/// Assumed lifetime of an access token without lifetime claims.
 const DEFAULT_LIFE: Duration = Duration::from_secs(300);
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl TokenKind {
-    /// Tells the kind of a token.
+    /// Recognises the kind of a token.
     pub fn of(token: &str) -> Self {
         match claims(token) {
             None => Self::Legacy,
@@ -92,7 +92,7 @@ impl TokenKind {
         }
     }
 
-    /// For people: "a personal access token" and so on.
+    /// A description for messages, such as "a personal access token".
     pub fn describe(self) -> &'static str {
         match self {
             Self::Legacy => "a legacy token",
@@ -103,7 +103,7 @@ impl TokenKind {
 }
 
 impl Credentials {
-    /// From a token.
+    /// Creates credentials from a token.
     pub fn new(token: SecretString, source: TokenSource) -> Self {
         let kind = TokenKind::of(token.expose_secret());
         Self(Arc::new(Inner {
@@ -114,7 +114,7 @@ impl Credentials {
         }))
     }
 
-    /// What kind of token it is.
+    /// The kind of the token.
     pub fn kind(&self) -> TokenKind {
         self.0.kind
     }
@@ -129,7 +129,7 @@ impl Credentials {
             TokenKind::Legacy => signed("Token", token),
             TokenKind::Access => signed("Bearer", token),
             TokenKind::Personal => {
-                // held while exchanging: others wait for the same answer
+                // the lock is held during the exchange, so that concurrent requests wait for the same new token
                 let mut access = self.0.access.lock().await;
                 match &*access {
                     Some(known) if Instant::now() < known.renew_at => Ok(known.header.clone()),
@@ -143,7 +143,7 @@ impl Credentials {
     }
 
     pub(super) async fn forget_access(&self) -> bool {
-        // whoever else was refused may have forgotten it already
+        // a concurrent request may already have discarded it, and a retry still makes sense
         *self.0.access.lock().await = None;
         self.0.kind == TokenKind::Personal
     }
@@ -173,12 +173,12 @@ fn signed(scheme: &str, token: &str) -> Result<HeaderValue, TokenError> {
     Ok(header)
 }
 
-/// The longest time that a short-lived token is believed to live.
+/// Upper limit for the lifetime of an access token, whatever its claims are.
 const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// Bytes of an answer with a token.
+/// Maximum size in bytes of a response with a token.
 const MAX_ANSWER: usize = 64 << 10;
 
-/// `POST /api/token/refresh/`.
+/// Exchanges a personal access token for an access token: `POST /api/token/refresh/`.
 async fn exchange(token: &str, base: &Url, client: &reqwest::Client) -> Result<Access, TokenError> {
     #[derive(Deserialize)]
     struct Answer {
@@ -210,13 +210,13 @@ async fn exchange(token: &str, base: &Url, client: &reqwest::Client) -> Result<A
         url: url.clone(),
         reason,
     };
-    // whoever says that it is Label Studio may answer without end
+    // the host may not be Label Studio, and could answer without end
     let answer = outgoing::read(response, MAX_ANSWER).await;
     let answer = answer.map_err(|error| strange(error.to_string()))?;
     let answer: Answer = serde_json::from_slice(&answer)
         .map_err(|error| strange(format!("it did not answer with an access token: {error}")))?;
     let claims = claims(&answer.access).unwrap_or_default();
-    // the token's own clock: this machine's may differ
+    // the lifetime is computed from the token's own times, because the clock of this machine may differ
     let life = match (claims.exp, claims.iat) {
         (Some(expires), Some(issued)) => {
             let life = Duration::try_from_secs_f64(expires - issued);
@@ -234,7 +234,7 @@ async fn exchange(token: &str, base: &Url, client: &reqwest::Client) -> Result<A
     })
 }
 
-/// The payload of a JWT; `None` for what is none.
+/// The claims of a JWT; `None` if the token is not a JWT.
 fn claims(token: &str) -> Option<Claims> {
     let mut parts = token.split('.');
     let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
