@@ -1,8 +1,9 @@
-//! Results kept as files in one folder, which outlive the process.
+//! Disk cache: results as files in one folder, which survive a restart.
 //!
-//! A file is written under a temporary name and renamed, and ends with a checksum, so that nobody reads a part of one.
-//! Several processes may use the folder at a time: files that vanish are no errors. What was not used for longest, which
-//! is what a file's modification time tells, is deleted once the files take more bytes than they may.
+//! A file is written under a temporary name and then renamed, and it ends with a checksum, so an incomplete file is
+//! never used. Several processes may use the folder at the same time, so a file that disappears is not an error. The
+//! modification time of a file is the time of its last use. Once the files exceed the capacity, the least recently used
+//! ones are deleted.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -15,7 +16,7 @@ use ring::digest::{Context, SHA256};
 
 use super::Usage;
 
-/// What a result on disk depends on.
+/// The key of a result on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlobKey {
     /// The identity of the model that computed it.
@@ -27,7 +28,7 @@ pub struct BlobKey {
 /// Why a result was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    /// The folder cannot be made, or a file in it cannot be written.
+    /// The folder cannot be created, or a file in it cannot be written.
     #[error("{path} cannot be written (CACHE_DIR): {source}")]
     Write {
         /// The file or the folder.
@@ -35,19 +36,19 @@ pub enum DiskError {
         /// The cause.
         source: io::Error,
     },
-    /// It is larger than everything that may be kept.
+    /// The result is larger than the capacity of the whole folder.
     #[error(
         "a result takes {bytes} bytes, and all of them together may take {capacity} (WARM_BYTES)"
     )]
     TooLarge {
-        /// Bytes of its file.
+        /// Size of its file in bytes.
         bytes: u64,
-        /// Bytes that files may take.
+        /// Capacity of the folder in bytes.
         capacity: u64,
     },
 }
 
-/// A folder of results, bounded in bytes; clones share the counts.
+/// A folder of results with a byte limit. Clones share the counters.
 #[derive(Debug, Clone)]
 pub struct DiskStore(Arc<Inner>);
 
@@ -58,12 +59,12 @@ struct Inner {
     hits: AtomicU64,
     misses: AtomicU64,
     evicted: AtomicU64,
-    /// Whether it was told that the folder cannot be written.
+    /// Whether the log already says that the folder cannot be written.
     has_complained: AtomicBool,
     held: Mutex<Held>,
 }
 
-/// What the folder held when it was last listed, and what was written since.
+/// The contents of the folder when it was last listed, plus what was written since.
 #[derive(Debug, Default)]
 struct Held {
     entries: u64,
@@ -71,7 +72,7 @@ struct Held {
     listed: Option<Instant>,
 }
 
-/// A file of the folder.
+/// A finished file in the folder.
 #[derive(Debug)]
 struct Entry {
     path: PathBuf,
@@ -86,21 +87,21 @@ const VERSION: u32 = 1;
 const DIGEST_BYTES: usize = 32;
 /// Magic, version, model, content, and the length of the payload.
 const HEADER_BYTES: usize = MAGIC.len() + 4 + 2 * DIGEST_BYTES + 8;
-/// Bytes of a file beside its payload.
+/// Size in bytes of everything in a file except its payload.
 const FRAME_BYTES: u64 = (HEADER_BYTES + DIGEST_BYTES) as u64;
 
-/// How the names of finished and of temporary files end.
+/// Extensions of finished and of temporary files.
 const FINISHED: &str = "bin";
 const TEMPORARY: &str = "part";
 
-/// A temporary file that was not written to for so long was left by a process that is gone.
+/// A temporary file that was not modified for this time belongs to a process that no longer runs.
 const ABANDONED: Duration = Duration::from_secs(3600);
-/// Other processes write too: the folder is listed anew after this time.
+/// Other processes also write files, so the folder is listed again after this time.
 const LISTING_AGE: Duration = Duration::from_secs(60);
 
 impl DiskStore {
-    /// Keeps up to `capacity` bytes of files in `folder`, which is made when the first one is written. Nothing is read
-    /// or written yet.
+    /// Stores up to `capacity` bytes of files in `folder`. Nothing is read or written yet; the folder is created with
+    /// the first file.
     pub fn new(folder: PathBuf, capacity: u64) -> Self {
         Self(Arc::new(Inner {
             folder,
@@ -113,10 +114,10 @@ impl DiskStore {
         }))
     }
 
-    /// Lists the folder: counts what it holds, removes what killed processes left, and deletes the files that were not
-    /// used for longest until the others fit. To be called once at the start; [`Self::put`] does it when it is due.
+    /// Lists the folder: counts its files, removes temporary files of killed processes, and deletes the least recently
+    /// used files until the others fit. Call it once at startup; later, [`Self::put`] calls it when it is due.
     pub fn tidy(&self) {
-        // not under the lock: a slow disk must not keep those waiting who ask what is held
+        // the folder is listed without the lock, so that a slow disk does not delay callers of `usage`
         let held = self.list();
         *self.held() = held;
     }
@@ -126,29 +127,29 @@ impl DiskStore {
         &self.0.folder
     }
 
-    /// Bytes that all files together may take.
+    /// Maximum size of all files together in bytes.
     pub fn capacity(&self) -> u64 {
         self.0.capacity
     }
 
-    /// Once the files take more than the capacity, they are deleted down to this many bytes, so that a full folder is
-    /// not listed for every file that is written.
+    /// Once the files exceed the capacity, they are deleted until this many bytes are left. The margin avoids listing a
+    /// full folder after every write.
     pub fn bytes_after_eviction(&self) -> u64 {
         self.0.capacity - self.0.capacity / 64
     }
 
-    /// Files that were deleted because others needed the room.
+    /// Number of files deleted to make room for others.
     pub fn evicted(&self) -> u64 {
         self.0.evicted.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the file that holds a payload of `payload` bytes.
+    /// Size in bytes of the file for a payload of `payload` bytes.
     pub fn file_bytes(payload: usize) -> u64 {
         payload as u64 + FRAME_BYTES
     }
 
-    /// The payload of this key. A file that is damaged is deleted, and one of another model or format left alone; both
-    /// are as good as none.
+    /// Returns the payload of a key; `None` if there is no valid file. A damaged file is deleted; a file of another
+    /// model or format version is left alone.
     pub fn get(&self, key: &BlobKey) -> Option<Vec<u8>> {
         let found = self.read(key);
         let count = match found {
@@ -159,8 +160,8 @@ impl DiskStore {
         found
     }
 
-    /// The bytes of this key's file, if it is there, whole by its length, and of this model; counts as a use of it. The
-    /// checksum is not compared.
+    /// Returns the size in bytes of a key's file, if it exists, has the expected length and belongs to the key's model.
+    /// This counts as a use of the file. The checksum is not verified.
     pub fn touch(&self, key: &BlobKey) -> Option<u64> {
         let mut file = File::open(self.path(key)).ok()?;
         let mut header = [0; HEADER_BYTES];
@@ -174,8 +175,8 @@ impl DiskStore {
         Some(length)
     }
 
-    /// Writes a payload; then deletes the files that were not used for longest until all of them fit. Returns the bytes
-    /// of the file.
+    /// Writes a payload, then deletes the least recently used files until all files fit. Returns the size of the file
+    /// in bytes.
     ///
     /// # Errors
     /// If it is larger than the capacity, or the folder cannot be written.
@@ -204,14 +205,14 @@ impl DiskStore {
         Ok(bytes)
     }
 
-    /// Logs why a result was not written: once until one is written again, and not for each of them.
+    /// Logs why a result was not written. Further errors are not logged until a write has succeeded again.
     pub fn complain(&self, error: &DiskError) {
         if !self.0.has_complained.swap(true, Ordering::Relaxed) {
             tracing::warn!("results are not kept on disk: {error}");
         }
     }
 
-    /// What it holds, as far as this process knows.
+    /// The current usage, as far as this process knows.
     pub fn usage(&self) -> Usage {
         let held = self.held();
         Usage {
@@ -227,8 +228,8 @@ impl DiskStore {
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `ab/0123456789abcdef-abcd....bin`: a part of the model's identity, and the content's digest, of which the
-    /// folder's name is the beginning.
+    /// Path of a key's file: `ab/0123456789abcdef-abcd....bin`. The name has the first 8 bytes of the model's identity
+    /// and the digest of the content; the folder is named after the first byte of that digest.
     fn path(&self, key: &BlobKey) -> PathBuf {
         let content = hex(&key.content);
         let name = format!("{}-{content}.{FINISHED}", hex(&key.model[..8]));
@@ -261,7 +262,8 @@ impl DiskStore {
                     file = %path.display(),
                     "a kept result is damaged ({reason}): it is deleted, and computed again"
                 );
-                // another process may have deleted it, and one that stays is told of again
+                // an error is ignored: another process may have deleted the file, and if it remains, the next read logs
+                // it again
                 let _ = fs::remove_file(&path);
                 None
             }
@@ -302,7 +304,7 @@ impl DiskStore {
     }
 }
 
-/// The finished files of a folder; temporary ones that nobody writes to any more are removed.
+/// Lists the finished files below a folder, and removes abandoned temporary files.
 fn entries(folder: &Path) -> Vec<Entry> {
     let mut found = vec![];
     let Ok(folders) = fs::read_dir(folder) else {
@@ -314,7 +316,7 @@ fn entries(folder: &Path) -> Vec<Entry> {
         .filter_map(Result::ok);
     for file in files {
         let path = file.path();
-        // one that has vanished is not there
+        // the file was deleted after the folder was listed
         let Ok(metadata) = file.metadata() else {
             continue;
         };
@@ -326,7 +328,7 @@ fn entries(folder: &Path) -> Vec<Entry> {
                 used,
             }),
             Some(TEMPORARY) if used.elapsed().is_ok_and(|age| age > ABANDONED) => {
-                // another process may have removed it
+                // an error is ignored: another process may have removed it
                 let _ = fs::remove_file(&path);
             }
             _ => {}
@@ -335,7 +337,7 @@ fn entries(folder: &Path) -> Vec<Entry> {
     found
 }
 
-/// Writes a file under a temporary name, and renames it.
+/// Writes a file under a temporary name, then renames it.
 fn write(path: &Path, header: &[u8], payload: &[u8]) -> Result<(), DiskError> {
     let failed = |path: &Path, source| DiskError::Write {
         path: path.display().to_string(),
@@ -356,18 +358,19 @@ fn write(path: &Path, header: &[u8], payload: &[u8]) -> Result<(), DiskError> {
         fs::rename(&temporary, path)
     };
     written().map_err(|error| {
-        // what is left of it is removed as abandoned later
+        // an error is ignored: a file that remains is removed later as abandoned
         let _ = fs::remove_file(&temporary);
         failed(path, error)
     })
 }
 
-/// The modification time tells when a file was last used. Where it cannot be set, the file is evicted earlier.
+/// Sets the modification time, which is the time of the last use. If it cannot be set, the only effect is that the file
+/// is evicted earlier.
 fn mark_used(file: &File) {
     let _ = file.set_modified(SystemTime::now());
 }
 
-/// Whether a file is not there, rather than unreadable.
+/// Whether the error means that the file does not exist.
 fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -385,7 +388,7 @@ fn header(key: &BlobKey, payload: usize) -> Vec<u8> {
     header
 }
 
-/// The length of the payload that follows a header; `None` if it is not of this key and format.
+/// The length in bytes of the payload after a header; `None` if the header is of another key or format version.
 fn payload_length(header: &[u8], key: &BlobKey) -> Option<u64> {
     let (start, length) = header.split_at_checked(HEADER_BYTES - 8)?;
     let expected = self::header(key, 0);
@@ -395,10 +398,10 @@ fn payload_length(header: &[u8], key: &BlobKey) -> Option<u64> {
     Some(u64::from_le_bytes(length.try_into().ok()?))
 }
 
-/// The payload of a file; `None` if it is of another model, content or version.
+/// Extracts the payload of a file; `None` if it is of another model, content or format version.
 ///
 /// # Errors
-/// In what way the file is damaged.
+/// The way in which the file is damaged.
 fn payload(mut bytes: Vec<u8>, key: &BlobKey) -> Result<Option<Vec<u8>>, &'static str> {
     if !bytes.starts_with(MAGIC) {
         return Err("it does not begin as such files do");
@@ -439,7 +442,7 @@ mod tests {
         }
     }
 
-    /// Sets when the file of a key was last used.
+    /// Sets the time of the last use of a key's file.
     fn used(store: &DiskStore, key: &BlobKey, seconds_ago: u64) {
         let file = File::open(store.path(key)).unwrap();
         let time = SystemTime::now() - Duration::from_secs(seconds_ago);
@@ -483,7 +486,7 @@ mod tests {
             );
         }
         assert_eq!((one.usage().misses, other.usage().hits), (1, 3));
-        // one that another process has deleted
+        // a file that another process has deleted
         fs::remove_file(one.path(&key)).unwrap();
         assert_eq!(other.get(&key), None);
     }
@@ -511,7 +514,7 @@ mod tests {
             assert_eq!(store.get(&ours), None);
             assert!(!path.exists());
         }
-        // a file of another model, whose name is the same by its first bytes
+        // a file of another model whose identity has the same first bytes, and so the same file name
         let mut similar = ours;
         similar.model[31] = 9;
         store.put(&similar, &payload).unwrap();
@@ -524,7 +527,7 @@ mod tests {
     fn what_was_not_used_for_longest_goes_first() {
         let folder = tempfile::tempdir().unwrap();
         let payload = vec![1u8; 10_000];
-        // room for three and a half
+        // room for three and a half files
         let store = DiskStore::new(
             folder.path().to_owned(),
             DiskStore::file_bytes(payload.len()) * 7 / 2,
@@ -534,7 +537,7 @@ mod tests {
             store.put(key, &payload).unwrap();
             used(&store, key, 100 - i as u64);
         }
-        // the oldest is used again: now the second is the oldest
+        // the oldest file is used again, so the second is now the oldest
         assert!(store.get(&keys[0]).is_some());
         store.put(&keys[3], &payload).unwrap();
         let is_there = |i: usize| store.path(&keys[i]).exists();
@@ -544,17 +547,17 @@ mod tests {
             "the second was the oldest"
         );
         assert_eq!((store.evicted(), store.usage().entries), (1, 3));
-        // touching is using, also through another handle
+        // `touch` counts as a use, also through another handle
         let other = DiskStore::new(folder.path().to_owned(), store.capacity());
         assert!(other.touch(&keys[2]).is_some());
         used(&store, &keys[3], 50);
         other.put(&keys[4], &payload).unwrap();
         assert_eq!([0, 2, 3, 4].map(is_there), [true, true, false, true]);
-        // what is larger than everything is refused, and nothing goes for it
+        // a payload larger than the capacity is refused, and nothing is evicted for it
         let error = store.put(&keys[1], &vec![0; 40_000]).unwrap_err();
         assert!(error.to_string().contains("WARM_BYTES"), "{error}");
         assert_eq!(files(folder.path()), 3);
-        // a folder that is opened with less room is cut down at once
+        // a folder that is opened with a smaller capacity is reduced at once
         DiskStore::new(folder.path().to_owned(), 15_000).tidy();
         assert_eq!(files(folder.path()), 1);
     }
@@ -579,7 +582,7 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_written_is_an_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
-        // a file where the folder should be: root may write to any folder
+        // a file where the folder should be: permissions would not stop the root user
         let blocked = folder.path().join("file");
         fs::write(&blocked, "").unwrap();
         let store = DiskStore::new(blocked, 1 << 20);

@@ -1,5 +1,5 @@
-//! What was computed, kept in memory: the results of one stage have a share of the bytes; what was not used for longest
-//! goes first. Whoever asks for what is being computed already waits for that.
+//! In-memory cache of computed results. The results of each stage have their own byte limit; the least recently used
+//! ones are evicted first. A request for a result that is being computed waits for that computation.
 
 use std::fmt;
 use std::hash::Hash;
@@ -10,14 +10,14 @@ use std::time::Duration;
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 
-/// The results of one stage; clones share them.
+/// The cached results of one stage. Clones share them.
 pub struct Kept<K, V> {
     cache: Cache<K, V>,
     weigh: Weigh<V>,
     counts: Arc<Counts>,
 }
 
-/// Tells the bytes of a result.
+/// Returns the size of a result in bytes.
 type Weigh<V> = Arc<dyn Fn(&V) -> u32 + Send + Sync>;
 
 #[derive(Debug, Default)]
@@ -26,18 +26,18 @@ struct Counts {
     misses: AtomicU64,
 }
 
-/// What one stage holds and how often it had what was asked for.
+/// Usage and hit counts of the cache of one stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Results that were there, or being computed for somebody else.
+    /// Results that were cached, or were being computed for another request.
     pub hits: u64,
     /// Results that were computed.
     pub misses: u64,
-    /// Results held.
+    /// Number of cached results.
     pub entries: u64,
-    /// Bytes held.
+    /// Size of the cached results in bytes.
     pub bytes: u64,
-    /// Bytes it may hold.
+    /// Maximum size in bytes.
     pub capacity: u64,
 }
 
@@ -53,11 +53,11 @@ pub struct Had<V> {
 /// Where a result came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// It was in memory, or somebody else was at it.
+    /// It was in memory, or was being computed for another request.
     Kept,
-    /// It was on disk.
+    /// It was read from disk.
     Warm,
-    /// It was computed just now.
+    /// It was computed for this request.
     Computed,
 }
 
@@ -84,8 +84,8 @@ where
     K: Hash + Eq + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// Holds up to `capacity` bytes, which `weigh` tells of one result, none of them longer than `unused` after it was
-    /// last asked for.
+    /// Creates a cache of up to `capacity` bytes. `weigh` returns the size of a result in bytes. A result is evicted
+    /// when it was not used for `unused`.
     pub fn new(
         capacity: u64,
         unused: Duration,
@@ -107,11 +107,12 @@ where
         }
     }
 
-    /// The result of this key: kept, being computed for somebody else, or computed by `make`. A failure is told to
-    /// all who wait for it, and not kept. If whoever computes it stops, the next one who waits starts again.
+    /// Returns the result of a key: cached, computed for another request, or computed with `make`. An error is returned
+    /// to all requests that wait for the result, and is not cached. If the request that computes the result is
+    /// cancelled, the next one that waits starts the computation again.
     ///
     /// # Errors
-    /// What `make` fails with.
+    /// The error of `make`.
     pub async fn get_or_make<E: Send + Sync + 'static>(
         &self,
         key: K,
@@ -121,10 +122,11 @@ where
         self.get_or_find(key, make).await
     }
 
-    /// The same where `make` may find the result elsewhere, which it tells; that counts neither as a hit nor as a miss.
+    /// Like [`Self::get_or_make`], but `make` may also find the result elsewhere, and returns its source. A result from
+    /// disk ([`Source::Warm`]) counts neither as a hit nor as a miss.
     ///
     /// # Errors
-    /// What `make` fails with.
+    /// The error of `make`.
     pub async fn get_or_find<E: Send + Sync + 'static>(
         &self,
         key: K,
@@ -133,7 +135,7 @@ where
         let found = OnceLock::new();
         let make = async {
             let (value, source) = make.await?;
-            // the only one to set it
+            // this is the only place that sets it, so it cannot fail
             let _ = found.set(source);
             Ok(value)
         };
@@ -153,7 +155,7 @@ where
         })
     }
 
-    /// The result of this key, if it is kept; counted if it is.
+    /// Returns the result of a key if it is cached, which counts as a hit.
     pub async fn get(&self, key: &K) -> Option<V> {
         let found = self.cache.get(key).await;
         if found.is_some() {
@@ -162,22 +164,22 @@ where
         found
     }
 
-    /// Keeps a result that was computed elsewhere.
+    /// Adds a result that was computed elsewhere, which counts as a miss.
     pub async fn keep(&self, key: K, value: V) {
         self.counts.misses.fetch_add(1, Ordering::Relaxed);
         let capacity = self.cache.policy().max_capacity();
-        // the cache would hold it until its next tidying
+        // the cache would hold a value that is too large until its next maintenance
         if capacity.is_none_or(|capacity| u64::from((self.weigh)(&value)) <= capacity) {
             self.cache.insert(key, value).await;
         }
     }
 
-    /// Lets go of what is not to be kept: the cache does so while it is used, and not when nobody asks.
+    /// Evicts expired and excess results. The cache does this by itself only while it is used.
     pub async fn tidy(&self) {
         self.cache.run_pending_tasks().await;
     }
 
-    /// What it holds.
+    /// The current usage.
     pub fn usage(&self) -> Usage {
         Usage {
             hits: self.counts.hits.load(Ordering::Relaxed),

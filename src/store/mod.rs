@@ -1,8 +1,9 @@
-//! What was computed, kept by the content it was computed of.
+//! Caches of computed results, keyed by the content that they were computed from.
 //!
-//! A stage's key is the digest of the image's bytes, and what else the result depends on. So the same picture under two
-//! URLs is computed once, and a result is never of an old picture. Results are kept in [`memory`]; the ones that are
-//! small for what they cost are also kept on [`disk`], where they outlive the process.
+//! The cache key of a stage consists of the digest of the image's bytes and everything else that the result depends on.
+//! So the same image under two URLs is computed once, and the result for an old version of an image is never used for a
+//! new one. Results are kept in [`memory`]. Those that are small in relation to their computing time are also kept on
+//! [`disk`], where they survive a restart.
 
 pub mod disk;
 pub mod memory;
