@@ -1,4 +1,4 @@
-//! What is counted, for Prometheus.
+//! Prometheus metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use crate::pipeline::scheduler::Urgency;
 use crate::pipeline::timings::Timings;
 use crate::store::Usage;
 
-/// All counters; clones count together.
+/// All metrics of the server. Clones share their values.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
@@ -62,9 +62,9 @@ struct RouteLabels {
     route: String,
 }
 
-/// Seconds: from a health check to a batch at its deadline.
+/// Bucket bounds in seconds, from a health check to a batch that reaches its deadline.
 const REQUEST_BUCKETS: [f64; 9] = [0.005, 0.05, 0.25, 1.0, 2.5, 5.0, 15.0, 40.0, 100.0];
-/// Seconds: from the demo models to a huge one on a small CPU.
+/// Bucket bounds in seconds, from the demo models to a huge model on a small CPU.
 const MODEL_BUCKETS: [f64; 9] = [0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 30.0];
 
 impl Default for Metrics {
@@ -176,7 +176,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A request was answered; `route` is one of the server's own.
+    /// Counts an answered request. `route` must be a route of the server, or `other`, so that clients cannot create new
+    /// label values.
     pub fn request(&self, route: &str, status: u16, time: Duration) {
         if matches!(route, "/predict" | "/setup" | "/webhook") {
             self.answered.fetch_add(1, Ordering::Relaxed);
@@ -191,8 +192,8 @@ impl Metrics {
         histogram.observe(time.as_secs_f64());
     }
 
-    /// The models looked at an image, and found so many objects if they searched for any. Where everything was kept from
-    /// before, nothing is counted.
+    /// Records that the models processed an image, and how many objects the detector found (0 if it did not run).
+    /// Nothing is recorded if all results came from the cache.
     pub fn looked_at(&self, found: usize, timings: &Timings) {
         let sum = |stages: &[&str]| stages.iter().map(|stage| timings.of(stage)).sum();
         let detector: Duration = sum(&["image_features", "text_features", "queries"]);
@@ -212,25 +213,27 @@ impl Metrics {
         }
     }
 
-    /// Requests with a body that were answered so far; whoever asks for the health does so all the time.
+    /// The number of `/predict`, `/setup` and `/webhook` requests answered so far. Health checks are not counted: they
+    /// arrive all the time, also when the server is idle.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Regions go out.
+    /// Counts the regions of an answer.
     pub fn regions(&self, count: usize) {
         self.regions.inc_by(count as u64);
     }
 
-    /// A task got no prediction.
+    /// Counts a task that got no prediction.
     pub fn failed(&self) {
         self.failures.inc();
     }
 
-    /// Everything in Prometheus' text format, with the state of the queue, the models and the store as it is now.
+    /// Renders all metrics in the OpenMetrics text format, with the current state of the queue, the models and the
+    /// store.
     ///
     /// # Errors
-    /// If the text cannot be written.
+    /// If the text cannot be encoded.
     pub fn render(
         &self,
         waiting: usize,
@@ -254,7 +257,7 @@ impl Metrics {
             self.kept_bytes
                 .get_or_create(&labels)
                 .set(usage.bytes as i64);
-            // counters only grow: what is new is added
+            // a counter can only be increased, so only the difference is added
             for (family, total) in [(&self.hits, usage.hits), (&self.misses, usage.misses)] {
                 let counter = family.get_or_create(&labels);
                 counter.inc_by(total.saturating_sub(counter.get()));

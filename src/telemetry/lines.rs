@@ -1,18 +1,19 @@
-//! One event, one line: what others send must not look like a line of its own.
+//! Writes each log event on one line, so that untrusted text cannot forge log lines.
 
 use std::io::{self, Write};
 
-/// Writes events whose control characters are shown instead of meant: names and texts of others can hold line breaks.
+/// A writer that escapes the control characters of events: names and texts from clients can contain line breaks.
 pub(super) struct Lines<W>(pub(super) W);
 
 impl<W: Write> Write for Lines<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        // the formatter gives an event at a time, with the line break that ends it
+        // the formatter writes one complete event per call, ending in a line break
         let (text, end) = match event.split_last() {
             Some((b'\n', text)) => (text, &b"\n"[..]),
             _ => (event, &b""[..]),
         };
-        // colours are escapes; those that others send are shown by the formatter
+        // escape characters are kept, because colours use them; the formatter has already escaped those in untrusted
+        // text
         let is_meant = |byte: &u8| !byte.is_ascii_control() || *byte == b'\x1b' || *byte == b'\t';
         if text.iter().all(is_meant) {
             self.0.write_all(event)?;

@@ -1,4 +1,4 @@
-//! Logs, to the standard error, as lines for people or as JSON for machines; and traces, to a file.
+//! Logging to standard error, as text or JSON, and tracing to a file.
 
 mod lines;
 mod trace;
@@ -16,12 +16,13 @@ use self::trace::TraceFile;
 
 use crate::config::{LogArgs, LogFormat};
 
-/// Starts logging, at a level of `default` where nothing is said, and writes a trace where one is wanted; call once.
+/// Sets up logging, and writes a trace to the file `trace` if it is given. `default` is the log level if `args` has
+/// none. Call it once.
 ///
 /// # Errors
-/// If the level is neither a level nor a filter, or the trace cannot be written.
+/// If the level is neither a log level nor a filter, or the trace cannot be written.
 pub fn init(args: &LogArgs, default: &str, trace: Option<&Path>) -> anyhow::Result<()> {
-    // Python's names work too
+    // Python's level names are accepted too
     let level = match args
         .log_level
         .as_deref()
@@ -36,7 +37,7 @@ pub fn init(args: &LogArgs, default: &str, trace: Option<&Path>) -> anyhow::Resu
     let filter = EnvFilter::builder().parse(level)?;
     let logs = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
-        // a closed standard error stops nothing
+        // ignores errors of a closed standard error
         .log_internal_errors(false)
         .with_writer(|| Lines(std::io::stderr()));
     let logs = match args.log_format {

@@ -1,4 +1,4 @@
-//! Spans as they end, in the format that Chrome's trace viewer and Perfetto read, one thread a row.
+//! Writes spans to a file in the format of Chrome's trace viewer and Perfetto, with one row per thread.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -15,8 +15,8 @@ use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Writes the program's own spans to a file: an array of events that is never closed, which the viewers take, so that
-/// the file can be read while the program runs and after it was killed.
+/// Writes the spans of this program to a file when they end. The file is a JSON array that is never closed, which the
+/// viewers accept, so it can be read while the program runs and after it was killed.
 pub(super) struct TraceFile {
     origin: Instant,
     file: Mutex<BufWriter<File>>,
@@ -25,7 +25,7 @@ pub(super) struct TraceFile {
 /// When a span was entered.
 struct Entered(Instant);
 
-/// This thread's row.
+/// The row number of the current thread.
 fn row() -> u32 {
     static COUNT: AtomicU32 = AtomicU32::new(1);
     thread_local! {
@@ -35,10 +35,10 @@ fn row() -> u32 {
 }
 
 impl TraceFile {
-    /// Begins the file, in place of one that is there.
+    /// Creates the file; an existing one is overwritten.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the file cannot be written.
     pub(super) fn create(file: &Path) -> std::io::Result<Self> {
         let mut file = BufWriter::new(File::create(file)?);
         file.write_all(b"[\n")?;
@@ -49,12 +49,13 @@ impl TraceFile {
         })
     }
 
-    /// What a subscriber needs to fill it.
+    /// The subscriber layer that writes to the file.
     pub(super) fn layer<S>(self) -> impl Layer<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
-        // requests and tasks wait most of their time, on many threads: what is computed for them is shown
+        // the spans of requests and tasks mostly wait, on many threads; only the spans of the computation are useful
+        // here
         let is_ours = |metadata: &Metadata<'_>| {
             metadata.is_span()
                 && metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
@@ -90,7 +91,7 @@ where
             "args": {"thread": thread.name()},
         });
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        // a full disk ends the trace, not the server
+        // a write error, such as a full disk, must not stop the server
         let _ = writeln!(file, "{event},").and_then(|()| file.flush());
     }
 }
