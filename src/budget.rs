@@ -1,9 +1,10 @@
-//! The memory that requests may take together: their bodies, the files of their images, decoded pixels, and results.
+//! The memory budget that all requests share: request bodies, image files, decoded pixels and results.
 //!
-//! A request needs memory step by step, and holds what it has while it waits for more. So that requests cannot wait
-//! for each other in a circle, an earlier step may fill only a part of the budget: the rest is left for the later
-//! steps of the requests that are under way, which end and give everything back. Results are the last step. They are
-//! counted without waiting, and whoever starts after them waits.
+//! A request reserves memory step by step, and keeps what it has while it waits for more. Requests that wait for each
+//! other in a circle would never end. To prevent this, an earlier step may fill only a part of the budget: the rest is
+//! left for the later steps of requests that are already running, which can then end and free their memory. Results are
+//! the last step. They are counted without waiting, even above the total, and later reservations wait until they are
+//! freed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,12 +12,12 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-/// What memory is needed for, in the order in which a request needs it.
+/// What a reservation is for, in the order in which a request needs memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// A request's body, unpacked: up to a quarter of the budget.
+    /// A request's body after decompression: up to a quarter of the budget.
     Body,
-    /// The file of an image: up to half of the budget.
+    /// An encoded image file: up to half of the budget.
     File,
     /// Decoded pixels: up to the whole budget.
     Pixels,
@@ -30,7 +31,7 @@ impl Purpose {
     }
 }
 
-/// Memory for requests; clones share it.
+/// A memory budget in bytes. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<Shared>);
 
@@ -43,9 +44,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     used: usize,
-    /// The most that was used at a time.
+    /// The largest value that `used` has had.
     peak: usize,
-    /// Those who wait, by purpose, in the order in which they came.
+    /// The queue of waiting reservations of each purpose, in order of arrival.
     waiting: [VecDeque<Waiting>; Purpose::ALL.len()],
 }
 
@@ -55,29 +56,29 @@ struct Waiting {
     turn: oneshot::Sender<Reservation>,
 }
 
-/// A part of the budget. It is given back when it is dropped.
+/// A reserved part of the budget, in bytes. It is released on drop.
 #[derive(Debug)]
 pub struct Reservation {
     bytes: usize,
     budget: Budget,
 }
 
-/// Too much memory is in use.
+/// A reservation timed out because other requests use too much memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{needed} bytes of memory are needed, and other requests use {used} of the {total} that there are for all of them (REQUEST_BYTES): ask again later"
 )]
 pub struct OutOfMemory {
-    /// Bytes that were asked for.
+    /// Bytes that the reservation needs.
     pub needed: usize,
     /// Bytes in use.
     pub used: usize,
-    /// Bytes of the budget.
+    /// Size of the whole budget in bytes.
     pub total: usize,
 }
 
 impl Budget {
-    /// A budget of so many bytes.
+    /// Creates a budget of `total` bytes.
     pub fn new(total: usize) -> Self {
         Self(Arc::new(Shared {
             total,
@@ -85,11 +86,12 @@ impl Budget {
         }))
     }
 
-    /// Reserves memory, waiting up to `patience` for other requests to end. More than the purpose may have counts as
-    /// what it may have, so that a single request of any size that the other limits allow always gets on.
+    /// Reserves memory, and waits up to `patience` for other requests to end. A reservation of more than the purpose's
+    /// share is reduced to that share, so that a single request of any size that the other limits allow can always
+    /// proceed.
     ///
     /// # Errors
-    /// If there is no room within that time.
+    /// If there is not enough room within that time.
     pub async fn reserve(
         &self,
         purpose: Purpose,
@@ -97,7 +99,8 @@ impl Budget {
         patience: Duration,
     ) -> Result<Reservation, OutOfMemory> {
         let bytes = bytes.min(self.most(purpose));
-        // whoever leaves makes way for those behind; dropped after the turn, which is then known to be unwanted
+        // lets the next in the queue proceed if this call times out or is cancelled; declared before `turn`, so that it
+        // is dropped after it, when the closed channel marks this entry as abandoned
         let _leaving = Leaving(self);
         let mut turn = {
             let mut state = self.state();
@@ -112,7 +115,7 @@ impl Budget {
         };
         match tokio::time::timeout(patience, &mut turn).await {
             Ok(Ok(reservation)) => Ok(reservation),
-            // the turn may have come while the time ran out
+            // the reservation may have arrived at the moment of the timeout
             _ => turn.try_recv().map_err(|_| OutOfMemory {
                 needed: bytes,
                 used: self.state().used,
@@ -121,7 +124,7 @@ impl Budget {
         }
     }
 
-    /// Counts memory that is in use already, whether there is room for it or not.
+    /// Counts memory that is already in use, without waiting and even if it exceeds the budget.
     pub fn count(&self, bytes: usize) -> Reservation {
         self.state().take(bytes);
         self.reservation(bytes)
@@ -132,17 +135,18 @@ impl Budget {
         self.state().used
     }
 
-    /// The most bytes that were in use at a time.
+    /// The largest number of bytes that were in use at the same time.
     pub fn peak(&self) -> usize {
         self.state().peak
     }
 
-    /// Bytes of the whole budget.
+    /// Size of the whole budget in bytes.
     pub fn total(&self) -> usize {
         self.0.total
     }
 
-    /// How many bytes may be in use when something starts for this purpose.
+    /// The number of bytes that may be in use, the new reservation included, when a reservation for this purpose is
+    /// granted.
     fn limit(&self, purpose: Purpose) -> usize {
         match purpose {
             Purpose::Body => self.0.total / 4,
@@ -151,7 +155,7 @@ impl Budget {
         }
     }
 
-    /// The most that one reservation counts as: what is left when the steps before have filled their parts.
+    /// The largest size in bytes of one reservation: what is left when the earlier steps have filled their parts.
     fn most(&self, purpose: Purpose) -> usize {
         match purpose {
             Purpose::Body => self.limit(Purpose::Body),
@@ -171,7 +175,7 @@ impl Budget {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives back `freed` bytes and lets in those who fit now, later steps first.
+    /// Releases `freed` bytes and grants the waiting reservations that fit now, those of later steps first.
     fn give_back(&self, freed: usize) {
         let mut state = self.state();
         state.used -= freed;
@@ -189,7 +193,8 @@ impl Budget {
                 }
                 state.take(next.bytes);
                 if let Err(mut unwanted) = next.turn.send(self.reservation(next.bytes)) {
-                    // it left just now; dropping the reservation as it is would lock the state again
+                    // the receiver was dropped at this moment; dropping the reservation unchanged would lock the state
+                    // again
                     state.used -= std::mem::take(&mut unwanted.bytes);
                 }
             }
@@ -205,17 +210,17 @@ impl State {
 }
 
 impl Reservation {
-    /// Bytes of it.
+    /// Size of the reservation in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Takes in another one of the same budget.
+    /// Adds another reservation of the same budget to this one.
     pub fn merge(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
     }
 
-    /// Gives back what is above `bytes`.
+    /// Releases all but `bytes` bytes.
     pub fn shrink_to(&mut self, bytes: usize) {
         let freed = self.bytes.saturating_sub(bytes);
         self.bytes -= freed;
@@ -231,7 +236,7 @@ impl Drop for Reservation {
     }
 }
 
-/// Removes those who no longer wait.
+/// On drop, removes abandoned entries from the queues.
 struct Leaving<'a>(&'a Budget);
 
 impl Drop for Leaving<'_> {
@@ -257,7 +262,7 @@ mod tests {
         assert_eq!((error.needed, error.used, error.total), (1, 250, 1000));
         let file = budget.reserve(Purpose::File, 250, SOON).await.unwrap();
         budget.reserve(Purpose::File, 1, SOON).await.unwrap_err();
-        // one that is larger than its part counts as that part
+        // a reservation that is larger than its share is reduced to it
         let pixels = budget.reserve(Purpose::Pixels, 5000, SOON).await.unwrap();
         assert_eq!((pixels.bytes(), budget.used()), (500, 1000));
         let results = budget.count(300);
@@ -280,12 +285,12 @@ mod tests {
         tokio::task::yield_now().await;
         let small = wait(40, LONG);
         tokio::task::yield_now().await;
-        // there is room for the small one, but it is not its turn
+        // there is room for the small reservation, but larger ones are before it in the queue
         first.shrink_to(50);
         assert!(!small.is_finished());
         gone.abort();
         assert!(gone.await.unwrap_err().is_cancelled());
-        // the large one gives up, and that is the small one's turn
+        // the large one times out, and the small one is granted
         assert!(large.await.unwrap().is_err());
         let small = timeout(LONG, small).await.unwrap().unwrap().unwrap();
         assert_eq!(budget.used(), 90);
@@ -313,7 +318,7 @@ mod tests {
         let all: Vec<_> = (0..500).map(|i| tokio::spawn(one(i))).collect();
         for (i, request) in all.into_iter().enumerate() {
             let patience = if i % 7 == 0 { SOON } else { LONG };
-            // some are left alone while they wait
+            // some requests are no longer awaited, but continue in the background
             if let Ok(ended) = timeout(patience, request).await {
                 ended.unwrap().unwrap();
             }

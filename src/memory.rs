@@ -1,8 +1,8 @@
-//! The program's allocator: large blocks that are freed are kept for the next ones.
+//! The global allocator. It caches large freed blocks and reuses them.
 //!
-//! Every tensor operation allocates its output. System allocators give blocks of many megabytes back to the
-//! kernel at once, and get them again as fresh pages, each of which faults and is cleared: a third of a
-//! detection's time. What is kept is bounded (1 GiB); [`give_back`] returns it when there is nothing to do.
+//! Every tensor operation allocates its output. System allocators return blocks of many megabytes to the kernel at
+//! once, and later get them back as fresh pages. The page faults and the clearing of these pages took a third of the
+//! time of a detection. The cache is bounded (1 GiB), and [`give_back`] empties it when the server is idle.
 
 #![allow(unsafe_code)]
 
@@ -13,22 +13,23 @@ use std::sync::{Mutex, PoisonError};
 #[global_allocator]
 static ALLOCATOR: CachingAllocator = CachingAllocator;
 
-/// Blocks from this size on are kept.
+/// Minimum size of a cached block in bytes (1 MiB).
 const LARGE: usize = 1 << 20;
 
-/// Bytes that may be kept.
+/// Maximum size of the cache in bytes.
 const LIMIT: usize = 1 << 30;
 
-/// Large blocks start at a huge page, where the system has those.
+/// Size of a huge page in bytes. Blocks of at least this size are aligned to it, so that Linux can back them with huge
+/// pages.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Blocks that may be kept.
+/// Maximum number of cached blocks.
 const PLACES: usize = 256;
 
-/// The system's allocator, with large blocks kept.
+/// The system allocator with a cache for large blocks.
 struct CachingAllocator;
 
-/// A kept block.
+/// A cached block.
 #[derive(Clone, Copy)]
 struct Block {
     start: *mut u8,
@@ -36,13 +37,13 @@ struct Block {
 }
 
 struct Kept {
-    /// The first `count` are kept, the longest unused first.
+    /// The first `count` entries are valid, ordered from the least to the most recently freed.
     blocks: [Block; PLACES],
     count: usize,
     bytes: usize,
 }
 
-// SAFETY: a kept block has no owner; who takes it out becomes its owner.
+// SAFETY: a cached block has no other owner; the code that removes it from the cache becomes its owner.
 unsafe impl Send for Kept {}
 
 static KEPT: Mutex<Kept> = Mutex::new(Kept {
@@ -55,7 +56,7 @@ static KEPT: Mutex<Kept> = Mutex::new(Kept {
 });
 
 impl Kept {
-    /// Takes out the block of this size that was kept last.
+    /// Removes and returns the most recently freed block of exactly this size.
     fn take(&mut self, size: usize) -> Option<*mut u8> {
         let kept = &self.blocks[..self.count];
         let index = kept.iter().rposition(|block| block.size == size)?;
@@ -70,7 +71,8 @@ impl Kept {
         block
     }
 
-    /// Keeps a block; those kept longest are freed where the limits would be exceeded.
+    /// Adds a block to the cache. If a limit would be exceeded, the blocks that were cached the longest time ago are
+    /// freed first.
     fn put(&mut self, block: Block) {
         if block.size > LIMIT {
             free(block);
@@ -85,7 +87,7 @@ impl Kept {
     }
 }
 
-/// Returns all kept blocks to the system, and what its own allocator has kept of smaller ones.
+/// Returns all cached blocks to the system, and with glibc also the free memory that its own allocator holds.
 pub fn give_back() {
     {
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -95,38 +97,38 @@ pub fn give_back() {
         }
     }
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: it may be called at any time.
+    // SAFETY: `malloc_trim` may be called at any time.
     unsafe {
         libc::malloc_trim(0);
     }
 }
 
-/// Whether a block of this layout is one of those that are kept.
+/// Whether blocks of this layout are cached.
 fn is_large(layout: Layout) -> bool {
     layout.size() >= LARGE
         && layout.size() <= isize::MAX as usize / 2
         && layout.align() <= HUGE_PAGE
 }
 
-/// What a large block's size is rounded up to: eight sizes between one power of two and the next, so that blocks
-/// of nearly one size can replace each other.
+/// Rounds the size of a large block up. There are eight sizes between one power of two and the next, so that blocks of
+/// similar sizes can replace each other.
 fn rounded(size: usize) -> usize {
     size.next_multiple_of(1 << (size.ilog2() - 3))
 }
 
-/// The layout in which the system has a large block.
+/// The layout with which a large block is allocated from the system.
 fn system_layout(size: usize) -> Layout {
     let align = if size >= HUGE_PAGE { HUGE_PAGE } else { 4096 };
-    // SAFETY: a power of two, and a size that does not overflow (`is_large`).
+    // SAFETY: the alignment is a power of two, and the size does not overflow (`is_large`).
     unsafe { Layout::from_size_align_unchecked(size, align) }
 }
 
 fn free(block: Block) {
-    // SAFETY: the block came from the system with this layout, and has no owner any more.
+    // SAFETY: the block was allocated with this layout, and has no owner any more.
     unsafe { System.dealloc(block.start, system_layout(block.size)) }
 }
 
-/// A large block, which may hold what an earlier owner wrote.
+/// Allocates a large block. It is not cleared: it may contain data of an earlier owner.
 fn large(size: usize) -> *mut u8 {
     let kept = KEPT
         .lock()
@@ -135,35 +137,36 @@ fn large(size: usize) -> *mut u8 {
     if let Some(start) = kept {
         return start;
     }
-    // SAFETY: the size is not zero.
+    // SAFETY: the size is not zero: it is at least `LARGE`.
     let start = unsafe { System.alloc(system_layout(size)) };
     #[cfg(target_os = "linux")]
     if !start.is_null() && size >= HUGE_PAGE {
-        // SAFETY: advice on pages of our own; it may be refused, which changes nothing.
+        // SAFETY: the advice concerns only pages of this block. The kernel may ignore it without an effect on
+        // correctness.
         unsafe { libc::madvise(start.cast(), size, libc::MADV_HUGEPAGE) };
     }
     start
 }
 
-// SAFETY: large blocks are at least as large and as aligned as asked for, and are handed out once; everything else
-// is the system allocator's.
+// SAFETY: large blocks have at least the requested size and alignment, and each has one owner at a time; all other
+// blocks are passed to the system allocator.
 unsafe impl GlobalAlloc for CachingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_large(layout) {
             return large(rounded(layout.size()));
         }
-        // SAFETY: the caller's promises.
+        // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if !is_large(layout) {
-            // SAFETY: the caller's promises.
+            // SAFETY: the caller upholds the contract of `alloc_zeroed`.
             return unsafe { System.alloc_zeroed(layout) };
         }
         let start = large(rounded(layout.size()));
         if !start.is_null() {
-            // SAFETY: the block is at least this large.
+            // SAFETY: the block has at least this size.
             unsafe { start.write_bytes(0, layout.size()) };
         }
         start
@@ -177,18 +180,19 @@ unsafe impl GlobalAlloc for CachingAllocator {
                 .put(Block { start, size });
             return;
         }
-        // SAFETY: the caller's promises; the block came from the system with this layout.
+        // SAFETY: the caller upholds the contract of `dealloc`; the block was allocated by the system with this layout.
         unsafe { System.dealloc(start, layout) }
     }
 
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller promises that the size does not overflow with the alignment.
+        // SAFETY: the caller guarantees that the size does not overflow when it is rounded up to the alignment.
         let new = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
         match (is_large(layout), is_large(new)) {
-            // SAFETY: the caller's promises.
+            // SAFETY: the caller upholds the contract of `realloc`.
             (false, false) => unsafe { System.realloc(start, layout, size) },
             (true, true) if rounded(layout.size()) == rounded(size) => start,
-            // SAFETY: a new block, the smaller size of which is copied before the old one is freed.
+            // SAFETY: the new block does not overlap the old one, and only the smaller of the two sizes is copied
+            // before the old block is freed.
             _ => unsafe {
                 let to = self.alloc(new);
                 if !to.is_null() {
@@ -220,7 +224,7 @@ mod tests {
         let size = 37 * LARGE + 12_345;
         let layout = Layout::from_size_align(size, 8).expect("a layout");
         for _ in 0..3 {
-            // SAFETY: the block is written inside its size, and freed with its layout.
+            // SAFETY: only bytes inside the block are written, and it is freed with its layout.
             unsafe {
                 let start = ALLOCATOR.alloc_zeroed(layout);
                 assert!(!start.is_null() && start.addr().is_multiple_of(HUGE_PAGE));

@@ -1,14 +1,14 @@
-//! How much memory the process may use: the machine's, or what its control group allows.
+//! The memory limit of the process: the memory of the machine, or the limit of its control group.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Bytes of memory that the process may use; `None` where the system does not say.
+/// Bytes of memory that the process may use; `None` if the system does not report it.
 pub fn bytes() -> Option<u64> {
     below(Path::new("/"))
 }
 
-/// The same for the files of a system below `root`.
+/// Like [`bytes`], with the system files read below `root`.
 fn below(root: &Path) -> Option<u64> {
     let read = |path: PathBuf| fs::read_to_string(path).ok();
     let machine = read(root.join("proc/meminfo"));
@@ -19,7 +19,7 @@ fn below(root: &Path) -> Option<u64> {
         .filter_map(|file| limit(&read(root.join("sys/fs/cgroup").join(file))?))
         .min();
     match (machine, group) {
-        // a group without a limit has one that is larger than any machine
+        // version 1 reports no limit as a number that is larger than any machine, so the minimum is correct
         (Some(machine), Some(group)) => Some(machine.min(group)),
         (machine, _) => machine,
     }
@@ -32,9 +32,9 @@ fn total_memory(meminfo: &str) -> Option<u64> {
     kibibytes.checked_mul(1 << 10)
 }
 
-/// The files that may limit the memory of the groups of `/proc/self/cgroup`, below `/sys/fs/cgroup`: those of each group
-/// and of the groups around it. In a container the group's path may be the one outside of it, and only the outermost
-/// files are there.
+/// The files below `/sys/fs/cgroup` that may limit the memory of the control groups listed in `/proc/self/cgroup`: one
+/// for each group and one for each of its ancestors. In a container, the path of the group may be its path on the host;
+/// then only the outermost of these files exist.
 fn limit_files(groups: &str) -> Vec<PathBuf> {
     let mut files = vec![];
     for line in groups.lines() {
@@ -44,14 +44,14 @@ fn limit_files(groups: &str) -> Vec<PathBuf> {
             continue;
         };
         let (hierarchy, file) = match controllers {
-            // version 2 has one hierarchy without a name
+            // version 2 has a single hierarchy without controller names
             "" => ("", "memory.max"),
             _ if controllers.split(',').any(|name| name == "memory") => {
                 ("memory", "memory.limit_in_bytes")
             }
             _ => continue,
         };
-        // of a group outside of the container's namespace nothing is known
+        // a path with `..` lies outside the container's namespace, and its files are not visible here
         let group = Path::new(group.trim_start_matches('/'));
         let is_inside = |path: &&Path| !path.starts_with("..");
         for folder in group.ancestors().filter(is_inside) {
@@ -61,7 +61,7 @@ fn limit_files(groups: &str) -> Vec<PathBuf> {
     files
 }
 
-/// A limit in bytes; `None` for `max`, which is none.
+/// Parses a limit in bytes; `None` for `max`, which means no limit.
 fn limit(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(found(), machine);
         write("sys/fs/cgroup/a/memory.max", "1073741824\n");
         assert_eq!(found(), Some(1 << 30));
-        // version 1, whose largest number means no limit
+        // version 1 reports no limit as its largest number
         write("proc/self/cgroup", "4:memory:/x\n0::/\n");
         let file = "sys/fs/cgroup/memory/memory.limit_in_bytes";
         write(file, "9223372036854771712\n");
