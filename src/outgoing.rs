@@ -1,4 +1,4 @@
-//! HTTP clients for what groundling asks of others.
+//! HTTP clients for outgoing requests.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use reqwest::header::RETRY_AFTER;
 use reqwest::redirect::Policy;
 use rustls::crypto::ring;
 
-/// A client that names itself and follows no redirect: whoever uses it looks at each hop.
+/// A client builder with a `groundling/<version>` user agent that follows no redirects: callers check each hop
+/// themselves.
 pub fn client() -> reqwest::ClientBuilder {
-    // an error means that there is a provider already
+    // an error means that a provider is already installed
     let _ = ring::default_provider().install_default();
     reqwest::Client::builder()
         .redirect(Policy::none())
         .user_agent(concat!("groundling/", env!("CARGO_PKG_VERSION")))
 }
 
-/// How long a host that is busy or down for a moment asks to be left alone: `Retry-After` in seconds, of an answer with
-/// 429 or 503.
+/// The `Retry-After` header of a 429 or 503 response, if it is given in seconds.
 pub fn retry_after(response: &reqwest::Response) -> Option<Duration> {
     if !matches!(response.status().as_u16(), 429 | 503) {
         return None;
@@ -26,21 +26,21 @@ pub fn retry_after(response: &reqwest::Response) -> Option<Duration> {
     Some(Duration::from_secs(seconds.into()))
 }
 
-/// Why an answer was not read.
+/// Why the body of a response could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
-    /// It broke off.
+    /// The connection failed before the end of the body.
     #[error("{}", causes(.0))]
     Broken(reqwest::Error),
-    /// Nobody has so much to say there.
+    /// The body is longer than the limit.
     #[error("the answer has more than {0} bytes")]
     TooLong(usize),
 }
 
-/// The body of an answer, of at most `limit` bytes.
+/// Reads the body of a response, of at most `limit` bytes.
 ///
 /// # Errors
-/// If it breaks off, or is longer.
+/// If the connection fails, or the body is longer than `limit`.
 pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>, AnswerError> {
     let broken = |error: reqwest::Error| AnswerError::Broken(error.without_url());
     let mut bytes = vec![];
@@ -53,7 +53,7 @@ pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Vec<u
     Ok(bytes)
 }
 
-/// An error and what caused it, in one line.
+/// Formats an error and its chain of causes on one line.
 pub fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
