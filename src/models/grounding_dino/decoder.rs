@@ -94,12 +94,10 @@ impl Decoder {
 
     /// Boxes `[B, Q, 4]` to position embeddings `[B, Q, d]`; the sines go y, x, width, height.
     fn query_positions(&self, boxes: &Tensor, dtype: DType) -> Result<Tensor> {
-        let sines = [1, 0, 2, 3]
-            .into_iter()
-            .map(|i| sine_embedding(&boxes.narrow(2, i, 1)?, self.d_model / 2, 10000.0))
-            .collect::<Result<Vec<_>>>()?;
-        let sines = Tensor::cat(&sines, 2)?.to_dtype(dtype)?;
-        self.reference_points_head.forward(&sines)
+        let (x, y) = (boxes.narrow(2, 0, 1)?, boxes.narrow(2, 1, 1)?);
+        let ordered = Tensor::cat(&[&y, &x, &boxes.narrow(2, 2, 2)?], 2)?.unsqueeze(3)?;
+        let sines = sine_embedding(&ordered, self.d_model / 2, 10000.0)?.flatten_from(2)?;
+        self.reference_points_head.forward(&sines.to_dtype(dtype)?)
     }
 }
 

@@ -41,6 +41,49 @@ impl Layer {
     }
 }
 
+/// A linear layer whose output is scaled and added to a residual.
+#[derive(Debug, Clone)]
+struct Scaled {
+    layer: Layer,
+    /// `[output]`; on a GPU the layer has it already.
+    scale: Option<Tensor>,
+}
+
+impl Scaled {
+    fn on(
+        set: Option<InstructionSet>,
+        projection: &(Tensor, Tensor),
+        scale: &Tensor,
+    ) -> Result<Self> {
+        let (weight, bias) = projection;
+        if !weight.device().is_cuda() {
+            return Ok(Self {
+                layer: Layer::on(set, projection)?,
+                scale: Some(scale.clone()),
+            });
+        }
+        let scale = scale.to_dtype(DType::F32)?;
+        let scaled = |xs: &Tensor, scale: &Tensor| -> Result<Tensor> {
+            xs.to_dtype(DType::F32)?
+                .broadcast_mul(scale)?
+                .to_dtype(xs.dtype())
+        };
+        let projection = (scaled(weight, &scale.unsqueeze(1)?)?, scaled(bias, &scale)?);
+        Ok(Self {
+            layer: Layer::on(set, &projection)?,
+            scale: None,
+        })
+    }
+
+    fn forward_added(&self, xs: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let Some(scale) = &self.scale else {
+            let Layer(weight, bias) = &self.layer;
+            return linear(xs, weight, Some(bias), Activation::None, Some(residual));
+        };
+        residual + self.layer.forward(xs)?.broadcast_mul(scale)?
+    }
+}
+
 /// Bi-directional attention with its residuals (`GroundingDinoBiMultiHeadAttention` and what
 /// `GroundingDinoFusionLayer` does with its result).
 #[derive(Debug, Clone)]
@@ -48,8 +91,7 @@ pub struct FusionAttention {
     vision: VisionSide,
     text_proj: Layer,
     values_text_proj: Layer,
-    out_text_proj: Layer,
-    text_param: Tensor,
+    out_text_proj: Scaled,
     heads: usize,
 }
 
@@ -60,8 +102,7 @@ enum VisionSide {
     Plain {
         vision_proj: Layer,
         values_vision_proj: Layer,
-        out_vision_proj: Layer,
-        vision_param: Tensor,
+        out_vision_proj: Scaled,
     },
 }
 
@@ -115,16 +156,18 @@ impl FusionAttention {
             None => VisionSide::Plain {
                 vision_proj: Layer::on(None, &projections.vision_proj)?,
                 values_vision_proj: Layer::on(None, &projections.values_vision_proj)?,
-                out_vision_proj: Layer::on(None, &projections.out_vision_proj)?,
-                vision_param: projections.vision_param.clone(),
+                out_vision_proj: Scaled::on(
+                    None,
+                    &projections.out_vision_proj,
+                    &projections.vision_param,
+                )?,
             },
         };
         Ok(Self {
             vision,
             text_proj: Layer::on(set, &projections.text_proj)?,
             values_text_proj: Layer::on(set, &projections.values_text_proj)?,
-            out_text_proj: Layer::on(set, &projections.out_text_proj)?,
-            text_param: projections.text_param.clone(),
+            out_text_proj: Scaled::on(set, &projections.out_text_proj, &projections.text_param)?,
             heads,
         })
     }
@@ -151,21 +194,15 @@ impl FusionAttention {
                 vision_proj,
                 values_vision_proj,
                 out_vision_proj,
-                vision_param,
             } => {
                 let query = vision_proj.forward(vision)?;
                 let vision_values = values_vision_proj.forward(vision)?;
                 let sides = [&query, &vision_values, &keys, &values];
                 let (delta, seen) = self.attend_plain(sides, token_mask, text_bias)?;
-                let delta = out_vision_proj
-                    .forward(&delta)?
-                    .broadcast_mul(vision_param)?;
-                ((vision + delta)?, seen)
+                (out_vision_proj.forward_added(&delta, vision)?, seen)
             }
         };
-        let delta = self.out_text_proj.forward(&seen)?;
-        let text = (text + delta.broadcast_mul(&self.text_param)?)?;
-        Ok((vision, text))
+        Ok((vision, self.out_text_proj.forward_added(&seen, text)?))
     }
 
     /// What the image tokens see `[B, N, inner]` and what the text tokens see `[B, T, inner]`, from queries and

@@ -85,6 +85,10 @@ pub fn group_norm(
     if groups == 0 || channels % groups != 0 {
         candle_core::bail!("group norm: {groups} groups do not divide {channels} channels")
     }
+    #[cfg(feature = "cuda")]
+    if gpu::takes(xs) {
+        return gpu::group_norm(xs, groups, weight, bias, eps);
+    }
     if !has_kernel(xs) || xs.elem_count() == 0 {
         return group_norm_plain(xs, groups, weight, bias, eps);
     }

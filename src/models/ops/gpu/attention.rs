@@ -3,6 +3,7 @@
 use candle_core::{D, DType, Result, Tensor};
 
 use super::softmax::{Added, Relative, softmax};
+use super::sums::{self, weighted_sums};
 use super::windows::{Geometry, from_windows, of_tokens, to_windows};
 use crate::models::ops::{PositionBias, Windows};
 
@@ -86,13 +87,15 @@ fn relative_positions(
 ) -> Result<(Tensor, Tensor)> {
     let (count, heads, _, d) = query.dims4()?;
     let (height, width, groups) = (by_row.dim(0)?, by_column.dim(0)?, count * heads);
-    let query = query.reshape((groups, height, width, d))?;
-    let of_rows = query
-        .transpose(0, 1)?
+    // rows, or columns, to the front, as if they were heads of `groups`, or of their rows
+    let by_first = |tokens: usize, first: usize| {
+        let query = query.reshape((1, tokens, ()))?;
+        to_windows(&query, None, of_tokens(1, tokens), (1, first), 1.0)
+    };
+    let of_rows = by_first(groups, height)?
         .reshape((height, groups * width, d))?
         .matmul(&by_row.transpose(1, 2)?)?;
-    let of_columns = query
-        .permute((2, 0, 1, 3))?
+    let of_columns = by_first(groups * height, width)?
         .reshape((width, groups * height, d))?
         .matmul(&by_column.transpose(1, 2)?)?;
     Ok((of_rows, of_columns))
@@ -119,7 +122,20 @@ pub(in crate::models::ops) fn fusion_attention(
         bias: Some(&text_bias.unsqueeze(1)?),
         ..Added::default()
     };
-    let to_text = softmax(query.matmul(&key.t()?)?, to_text)?;
+    let scores = query.matmul(&key.t()?)?;
+    // cuBLAS takes longer to write rows of an odd length than it takes to transpose a few; the softmax is in place
+    let transposed = match texts <= 64 {
+        true => {
+            let (windows, shape) = (
+                of_tokens(batch * heads, tokens),
+                (batch * heads, tokens, texts),
+            );
+            to_windows(&scores.reshape(shape)?, None, windows, (1, texts), 1.0)?
+                .reshape((batch, heads, texts, tokens))?
+        }
+        false => key.matmul(&query.t()?)?,
+    };
+    let to_text = softmax(scores, to_text)?;
     let padding = match token_mask {
         Some(mask) => Some(padding_bias(mask, query.dtype())?),
         None => None,
@@ -128,10 +144,14 @@ pub(in crate::models::ops) fn fusion_attention(
         bias: padding.as_ref(),
         ..Added::default()
     };
-    let to_vision = softmax(key.matmul(&query.t()?)?, to_vision)?;
+    let to_vision = softmax(transposed, to_vision)?;
+    let of_vision = match sums::takes(texts, tokens, inner / heads) {
+        true => weighted_sums(&to_vision, vision_value)?,
+        false => merge(to_vision.matmul(&split(vision_value, 1.0)?)?, texts)?,
+    };
     Ok((
         merge(to_text.matmul(&split(text_value, 1.0)?)?, tokens)?,
-        merge(to_vision.matmul(&split(vision_value, 1.0)?)?, texts)?,
+        of_vision,
     ))
 }
 

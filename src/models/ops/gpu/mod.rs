@@ -8,6 +8,7 @@ mod linear;
 mod norm;
 mod sampling;
 mod softmax;
+mod sums;
 mod windows;
 
 use candle_core::{DType, Result, Tensor};
@@ -16,7 +17,7 @@ pub(super) use self::attention::{attention, fusion_attention, window_attention};
 pub(super) use self::convolution::{depthwise_conv3x3, neighbourhoods};
 use self::launch::{Argument, Grid, empty, launch};
 pub(super) use self::linear::{linear, linear_by_heads};
-pub(super) use self::norm::layer_norm;
+pub(super) use self::norm::{group_norm, layer_norm};
 pub(super) use self::sampling::deformable_sampling;
 use super::Activation;
 
@@ -28,6 +29,19 @@ pub(super) fn takes(xs: &Tensor) -> bool {
 /// A size as kernels take it.
 fn size(number: usize) -> Result<u32> {
     u32::try_from(number).map_err(candle_core::Error::wrap)
+}
+
+/// How many numbers a kernel reads at once of tensors whose rows and starts are multiples of it: as many as 16 bytes
+/// hold, or one.
+fn step<'a>(row: usize, tensors: impl IntoIterator<Item = &'a Tensor>) -> usize {
+    let mut step = 1;
+    for xs in tensors {
+        step = 16 / xs.dtype().size_in_bytes();
+        if !row.is_multiple_of(step) || !xs.layout().start_offset().is_multiple_of(step) {
+            return 1;
+        }
+    }
+    step
 }
 
 /// The activation's number in the kernels.

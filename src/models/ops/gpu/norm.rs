@@ -1,4 +1,4 @@
-//! Layer norm.
+//! Layer norm and group norm.
 
 use candle_core::{D, Result, Tensor};
 
@@ -35,6 +35,46 @@ pub(in crate::models::ops) fn layer_norm(
                 Argument::Size(size(channels)?),
                 Argument::Number(eps as f32),
                 Argument::Size(number(activation)),
+            ],
+        )?;
+    }
+    Ok(out)
+}
+
+/// As [`crate::models::ops::group_norm`], of shapes that fit each other.
+pub(in crate::models::ops) fn group_norm(
+    xs: &Tensor,
+    groups: usize,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+) -> Result<Tensor> {
+    let xs = xs.contiguous()?;
+    let (images, height, width, channels) = xs.dims4()?;
+    let of_type = |weights: &Tensor| weights.to_dtype(xs.dtype())?.contiguous();
+    let (weight, bias) = (of_type(weight)?, of_type(bias)?);
+    let out = empty(xs.shape(), &xs)?;
+    let grid = Grid {
+        blocks: images * groups,
+        threads: (512, 1),
+    };
+    // SAFETY: the kernel's arguments; the groups divide the channels, of which weight and bias have as many, and `out`
+    // has the input's shape and is new
+    #[allow(unsafe_code)]
+    unsafe {
+        launch(
+            "group_norm",
+            &xs,
+            grid,
+            &[
+                Argument::Tensor(&xs),
+                Argument::Tensor(&weight),
+                Argument::Tensor(&bias),
+                Argument::Tensor(&out),
+                Argument::Size(size(height * width)?),
+                Argument::Size(size(groups)?),
+                Argument::Size(size(channels / groups)?),
+                Argument::Number(eps as f32),
             ],
         )?;
     }

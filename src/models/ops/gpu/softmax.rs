@@ -43,7 +43,19 @@ pub(in crate::models::ops) fn softmax(scores: Tensor, added: Added) -> Result<Te
     };
     let relative = added.relative.as_ref();
     let window = added.windows.unwrap_or_default();
+    let starts = [Some(&scores), relative.map(|relative| relative.by_column)];
+    // what 16 bytes hold divides the keys, and the columns of relative positions
+    let row = relative.map_or(keys, |_| window.columns as usize);
+    let is_wide = (257..=16 * 256).contains(&keys)
+        && window.shift == 0
+        && keys.is_multiple_of(8)
+        && super::step(row, starts.into_iter().flatten()) > 1;
     let grid = match keys {
+        // a thread for every 16 keys
+        _ if is_wide => Grid {
+            blocks: images * heads * queries,
+            threads: (size(keys.div_ceil(16 * 32) * 32)?, 1),
+        },
         // a warp for each of eight rows, or as many as are worth their time for one
         0..=256 => Grid {
             blocks: (images * heads * queries).div_ceil(8),
@@ -51,7 +63,7 @@ pub(in crate::models::ops) fn softmax(scores: Tensor, added: Added) -> Result<Te
         },
         _ => Grid {
             blocks: images * heads * queries,
-            threads: (if keys < 1024 { 128 } else { 256 }, 1),
+            threads: (threads_of_row(keys), 1),
         },
     };
     // SAFETY: the kernel's arguments; callers give a bias that broadcasts to the scores, and relative positions of
@@ -59,7 +71,7 @@ pub(in crate::models::ops) fn softmax(scores: Tensor, added: Added) -> Result<Te
     #[allow(unsafe_code)]
     unsafe {
         launch(
-            "softmax",
+            if is_wide { "softmax_wide" } else { "softmax" },
             &scores,
             grid,
             &[
@@ -84,4 +96,13 @@ pub(in crate::models::ops) fn softmax(scores: Tensor, added: Added) -> Result<Te
         )?;
     }
     Ok(scores)
+}
+
+/// The threads that share a row.
+fn threads_of_row(keys: usize) -> u32 {
+    match keys {
+        0..=1023 => 128,
+        1024..=8191 => 256,
+        _ => 512,
+    }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Argument, Grid, empty, launch, size};
+use super::{Argument, Grid, empty, launch, size, step};
 use crate::models::ops::Windows;
 
 /// `Windows` of `windows.cu`.
@@ -77,6 +77,8 @@ pub(super) fn to_windows(
     if !fits {
         candle_core::bail!("{windows:?} of {:?} with {heads} heads", xs.dims())
     }
+    // the kernel counts threads in 32 bits
+    size(parts * count * heads * tokens * channels + 256)?;
     let out = empty(&[parts, count, heads, tokens, channels][..], &xs)?;
     let mut arguments = vec![
         Argument::Tensor(&xs),
@@ -84,14 +86,12 @@ pub(super) fn to_windows(
         Argument::Tensor(&out),
     ];
     arguments.extend(Geometry::new(windows)?.arguments());
-    for number in [count, parts, heads, channels] {
+    let step = step(channels, [&xs].into_iter().chain(&filler));
+    for number in [step, count, parts, heads, channels] {
         arguments.push(Argument::Size(size(number)?));
     }
     arguments.push(Argument::Number(scale as f32));
-    let grid = Grid {
-        blocks: count * tokens,
-        threads: (threads_for(all), 1),
-    };
+    let grid = Grid::of_threads(out.elem_count() / step);
     // SAFETY: the kernel's arguments; the input's size is checked above, and `out` is new and has a place for every
     // number of every window
     #[allow(unsafe_code)]
@@ -112,26 +112,17 @@ pub(super) fn from_windows(xs: &Tensor, windows: Windows) -> Result<Tensor> {
     let out = empty((batch, height, width, heads * channels), &xs)?;
     let mut arguments = vec![Argument::Tensor(&xs), Argument::Tensor(&out)];
     arguments.extend(Geometry::new(windows)?.arguments());
-    arguments.push(Argument::Size(size(heads)?));
-    arguments.push(Argument::Size(size(channels)?));
-    let grid = Grid {
-        blocks: batch * height * width,
-        threads: (threads_for(heads * channels), 1),
-    };
+    let step = step(channels, [&xs]);
+    for number in [step, batch * height * width, heads, channels] {
+        arguments.push(Argument::Size(size(number)?));
+    }
+    // the kernel counts threads in 32 bits
+    size(out.elem_count() + 256)?;
+    let grid = Grid::of_threads(out.elem_count() / step);
     // SAFETY: the kernel's arguments; there are as many windows and tokens as the map has, and `out` is new
     #[allow(unsafe_code)]
     unsafe {
         launch("from_windows", &xs, grid, &arguments)?;
     }
     Ok(out)
-}
-
-/// Threads of a block that copies this many numbers.
-fn threads_for(count: usize) -> u32 {
-    match count {
-        0..=32 => 32,
-        33..=64 => 64,
-        65..=128 => 128,
-        _ => 256,
-    }
 }

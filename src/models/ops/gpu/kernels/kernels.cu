@@ -2,6 +2,7 @@
 #include "sampling.cu"
 #include "norm.cu"
 #include "softmax.cu"
+#include "sums.cu"
 #include "windows.cu"
 #include "epilogue.cu"
 #include "convolution.cu"

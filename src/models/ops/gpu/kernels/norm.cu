@@ -1,4 +1,4 @@
-// Layer norm.
+// Layer norm and group norm.
 #include "numbers.cuh"
 
 // A warp norms a row of xs [rows, channels], around its mean, into out; weight and bias are [channels].
@@ -32,4 +32,38 @@ __device__ void layer_norm(const T *xs, const T *weight, const T *bias, T *out, 
     (const T *xs, const T *weight, const T *bias, T *out, unsigned rows, unsigned channels, float eps,                \
      unsigned activation)
 FOR_EVERY_FORMAT(layer_norm, PARAMETERS, (xs, weight, bias, out, rows, channels, eps, activation))
+#undef PARAMETERS
+
+// A block norms a group of an image of xs [images, cells, groups * width], around its mean, into out; weight and bias
+// are [groups * width].
+template <typename T>
+__device__ void group_norm(const T *xs, const T *weight, const T *bias, T *out, unsigned cells, unsigned groups,
+                           unsigned width, float eps) {
+    const unsigned group = blockIdx.x % groups, channels = groups * width, count = cells * width;
+    const size_t start = (size_t)(blockIdx.x / groups) * cells * channels + group * width;
+    xs += start;
+    out += start;
+    weight += group * width;
+    bias += group * width;
+    float sum = 0.0f;
+    for (unsigned i = threadIdx.x; i < count; i += blockDim.x)
+        sum += number(xs[(size_t)(i / width) * channels + i % width]);
+    const float mean = block_sum(sum) / count;
+    float squares = 0.0f;
+    for (unsigned i = threadIdx.x; i < count; i += blockDim.x) {
+        const float difference = number(xs[(size_t)(i / width) * channels + i % width]) - mean;
+        squares += difference * difference;
+    }
+    const float scale = 1.0f / sqrtf(block_sum(squares) / count + eps);
+    for (unsigned i = threadIdx.x; i < count; i += blockDim.x) {
+        const unsigned channel = i % width;
+        const size_t place = (size_t)(i / width) * channels + channel;
+        const float normed = (number(xs[place]) - mean) * scale;
+        out[place] = rounded<T>(normed * number(weight[channel]) + number(bias[channel]));
+    }
+}
+
+#define PARAMETERS(T)                                                                                                  \
+    (const T *xs, const T *weight, const T *bias, T *out, unsigned cells, unsigned groups, unsigned width, float eps)
+FOR_EVERY_FORMAT(group_norm, PARAMETERS, (xs, weight, bias, out, cells, groups, width, eps))
 #undef PARAMETERS

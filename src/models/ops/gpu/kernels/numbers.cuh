@@ -32,6 +32,40 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
+// The sum over a block of whole warps, for all its threads.
+__device__ __forceinline__ float block_sum(float x) {
+    __shared__ float parts[WARP];
+    x = warp_sum(x);
+    // what an earlier sum left has been read
+    __syncthreads();
+    if (threadIdx.x % WARP == 0)
+        parts[threadIdx.x / WARP] = x;
+    __syncthreads();
+    float sum = 0.0f;
+    for (unsigned warp = 0; warp < blockDim.x / WARP; ++warp)
+        sum += parts[warp];
+    return sum;
+}
+
+// The largest number of a block of whole warps, for all its threads.
+__device__ __forceinline__ float block_max(float x) {
+    __shared__ float parts[WARP];
+    x = warp_max(x);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0)
+        parts[threadIdx.x / WARP] = x;
+    __syncthreads();
+    float largest = parts[0];
+    for (unsigned warp = 1; warp < blockDim.x / WARP; ++warp)
+        largest = fmaxf(largest, parts[warp]);
+    return largest;
+}
+
+// Numbers that are read and written at once.
+template <typename T, unsigned COUNT> struct alignas(COUNT * sizeof(T)) Pack {
+    T of[COUNT];
+};
+
 enum { NONE, RELU, GELU };
 
 __device__ __forceinline__ float activated(float x, unsigned activation) {

@@ -88,6 +88,31 @@ __device__ void softmax(T *scores, Added<T> added, unsigned groups, unsigned hea
     scores += row * keys;
     const Row<T> of_row(added, scores, row, groups, heads, queries);
     float largest = -INFINITY, sum = 0.0f;
+    constexpr unsigned HELD = 8;
+    if (blockDim.x == WARP && keys <= HELD * WARP) {
+        // the row is kept between the passes
+        float held[HELD];
+#pragma unroll
+        for (unsigned i = 0; i < HELD; ++i) {
+            const unsigned key = i * WARP + threadIdx.x;
+            held[i] = key < keys ? of_row.score(key) : -INFINITY;
+            largest = fmaxf(largest, held[i]);
+        }
+        largest = warp_max(largest);
+#pragma unroll
+        for (unsigned i = 0; i < HELD; ++i) {
+            held[i] = i * WARP + threadIdx.x < keys ? expf(held[i] - largest) : 0.0f;
+            sum += held[i];
+        }
+        const float share = 1.0f / warp_sum(sum);
+#pragma unroll
+        for (unsigned i = 0; i < HELD; ++i) {
+            const unsigned key = i * WARP + threadIdx.x;
+            if (key < keys)
+                scores[key] = rounded<T>(held[i] * share);
+        }
+        return;
+    }
     for (unsigned key = threadIdx.x; key < keys; key += blockDim.x) {
         const float score = of_row.score(key);
         if (score > largest) {
@@ -119,13 +144,75 @@ __device__ void softmax(T *scores, Added<T> added, unsigned groups, unsigned hea
         scores[key] = rounded<T>(expf(of_row.score(key) - largest) * share);
 }
 
+// The same for rows of at most 16 numbers for each thread of a block, which has a row: it is read once, 16 bytes at a
+// time, and kept between the passes. The keys, and the columns where there are relative positions, are a multiple of
+// what 16 bytes hold; no windows are shifted.
+template <typename T>
+__device__ void softmax_wide(T *scores, Added<T> added, unsigned groups, unsigned heads, unsigned queries,
+                             unsigned keys) {
+    constexpr unsigned STEP = 16 / sizeof(T), PACKS = 16 / STEP;
+    const size_t row = blockIdx.x;
+    scores += row * keys;
+    const Row<T> of_row(added, scores, row, groups, heads, queries);
+    float held[PACKS][STEP];
+    float largest = -INFINITY, sum = 0.0f;
+#pragma unroll
+    for (unsigned pack = 0; pack < PACKS; ++pack) {
+        const unsigned key = (pack * blockDim.x + threadIdx.x) * STEP;
+        if (key >= keys)
+            continue;
+        const Pack<T, STEP> own = *(const Pack<T, STEP> *)(scores + key);
+#pragma unroll
+        for (unsigned i = 0; i < STEP; ++i)
+            held[pack][i] = number(own.of[i]);
+        if (of_row.bias) {
+#pragma unroll
+            for (unsigned i = 0; i < STEP; ++i)
+                held[pack][i] += number(of_row.bias[key + i]);
+        }
+        if (of_row.by_row) {
+            const float of_y = number(of_row.by_row[key / added.columns]);
+            const Pack<T, STEP> of_x = *(const Pack<T, STEP> *)(of_row.by_column + key % added.columns);
+#pragma unroll
+            for (unsigned i = 0; i < STEP; ++i)
+                held[pack][i] += added.relative_scale * (of_y + number(of_x.of[i]));
+        }
+#pragma unroll
+        for (unsigned i = 0; i < STEP; ++i)
+            largest = fmaxf(largest, held[pack][i]);
+    }
+    largest = block_max(largest);
+#pragma unroll
+    for (unsigned pack = 0; pack < PACKS; ++pack) {
+        if ((pack * blockDim.x + threadIdx.x) * STEP >= keys)
+            continue;
+#pragma unroll
+        for (unsigned i = 0; i < STEP; ++i) {
+            held[pack][i] = expf(held[pack][i] - largest);
+            sum += held[pack][i];
+        }
+    }
+    const float share = 1.0f / block_sum(sum);
+#pragma unroll
+    for (unsigned pack = 0; pack < PACKS; ++pack) {
+        const unsigned key = (pack * blockDim.x + threadIdx.x) * STEP;
+        if (key >= keys)
+            continue;
+        Pack<T, STEP> result;
+#pragma unroll
+        for (unsigned i = 0; i < STEP; ++i)
+            result.of[i] = rounded<T>(held[pack][i] * share);
+        *(Pack<T, STEP> *)(scores + key) = result;
+    }
+}
+
 #define PARAMETERS(T)                                                                                                  \
     (T * scores, const T *bias, unsigned image_step, unsigned head_step, unsigned query_step, const T *by_row,        \
      const T *by_column, unsigned rows, unsigned columns, float relative_scale, unsigned shift, unsigned across,      \
      unsigned down, unsigned groups, unsigned heads, unsigned queries, unsigned keys)
-FOR_EVERY_FORMAT(softmax, PARAMETERS,
-                 (scores,
-                  {bias, image_step, head_step, query_step, by_row, by_column, rows, columns, relative_scale, shift,
-                   across, down},
-                  groups, heads, queries, keys))
+#define ADDED                                                                                                          \
+    {bias, image_step, head_step, query_step, by_row, by_column, rows, columns, relative_scale, shift, across, down}
+FOR_EVERY_FORMAT(softmax, PARAMETERS, (scores, ADDED, groups, heads, queries, keys))
+FOR_EVERY_FORMAT(softmax_wide, PARAMETERS, (scores, ADDED, groups, heads, queries, keys))
+#undef ADDED
 #undef PARAMETERS

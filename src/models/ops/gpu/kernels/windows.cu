@@ -16,48 +16,82 @@ struct Windows {
     }
 };
 
-// A block for every window's token: of xs [images, height, width, parts * heads * channels] to out [parts, windows,
-// heads, tokens, channels], the first part multiplied by scale; filler [parts * heads * channels] lies beyond the edge,
-// or zeros where there is none.
-template <typename T>
-__device__ void to_windows(const T *xs, const T *filler, T *out, Windows windows, unsigned count, unsigned parts,
-                           unsigned heads, unsigned channels, float scale) {
+// A thread for every STEP numbers, which divide the channels, of every window's token: of xs [images, height, width,
+// parts * heads * channels] to out [parts, windows, heads, tokens, channels], the first part multiplied by scale; filler
+// [parts * heads * channels] lies beyond the edge, or zeros where there is none.
+template <unsigned STEP, typename T>
+__device__ void to_windows_by(const T *xs, const T *filler, T *out, Windows windows, unsigned count, unsigned parts,
+                              unsigned heads, unsigned channels, float scale) {
     const unsigned tokens = windows.rows * windows.columns;
-    const unsigned window = blockIdx.x / tokens, token = blockIdx.x % tokens;
     const unsigned of_image = windows.down * windows.across;
     const unsigned inner = heads * channels, all = parts * inner;
+    const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
+    const unsigned place = thread / (all / STEP), i = thread % (all / STEP) * STEP;
+    const unsigned window = place / tokens, token = place % tokens;
+    if (window >= count)
+        return;
     unsigned y, x;
     const T *from = filler;
     if (windows.place(window % of_image, token, y, x))
         from = xs + (((size_t)(window / of_image) * windows.height + y) * windows.width + x) * all;
-    for (unsigned i = threadIdx.x; i < all; i += blockDim.x) {
-        const unsigned part = i / inner, head = i % inner / channels, channel = i % channels;
-        T number_ = from ? from[i] : rounded<T>(0.0f);
-        if (part == 0 && scale != 1.0f)
-            number_ = rounded<T>(number(number_) * scale);
-        out[((((size_t)part * count + window) * heads + head) * tokens + token) * channels + channel] = number_;
+    const unsigned part = i / inner, head = i % inner / channels, channel = i % channels;
+    Pack<T, STEP> pack;
+    if (from) {
+        pack = *(const Pack<T, STEP> *)(from + i);
+    } else {
+        for (unsigned of = 0; of < STEP; ++of)
+            pack.of[of] = rounded<T>(0.0f);
     }
+    if (part == 0 && scale != 1.0f) {
+        for (unsigned of = 0; of < STEP; ++of)
+            pack.of[of] = rounded<T>(number(pack.of[of]) * scale);
+    }
+    T *to = out + ((((size_t)part * count + window) * heads + head) * tokens + token) * channels + channel;
+    *(Pack<T, STEP> *)to = pack;
 }
 
-// The inverse for one part, a block for every place of a map: of xs [windows, heads, tokens, channels] to out [images,
-// height, width, heads * channels].
-template <typename T>
-__device__ void from_windows(const T *xs, T *out, Windows windows, unsigned heads, unsigned channels) {
+// The inverse for one part, a thread for every STEP numbers of `places` in a map: of xs [windows, heads, tokens,
+// channels] to out [images, height, width, heads * channels].
+template <unsigned STEP, typename T>
+__device__ void from_windows_by(const T *xs, T *out, Windows windows, unsigned places, unsigned heads,
+                                unsigned channels) {
     const unsigned tokens = windows.rows * windows.columns;
     const unsigned filled_height = windows.down * windows.rows, filled_width = windows.across * windows.columns;
     const unsigned of_map = windows.height * windows.width;
-    const unsigned image = blockIdx.x / of_map, place = blockIdx.x % of_map;
+    const unsigned inner = heads * channels;
+    const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
+    const unsigned i = thread % (inner / STEP) * STEP;
+    if (thread / (inner / STEP) >= places)
+        return;
+    const unsigned image = thread / (inner / STEP) / of_map, place = thread / (inner / STEP) % of_map;
     unsigned y = place / windows.width, x = place % windows.width;
     y += (y < windows.shift ? filled_height : 0) - windows.shift;
     x += (x < windows.shift ? filled_width : 0) - windows.shift;
     const size_t window =
         ((size_t)image * windows.down + y / windows.rows) * windows.across + x / windows.columns;
     const unsigned token = y % windows.rows * windows.columns + x % windows.columns;
-    const unsigned inner = heads * channels;
-    for (unsigned i = threadIdx.x; i < inner; i += blockDim.x) {
-        const unsigned head = i / channels, channel = i % channels;
-        out[(size_t)blockIdx.x * inner + i] = xs[((window * heads + head) * tokens + token) * channels + channel];
-    }
+    const unsigned head = i / channels, channel = i % channels;
+    const T *from = xs + ((window * heads + head) * tokens + token) * channels + channel;
+    *(Pack<T, STEP> *)(out + (size_t)thread * STEP) = *(const Pack<T, STEP> *)from;
+}
+
+// `step` is 1, or what 16 bytes hold.
+template <typename T>
+__device__ void to_windows(const T *xs, const T *filler, T *out, Windows windows, unsigned step, unsigned count,
+                           unsigned parts, unsigned heads, unsigned channels, float scale) {
+    if (step == 1)
+        to_windows_by<1>(xs, filler, out, windows, count, parts, heads, channels, scale);
+    else
+        to_windows_by<16 / sizeof(T)>(xs, filler, out, windows, count, parts, heads, channels, scale);
+}
+
+template <typename T>
+__device__ void from_windows(const T *xs, T *out, Windows windows, unsigned step, unsigned places, unsigned heads,
+                             unsigned channels) {
+    if (step == 1)
+        from_windows_by<1>(xs, out, windows, places, heads, channels);
+    else
+        from_windows_by<16 / sizeof(T)>(xs, out, windows, places, heads, channels);
 }
 
 #define WINDOWS                                                                                                        \
@@ -65,11 +99,12 @@ __device__ void from_windows(const T *xs, T *out, Windows windows, unsigned head
 #define OF_WINDOWS {height, width, rows, columns, down, across, shift}
 
 #define PARAMETERS(T)                                                                                                  \
-    (const T *xs, const T *filler, T *out, WINDOWS, unsigned count, unsigned parts, unsigned heads,                   \
-     unsigned channels, float scale)
-FOR_EVERY_FORMAT(to_windows, PARAMETERS, (xs, filler, out, OF_WINDOWS, count, parts, heads, channels, scale))
+    (const T *xs, const T *filler, T *out, WINDOWS, unsigned step, unsigned count, unsigned parts,                \
+     unsigned heads, unsigned channels, float scale)
+FOR_EVERY_FORMAT(to_windows, PARAMETERS, (xs, filler, out, OF_WINDOWS, step, count, parts, heads, channels, scale))
 #undef PARAMETERS
 
-#define PARAMETERS(T) (const T *xs, T *out, WINDOWS, unsigned heads, unsigned channels)
-FOR_EVERY_FORMAT(from_windows, PARAMETERS, (xs, out, OF_WINDOWS, heads, channels))
+#define PARAMETERS(T) \
+    (const T *xs, T *out, WINDOWS, unsigned step, unsigned places, unsigned heads, unsigned channels)
+FOR_EVERY_FORMAT(from_windows, PARAMETERS, (xs, out, OF_WINDOWS, step, places, heads, channels))
 #undef PARAMETERS
