@@ -166,7 +166,6 @@ impl Room {
     ///
     /// # Errors
     /// If the stored images of this project fill the space.
-    /// If the images of this project fill everything.
     async fn reserve(&self) -> Result<(), ImageError> {
         loop {
             let settled = self.settled.notified();

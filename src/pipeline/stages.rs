@@ -106,7 +106,7 @@ impl MarkKey {
     }
 }
 
-/// What to look for in an image.
+/// What to detect in an image.
 #[derive(Debug, Clone)]
 pub struct Query {
     /// The phrases to detect.
