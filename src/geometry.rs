@@ -1,8 +1,8 @@
-//! Sizes, boxes and masks: plain data that every step of the road understands.
+//! Sizes, boxes and masks: plain data that all modules share.
 
 use std::ops::Range;
 
-/// The size of an image in pixels, upright (after its EXIF orientation is applied).
+/// The size of an image in pixels, after its EXIF orientation is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageSize {
     /// Rows.
@@ -26,7 +26,7 @@ impl ImageSize {
     }
 }
 
-/// A box in pixels: top left and bottom right corner, the latter exclusive.
+/// A box in pixels: the top left corner, and the exclusive bottom right corner.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[allow(missing_docs)]
 pub struct BoundingBox {
@@ -37,7 +37,7 @@ pub struct BoundingBox {
 }
 
 impl BoundingBox {
-    /// From a centre and sides in 0..1 of an image to pixels.
+    /// Converts a centre and a size in 0..1 of the image to pixels.
     pub fn from_cxcywh([cx, cy, w, h]: [f32; 4], size: ImageSize) -> Self {
         let (width, height) = (size.width as f32, size.height as f32);
         Self {
@@ -53,7 +53,7 @@ impl BoundingBox {
         [self.x0, self.y0, self.x1, self.y1]
     }
 
-    /// The part inside an image.
+    /// The part of the box inside an image.
     pub fn clamped(self, size: ImageSize) -> Self {
         let (width, height) = (size.width as f32, size.height as f32);
         Self {
@@ -64,7 +64,7 @@ impl BoundingBox {
         }
     }
 
-    /// Square pixels; 0 for a box turned inside out.
+    /// The area in square pixels; 0 if a corner is beyond its opposite.
     pub fn area(self) -> f32 {
         (self.x1 - self.x0).max(0.0) * (self.y1 - self.y0).max(0.0)
     }
@@ -83,19 +83,19 @@ impl BoundingBox {
     }
 }
 
-/// One thing the detector found.
+/// An object that the detector found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Detection {
-    /// The phrase of the prompt that names it, as the user wrote it; none where no token exceeds the text threshold.
+    /// The phrase of the prompt that names it, as the user wrote it; `None` if no token exceeds the text threshold.
     pub phrase: Option<String>,
     /// The largest token probability, 0..1.
     pub score: f32,
-    /// Where it is; may reach over the image's edge, as the reference's boxes do.
+    /// The box; it may extend beyond the image, as the reference's boxes do.
     pub bounding_box: BoundingBox,
 }
 
 impl Detection {
-    /// The phrase and the score, for people.
+    /// The phrase and the score as text for people.
     pub fn describe(&self) -> String {
         match &self.phrase {
             Some(phrase) => format!("{phrase} {:.2}", self.score),
@@ -104,19 +104,18 @@ impl Detection {
     }
 }
 
-/// A place in an image, in pixels from its top left corner.
+/// A point in an image, in pixels from the top left corner.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {
-    /// To the right.
+    /// Distance from the left edge.
     pub x: f32,
-    /// Down.
+    /// Distance from the top edge.
     pub y: f32,
-    /// Whether it is on the object; else it is beside it.
+    /// Whether the point is on the object (true) or on the background (false).
     pub is_positive: bool,
 }
 
-/// What an annotator marked to have one object cut out: a box around it, points on and beside it, or
-/// both.
+/// A prompt of the segmenter for one object, drawn by an annotator: a box around it, points on and off it, or both.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[allow(missing_docs)]
 pub struct Mark {
@@ -124,11 +123,11 @@ pub struct Mark {
     pub points: Vec<Point>,
 }
 
-/// Run lengths of unset and set pixels in turn, the unset ones first; for building a [`Mask`] without
-/// holding its pixels.
+/// Alternating run lengths of unset and set pixels, starting with unset ones. It builds a [`Mask`] without storing
+/// single pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runs {
-    /// Only the first can be 0.
+    /// Only the first length can be 0.
     lengths: Vec<u32>,
 }
 
@@ -155,21 +154,21 @@ impl Runs {
     /// Appends the pixels of `other`.
     pub fn extend(&mut self, other: &Self) {
         let mut lengths = other.lengths.iter();
-        // pushing the first two joins them to what is here
+        // pushing the first two merges them with the existing runs
         for (is_set, length) in [false, true].into_iter().zip(lengths.by_ref()) {
             self.push(is_set, *length);
         }
         self.lengths.extend(lengths);
     }
 
-    /// Removes all pixels, keeping the memory.
+    /// Removes all pixels, and keeps the allocated memory.
     pub fn clear(&mut self) {
         self.lengths.clear();
         self.lengths.push(0);
     }
 }
 
-/// A mask of an image's size, kept as runs: masks of large photographs stay small.
+/// A mask of an image's size, stored as runs, so that masks of large photographs stay small.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mask {
     size: ImageSize,
@@ -177,7 +176,7 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// From pixels row by row; pixels beyond the size are ignored, missing ones are unset.
+    /// A mask from pixels, row by row. Pixels beyond the size are ignored; missing ones are unset.
     pub fn from_pixels(size: ImageSize, pixels: impl IntoIterator<Item = bool>) -> Self {
         let mut runs = Runs::default();
         for pixel in pixels.into_iter().take(size.area()) {
@@ -186,7 +185,7 @@ impl Mask {
         Self::from_runs(size, runs)
     }
 
-    /// From runs of pixels row by row; pixels beyond the size are ignored, missing ones are unset.
+    /// A mask from runs of pixels, row by row. Pixels beyond the size are ignored; missing ones are unset.
     pub fn from_runs(size: ImageSize, mut runs: Runs) -> Self {
         let (mut missing, mut kept) = (size.area(), 0);
         for length in &mut runs.lengths {
@@ -205,17 +204,17 @@ impl Mask {
         }
     }
 
-    /// The size of the image it belongs to.
+    /// The size of the image.
     pub fn size(&self) -> ImageSize {
         self.size
     }
 
-    /// Lengths of unset and set runs in turn, row by row, an unset one (possibly empty) first.
+    /// Alternating lengths of unset and set runs, row by row, starting with an unset run, which may be empty.
     pub fn runs(&self) -> &[u32] {
         &self.runs
     }
 
-    /// The pixels row by row.
+    /// The pixels, row by row.
     pub fn pixels(&self) -> impl Iterator<Item = bool> + '_ {
         self.runs
             .iter()
@@ -223,7 +222,7 @@ impl Mask {
             .flat_map(|(i, run)| std::iter::repeat_n(i % 2 == 1, *run as usize))
     }
 
-    /// The set pixels by rows.
+    /// The set pixels of each row.
     pub fn rows(&self) -> MaskRows {
         let (width, height) = (self.size.width, self.size.height);
         let mut rows = MaskRows {
@@ -256,7 +255,7 @@ impl Mask {
             .sum()
     }
 
-    /// Intersection over union with a mask of the same size, 0..1; 1 for two empty ones.
+    /// Intersection over union with a mask of the same size, 0..1; 1 if both are empty.
     pub fn iou(&self, other: &Self) -> f32 {
         let (mut shared, mut union) = (0usize, 0usize);
         for (a, b) in self.pixels().zip(other.pixels()) {
@@ -274,14 +273,14 @@ impl Mask {
 /// The set pixels of a mask as spans of columns, row by row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MaskRows {
-    /// Of all rows, one after the other.
+    /// The spans of all rows, one row after the other.
     spans: Vec<Range<usize>>,
-    /// Per row how many spans it and the rows above it have.
+    /// For each row, the number of spans in it and all rows above it.
     ends: Vec<usize>,
 }
 
 impl MaskRows {
-    /// The spans of a row from left to right, with unset pixels between them; none outside of the mask.
+    /// The spans of a row from left to right, separated by unset pixels. Empty for a row outside the mask.
     pub fn row(&self, y: usize) -> &[Range<usize>] {
         let Some(end) = self.ends.get(y) else {
             return &[];
@@ -291,7 +290,7 @@ impl MaskRows {
     }
 }
 
-/// Where two rows of spans differ, from left to right, and whether the first one is set there.
+/// The columns where two rows of spans differ, from left to right, and whether the first row is set there.
 pub fn row_differences<'a>(
     a: &'a [Range<usize>],
     b: &'a [Range<usize>],
@@ -399,7 +398,7 @@ mod tests {
             width: 5,
         };
         for pattern in 0u32..1 << 10 {
-            // two rows of all patterns, one that is set, one that is not
+            // two rows with all patterns, one row that is set, one that is not
             let is_set = |y: usize, x: usize| y == 2 || y < 2 && pattern >> (5 * y + x) & 1 == 1;
             let pixels = (0..4).flat_map(|y| (0..5).map(move |x| (y, x)));
             let mask = Mask::from_pixels(size, pixels.map(|(y, x)| is_set(y, x)));

@@ -1,22 +1,22 @@
 //! groundling: words in, boxes and masks out. A Label Studio ML backend.
 //!
-//! The road of a request, module by module:
+//! The path of a request, module by module:
 //!
 //! 1. [`http`]: the API that Label Studio calls
-//! 2. [`preannotation`]: a task on its way through all that follows; what a project is known for
-//! 3. [`labeling`]: which image a task shows, which controls and labels there are
-//! 4. [`media`]: the image, by what its bytes are; fetched and decoded where its pixels are needed
-//! 5. [`prompt`]: what the annotator asked for, as phrases
-//! 6. [`pipeline`]: detect, then segment, stage by stage, each kept for whoever asks next and computed in its turn
+//! 2. [`preannotation`]: takes a task through all following steps; remembers project settings
+//! 3. [`labeling`]: the labeling config: images, controls and labels
+//! 4. [`media`]: the image, identified by a digest of its bytes; fetched and decoded if its pixels are needed
+//! 5. [`prompt`]: the annotator's prompt as phrases
+//! 6. [`pipeline`]: detection, then segmentation, in scheduled stages whose results are cached
 //! 7. [`detector`]: image and prompt to boxes with phrases (Grounding DINO)
 //! 8. [`segmenter`]: boxes and points to masks (SAM)
 //! 9. [`regions`]: detections and masks to Label Studio regions
 //!
-//! Beside it stand [`models`], the definitions in candle that know neither images nor HTTP;
-//! [`checkpoints`], from the name of a model to its files, here or on the hub;
-//! [`pixels`] and [`geometry`], which detector and segmenter share; [`report`], what the command line
-//! writes; [`label_studio`], its address, token and API; [`config`], [`commands`], [`metrics`],
-//! [`store`], [`outgoing`], [`memory`], [`threads`] and [`telemetry`].
+//! The other modules: [`models`], the model definitions in candle, which depend on neither images nor HTTP;
+//! [`checkpoints`], from the name of a model to its files, local or on the hub; [`pixels`] and [`geometry`], which
+//! the detector and the segmenter share; [`report`], the output formats of the command line; [`label_studio`], its
+//! address, token and API; [`config`], [`commands`], [`metrics`], [`store`], [`outgoing`], [`memory`], [`threads`]
+//! and [`telemetry`].
 //!
 //! ```no_run
 //! use candle_core::{DType, Device};

@@ -1,4 +1,4 @@
-//! The groundling binary: reads the command line, starts the logs, runs the command.
+//! The groundling binary: parses the command line, initializes logging, runs the command.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // nobody may read it
+            // stderr may be closed
             let _ = writeln!(std::io::stderr(), "Error: {error:#}");
             ExitCode::FAILURE
         }
@@ -29,7 +29,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         if let Some(limit) = cpu.instruction_set {
             InstructionSet::limit(limit.into());
         }
-        // SAFETY: the program has one thread here.
+        // SAFETY: the program has only one thread at this point.
         #[allow(unsafe_code)]
         unsafe { threads::start(cpu.threads) }.context("cannot start the threads that compute")?;
     }

@@ -1,36 +1,35 @@
-//! What the annotator asked for: phrases, and the caption the detector reads.
+//! The annotator's prompt: phrases, and the detector's caption.
 
 use std::collections::HashSet;
 
-/// Phrases to look for, in the order they were written, each once.
+/// Phrases to detect, in the order they were written, without duplicates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
     phrases: Vec<String>,
 }
 
-/// A prompt without a word in it.
+/// The prompt has no word.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the prompt {0:?} names nothing: write what to find, such as \"bok choi. pot.\"")]
 pub struct EmptyPrompt(pub String);
 
-/// What separates phrases. The model itself reads "." and "?" as the end of a phrase; people also
-/// write commas, semicolons and new lines.
+/// The separators of phrases. The model itself treats "." and "?" as the end of a phrase; people also write commas,
+/// semicolons and new lines.
 const SEPARATORS: [char; 6] = ['.', ',', ';', '?', '\n', '\r'];
 
 impl Prompt {
-    /// Cuts a text into phrases.
+    /// Splits a text into phrases.
     ///
     /// # Errors
-    /// If none of them has a letter, a digit or a symbol.
+    /// If no phrase has a letter, a digit or a symbol.
     pub fn parse(text: &str) -> Result<Self, EmptyPrompt> {
         Self::from_phrases(text.split(SEPARATORS)).map_err(|_| EmptyPrompt(text.to_owned()))
     }
 
-    /// One phrase per name, such as the labels of a labeling config; separators inside one become
-    /// blanks.
+    /// One phrase per name, for example per label of a labeling config. Separators inside a name become spaces.
     ///
     /// # Errors
-    /// If none of them has a letter, a digit or a symbol.
+    /// If no phrase has a letter, a digit or a symbol.
     pub fn from_phrases<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, EmptyPrompt> {
         let mut phrases: Vec<String> = vec![];
         let mut known = HashSet::new();
@@ -46,18 +45,18 @@ impl Prompt {
         Ok(Self { phrases })
     }
 
-    /// Itself without a phrase; `None` where nothing is left.
+    /// The prompt without a phrase; `None` if no phrase is left.
     pub fn without(&self, phrase: &str) -> Option<Self> {
         let others = self.phrases.iter().map(String::as_str);
         Self::from_phrases(others.filter(|other| *other != phrase)).ok()
     }
 
-    /// The phrases as they were written, blanks normalised.
+    /// The phrases as they were written, with normalised whitespace.
     pub fn phrases(&self) -> &[String] {
         &self.phrases
     }
 
-    /// The text the detector reads, "bok choi. pot.", and where in it (bytes) each phrase is.
+    /// The detector's caption, for example "bok choi. pot.", and the byte range of each phrase in it.
     pub fn caption(&self) -> (String, Vec<std::ops::Range<usize>>) {
         let mut caption = String::new();
         let mut ranges = vec![];
@@ -80,12 +79,12 @@ impl std::fmt::Display for Prompt {
     }
 }
 
-/// Runs of blanks become one, none at the ends.
+/// Replaces each run of whitespace with one space, and trims both ends.
 fn normalize_blanks(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Whether BERT's normaliser leaves something of it.
+/// Whether BERT's normaliser keeps the character.
 fn is_word(c: char) -> bool {
     !c.is_whitespace() && !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{feff}')
 }

@@ -1,20 +1,20 @@
-//! The threads that compute: one pool for all of them, whose size is a setting.
+//! The compute threads: one shared pool of configurable size.
 
 #![allow(unsafe_code)]
 
 use std::num::NonZeroUsize;
 
-/// The variables that candle takes its number of threads from; nothing else tells it.
+/// The variables that candle reads its number of threads from; it has no other setting.
 const OF_CANDLE: [&str; 2] = ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"];
 
-/// Sets how many threads compute: as given, else as `RAYON_NUM_THREADS` says, else as many as the process may use
-/// cores (its affinity and the limits of its control group counted). Returns how many there are.
+/// Starts the pool of compute threads and returns its size. The size is `count`, else `RAYON_NUM_THREADS`, else the
+/// number of cores that the process may use (CPU affinity and cgroup limits included).
 ///
 /// # Safety
-/// No other thread may run yet: it writes environment variables.
+/// No other thread may be running, because this function writes environment variables.
 ///
 /// # Errors
-/// If the threads exist already, or the system gives none.
+/// If the pool exists already, or a thread cannot be started.
 pub unsafe fn start(count: Option<NonZeroUsize>) -> Result<usize, rayon::ThreadPoolBuildError> {
     let of_rayon = || std::env::var(OF_CANDLE[0]).ok()?.parse().ok();
     let count = count
@@ -22,7 +22,7 @@ pub unsafe fn start(count: Option<NonZeroUsize>) -> Result<usize, rayon::ThreadP
         .or_else(|| std::thread::available_parallelism().ok())
         .map_or(1, NonZeroUsize::get);
     for variable in OF_CANDLE {
-        // SAFETY: the caller promises that no other thread reads them meanwhile.
+        // SAFETY: the caller guarantees that no other thread runs, so none reads the environment.
         unsafe { std::env::set_var(variable, count.to_string()) };
     }
     rayon::ThreadPoolBuilder::new()

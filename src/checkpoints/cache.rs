@@ -1,8 +1,9 @@
-//! The cache that every tool of the hub shares.
+//! The hub's cache, which all tools of the hub share.
 //!
 //! Its layout is documented at <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>:
-//! `models--OWNER--NAME/snapshots/COMMIT/FILE` leads to `blobs/ETAG`, and `refs/REVISION` holds a commit.
-//! An etag is the file's SHA-256, of a small file git's SHA-1. Locks are where the Python tools have them.
+//! `models--OWNER--NAME/snapshots/COMMIT/FILE` links to `blobs/ETAG`, and `refs/REVISION` holds a commit. An etag is
+//! the file's SHA-256, or git's SHA-1 for a small file. Lock files are at the same paths as those of the Python
+//! tools.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
@@ -14,7 +15,7 @@ use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 use super::hub::Source;
 
-/// The part of the cache that belongs to one repository.
+/// The folder of one repository in the cache.
 #[derive(Debug)]
 pub(super) struct Repository {
     /// `models--OWNER--NAME`
@@ -23,7 +24,7 @@ pub(super) struct Repository {
     cache: PathBuf,
 }
 
-/// A file on its way into the cache; nobody else fetches it meanwhile.
+/// A blob that is being downloaded. Its lock keeps other processes from downloading it at the same time.
 #[derive(Debug)]
 pub(super) struct Slot {
     blob: PathBuf,
@@ -41,7 +42,7 @@ impl Repository {
         }
     }
 
-    /// The folder of the files of a revision, if any of them was ever fetched.
+    /// The folder of a revision's files; `None` if none of them was ever downloaded.
     pub(super) fn snapshot(&self, source: &Source) -> Option<PathBuf> {
         let commit = if is_commit(&source.revision) {
             source.revision.clone()
@@ -61,7 +62,7 @@ impl Repository {
             .pointer_path(commit)
     }
 
-    /// The place of a blob, locked; `waiting` is called once if another process has it.
+    /// Locks a blob. Calls `waiting` once if another process holds the lock.
     ///
     /// # Errors
     /// If the cache cannot be written.
@@ -82,7 +83,7 @@ impl Repository {
                     }
                     std::thread::sleep(Duration::from_millis(300));
                 }
-                // a file system without locks: two processes may then do the work twice
+                // the file system has no locks: two processes may download the same file
                 Err(TryLockError::Error(_)) => break None,
             }
         };
@@ -93,7 +94,7 @@ impl Repository {
         })
     }
 
-    /// Puts a blob under its name into the snapshot of a commit, and remembers the revision's commit.
+    /// Links a blob under the file's name into the snapshot of a commit, and stores the commit of the revision.
     ///
     /// # Errors
     /// If the cache cannot be written.
@@ -108,7 +109,7 @@ impl Repository {
         fs::create_dir_all(&folder)?;
         let pointer = folder.join(file);
         if !pointer.is_file() {
-            // a link that leads nowhere
+            // a broken link
             match fs::remove_file(&pointer) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -134,29 +135,28 @@ fn link(_: &Path, etag: &str, pointer: &Path) -> io::Result<()> {
     }
 }
 
-/// Links need a right that few have there.
+/// Copies the file, because symbolic links need a privilege on these systems.
 #[cfg(not(unix))]
 fn link(blob: &Path, _: &str, pointer: &Path) -> io::Result<()> {
     fs::copy(blob, pointer).map(|_| ())
 }
 
 impl Slot {
-    /// The whole file.
+    /// The path of the complete file.
     pub(super) fn blob(&self) -> &Path {
         &self.blob
     }
 
-    /// What is there of it so far.
+    /// The path of the partial download.
     pub(super) fn part(&self) -> PathBuf {
         self.blob
             .with_file_name(format!("{}.incomplete", self.etag))
     }
 
-    /// Compares a file with what its etag promises; the checksum it has and the one it should have, if
-    /// they differ.
+    /// Compares the checksum of a file with its etag. Returns the found and the expected checksum if they differ.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If the file cannot be read.
     pub(super) fn differs(&self, file: &Path) -> io::Result<Option<(String, String)>> {
         differs(file, &self.etag)
     }
@@ -167,13 +167,13 @@ pub(super) fn differs(file: &Path, etag: &str) -> io::Result<Option<(String, Str
     let found = match etag.len() {
         64 => sha256(file)?,
         40 => git_sha1(file)?,
-        // a mirror's own
+        // a mirror's own etag, which is no checksum
         _ => return Ok(None),
     };
     Ok((found != etag).then(|| (found, etag.to_owned())))
 }
 
-/// Whether a revision is a commit and not a branch.
+/// Whether a revision is a commit, not a branch or a tag.
 pub(super) fn is_commit(revision: &str) -> bool {
     let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     revision.len() == 40 && revision.bytes().all(is_digit)
@@ -182,12 +182,12 @@ pub(super) fn is_commit(revision: &str) -> bool {
 /// A file's SHA-256 in hexadecimal.
 ///
 /// # Errors
-/// If it cannot be read.
+/// If the file cannot be read.
 pub fn sha256(path: &Path) -> io::Result<String> {
     digest(path, Context::new(&SHA256))
 }
 
-/// What git calls a file of these contents.
+/// The SHA-1 that git gives to a file with these contents.
 fn git_sha1(path: &Path) -> io::Result<String> {
     let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
     context.update(format!("blob {}\0", fs::metadata(path)?.len()).as_bytes());
@@ -216,7 +216,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("hello");
         fs::write(&file, "hello\n").unwrap();
-        // sha256sum, and git hash-object
+        // the outputs of sha256sum and git hash-object
         let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
         let sha1 = "ce013625030ba8dba906f756967f9e9ca394464a";
         for etag in [sha256, sha1, "abc"] {

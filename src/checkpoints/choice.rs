@@ -1,4 +1,4 @@
-//! Which two models run: what was asked for, what the Python backends' variables say, the defaults.
+//! Chooses the two models: from the settings, else from the variables of the Python backends, else the defaults.
 
 use std::path::{Path, PathBuf};
 
@@ -6,17 +6,17 @@ use super::registry::{self, DEFAULT_DETECTOR, DEFAULT_SEGMENTER_CPU, DEFAULT_SEG
 use super::{DEMO, NONE};
 use crate::config::{ModelArgs, PythonArgs, Switch};
 
-/// Names as [`super::Locator::locate`] takes them.
+/// The names of the models, as accepted by [`super::Locator::locate`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
     /// The detector.
     pub detector: String,
-    /// The segmenter; `none` for boxes only.
+    /// The segmenter; `none` to detect boxes only.
     pub segmenter: String,
 }
 
 impl Choice {
-    /// What the settings choose, on a machine that computes on a GPU or on a CPU.
+    /// Resolves the settings; the default segmenter depends on whether the models run on a GPU.
     pub fn new(args: &ModelArgs, on_gpu: bool) -> Self {
         let python = &args.python;
         let places = |path: &Path| {
@@ -46,26 +46,26 @@ impl Choice {
         }
     }
 
-    /// Whether one of them knows coloured shapes only.
+    /// Whether one of them is a demo model, which detects only coloured shapes.
     pub fn has_demo(&self) -> bool {
         self.detector == DEMO || self.segmenter == DEMO
     }
 }
 
-/// The names that are no files are known in any case.
+/// Normalises the case of the names that are not files.
 fn built_in(name: String) -> String {
     let known = [DEMO, NONE].into_iter();
     let mut known = known.filter(|known| name.eq_ignore_ascii_case(known));
     known.next().map(str::to_owned).unwrap_or(name)
 }
 
-/// What the Python backend would load.
+/// The weights that the Python backend would load.
 enum Weights {
     File(PathBuf),
     None,
 }
 
-/// `grounding_dino` joins both variables, `grounding_sam` knows the folder only.
+/// The `grounding_dino` backend joins both variables; `grounding_sam` uses only the folder.
 fn detector_weights(python: &PythonArgs) -> Option<PathBuf> {
     let in_repository = || {
         let repository = python.groundingdino_repo_path.as_ref()?;
@@ -77,7 +77,8 @@ fn detector_weights(python: &PythonArgs) -> Option<PathBuf> {
     python.grounding_dino_weights.clone().or_else(in_repository)
 }
 
-/// `grounding_sam` has two switches, of which MobileSAM's goes first; `segment_anything_model` one choice.
+/// The `grounding_sam` backend has two switches, and MobileSAM's has precedence; `segment_anything_model` has one
+/// setting.
 fn segmenter_weights(python: &PythonArgs) -> Option<Weights> {
     let file = |path: &Option<PathBuf>, usual: &str| {
         Some(Weights::File(path.clone().unwrap_or_else(|| usual.into())))
@@ -109,7 +110,8 @@ fn segmenter_weights(python: &PythonArgs) -> Option<Weights> {
     }
 }
 
-/// The first place that has the file; else the same weights as they are published, where they are known.
+/// The first place that has the file, else the name of the published checkpoint with the same weights, if it is
+/// known.
 fn found_or_published(path: &Path, places: &[PathBuf]) -> String {
     if let Some(found) = places.iter().find(|place| place.is_file()) {
         return found.display().to_string();

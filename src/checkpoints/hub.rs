@@ -1,4 +1,4 @@
-//! The hub (huggingface.co or a mirror): what it has, and how that comes into the cache.
+//! The hub (huggingface.co or a mirror): lists and downloads files into the cache.
 
 use std::fs;
 use std::future::Future;
@@ -22,22 +22,22 @@ pub struct Source {
     pub revision: String,
 }
 
-/// Why a file could not be had; every message names the file or the host.
+/// Why a file cannot be downloaded or used; every message names the file or the host.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum HubError {
-    /// Nothing may be fetched.
+    /// Downloads are disabled.
     #[error(
         "{name} is not here (neither in MODEL_DIR nor in the hub's cache, {cache}), and HF_HUB_OFFLINE forbids to fetch it: run `groundling download {name}` where there is a network"
     )]
     Offline { name: String, cache: String },
-    /// The setting is no address.
+    /// The setting is not a valid URL.
     #[error("HF_ENDPOINT {0:?} is no address such as https://huggingface.co")]
     Endpoint(String),
-    /// The system is out of something.
+    /// The async runtime cannot be created.
     #[error("the system gives no means to wait for the hub: {0}")]
     Runtime(io::Error),
-    /// The host does not answer, or breaks off.
+    /// The host does not answer, or the connection was lost.
     #[error("{file} of {id} cannot be fetched from {host}: {reason}; what came is kept")]
     Unreachable {
         file: String,
@@ -45,7 +45,7 @@ pub enum HubError {
         host: String,
         reason: String,
     },
-    /// The hub refuses.
+    /// The hub rejects the request.
     #[error("{host} refuses {file} of {id} with {status}: {hint}")]
     Refused {
         file: String,
@@ -63,7 +63,7 @@ pub enum HubError {
         id: String,
         host: String,
     },
-    /// The answer is not the hub's.
+    /// The answer does not follow the hub's protocol.
     #[error("{host} does not answer as the hub does: {reason} (for {file} of {id}, HF_ENDPOINT)")]
     Strange {
         file: String,
@@ -71,7 +71,7 @@ pub enum HubError {
         host: String,
         reason: String,
     },
-    /// The disk is full, or the cache may not be written.
+    /// The disk is full, or the cache is not writable.
     #[error("{file} of {id} cannot be stored in {cache}: {reason}; HF_HOME names another place")]
     Store {
         file: String,
@@ -79,7 +79,7 @@ pub enum HubError {
         cache: String,
         reason: io::Error,
     },
-    /// What arrived is not what was published.
+    /// The checksum of the downloaded file is wrong.
     #[error(
         "{file} of {id} came damaged from {host}: its checksum is {found} and should be {expected}; it was removed, fetch it again"
     )]
@@ -90,29 +90,29 @@ pub enum HubError {
         found: String,
         expected: String,
     },
-    /// What is here is not what was published, and nothing may be fetched.
+    /// The checksum of the local file is wrong, and downloads are disabled.
     #[error(
         "{path} is damaged: its checksum is not the one that it was published with; fetch it again with `groundling download`"
     )]
     Damaged { path: String },
-    /// The repository holds nothing that can be run, or too much.
+    /// The repository has no usable weights, or several files of weights.
     #[error("{id} holds {found}: exactly one file of weights is needed, or model.safetensors")]
     NoWeights { id: String, found: String },
 }
 
-/// Told of a download on its way.
+/// Observes the progress of a download.
 pub trait Watcher: Send + Sync {
-    /// Bytes of a file that are there, of all it has.
+    /// `bytes` of the file's `total` bytes are there.
     fn progress(&self, file: &str, bytes: u64, total: u64);
-    /// A word on what is waited for.
+    /// Reports what the download waits for.
     fn waiting(&self, what: &str);
-    /// Everything is here; what is done now.
+    /// All files are there; reports the next step.
     fn loading(&self, what: &str) {
         self.waiting(what);
     }
 }
 
-/// The hub as configured.
+/// The configured hub.
 #[derive(Debug, Clone)]
 pub struct Hub {
     pub(super) endpoint: String,
@@ -122,7 +122,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// From the settings that every tool of the hub knows.
+    /// Reads the settings that all tools of the hub share.
     pub fn new(args: &HubArgs) -> Self {
         Self {
             endpoint: args.hf_endpoint.trim().trim_end_matches('/').to_owned(),
@@ -137,12 +137,12 @@ impl Hub {
         &self.cache
     }
 
-    /// The files of a revision that are in the cache.
+    /// The folder of a revision's files in the cache.
     pub fn snapshot(&self, source: &Source) -> Option<PathBuf> {
         Repository::new(&self.cache, source).snapshot(source)
     }
 
-    /// That something may be fetched; `name` is what the user calls it.
+    /// Checks that downloads are enabled. `name` is the user's name of the model, for the error.
     ///
     /// # Errors
     /// [`HubError::Offline`]
@@ -156,10 +156,10 @@ impl Hub {
         })
     }
 
-    /// The names of a repository's files, without those in folders.
+    /// The names of a repository's files, except those in subfolders.
     ///
     /// # Errors
-    /// If the hub cannot be reached or does not have it.
+    /// If the hub cannot be reached or does not have the repository.
     pub fn list(&self, source: &Source) -> Result<Vec<String>, HubError> {
         let transfer = Transfer {
             hub: self,
@@ -171,8 +171,8 @@ impl Hub {
         Ok(names.filter(|name| is_file_name(name)).collect())
     }
 
-    /// Brings a file into the cache, unless it is there whole: goes on where an earlier try stopped, and
-    /// compares its checksum. Another process that fetches the same file is waited for.
+    /// Downloads a file into the cache, unless a complete copy is there, and verifies its checksum. It resumes a
+    /// partial download, and waits for another process that downloads the same file.
     ///
     /// # Errors
     /// See [`HubError`].
@@ -193,8 +193,8 @@ impl Hub {
         }
     }
 
-    /// The weights of a checkpoint in the cache, if their checksum is not the one they were published with.
-    /// It takes half a second per gigabyte, and a model that errs quietly would cost more.
+    /// The path of a cached checkpoint's weights if their checksum is wrong. The check takes half a second per
+    /// gigabyte; damaged weights could otherwise give wrong results without an error.
     pub fn damaged(&self, checkpoint: &Checkpoint) -> Option<PathBuf> {
         let path = match checkpoint {
             Checkpoint::Folder(folder) => weights_in(folder).ok()?,
@@ -213,10 +213,10 @@ impl Hub {
         }
     }
 
-    /// A file of the cache whose checksum is right; one whose checksum is not is removed.
+    /// A cached file with a correct checksum. A file with a wrong checksum is deleted.
     fn whole(&self, source: &Source, file: &str) -> Option<PathBuf> {
         let path = self.snapshot(source)?.join(file);
-        // a branch may have moved on
+        // a branch may have moved to another commit
         if !is_commit(&source.revision) && !self.is_offline {
             return None;
         }
@@ -226,7 +226,7 @@ impl Hub {
             Ok(None) => Some(path),
             _ => {
                 tracing::warn!(path = %path.display(), "damaged, it is fetched again");
-                // what cannot be removed is told when it is to be written
+                // a failure is reported by the later write
                 let _ = fs::remove_file(&blob);
                 None
             }
@@ -234,7 +234,7 @@ impl Hub {
     }
 }
 
-/// Runs one request after the other on this thread.
+/// Runs a future to its end on this thread.
 fn run<T>(work: impl Future<Output = T>) -> Result<T, HubError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -254,7 +254,8 @@ struct Sibling {
     rfilename: String,
 }
 
-/// A name without folders: what a hub says must not lead out of the cache.
+/// Whether the name has no path separators and no leading dot, so that the hub's answer cannot point outside the
+/// cache.
 fn is_file_name(name: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.+ ".contains(c);
     !name.is_empty() && !name.starts_with('.') && name.len() < 200 && name.chars().all(fits)

@@ -1,4 +1,4 @@
-//! From what the user wrote (`--detector`, `--segmenter`) to a checkpoint on this machine.
+//! Resolves the user's model names (`--detector`, `--segmenter`) to checkpoints on this machine.
 
 pub mod cache;
 pub mod choice;
@@ -14,27 +14,27 @@ use self::registry::Entry;
 use crate::config::ModelArgs;
 use crate::models::weights::{Architecture, Checkpoint, WEIGHT_ENDINGS, weights_among, weights_in};
 
-/// The name of the models that are compiled in.
+/// The name of the compiled-in models.
 pub const DEMO: &str = "demo";
-/// The segmenter that is none.
+/// The name for running without a segmenter.
 pub const NONE: &str = "none";
 
-/// Why there is no checkpoint.
+/// Why a checkpoint cannot be located.
 #[derive(Debug, thiserror::Error)]
 pub enum LocateError {
-    /// A name that means nothing.
+    /// The name is unknown.
     #[error(
         "there is no {role} {name:?}: it is no file or folder, not in {model_dir} (MODEL_DIR), and no name that `groundling models` lists; an id of the hub has the form OWNER/NAME"
     )]
     Unknown {
         /// `detector` or `segmenter`.
         role: &'static str,
-        /// What was asked for.
+        /// The name from the settings.
         name: String,
-        /// Where it was looked for.
+        /// The model folder that was searched.
         model_dir: String,
     },
-    /// A segmenter as a detector, or the other way round.
+    /// The checkpoint is a segmenter but a detector is needed, or the other way round.
     #[error("{name} is a {is}, and a {role} is needed here")]
     #[allow(missing_docs)]
     WrongRole {
@@ -42,22 +42,22 @@ pub enum LocateError {
         is: &'static str,
         role: &'static str,
     },
-    /// It is known, and cannot be had.
+    /// The checkpoint is known, but cannot be downloaded.
     #[error(transparent)]
     Hub(#[from] HubError),
 }
 
-/// What a checkpoint is for.
+/// The role of a checkpoint in the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Finds.
+    /// Detects objects.
     Detector,
-    /// Cuts out.
+    /// Segments objects.
     Segmenter,
 }
 
 impl Role {
-    /// What a kind of model is for.
+    /// The role of an architecture.
     pub fn of(architecture: Architecture) -> Self {
         match architecture {
             Architecture::GroundingDino => Self::Detector,
@@ -86,7 +86,7 @@ macro_rules! embedded {
     };
 }
 
-/// The models that are compiled in.
+/// The compiled-in models.
 pub fn demo(role: Role) -> Checkpoint {
     match role {
         Role::Detector => embedded!(
@@ -109,7 +109,7 @@ pub fn demo(role: Role) -> Checkpoint {
     }
 }
 
-/// The road from names to files.
+/// Resolves names to files.
 #[derive(Debug)]
 pub struct Locator {
     model_dir: PathBuf,
@@ -117,7 +117,7 @@ pub struct Locator {
 }
 
 impl Locator {
-    /// As configured.
+    /// Reads the settings.
     pub fn new(args: &ModelArgs) -> Self {
         Self {
             model_dir: args.model_dir.clone(),
@@ -130,11 +130,11 @@ impl Locator {
         &self.hub
     }
 
-    /// The checkpoint of this name, wherever it is first found: compiled in, a file or folder, in
-    /// `MODEL_DIR`, in the hub's cache, on the hub.
+    /// The checkpoint with this name. The places are searched in this order: compiled in, a file or folder,
+    /// `MODEL_DIR`, the hub's cache, the hub.
     ///
     /// # Errors
-    /// If there is none, or it cannot be fetched.
+    /// If it is not found, or cannot be downloaded.
     pub fn locate(
         &self,
         role: Role,
@@ -174,7 +174,7 @@ impl Locator {
         }
     }
 
-    /// A checkpoint that needs no network.
+    /// The checkpoint with this name, if it is available without the network.
     pub fn local(&self, name: &str) -> Option<Checkpoint> {
         let name = tidy(name);
         if let Some(entry) = registry::find(name) {
@@ -196,13 +196,13 @@ impl Locator {
         }
     }
 
-    /// A registered checkpoint in `MODEL_DIR`: a folder of its name, or its authors' file.
+    /// A registered checkpoint in `MODEL_DIR`: a folder with its name, or the original file of its authors.
     fn placed_entry(&self, entry: &Entry) -> Option<Checkpoint> {
         let folders = [entry.name, entry.hub_id].map(|name| self.model_dir.join(name));
         for folder in folders.into_iter().filter(|folder| folder.is_dir()) {
             match weights_in(&folder) {
                 Ok(_) => return Some(Checkpoint::Folder(folder)),
-                // begun and never finished, or made by Docker
+                // an unfinished download, or an empty folder that Docker created for a mount
                 Err(error) => tracing::warn!(%error, "passed over"),
             }
         }
@@ -215,11 +215,11 @@ impl Locator {
         files.find(|file| file.is_file()).map(Checkpoint::File)
     }
 
-    /// Brings a checkpoint of the hub into its cache, where every file of it is compared with its
-    /// checksum; `None` if the name is none of the hub's.
+    /// Downloads a checkpoint of the hub into the cache, and verifies the checksum of every file. `None` if the hub
+    /// has no such name.
     ///
     /// # Errors
-    /// If it cannot be fetched.
+    /// If it cannot be downloaded.
     pub fn fetch(
         &self,
         name: &str,
@@ -249,7 +249,7 @@ impl Locator {
     ) -> Result<Checkpoint, HubError> {
         let pinned = entry_source(entry, entry.revision);
         match self.fetch_files(&pinned, entry, watcher) {
-            // a commit may be gone after a repository was rewritten
+            // a commit disappears if the repository's history is rewritten
             Err(HubError::NotFound { .. }) if entry.revision != MAIN => {
                 tracing::warn!(
                     model = entry.name,
@@ -268,7 +268,7 @@ impl Locator {
         entry: &Entry,
         watcher: &Arc<dyn Watcher>,
     ) -> Result<Checkpoint, HubError> {
-        // the small ones first: what cannot be had is known early
+        // small files first, so that a failure is known early
         for file in entry.others {
             self.hub.fetch(source, file, watcher)?;
         }
@@ -289,7 +289,7 @@ impl Locator {
     }
 
     fn cached_entry(&self, entry: &Entry) -> Option<Checkpoint> {
-        // what other tools fetched is as good
+        // files that other tools downloaded are equally valid
         [entry.revision, MAIN].into_iter().find_map(|revision| {
             let folder = self.hub.snapshot(&entry_source(entry, revision))?;
             let mut files = entry.others.iter().chain([&entry.weights.name]);
@@ -298,7 +298,7 @@ impl Locator {
         })
     }
 
-    /// Any repository of the hub: its weights, and what belongs to them.
+    /// Downloads the weights and the companion files of any repository of the hub.
     fn fetch_source(
         &self,
         source: &Source,
@@ -325,7 +325,7 @@ impl Locator {
     fn cached_source(&self, source: &Source) -> Option<Checkpoint> {
         let folder = self.hub.snapshot(source)?;
         let has = |file: &str| folder.join(file).is_file();
-        // other tools fetch only what they need
+        // other tools download only the files they need
         if has(CONFIG) && !has(PREPROCESSOR) {
             return None;
         }
@@ -333,7 +333,7 @@ impl Locator {
     }
 }
 
-/// A name as people copy it: from the address bar, with a slash at the end.
+/// Normalises a name: trims it and removes the hub's URL and trailing slashes.
 fn tidy(name: &str) -> &str {
     let name = name.trim();
     let name = name.strip_prefix("https://huggingface.co/").unwrap_or(name);
@@ -345,7 +345,7 @@ fn tidy(name: &str) -> &str {
 
 const MAIN: &str = "main";
 
-/// What may belong to weights.
+/// Companion files of weights.
 const BESIDE: [&str; 4] = [CONFIG, PREPROCESSOR, "tokenizer.json", "vocab.txt"];
 const CONFIG: &str = "config.json";
 const PREPROCESSOR: &str = "preprocessor_config.json";
@@ -364,7 +364,7 @@ fn entry_checkpoint(entry: &Entry, weights: PathBuf) -> Checkpoint {
     }
 }
 
-/// A folder where the weights have a configuration beside them.
+/// The folder as a checkpoint if it has a configuration, else only the file of weights.
 fn beside_or_alone(weights: &Path) -> Checkpoint {
     match weights.parent() {
         Some(folder) if folder.join(CONFIG).is_file() => Checkpoint::Folder(folder.to_owned()),
@@ -372,7 +372,7 @@ fn beside_or_alone(weights: &Path) -> Checkpoint {
     }
 }
 
-/// `OWNER/NAME` or `OWNER/NAME@REVISION`.
+/// Parses `OWNER/NAME` or `OWNER/NAME@REVISION`.
 fn source(name: &str) -> Option<Source> {
     let (id, revision) = name.split_once('@').unwrap_or((name, MAIN));
     let fits = |part: &str| {

@@ -1,34 +1,34 @@
-//! The published checkpoints that groundling knows by name. Adding one is one entry.
+//! The published checkpoints that groundling knows by name. A new one needs only an entry here.
 //!
-//! Sizes and checksums are those of the hub's own file lists, where they could be confirmed; where one is
-//! not known, the hub's answer counts.
+//! Sizes and checksums are from the hub's file lists, where they could be confirmed. If one is unknown, the hub's
+//! answer is used.
 
 use crate::models::weights::Architecture;
 
 /// A published checkpoint.
 #[derive(Debug, PartialEq)]
 pub struct Entry {
-    /// What to call it: `--detector`, `--segmenter`, `download`.
+    /// The name in `--detector`, `--segmenter` and `download`.
     pub name: &'static str,
-    /// Detector or segmenter.
+    /// The model's architecture, which determines its role.
     pub architecture: Architecture,
-    /// Where it is on the hub.
+    /// The repository on the hub.
     pub hub_id: &'static str,
-    /// The commit that was looked at; `main` where none is known.
+    /// The verified commit; `main` if none is known.
     pub revision: &'static str,
-    /// The weights.
+    /// The file of weights.
     pub weights: RemoteFile,
-    /// What belongs to them.
+    /// The companion files.
     pub others: &'static [&'static str],
-    /// What its authors' own file of the same weights is called.
+    /// The file name under which the authors published the same weights.
     pub original: Option<&'static str>,
-    /// SPDX.
+    /// The SPDX identifier.
     pub licence: &'static str,
-    /// Millions.
+    /// Number of parameters, in millions.
     pub parameters: f32,
-    /// Pixels that the model looks at.
+    /// The input size in pixels.
     pub input: &'static str,
-    /// What it is good for.
+    /// A short recommendation.
     pub about: &'static str,
 }
 
@@ -37,13 +37,14 @@ pub struct Entry {
 pub struct RemoteFile {
     /// Its name.
     pub name: &'static str,
-    /// Bytes, exact; `None` where they are not known.
+    /// The exact size in bytes; `None` if it is unknown.
     pub bytes: Option<u64>,
-    /// Hexadecimal.
+    /// The SHA-256 in hexadecimal.
     pub sha256: Option<&'static str>,
 }
 
-/// The second family of detectors and the segmenters; BERT's tokenizer is compiled in.
+/// The companion files of the second family of detectors, for which BERT's tokenizer is compiled in, and of the
+/// segmenters.
 const CONFIGURATION: &[&str] = &["config.json", "preprocessor_config.json"];
 const DETECTOR_FILES: &[&str] = &["config.json", "preprocessor_config.json", "tokenizer.json"];
 
@@ -55,7 +56,7 @@ const fn safetensors(bytes: Option<u64>, sha256: Option<&'static str>) -> Remote
     }
 }
 
-/// All of them, detectors first, the defaults before others.
+/// All entries: detectors first, and the defaults before others.
 pub static REGISTRY: [Entry; 12] = [
     Entry {
         name: "grounding-dino-tiny",
@@ -240,14 +241,14 @@ pub static REGISTRY: [Entry; 12] = [
     },
 ];
 
-/// The detector where nothing is said.
+/// The default detector.
 pub const DEFAULT_DETECTOR: &str = "grounding-dino-tiny";
-/// The segmenter where nothing is said and a CPU computes.
+/// The default segmenter on a CPU.
 pub const DEFAULT_SEGMENTER_CPU: &str = "mobile-sam";
-/// The segmenter where nothing is said and a GPU computes.
+/// The default segmenter on a GPU.
 pub const DEFAULT_SEGMENTER_GPU: &str = "sam-vit-base";
 
-/// The entry of this name, or of this id on the hub if it is all that is published there.
+/// The entry with this name, or with this id on the hub if the entry is the repository's only one.
 pub fn find(name: &str) -> Option<&'static Entry> {
     REGISTRY.iter().find(|entry| {
         let is_all = !entry.others.is_empty();
@@ -256,7 +257,7 @@ pub fn find(name: &str) -> Option<&'static Entry> {
     })
 }
 
-/// The entry whose authors' file is called so.
+/// The entry whose original file has this name.
 pub fn by_original(file: &str) -> Option<&'static Entry> {
     REGISTRY.iter().find(|entry| entry.original == Some(file))
 }

@@ -1,4 +1,4 @@
-//! One file on its way from the hub into the cache.
+//! Downloads one file from the hub into the cache.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use super::cache::{Repository, Slot, is_commit};
 use super::hub::{Hub, HubError, Source, Watcher};
 use crate::outgoing::{self, causes, client};
 
-/// What the hub says of a file.
+/// The hub's metadata of a file.
 #[derive(Debug)]
 struct Remote {
     commit: String,
@@ -22,22 +22,22 @@ struct Remote {
     size: Option<u64>,
 }
 
-/// For an answer to begin, and between two pieces of one.
+/// Timeout for the start of a response, and between two chunks of one.
 const PATIENCE: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(20);
-/// One after the other without a byte.
+/// Limit of consecutive attempts that receive no byte.
 const TRIES: u32 = 4;
 const MAX_REDIRECTS: usize = 5;
-/// Bytes of what the hub says of a repository: thousands of files.
+/// Limit of a repository's file list, in bytes; this is thousands of files.
 const MAX_LISTING: usize = 16 << 20;
 
-/// A try that may be repeated, or one that may not.
+/// A failed attempt: `Again` may be retried, `Over` must not.
 enum Attempt {
     Again(HubError),
     Over(HubError),
 }
 
-/// A request for one file, and how to tell of it.
+/// A request for one file of a repository.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Transfer<'a> {
     pub(super) hub: &'a Hub,
@@ -46,10 +46,10 @@ pub(super) struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
-    /// What the hub's API says of the repository.
+    /// The repository's file list from the hub's API.
     ///
     /// # Errors
-    /// If it cannot be reached, or answers something else.
+    /// If the hub cannot be reached, or its answer is invalid.
     pub(super) async fn list<T: serde::de::DeserializeOwned>(&self) -> Result<T, HubError> {
         let Source { id, revision } = self.source;
         let client = self.client()?;
@@ -62,7 +62,7 @@ impl Transfer<'_> {
         serde_json::from_slice(&answer).map_err(|error| self.strange(error.to_string()))
     }
 
-    /// Brings the file into the cache.
+    /// Downloads the file into the cache.
     ///
     /// # Errors
     /// See [`HubError`].
@@ -107,7 +107,7 @@ impl Transfer<'_> {
         self.url(&format!("{id}/resolve/{revision}/{}", self.file))
     }
 
-    /// One request; the token goes to the hub's own origin only.
+    /// Sends one request. The token is sent only to the hub's own origin.
     async fn ask(
         &self,
         client: &Client,
@@ -116,7 +116,7 @@ impl Transfer<'_> {
         start: Option<u64>,
     ) -> Result<Response, HubError> {
         let is_hub = self.url("").is_ok_and(|hub| hub.origin() == url.origin());
-        // sizes are those of the file, not of what a proxy makes of it
+        // sizes must be those of the file, not of a proxy's compressed form
         let mut request = client
             .request(method, url)
             .header(ACCEPT_ENCODING, "identity");
@@ -138,7 +138,8 @@ impl Transfer<'_> {
         }
     }
 
-    /// Follows redirects while they stay at the hub: only it knows the file's commit and etag.
+    /// Requests the metadata, and follows redirects only within the hub, because only the hub sends the file's commit
+    /// and etag.
     async fn describe(&self, client: &Client) -> Result<Remote, HubError> {
         let mut url = self.resolve_url()?;
         for _ in 0..MAX_REDIRECTS {
@@ -167,7 +168,7 @@ impl Transfer<'_> {
             let strong = etag.strip_prefix("W/").unwrap_or(etag);
             strong.trim_matches('"').to_owned()
         });
-        // it becomes the name of a file
+        // the etag is used as a file name
         let is_name = |etag: &String| {
             let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
             (1..=128).contains(&etag.len()) && etag.bytes().all(fits)
@@ -184,7 +185,7 @@ impl Transfer<'_> {
         })
     }
 
-    /// Downloads into the slot, in as many tries as bring something.
+    /// Downloads into the slot, and retries as long as attempts make progress.
     async fn download(
         &self,
         client: &Client,
@@ -211,7 +212,7 @@ impl Transfer<'_> {
             }
         }
         if let Some((found, expected)) = slot.differs(&part).map_err(store)? {
-            // what cannot be removed is found again next time
+            // if it cannot be removed, the next run detects it again
             let _ = fs::remove_file(&part);
             return Err(HubError::Checksum {
                 file: self.file.to_owned(),
@@ -224,7 +225,7 @@ impl Transfer<'_> {
         fs::rename(&part, slot.blob()).map_err(store)
     }
 
-    /// Fetches what is missing of the file; done when all of it is there.
+    /// Downloads the missing part of the file. Done when the file is complete.
     async fn attempt(
         &self,
         client: &Client,
@@ -248,10 +249,10 @@ impl Transfer<'_> {
         let mut response = self.open(client, bytes).await?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT if begins_at(response.headers(), bytes) => {}
-            // it does not resume
+            // the download starts from the beginning
             StatusCode::OK | StatusCode::PARTIAL_CONTENT if bytes == 0 => {}
             StatusCode::OK => restart(&file, &mut bytes).map_err(store)?,
-            // what is there is none of this file
+            // the bytes on disk do not belong to this file
             _ => {
                 restart(&file, &mut bytes).map_err(store)?;
                 return Err(Attempt::Again(
@@ -285,7 +286,7 @@ impl Transfer<'_> {
         }
     }
 
-    /// The answer with the file's bytes from `start` on, wherever the hub keeps them.
+    /// Requests the file's bytes from `start`, and follows redirects to any host.
     async fn open(&self, client: &Client, start: u64) -> Result<Response, Attempt> {
         let mut url = self.resolve_url().map_err(Attempt::Over)?;
         for _ in 0..MAX_REDIRECTS {
@@ -337,7 +338,7 @@ impl Transfer<'_> {
         })
     }
 
-    /// Where it comes from, without what may stand before the host.
+    /// The hub's URL without user name and password.
     fn host(&self) -> String {
         without_password(&self.hub.endpoint)
     }
@@ -374,7 +375,7 @@ impl Transfer<'_> {
     }
 }
 
-/// Empties what was begun.
+/// Empties the partial file.
 fn restart(file: &File, bytes: &mut u64) -> io::Result<()> {
     *bytes = 0;
     file.set_len(0)
@@ -388,7 +389,7 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
-/// Where a redirect leads.
+/// The target of a redirect; `None` if the response is not one.
 fn redirect(response: &Response) -> Option<Url> {
     if !response.status().is_redirection() {
         return None;
@@ -398,7 +399,7 @@ fn redirect(response: &Response) -> Option<Url> {
     ["http", "https"].contains(&next.scheme()).then_some(next)
 }
 
-/// Whether a partial answer begins where it was asked to.
+/// Whether a partial response begins at the requested byte.
 fn begins_at(headers: &HeaderMap, start: u64) -> bool {
     let range = text(headers, "content-range");
     let first = range.as_deref().and_then(|range| {
@@ -411,7 +412,7 @@ fn begins_at(headers: &HeaderMap, start: u64) -> bool {
 fn without_password(endpoint: &str) -> String {
     match Url::parse(endpoint) {
         Ok(mut url) if url.has_host() => {
-            // it has a host, so it may have these
+            // the URL has a host, so these cannot fail
             let _ = url.set_username("");
             let _ = url.set_password(None);
             url.as_str().trim_end_matches('/').to_owned()

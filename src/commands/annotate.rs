@@ -1,4 +1,4 @@
-//! `groundling annotate`: a whole project, without Label Studio's time-out.
+//! `groundling annotate`: pre-annotates a whole project, without Label Studio's time limit.
 
 use std::sync::Arc;
 
@@ -16,10 +16,11 @@ use crate::pipeline::stages::StageError;
 use crate::preannotation::{BatchPlan, PreannotationError, Preannotator, Task, TaskPrediction};
 use crate::prompt::Prompt;
 
-/// Predicts the project's tasks and stores what was found.
+/// Predicts the project's tasks and stores the predictions in Label Studio.
 ///
 /// # Errors
-/// If Label Studio or the models cannot be used; and, after everything else is done, if a task failed.
+/// If Label Studio or the models cannot be used. If single tasks failed, the error is returned after all other tasks
+/// are done.
 pub fn run(args: AnnotateArgs) -> anyhow::Result<()> {
     road::runtime()?.block_on(annotate(args))
 }
@@ -35,7 +36,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         memory,
         origin,
     } = Access::new(&args.road, args.project).await?;
-    // what the connected backend was given counts here too
+    // also apply the extra_params of the connected backend
     if let Ok(backends) = api.backends(project.id).await
         && let Some(backend) = backends.first()
     {
@@ -75,7 +76,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
     }
 }
 
-/// A run over a project.
+/// The state of a run over a project.
 struct Run {
     api: Api,
     preannotator: Arc<Preannotator>,
@@ -87,18 +88,18 @@ struct Run {
 
 #[derive(Debug, Default)]
 struct Summary {
-    /// Looked at.
+    /// Processed tasks.
     tasks: u64,
     predicted: u64,
     regions: usize,
-    /// Had a prediction of this version.
+    /// Tasks that already had a prediction of this version.
     known: u64,
-    /// Left out because of their annotations.
+    /// Tasks that were skipped because of their annotations.
     annotated: u64,
     failures: Failures,
 }
 
-/// Why a task has nothing stored.
+/// Why no prediction was stored for a task.
 #[derive(Debug, thiserror::Error)]
 enum TaskError {
     #[error(transparent)]
@@ -122,8 +123,8 @@ impl TaskError {
 }
 
 impl Run {
-    /// Page by page: tasks that have this prediction already are left out, so a run that was stopped goes
-    /// on where it was.
+    /// Processes the project page by page. It skips tasks that have this prediction already, so an interrupted run
+    /// can be resumed.
     async fn all(&mut self, project: u64) -> anyhow::Result<()> {
         let mut pages = Pages::new(project);
         while let Some((tasks, total)) = pages.next(&self.api).await? {
@@ -173,16 +174,16 @@ impl Run {
     }
 }
 
-/// A prediction as Label Studio stores it.
+/// A prediction in the form that Label Studio stores.
 #[derive(Debug, Serialize)]
 struct NewPrediction<'a> {
-    /// Label Studio's number.
+    /// The task's id.
     task: u64,
     #[serde(flatten)]
     prediction: &'a TaskPrediction,
 }
 
-/// Predicts a task and stores the prediction; how many regions it has.
+/// Predicts a task and stores the prediction. Returns the number of its regions.
 async fn one(
     api: &Api,
     preannotator: &Preannotator,

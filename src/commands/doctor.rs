@@ -1,4 +1,4 @@
-//! `groundling doctor`: what keeps Label Studio and groundling from working together.
+//! `groundling doctor`: finds problems in the setup of Label Studio and groundling.
 
 use std::fmt::Display;
 use std::fs;
@@ -18,10 +18,10 @@ use crate::pipeline::Plan;
 use crate::prompt::Prompt;
 use crate::store::DiskStore;
 
-/// Looks at everything, tells each finding on a line, and what to change.
+/// Runs all checks, and prints each finding with its remedy.
 ///
 /// # Errors
-/// If something must be changed.
+/// If there is a problem that must be fixed.
 pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let mut findings = Findings::default();
     let runtime = road::runtime()?;
@@ -46,7 +46,7 @@ Label Studio's own switches, set where it is started (groundling cannot see them
   LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true, LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=/folder
                                      for local files, with a local storage in the project for their folder";
 
-/// Tells findings and counts the bad ones.
+/// Prints findings and counts the problems.
 #[derive(Debug, Default)]
 struct Findings {
     bad: usize,
@@ -57,7 +57,7 @@ impl Findings {
         print(format_args!("  ok  {what}"));
     }
 
-    /// It works, and may not always.
+    /// Prints a finding that may cause problems.
     fn odd(&mut self, what: impl Display) {
         print(format_args!("note  {what}"));
     }
@@ -257,7 +257,7 @@ fn models(args: &DoctorArgs, findings: &mut Findings) {
         "detector {:?}, segmenter {:?}",
         choice.detector, choice.segmenter
     );
-    // looking must not fetch hundreds of megabytes
+    // a check must not download hundreds of megabytes
     let missing = plan.missing();
     if !missing.is_empty() {
         return findings.bad(format!(
@@ -300,7 +300,7 @@ fn models(args: &DoctorArgs, findings: &mut Findings) {
     }
 }
 
-/// What is kept of what was computed.
+/// Checks the caches in memory and on disk.
 fn store(args: &RoadArgs, findings: &mut Findings) {
     let limit = match memory_limit::bytes() {
         Some(bytes) => format!("this process may use {}", mebibytes(bytes)),
@@ -314,7 +314,7 @@ fn store(args: &RoadArgs, findings: &mut Findings) {
         return findings.odd("no image embeddings are kept on disk (WARM_BYTES=0)");
     }
     let folder = args.store.embeddings(&args.models.model_dir);
-    // without a limit: looking must delete nothing
+    // with no limit, so that this check deletes nothing
     let disk = DiskStore::new(folder, u64::MAX);
     disk.tidy();
     let usage = disk.usage();
@@ -327,10 +327,10 @@ fn store(args: &RoadArgs, findings: &mut Findings) {
     ));
 }
 
-/// What large images and long prompts may need besides the weights.
+/// Memory for large images and long prompts, in addition to the weights, in bytes.
 const SPARE_MEMORY: u64 = 3 << 29;
 
-/// Bytes that could be had; `None` where the system does not say.
+/// Available memory in bytes; `None` if the system does not report it.
 fn available_memory() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
@@ -340,14 +340,14 @@ fn available_memory() -> Option<u64> {
     Some(kibibytes << 10)
 }
 
-/// Whether prompts can be remembered.
+/// Checks whether prompts can be remembered.
 fn memory_file(folder: &Path, findings: &mut Findings) {
     let existing = folder.ancestors().find(|folder| folder.exists());
     let existing = existing.unwrap_or(Path::new("."));
     let probe = existing.join(format!(".groundling-{}", std::process::id()));
     match fs::write(&probe, "") {
         Ok(()) => {
-            // nothing is lost if the empty file stays
+            // an empty file that cannot be removed does no harm
             let _ = fs::remove_file(&probe);
             findings.good(format!(
                 "prompts are remembered in {} (MODEL_DIR)",

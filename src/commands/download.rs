@@ -1,4 +1,4 @@
-//! `groundling download`: models for later, or for a machine without a network.
+//! `groundling download`: downloads models, also for a machine without a network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::config::DownloadArgs;
 use crate::models::weights::Checkpoint;
 use crate::pipeline::Plan;
 
-/// Fetches every model, compares the checksums of what is here already, and looks whether it can be used.
+/// Downloads every model, verifies the checksums of existing files, and checks that each model can be used.
 ///
 /// # Errors
-/// If one cannot be had, stored, or used; those before it are kept.
+/// If a model cannot be downloaded, stored or used; the models before it are kept.
 pub fn run(args: &DownloadArgs) -> anyhow::Result<()> {
     let locator = Locator::new(&args.models);
     let watcher = progress::shown();
@@ -45,7 +45,7 @@ pub fn run(args: &DownloadArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The models that were named, else those that would run.
+/// The named models, else the models that the settings select.
 fn wanted(args: &DownloadArgs) -> Vec<String> {
     if !args.names.is_empty() {
         return args.names.clone();
@@ -61,7 +61,7 @@ fn place(checkpoint: &Checkpoint) -> PathBuf {
     }
 }
 
-/// Puts the files of a checkpoint into `output/NAME`, where MODEL_DIR finds them.
+/// Copies the files of a checkpoint to `output/NAME`, where MODEL_DIR finds them.
 ///
 /// # Errors
 /// If the folder cannot be written, or the disk is full.
@@ -69,7 +69,7 @@ fn copied(checkpoint: &Checkpoint, output: &Path, name: &str) -> anyhow::Result<
     let known = registry::find(name).map(|entry| entry.name);
     let name = known.unwrap_or(name.split('@').next().unwrap_or(name));
     let folder = output.join(name);
-    // a folder that is there is whole
+    // copy to a temporary name first, so that an existing folder is always complete
     let part = folder.with_extension("part");
     let stored = |folder: &Path| -> std::io::Result<()> {
         fs::create_dir_all(folder)?;
@@ -87,7 +87,7 @@ fn copied(checkpoint: &Checkpoint, output: &Path, name: &str) -> anyhow::Result<
     };
     let error = || format!("cannot store {}", folder.display());
     if let Err(reason) = stored(&part) {
-        // half of it is of no use
+        // a partial copy is useless
         let _ = fs::remove_dir_all(&part);
         return Err(reason).with_context(error);
     }

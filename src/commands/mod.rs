@@ -1,4 +1,4 @@
-//! What the binary does: one module per command.
+//! The commands of the binary, one module each.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -16,12 +16,12 @@ pub mod selftest;
 pub mod serve;
 pub mod warm;
 
-/// A line for whoever reads the results; nobody may, and that stops nothing.
+/// Prints a line of the results to stdout. Ignores a closed pipe.
 fn print(line: impl Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// A line beside the results, such as progress.
+/// Prints a line that is not part of the results, such as progress, to stderr.
 fn tell(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! `groundling models`: what is known by name, and what is on this machine.
+//! `groundling models`: lists the registered models, and which of them are on this machine.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::config::ModelsArgs;
 use crate::models::weights::{Checkpoint, weights_in};
 use crate::pipeline::Plan;
 
-/// A line of the list.
+/// One model of the list.
 #[derive(Debug, Serialize)]
 struct Line {
     name: &'static str,
@@ -24,16 +24,16 @@ struct Line {
     input: &'static str,
     licence: &'static str,
     about: &'static str,
-    /// Where it is, if it is here.
+    /// The local path; `None` if it is not on this machine.
     path: Option<PathBuf>,
-    /// What is wrong with it, if it is here and was looked at.
+    /// What is wrong with the local files, if they were checked.
     damaged: Option<String>,
 }
 
-/// Lists them.
+/// Lists the registered models.
 ///
 /// # Errors
-/// If one that is here is damaged.
+/// If a local model is damaged.
 pub fn run(args: &ModelsArgs) -> anyhow::Result<()> {
     let locator = Locator::new(&args.models);
     let lines: Vec<Line> = REGISTRY
@@ -89,7 +89,7 @@ fn line(entry: &'static Entry, locator: &Locator, verify: bool) -> Line {
     }
 }
 
-/// What is wrong with the files of a checkpoint: their structure, and if wanted every byte.
+/// Checks the structure of a checkpoint's files, and with `verify` also their checksums. Returns what is wrong.
 fn damage(
     entry: &Entry,
     checkpoint: &Checkpoint,
@@ -100,7 +100,7 @@ fn damage(
     if let Err(error) = opened.and_then(|weights| weights.require(entry.architecture)) {
         return Some(error.to_string());
     }
-    // a file of another format has another checksum
+    // a file in another format has another checksum
     let published = |path: &&PathBuf| path.file_name().is_some_and(|n| n == entry.weights.name);
     let path = weights.filter(published).filter(|_| verify)?;
     let expected = entry.weights.sha256?;
@@ -125,7 +125,7 @@ fn list(lines: &[Line]) {
             (Some(path), None) => path.display().to_string(),
             (None, None) => format!("no ({})", line.about),
         };
-        // what is not known is told by the parameters: four bytes each
+        // an unknown size is estimated from the parameters, four bytes each
         let size = match line.bytes {
             Some(bytes) => progress::mebibytes(bytes),
             None => format!("~{} MiB", (line.parameters_millions * 4e6) as u64 >> 20),

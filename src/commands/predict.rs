@@ -19,11 +19,11 @@ use crate::regions::{Style, Unlabeled};
 use crate::report::label_studio::{Task, config_for, task};
 use crate::report::{Done, ImageReport, Report, overlay};
 
-/// Looks at every image and writes what was found. An image that fails costs only itself.
+/// Predicts every image and writes the results. An image that fails does not stop the others.
 ///
 /// # Errors
-/// If a setting is wrong or the models cannot be loaded; and, after everything else is written, if an
-/// image failed.
+/// If a setting is wrong or the models cannot be loaded. If single images failed, the error is returned after all
+/// other results are written.
 pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
     let prompt = Prompt::parse(&args.prompt)?;
     let labeling = match &args.labeling_config {
@@ -80,22 +80,22 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A run over images, and what it has found so far.
+/// A run over images, and its results so far.
 struct Run<'a> {
     args: &'a PredictArgs,
     prompt: Prompt,
     labeling: LabelingConfig,
-    /// What the model version begins with.
+    /// The start of the model version.
     version: String,
     models: Models,
-    /// Names of overlays already written.
+    /// Paths of overlays that are already written.
     overlays: HashSet<PathBuf>,
     reports: Vec<ImageReport>,
     tasks: Vec<Task>,
 }
 
 impl Run<'_> {
-    /// Looks at one image; returns a line that sums it up.
+    /// Predicts one image; returns a summary line.
     fn image(&mut self, file: &Path) -> anyhow::Result<String> {
         let limits = &self.args.limits;
         let name = file.display().to_string();
@@ -146,7 +146,7 @@ impl Run<'_> {
         Ok(summary)
     }
 
-    /// Writes the results to the file, or to the standard output.
+    /// Writes the results to the output file, or to stdout.
     fn write(self) -> anyhow::Result<()> {
         let mut text = match self.args.format {
             OutputFormat::Json => serde_json::to_string_pretty(&Report {
@@ -166,7 +166,7 @@ impl Run<'_> {
     }
 }
 
-/// The files that were named, and the images in the folders that were named.
+/// The named files, and the images in the named folders.
 fn image_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = vec![];
     for path in paths {
@@ -191,7 +191,7 @@ fn image_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// `folder/name.png`, numbered where several images have one name.
+/// `folder/name.png`, with a number if several images have the same name.
 fn overlay_path(folder: &Path, file: &Path, taken: &mut HashSet<PathBuf>) -> PathBuf {
     let stem = file
         .file_stem()

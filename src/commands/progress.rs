@@ -1,4 +1,4 @@
-//! What is told while models are fetched.
+//! Shows the progress of downloads.
 
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,12 +9,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::checkpoints::hub::Watcher;
 use crate::pipeline::loading::Reporter;
 
-/// A bar for whoever sits at the terminal; a line per file where nobody does.
+/// Progress bars on a terminal, else one line per file.
 pub(super) fn shown() -> Arc<dyn Watcher> {
     Arc::new(Shown::default())
 }
 
-/// Lines in the log, and the state that `/ready` tells.
+/// Log lines, and the state that `/ready` reports.
 pub(super) fn logged(reporter: Reporter) -> Arc<dyn Watcher> {
     Arc::new(Logged {
         reporter,
@@ -48,8 +48,8 @@ impl Watcher for Shown {
     }
 }
 
-/// A bar of things that are done one after the other, with the name of the current one; hidden where nobody sits at
-/// the terminal, or there is only one.
+/// A progress bar over `count` things that are processed one by one, with the name of the current one. Hidden without
+/// a terminal, or if there is only one thing.
 pub(super) fn counted(count: usize, things: &str) -> ProgressBar {
     if count < 2 || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -65,13 +65,13 @@ pub(super) fn counted(count: usize, things: &str) -> ProgressBar {
 
 fn file_bar(file: &str, total: u64) -> ProgressBar {
     let style = "{msg:28!} {wide_bar} {bytes:>11} of {total_bytes}, {bytes_per_sec}, {eta} left";
-    // the template is a constant, and a plain bar serves as well
+    // the template is a valid constant, and the default bar is good enough otherwise
     let style = ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar());
     let bar = ProgressBar::new(total).with_style(style);
     bar.with_message(file.to_owned())
 }
 
-/// Between two lines of the log, and between two words to whoever asks `/ready`.
+/// Interval of log lines, and interval of updates for `/ready`.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 const STEP_EVERY: Duration = Duration::from_millis(500);
 
@@ -81,7 +81,7 @@ struct Logged {
     told: Mutex<Told>,
 }
 
-/// When which file was last told of.
+/// The current file, and when its progress was last reported.
 #[derive(Debug, Default)]
 struct Told {
     file: String,
@@ -125,7 +125,7 @@ impl Watcher for Logged {
     }
 }
 
-/// For people.
+/// A size as text for people, in KiB or MiB.
 pub(super) fn mebibytes(bytes: u64) -> String {
     match bytes {
         0..0x10_0000 => format!("{} KiB", bytes.div_ceil(1 << 10)),

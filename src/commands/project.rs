@@ -1,4 +1,4 @@
-//! What the commands for a whole project share: the way to it, its tasks page by page, progress and failures.
+//! Shared code of the commands for a whole project: access to it, paging through its tasks, progress and failures.
 
 use std::fmt::Display;
 use std::io::IsTerminal;
@@ -16,16 +16,16 @@ use crate::pipeline::loading::NotReady;
 use crate::preannotation::project::memory::ProjectMemory;
 use crate::preannotation::{Origin, Preannotator};
 
-/// Tasks asked for at a time: with all their annotations, masks included.
+/// Tasks per page; each task includes all its annotations and masks.
 const PAGE: u64 = 50;
-/// Tasks on their way at a time: fetched, computed, stored.
+/// Tasks in progress at a time: fetched, computed, stored.
 pub(super) const AT_ONCE: usize = 3;
-/// Failures that are told one by one.
+/// Limit of failures that the summary lists one by one.
 const TOLD: usize = 20;
-/// Between lines of progress where there is no terminal to draw on.
+/// Interval of progress lines without a terminal.
 const BETWEEN_LINES: Duration = Duration::from_secs(15);
 
-/// A project and what is known of it.
+/// A project, and its remembered settings.
 pub(super) struct Access {
     pub(super) api: Api,
     pub(super) project: Project,
@@ -35,10 +35,10 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// Reads the project of this number, and what a server on this machine remembers of it.
+    /// Reads the project with this id, and the settings that a server on this machine remembers for it.
     ///
     /// # Errors
-    /// If Label Studio cannot be asked, or the labeling config cannot be used.
+    /// If Label Studio cannot be reached, or the labeling config cannot be used.
     pub(super) async fn new(args: &RoadArgs, number: u64) -> anyhow::Result<Self> {
         let api = Api::new(road::label_studio(&args.media)?)?;
         let project = api
@@ -66,21 +66,21 @@ impl Access {
 /// Waits until the models are loaded.
 ///
 /// # Errors
-/// If they cannot be.
+/// If they cannot be loaded.
 pub(super) async fn loaded(preannotator: &Preannotator) -> anyhow::Result<()> {
     match preannotator.loading().fetched().await {
         Err(NotReady::Failed { reason, .. }) => {
             bail!("the models could not be loaded: {reason}")
         }
-        // whoever asks next is told of the others
+        // other states are reported by the next use of the models
         _ => Ok(()),
     }
 }
 
-/// Works until it is done or somebody presses Ctrl-C.
+/// Runs `work` until it completes or the user presses Ctrl-C.
 ///
 /// # Errors
-/// What the work fails with, or that it was stopped.
+/// The error of `work`, or that it was interrupted.
 pub(super) async fn until_stopped(
     work: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
@@ -90,7 +90,7 @@ pub(super) async fn until_stopped(
     }
 }
 
-/// The tasks of a project, page by page.
+/// Iterates over the tasks of a project, page by page.
 pub(super) struct Pages {
     project: u64,
     /// The number of the next page; `None` after the last one.
@@ -103,7 +103,7 @@ impl Pages {
         Self { project, next }
     }
 
-    /// The tasks of the next page, and how many the whole project has; `None` after the last page.
+    /// The tasks of the next page, and the number of tasks in the whole project. `None` after the last page.
     ///
     /// # Errors
     /// See [`ApiError`].
@@ -117,12 +117,12 @@ impl Pages {
     }
 }
 
-/// Tasks that failed, and why.
+/// The failed tasks and their errors.
 #[derive(Debug, Default)]
 pub(super) struct Failures(Vec<(u64, String)>);
 
 impl Failures {
-    /// Tells of a failure at once, and keeps it for the summary.
+    /// Prints a failure immediately, and keeps it for the summary.
     pub(super) fn add(&mut self, task: u64, error: &impl Display, progress: &Progress) {
         let line = format!("task {task}: {error}");
         progress.bar.suspend(|| tell(line));
@@ -133,7 +133,7 @@ impl Failures {
         self.0.len()
     }
 
-    /// A line for each of the first ones.
+    /// Prints a line for each of the first failures.
     pub(super) fn print(&self) {
         for (task, cause) in self.0.iter().take(TOLD) {
             print(format_args!("  task {task}: {cause}"));
@@ -144,7 +144,7 @@ impl Failures {
     }
 }
 
-/// A bar on a terminal, a line now and then elsewhere.
+/// A progress bar on a terminal, else a line at intervals.
 pub(super) struct Progress {
     bar: ProgressBar,
     is_drawn: bool,
@@ -162,7 +162,7 @@ impl Progress {
         let template = "{bar:30} {pos}/{len} tasks, {rate}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             let rate = |state: &ProgressState, line: &mut dyn std::fmt::Write| {
-                // writing to a line does not fail
+                // writing to a bar's line cannot fail
                 let _ = write!(line, "{:.1}/s", state.per_sec());
             };
             bar.set_style(style.with_key("rate", rate));
@@ -174,17 +174,17 @@ impl Progress {
         }
     }
 
-    /// How many tasks there are.
+    /// Sets the number of tasks.
     pub(super) fn set_total(&self, tasks: u64) {
         self.bar.set_length(tasks);
     }
 
-    /// A task was left out.
+    /// Counts a skipped task.
     pub(super) fn skip(&self) {
         self.bar.inc(1);
     }
 
-    /// A task is done.
+    /// Counts a finished task, and prints a line if one is due.
     pub(super) fn step(&mut self) {
         self.bar.inc(1);
         if !self.is_drawn && self.last_line.elapsed() > BETWEEN_LINES {
@@ -199,7 +199,7 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }

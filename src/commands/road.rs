@@ -1,4 +1,4 @@
-//! The road from settings: what `serve`, `annotate`, `warm` and `doctor` start with.
+//! Builds the components of `serve`, `annotate`, `warm` and `doctor` from the settings.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,17 +21,17 @@ use crate::preannotation::project::version;
 use crate::preannotation::{Defaults, Preannotator, Projects};
 use crate::store::DiskStore;
 
-/// The async threads.
+/// The async runtime.
 ///
 /// # Errors
-/// If the system gives none.
+/// If its threads cannot be started.
 pub(super) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
 }
 
-/// Everything from task to regions; starts the thread that loads the models.
+/// Builds the preannotator, and starts the thread that loads the models.
 ///
 /// # Errors
 /// If a setting is wrong.
@@ -63,7 +63,7 @@ pub(super) fn preannotator(
         None => plan,
     };
     let loading = Loading::start(Pauses::default(), move |reporter| {
-        // on this thread: listing many files takes a while
+        // on the loading thread, because listing many files takes a while
         if let Some(disk) = &disk {
             disk.tidy();
         }
@@ -71,7 +71,7 @@ pub(super) fn preannotator(
     })?;
     let bytes = store.memory_bytes();
     let stages = Stages::new(Scheduler::start()?, loading, bytes, warm);
-    // what the stages leave of it
+    // the share that the stages leave
     let limits = ImageLimits {
         kept_bytes: bytes / 100 * (100 - STAGES_PERCENT),
         ..ImageLimits::default()
@@ -84,7 +84,7 @@ pub(super) fn preannotator(
     ))
 }
 
-/// The image embeddings on disk, unless the settings have no room for them.
+/// The store of image embeddings on disk; `None` if the settings disable it.
 fn warm_embeddings(args: &StoreArgs, model_dir: &Path) -> Option<WarmEmbeddings> {
     if args.warm_bytes == 0 {
         return None;
@@ -93,17 +93,17 @@ fn warm_embeddings(args: &StoreArgs, model_dir: &Path) -> Option<WarmEmbeddings>
     Some(WarmEmbeddings::new(disk, args.warm_on_serve.0))
 }
 
-/// Label Studio, as configured.
+/// Label Studio's address and credentials from the settings.
 ///
 /// # Errors
-/// If its address is not one.
+/// If the address is invalid.
 pub(super) fn label_studio(args: &MediaArgs) -> anyhow::Result<LabelStudio> {
     let token = args.token();
     let credentials = token.map(|token| Credentials::new(token, TokenSource::Settings));
     LabelStudio::new(args.host(), credentials).context("LABEL_STUDIO_HOST")
 }
 
-/// The way to images, as configured, with so many bytes of memory for all requests.
+/// The image fetcher from the settings; all requests share `request_bytes` bytes of memory.
 ///
 /// # Errors
 /// If the system's TLS settings cannot be read.

@@ -15,13 +15,14 @@ use crate::memory;
 use crate::preannotation::Preannotator;
 use crate::preannotation::project::memory::ProjectMemory;
 
-/// Label Studio's `ML_TIMEOUT_PREDICT` where nobody changed it, in seconds.
+/// The default of Label Studio's `ML_TIMEOUT_PREDICT`, in seconds.
 const LABEL_STUDIO_WAITS: u64 = 100;
 
 /// Listens, loads the models, and serves until the process is told to stop.
 ///
 /// # Errors
-/// If the port is taken or a setting is wrong; models that cannot be loaded are reported by `/health`.
+/// If the port is in use or a setting is wrong. Models that cannot be loaded are no error here; `/health` reports
+/// them.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     road::runtime()?.block_on(serve(args))
 }
@@ -41,11 +42,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Between two looks at whether anything was asked.
+/// Interval of the checks for an idle server.
 const LOOK: Duration = Duration::from_secs(20);
 
-/// Gives memory back when nobody has asked for anything for a while: bodies and images of a busy time must not stay. Asking
-/// for its health does not count.
+/// Releases memory after a time without requests, so that the buffers of a busy time are not kept. Health checks do
+/// not count as requests.
 async fn give_back_when_idle(preannotator: Arc<Preannotator>) {
     let (mut before, mut was_busy) = (0, false);
     loop {
@@ -55,13 +56,13 @@ async fn give_back_when_idle(preannotator: Arc<Preannotator>) {
         if now != before {
             (before, was_busy) = (now, true);
         } else if std::mem::take(&mut was_busy) {
-            // it locks and unmaps: not for the async threads
+            // it takes locks and unmaps memory, so it must not run on an async thread
             let _ = tokio::task::spawn_blocking(memory::give_back).await;
         }
     }
 }
 
-/// What the handlers share; starts the thread that loads the models.
+/// Builds the state that the handlers share, and starts the thread that loads the models.
 ///
 /// # Errors
 /// If a setting is wrong.
@@ -125,8 +126,8 @@ fn basic_auth(args: &HttpArgs) -> anyhow::Result<Option<BasicAuth>> {
     }
 }
 
-/// Resolves when the server is to stop. Requests under way are then answered, batches as far as they are;
-/// after a second signal, or when that takes too long, nobody is waited for.
+/// Completes when the server should stop. Requests in progress are still answered; batches return the tasks that are
+/// done. After a second signal, or after [`STOPPING`], the process exits without waiting.
 async fn stopping(stop: watch::Sender<bool>) {
     stop_signal().await;
     tracing::info!("stopping");
@@ -141,10 +142,10 @@ async fn stopping(stop: watch::Sender<bool>) {
     });
 }
 
-/// Below the ten seconds after which Docker kills.
+/// Limit of a graceful stop. It is below the ten seconds after which Docker kills the process.
 const STOPPING: Duration = Duration::from_secs(8);
 
-/// Resolves on Ctrl-C, and on SIGTERM where there is one.
+/// Completes on Ctrl-C, and on SIGTERM if the system has it.
 async fn stop_signal() {
     let interrupt = async {
         if tokio::signal::ctrl_c().await.is_err() {

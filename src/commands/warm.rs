@@ -1,4 +1,4 @@
-//! `groundling warm`: the image embeddings of a whole project, kept on disk before anybody clicks.
+//! `groundling warm`: computes the image embeddings of a whole project ahead of time and stores them on disk.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,11 +21,11 @@ use crate::pipeline::warm::{KeepError, Warmed};
 use crate::preannotation::{PreannotationError, Preannotator, Task, WarmPlan, WarmingError};
 use crate::store::DiskStore;
 
-/// Computes the image embeddings of a project's tasks and keeps them on disk.
+/// Computes the image embeddings of a project's tasks and stores them on disk.
 ///
 /// # Errors
-/// If Label Studio or the models cannot be used, or there is no room; and, after everything else is done, if an image
-/// failed.
+/// If Label Studio or the models cannot be used, or the store is full. If single images failed, the error is returned
+/// after all others are done.
 pub fn run(args: WarmArgs) -> anyhow::Result<()> {
     road::runtime()?.block_on(warm(args))
 }
@@ -38,7 +38,7 @@ async fn warm(mut args: WarmArgs) -> anyhow::Result<()> {
         memory,
         origin,
     } = Access::new(&args.road, args.project).await?;
-    // everything is written here, and once
+    // this command writes every embedding itself, exactly once
     args.road.store.warm_on_serve = Switch(false);
     let preannotator = road::preannotator(args.road, memory, PromptMemory::Off, AT_ONCE)?;
     let Some(warm) = preannotator.stages().warm_embeddings() else {
@@ -80,7 +80,7 @@ async fn warm(mut args: WarmArgs) -> anyhow::Result<()> {
     }
 }
 
-/// A run over a project.
+/// The state of a run over a project.
 struct Run {
     api: Api,
     preannotator: Arc<Preannotator>,
@@ -94,9 +94,9 @@ struct Run {
 #[derive(Debug, Default)]
 struct Summary {
     computed: u64,
-    /// Were on disk.
+    /// Images that were on disk already.
     known: u64,
-    /// Tasks that were left out because of their annotations.
+    /// Tasks that were skipped because of their annotations.
     annotated: u64,
     failures: Failures,
 }
@@ -131,15 +131,15 @@ impl ImageError {
     }
 }
 
-/// The bytes on disk that this run may fill: what it wrote must not go for what it writes next.
+/// Tracks the disk space of this run, so that new embeddings do not evict those of the same run.
 #[derive(Debug)]
 struct Room {
-    /// All files together.
+    /// The limit of all files together, in bytes.
     bytes: u64,
-    /// The file of one image.
+    /// The size of one image's file, in bytes.
     bytes_of_one: u64,
     taken: Mutex<Taken>,
-    /// An image that was on its way is there, or failed.
+    /// Notified when a reserved image is stored or has failed.
     settled: Notify,
 }
 
@@ -147,7 +147,7 @@ struct Room {
 struct Taken {
     /// Images of this project that are on disk.
     warm: HashSet<Digest>,
-    /// Images that are on their way.
+    /// Number of images in progress.
     coming: u64,
 }
 
@@ -161,11 +161,11 @@ impl Room {
         }
     }
 
-    /// Makes room for one more image. Waits while others are on their way that may need none: they fail, or turn out to
-    /// be there already.
+    /// Reserves space for one more image. If the space is used up by images in progress, it waits for them, because
+    /// they may fail or may be stored already.
     ///
     /// # Errors
-    /// If the images of this project fill everything.
+    /// If the stored images of this project fill the space.
     async fn reserve(&self) -> Result<(), ImageError> {
         loop {
             let settled = self.settled.notified();
@@ -184,12 +184,12 @@ impl Room {
         }
     }
 
-    /// Whether there is room for one more image beside this many.
+    /// Whether there is space for one more image in addition to `images`.
     fn has_room(&self, images: u64) -> bool {
         (images + 1).saturating_mul(self.bytes_of_one) <= self.bytes
     }
 
-    /// The image that room was made for is there, or failed.
+    /// Ends a reservation: the image is stored, or has failed.
     fn settle(&self, warmed: Option<&Warmed>) {
         let mut taken = self.taken();
         taken.coming -= 1;
@@ -204,7 +204,8 @@ impl Room {
 }
 
 impl Run {
-    /// Page by page. Images that are on disk are not computed again, so a run that was stopped goes on where it was.
+    /// Processes the project page by page. Images on disk are not computed again, so an interrupted run can be
+    /// resumed.
     async fn all(&mut self, project: u64) -> anyhow::Result<()> {
         let mut pages = Pages::new(project);
         while let Some((mut tasks, total)) = pages.next(&self.api).await? {
@@ -313,7 +314,7 @@ mod tests {
             room.reserve().await.unwrap();
             room.settle(Some(&warmed(image)));
         }
-        // two images and one on its way, which fails: who waits for its room gets it
+        // two images are stored and one is in progress, which fails: the waiting task gets its space
         room.reserve().await.unwrap();
         let fails = async {
             tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! Images to the detector's input (`GroundingDinoImageProcessor`).
+//! Converts images to the detector's input (`GroundingDinoImageProcessor`).
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
@@ -8,12 +8,12 @@ use super::DetectError;
 use crate::geometry::ImageSize;
 use crate::pixels::{Normalization, resize};
 
-/// `preprocessor_config.json`, with the reference's defaults.
+/// The fields of `preprocessor_config.json`, with the reference's defaults.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ImageProcessor {
     size: Edges,
-    /// Of files written before sizes had names.
+    /// The limit of the long side in older files, whose `size` is a single number.
     max_size: Option<usize>,
     #[serde(flatten)]
     normalization: Normalization,
@@ -50,18 +50,18 @@ enum Edges {
 pub struct ImageBatch {
     /// `[B, 3, H, W]`, normalised, zero-padded at the bottom and the right.
     pub pixel_values: Tensor,
-    /// Each image's own `(height, width)` in it.
+    /// The `(height, width)` of each image inside the padded tensor, in pixels.
     pub valid_sizes: Vec<(usize, usize)>,
 }
 
 impl ImageProcessor {
-    /// Whether images can be processed so.
+    /// Checks the configuration.
     ///
     /// # Errors
-    /// The field and what is wrong with it.
+    /// The invalid field, and why it is invalid.
     pub fn validate(&self) -> Result<(), String> {
         let (shortest, longest) = self.edges();
-        // the encoder looks at every 8x8 pixels with every other
+        // the encoder's attention relates every 8x8 pixel cell to all others
         const LIMIT: usize = 8192;
         for edge in [Some(shortest), longest].into_iter().flatten() {
             if !(1..=LIMIT).contains(&edge) {
@@ -73,7 +73,7 @@ impl ImageProcessor {
         self.normalization.validate()
     }
 
-    /// Takes another short side; the long side's limit stays in proportion to it.
+    /// Sets another short side in pixels, and scales the limit of the long side by the same factor.
     pub fn resize_to(&mut self, short_side: usize) {
         let (shortest, longest) = self.edges();
         let longest = longest.map(|longest| longest * short_side / shortest.max(1));
@@ -83,7 +83,7 @@ impl ImageProcessor {
         };
     }
 
-    /// The short side, and the limit of the long side.
+    /// The short side, and the limit of the long side, in pixels.
     fn edges(&self) -> (usize, Option<usize>) {
         match self.size {
             Edges::Named {
@@ -94,13 +94,13 @@ impl ImageProcessor {
         }
     }
 
-    /// The size an image is resized to: the short side as configured, unless the long side would
-    /// exceed its limit (`get_size_with_aspect_ratio`).
+    /// The size that an image is resized to: the configured short side, reduced if the long side would exceed its
+    /// limit (`get_size_with_aspect_ratio`).
     pub fn target_size(&self, size: ImageSize) -> ImageSize {
         let (mut shortest, longest) = self.edges();
         let (height, width) = (size.height as f64, size.width as f64);
         let (short, long) = (height.min(width), height.max(width));
-        // the exact short side where the long one decides; the long side is computed from it
+        // the unrounded short side if the long side is limited; the long side is computed from it
         let mut exact = shortest as f64;
         if let Some(limit) = longest.map(|limit| limit as f64)
             && long / short * exact > limit
@@ -111,7 +111,7 @@ impl ImageProcessor {
         if size.height.min(size.width) == shortest {
             return size;
         }
-        // Python's int() truncates; a sliver keeps at least one pixel where the reference fails
+        // Python's int() truncates; a very thin image keeps at least one pixel, where the reference fails
         let target = if width < height {
             ImageSize {
                 height: (exact * height / width) as usize,
@@ -129,7 +129,7 @@ impl ImageProcessor {
         }
     }
 
-    /// Resizes, normalises and pads to the largest height and width of the batch.
+    /// Resizes and normalises images, and pads them to the largest height and width of the batch.
     ///
     /// # Errors
     /// If an image has no pixels.
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(images.target_size(size(1280, 1920)), size(800, 1200));
         images.resize_to(400);
         assert_eq!(images.target_size(size(1280, 1920)), size(400, 600));
-        // the long side is limited to 666
+        // the limit of the long side is now 666
         assert_eq!(images.target_size(size(500, 5000)).width, 666);
     }
 }

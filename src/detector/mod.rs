@@ -1,4 +1,4 @@
-//! The detector: images and prompts to boxes with phrases and scores.
+//! The detector: from images and prompts to boxes with phrases and scores.
 
 pub mod image_processor;
 pub mod post_process;
@@ -18,16 +18,17 @@ use crate::models::weights::{Checkpoint, CheckpointError, tensor_type};
 use crate::pixels::ResizeError;
 use crate::prompt::Prompt;
 
-/// What counts as found.
+/// Thresholds and limits of a detection.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DetectionOptions {
-    /// A query's best token probability must exceed this, 0..1.
+    /// Minimum score, 0..1: the largest token probability of a query must exceed it.
     pub box_threshold: f32,
-    /// A phrase names a box if one of its tokens exceeds this, 0..1.
+    /// Minimum token probability of a phrase, 0..1: a phrase can name a box if one of its tokens exceeds it.
     pub text_threshold: f32,
-    /// Boxes of one phrase that overlap by more than this IoU are one; 1 switches it off.
+    /// Maximum IoU of two boxes with the same phrase; of two that overlap more, the worse one is removed. 1 disables
+    /// it.
     pub nms_iou: f32,
-    /// At most this many, the best.
+    /// Maximum number of detections; the best ones are kept.
     pub max_detections: Option<usize>,
 }
 
@@ -42,10 +43,10 @@ impl Default for DetectionOptions {
     }
 }
 
-/// Why nothing could be detected.
+/// Why a detection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DetectError {
-    /// A phrase alone does not fit the model.
+    /// A single phrase has more tokens than the model accepts.
     #[error(
         "the phrase {phrase:?} has {tokens} tokens, and the model takes {limit} tokens: use shorter phrases, separated by \".\" or \",\""
     )]
@@ -55,19 +56,19 @@ pub enum DetectError {
         tokens: usize,
         limit: usize,
     },
-    /// It would take too long.
+    /// The prompt needs too many passes of the model.
     #[error(
         "the prompt takes {passes} passes of the detector, and may take {limit}: use fewer phrases or labels"
     )]
     #[allow(missing_docs)]
     TooManyPasses { passes: usize, limit: usize },
-    /// A phrase of which the tokenizer leaves nothing.
+    /// The tokenizer removes everything of a phrase.
     #[error("the phrase {0:?} has no word that the model's vocabulary keeps")]
     PhraseWithoutTokens(String),
     /// The tokenizer failed.
     #[error("the tokenizer failed: {0}")]
     Tokenizer(String),
-    /// An image without pixels.
+    /// An image has no pixels.
     #[error(transparent)]
     Image(#[from] ResizeError),
     /// The model failed.
@@ -75,28 +76,28 @@ pub enum DetectError {
     Model(#[from] candle_core::Error),
 }
 
-/// One pass of the model: phrases that fit it together, and how it reads them.
+/// The input of one pass of the model: phrases that fit together into one caption.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Question {
     /// The phrases.
     pub prompt: Prompt,
-    /// Their tokens.
+    /// The caption's tokens.
     pub caption: Caption,
 }
 
-/// An image the detector has looked at once; any number of questions can follow.
+/// The features of an image; any number of questions can be asked about it.
 #[derive(Debug, Clone)]
 pub struct ImageFeatures(VisionFeatures);
 
 impl ImageFeatures {
-    /// Bytes they take, without what images of one size share.
+    /// Size in bytes, without the tensors that images of the same size share.
     pub fn bytes(&self) -> usize {
         let tokens = &self.0.hidden_states;
         tokens.elem_count() * tokens.dtype().size_in_bytes()
     }
 }
 
-/// A caption the detector has read once; it can be asked of any number of images.
+/// The features of a caption; they can be used with any number of images.
 #[derive(Debug, Clone)]
 pub struct TextFeatures {
     tokens: TextTokens,
@@ -105,21 +106,21 @@ pub struct TextFeatures {
 }
 
 impl TextFeatures {
-    /// About the bytes they take.
+    /// Approximate size in bytes.
     pub fn bytes(&self) -> usize {
         let (length, encoded) = (self.encoded.dim(1).unwrap_or(0), &self.encoded);
-        // beside the features a mask of every pair of tokens
+        // the features, and a mask over every pair of tokens
         encoded.elem_count() * encoded.dtype().size_in_bytes() + 8 * length * length
     }
 }
 
-/// Grounding DINO with the processing around it.
+/// Grounding DINO with its pre- and postprocessing.
 pub struct Detector {
     model: GroundingDino,
     images: ImageProcessor,
     text: TextProcessor,
     device: Device,
-    /// Of its tensors.
+    /// The dtype of its tensors.
     dtype: DType,
 }
 
@@ -131,19 +132,20 @@ impl fmt::Debug for Detector {
     }
 }
 
-/// The sizes of images and their normalisation.
+/// The file that configures image sizes and normalisation.
 const IMAGES: &str = "preprocessor_config.json";
 const TOKENIZER: &str = "tokenizer.json";
-/// What a tokenizer is made of, where it is not published itself.
+/// The tokenizer's vocabulary, for checkpoints without a `tokenizer.json`.
 const VOCABULARY: &str = "vocab.txt";
-/// Words of uncased BERT, whose tokenizer is compiled in.
+/// Vocabulary size of uncased BERT, whose tokenizer is compiled in.
 const BERT_WORDS: usize = 30522;
 
 impl Detector {
-    /// Loads a checkpoint; one without a tokenizer gets BERT's, one without sizes of images the usual ones.
+    /// Loads a checkpoint. Without a tokenizer file, BERT's tokenizer is used; without a preprocessor configuration,
+    /// the default image sizes.
     ///
     /// # Errors
-    /// If a file is missing, damaged, or of another architecture; the message names it.
+    /// If a file is missing, damaged, or has another architecture; the message names the file.
     pub fn load(
         checkpoint: &Checkpoint,
         dtype: DType,
@@ -176,8 +178,8 @@ impl Detector {
         })
     }
 
-    /// Resizes images to this short side in pixels instead of the checkpoint's; the limit of the long side changes
-    /// with it.
+    /// Resizes images to this short side in pixels instead of the checkpoint's. The limit of the long side is scaled
+    /// by the same factor.
     pub fn resize_images_to(&mut self, short_side: usize) {
         self.images.resize_to(short_side);
     }
@@ -192,7 +194,7 @@ impl Detector {
         self.images.target_size(image)
     }
 
-    /// The tokens of a prompt, with the special ones, pass by pass.
+    /// The number of tokens of each pass, special tokens included.
     ///
     /// # Errors
     /// As [`Self::detect`].
@@ -201,7 +203,7 @@ impl Detector {
         Ok(passes.iter().map(|(_, c)| c.ids.len()).collect())
     }
 
-    /// The phrases of a prompt that the model cannot read: too long, or of characters it does not know.
+    /// The phrases of a prompt that the model cannot encode: too long, or without any known token.
     ///
     /// # Errors
     /// If the tokenizer fails.
@@ -209,17 +211,17 @@ impl Detector {
         self.text.unreadable(prompt)
     }
 
-    /// What to ask of an image: a prompt of more tokens than the model takes becomes several questions.
+    /// The questions of a prompt. A prompt with more tokens than the model accepts is split into several questions.
     ///
     /// # Errors
-    /// If a phrase cannot be read, or there are too many.
+    /// If a phrase cannot be encoded, or there are too many phrases.
     pub fn questions(&self, prompt: &Prompt) -> Result<Vec<Question>, DetectError> {
         let passes = self.text.passes(prompt)?;
         let question = |(prompt, caption)| Question { prompt, caption };
         Ok(passes.into_iter().map(question).collect())
     }
 
-    /// What the model needs of an image, whatever it is asked.
+    /// Computes the image features, which do not depend on the prompt.
     ///
     /// # Errors
     /// If the image has no pixels or the model fails.
@@ -235,7 +237,7 @@ impl Detector {
         Ok(ImageFeatures(features))
     }
 
-    /// What the model needs of a caption, whatever the image.
+    /// Computes the text features, which do not depend on the image.
     ///
     /// # Errors
     /// If the model fails.
@@ -245,7 +247,7 @@ impl Detector {
         Ok(TextFeatures { tokens, encoded })
     }
 
-    /// One pass of the model: what it says of an image, asked for a caption.
+    /// Runs one pass of the model: one image and one caption to queries.
     ///
     /// # Errors
     /// If the model fails.
@@ -260,10 +262,11 @@ impl Detector {
         })
     }
 
-    /// Finds what a prompt names in an image: the detections, the best first, boxes in its own pixels.
+    /// Detects the objects that a prompt names. The detections are sorted by score, best first; boxes are in pixels
+    /// of the image.
     ///
     /// # Errors
-    /// See [`DetectError`]; a phrase that does not fit fails the call before anything is computed.
+    /// See [`DetectError`]. A phrase that does not fit fails the call before the model runs.
     pub fn detect(
         &self,
         image: &RgbImage,

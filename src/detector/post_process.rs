@@ -1,27 +1,27 @@
-//! Queries to detections: thresholds, phrases, suppression of duplicates.
+//! Converts queries to detections: thresholds, phrases, suppression of duplicates.
 
 use super::{DetectionOptions, Question};
 use crate::geometry::{BoundingBox, Detection, ImageSize};
 
-/// What the model says of one image, asked one question.
+/// The model's output for one image and one question.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Queries {
-    /// Query by query, a logit per text token.
+    /// One logit per text token for each query, query by query.
     pub logits: Vec<f32>,
-    /// How many tokens.
+    /// Number of text tokens.
     pub tokens: usize,
-    /// Per query: cxcywh, 0..1 of the image.
+    /// One box per query: cxcywh, 0..1 of the image.
     pub boxes: Vec<[f32; 4]>,
 }
 
 impl Queries {
-    /// Bytes they take.
+    /// Size in bytes.
     pub fn bytes(&self) -> usize {
         size_of_val(self.logits.as_slice()) + size_of_val(self.boxes.as_slice())
     }
 }
 
-/// The detections of all questions that were asked about one image, the best first.
+/// The detections of all questions about one image, sorted by score, best first.
 pub fn detections<'a>(
     answers: impl IntoIterator<Item = (&'a Question, &'a Queries)>,
     size: ImageSize,
@@ -31,20 +31,20 @@ pub fn detections<'a>(
         .into_iter()
         .flat_map(|(question, queries)| of_one(queries, question, size, options))
         .collect();
-    // those of a question are sorted already, and this sort keeps the order of equals
+    // the detections of each question are sorted already; the sort is stable
     found.sort_by(|a, b| b.score.total_cmp(&a.score));
     found.truncate(options.max_detections.unwrap_or(usize::MAX));
     found
 }
 
-/// Keeps the queries whose largest token probability is above the box threshold, names each by the
-/// phrase that fits best, removes duplicates of the same phrase, and sorts by score.
+/// Filters queries by the box threshold, names each one by the best phrase, removes duplicates of the same phrase,
+/// and sorts by score.
 ///
-/// The score is the reference's (`post_process_grounded_object_detection`). The phrase is not: the
-/// reference strings together single tokens, which can merge two phrases, cut one or give nothing.
-/// Here a phrase is scored as a whole, by the mean probability of its tokens, among the phrases with
-/// a token above the text threshold. Where the only token above it is none of a phrase (a dot), the best of all
-/// phrases is taken; where there is none above it, the detection has no phrase.
+/// The score is the reference's (`post_process_grounded_object_detection`). The phrase is not: the reference joins
+/// single tokens, which can merge two phrases, truncate one, or give an empty text. Here a phrase is scored as a
+/// whole, by the mean probability of its tokens. Candidates are the phrases with at least one token above the text
+/// threshold. If the only token above it belongs to no phrase (a dot), all phrases are candidates. If no token is
+/// above it, the detection has no phrase.
 fn of_one(
     queries: &Queries,
     Question { prompt, caption }: &Question,
@@ -57,7 +57,7 @@ fn of_one(
         .filter_map(|(logits, cxcywh)| {
             let probabilities: Vec<f32> = logits.iter().map(|x| sigmoid(*x)).collect();
             let score = probabilities.iter().fold(0f32, |a, b| a.max(*b));
-            // at 0 every query is wanted, also one whose probability vanished
+            // with a threshold of 0 every query passes, even if its probability underflowed to 0
             if score <= options.box_threshold && options.box_threshold > 0.0 {
                 return None;
             }
@@ -90,14 +90,14 @@ fn best_phrase(probabilities: &[f32], spans: &[Vec<usize>], text_threshold: f32)
                 let sum: f32 = span.iter().map(|i| probabilities[*i]).sum();
                 (phrase, sum / span.len() as f32)
             })
-            // of equal ones the first
+            // ties go to the first one
             .reduce(|best, other| if other.1 > best.1 { other } else { best })
             .map(|(phrase, _)| phrase)
     };
     best_of(true).or_else(|| best_of(false))
 }
 
-/// Non-maximum suppression among detections of one phrase, the best first; nothing at an IoU of 1.
+/// Non-maximum suppression among detections of the same phrase; `sorted` has the best first. An IoU of 1 disables it.
 fn suppress(sorted: Vec<(Option<usize>, Detection)>, iou: f32) -> Vec<Detection> {
     let mut kept: Vec<(Option<usize>, Detection)> = vec![];
     for (phrase, detection) in sorted {
@@ -131,9 +131,9 @@ mod tests {
         (p / (1.0 - p)).ln()
     }
 
-    /// Detections of queries given as token probabilities, all with boxes at `cx`.
+    /// The detections of queries that are given as token probabilities; all boxes are centred at `cx`.
     fn run(rows: &[([f32; 6], f32)], options: DetectionOptions) -> Vec<(String, f32)> {
-        // [CLS] car . van ##s [SEP], of "car. vans."
+        // the tokens of "car. vans.": [CLS] car . van ##s [SEP]
         let prompt = Prompt::parse("car. vans.").unwrap();
         let caption = Caption {
             ids: vec![101, 7, 1012, 8, 9, 102],
@@ -158,13 +158,13 @@ mod tests {
     #[test]
     fn a_phrase_is_whole_or_not_at_all() {
         let options = DetectionOptions::default();
-        // "car" and a piece of "vans" pass the text threshold: the reference would say "car van"
+        // "car" and a part of "vans" pass the text threshold: the reference would answer "car van"
         let both = [0.01, 0.5, 0.01, 0.4, 0.1, 0.01];
         assert_eq!(run(&[(both, 0.5)], options), [("car".to_owned(), 0.5)]);
-        // only a piece of "vans" passes: the reference would say "##s"
+        // only a part of "vans" passes: the reference would answer "##s"
         let piece = [0.01, 0.1, 0.01, 0.2, 0.45, 0.01];
         assert_eq!(run(&[(piece, 0.5)], options), [("vans".to_owned(), 0.45)]);
-        // only the dot passes: the reference would say "."
+        // only the dot passes: the reference would answer "."
         let dot = [0.01, 0.1, 0.6, 0.2, 0.2, 0.01];
         assert_eq!(run(&[(dot, 0.5)], options), [("vans".to_owned(), 0.6)]);
     }

@@ -1,4 +1,4 @@
-//! Prompts to caption tokens, and which of them belong to which phrase.
+//! Converts prompts to caption tokens, and maps tokens to phrases.
 
 use std::collections::HashMap;
 
@@ -9,30 +9,30 @@ use super::DetectError;
 use crate::models::grounding_dino::text_mask::SEPARATORS;
 use crate::prompt::Prompt;
 
-/// The checkpoint's tokenizer and the length the model takes.
+/// The checkpoint's tokenizer and the model's token limit.
 #[derive(Debug, Clone)]
 pub struct TextProcessor {
     tokenizer: Tokenizer,
     max_tokens: usize,
 }
 
-/// More than a thousand labels of a few words.
+/// Limit of passes; enough for more than a thousand labels of a few words.
 const MAX_PASSES: usize = 64;
 
-/// A caption as the model reads it.
+/// The tokens of a caption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caption {
     /// Token ids, `[CLS]` and `[SEP]` included.
     pub ids: Vec<u32>,
-    /// Per phrase of the prompt: the places of its tokens in `ids`; never empty.
+    /// For each phrase of the prompt, the indices of its tokens in `ids`; never empty.
     pub spans: Vec<Vec<usize>>,
 }
 
 impl TextProcessor {
-    /// From the bytes of a `tokenizer.json`; padding and truncation set in it are ignored.
+    /// Parses a `tokenizer.json`. Its padding and truncation settings are ignored.
     ///
     /// # Errors
-    /// What the tokenizers library says.
+    /// The message of the tokenizers library.
     pub fn from_bytes(bytes: &[u8], max_tokens: usize) -> Result<Self, String> {
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())?;
         tokenizer.with_padding(None);
@@ -43,10 +43,10 @@ impl TextProcessor {
         })
     }
 
-    /// Uncased BERT's tokenizer from its `vocab.txt`, one word piece per line.
+    /// Builds uncased BERT's tokenizer from its `vocab.txt`, one word piece per line.
     ///
     /// # Errors
-    /// If the special words are not in it.
+    /// If a special token is missing.
     pub fn from_vocabulary(words: &str, max_tokens: usize) -> Result<Self, String> {
         let ids: HashMap<&str, usize> = words.lines().zip(0..).collect();
         let special = |name: &'static str| match ids.get(name) {
@@ -95,21 +95,21 @@ impl TextProcessor {
         Self::from_bytes(tokenizer.to_string().as_bytes(), max_tokens)
     }
 
-    /// The tokenizer of every published Grounding DINO, for weights that come without one.
+    /// The tokenizer of every published Grounding DINO, for weights without a tokenizer file.
     ///
     /// # Errors
-    /// Never, if the test below passes.
+    /// Never, because the vocabulary is compiled in; a test checks it.
     pub fn of_bert(max_tokens: usize) -> Result<Self, String> {
         let words = include_str!("../../models/bert-base-uncased/vocab.txt");
         Self::from_vocabulary(words, max_tokens)
     }
 
-    /// The tokenizer itself.
+    /// The underlying tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
-    /// The phrases that cannot be read, each by itself.
+    /// The phrases that cannot be encoded, each tried alone.
     ///
     /// # Errors
     /// If the tokenizer fails.
@@ -130,10 +130,10 @@ impl TextProcessor {
         Ok(unreadable)
     }
 
-    /// The prompt in as few parts as fit the model, each with its caption; phrases keep their order.
+    /// Splits the prompt into as few parts as fit the model, each with its caption. Phrases keep their order.
     ///
     /// # Errors
-    /// As [`Self::process`]; a phrase too long for a pass of its own is [`DetectError::PromptTooLong`].
+    /// As [`Self::process`]; [`DetectError::PromptTooLong`] if a phrase is too long for a pass of its own.
     pub fn passes(&self, prompt: &Prompt) -> Result<Vec<(Prompt, Caption)>, DetectError> {
         let room = self.max_tokens.saturating_sub(2); // [CLS] and [SEP]
         let mut parts: Vec<Vec<&str>> = vec![];
@@ -160,7 +160,7 @@ impl TextProcessor {
             });
         }
         let prompts = parts.into_iter().map(|part| {
-            // the phrases come from a prompt: they are not empty
+            // the phrases come from a prompt, so they are not empty
             let part = Prompt::from_phrases(part).unwrap_or_else(|_| prompt.clone());
             let caption = self.process(&part)?;
             Ok((part, caption))
@@ -171,8 +171,8 @@ impl TextProcessor {
     /// Tokenises the prompt's caption.
     ///
     /// # Errors
-    /// [`DetectError::PromptTooLong`] where the caption has more tokens than the model takes (nothing
-    /// is cut off silently), [`DetectError::PhraseWithoutTokens`] for a phrase the vocabulary drops.
+    /// [`DetectError::PromptTooLong`] if the caption has more tokens than the model accepts; it is never truncated.
+    /// [`DetectError::PhraseWithoutTokens`] if the tokenizer removes everything of a phrase.
     pub fn process(&self, prompt: &Prompt) -> Result<Caption, DetectError> {
         let (text, ranges) = prompt.caption();
         let encoding = self
@@ -238,7 +238,7 @@ mod tests {
                 prompts.collect::<Vec<_>>()
             })
         };
-        // two words and a full stop each, and two tokens around all
+        // two words and a full stop per phrase, and two special tokens
         assert_eq!(split(14).unwrap(), [4]);
         assert_eq!(split(13).unwrap(), [3, 1]);
         assert_eq!(split(8).unwrap(), [2, 2]);

@@ -1,23 +1,22 @@
-//! Which label a phrase names.
+//! Labels, and matching phrases to labels.
 
 /// `<Label value="Bok Choi" alias="bok_choi" predicted_values="bok choi, pak choi" hint="a cabbage"/>`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Label {
-    /// What the annotator reads.
+    /// The text that the annotator sees.
     pub value: String,
-    /// What is written in results instead of the value.
+    /// The name in results, if it differs from the value.
     pub alias: Option<String>,
-    /// What a model calls it: phrases to look for in its stead, as in Label Studio's YOLO backend.
+    /// Phrases that the detector searches for instead of the value, as in Label Studio's YOLO backend.
     pub predicted_values: Vec<String>,
-    /// What the annotator reads when hovering over it.
+    /// The tooltip.
     pub hint: Option<String>,
-    /// How sure the detector must be of it, 0..1: its own `score_threshold` or `model_score_threshold`,
-    /// else its control's.
+    /// Minimum detector score, 0..1: the label's `score_threshold` or `model_score_threshold`, else its control's.
     pub score_threshold: Option<f32>,
 }
 
 impl Label {
-    /// A label that is only a value.
+    /// A label that has only a value.
     pub fn new(value: &str) -> Self {
         Self {
             value: value.to_owned(),
@@ -28,12 +27,12 @@ impl Label {
         }
     }
 
-    /// What stands in results: the alias where there is one.
+    /// The name in results: the alias if there is one, else the value.
     pub fn name(&self) -> &str {
         self.alias.as_deref().unwrap_or(&self.value)
     }
 
-    /// What to look for where nobody typed a prompt: the predicted values, else the value.
+    /// The phrases to search for without a typed prompt: the predicted values, else the value.
     pub fn phrases(&self) -> Vec<&str> {
         if self.predicted_values.is_empty() {
             vec![&self.value]
@@ -42,9 +41,9 @@ impl Label {
         }
     }
 
-    /// The label a phrase names: the first whose value is the phrase, else whose alias, else one of whose
-    /// predicted values, else whose hint; then once more in this order, regardless of case, blanks,
-    /// punctuation between phrases, and singular or plural.
+    /// The label that a phrase matches. The order is: the first label whose value equals the phrase, else whose
+    /// alias, else one of whose predicted values, else whose hint. If none is equal, the same order is repeated and
+    /// ignores case, whitespace, punctuation between phrases, and singular or plural.
     pub fn find<'a>(labels: &'a [Self], phrase: &str) -> Option<&'a Self> {
         let by = |is_same: &dyn Fn(&str) -> bool| {
             let find = |is_named: &dyn Fn(&Self) -> bool| labels.iter().find(|l| is_named(l));
@@ -60,15 +59,15 @@ impl Label {
     }
 }
 
-/// The words of a text in lower case. What separates the phrases of a prompt separates words here too, and so do
-/// hyphens and underscores.
+/// The words of a text in lower case. Words are separated by whitespace, by the separators of phrases, by hyphens and
+/// by underscores.
 fn words(text: &str) -> impl Iterator<Item = String> {
     text.split(|c: char| c.is_whitespace() || ".,;?-_".contains(c))
         .filter(|word| !word.is_empty())
         .map(str::to_lowercase)
 }
 
-/// Whether a text consists of the words that are sought, each in singular or plural.
+/// Whether a text consists of the sought words, each in singular or plural.
 fn is_same_but_for_number(text: &str, sought: &[String]) -> bool {
     let is_plural = |many: &str, one: &str| {
         let stem = many.strip_suffix("ies").filter(|stem| !stem.is_empty());

@@ -1,4 +1,4 @@
-//! The labeling config: which images a task shows, which controls it offers, and their labels.
+//! The labeling config: the images of a task, its controls, and their labels.
 
 mod label;
 mod parse;
@@ -9,32 +9,32 @@ use serde_json::{Map, Value};
 
 pub use label::Label;
 
-/// What groundling needs to know of a labeling config.
+/// The parts of a labeling config that groundling uses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LabelingConfig {
-    /// Every `<Image>`.
+    /// All `<Image>` tags.
     pub images: Vec<ImageTag>,
-    /// Every control of a kind that groundling uses.
+    /// All controls of the kinds that groundling uses.
     pub controls: Vec<ControlTag>,
 }
 
 /// `<Image name="image" value="$image"/>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageTag {
-    /// What controls call it.
+    /// The name that controls refer to.
     pub name: String,
-    /// Its URL: `$key` of the task's data, or a text with such keys in it.
+    /// The image's URL: `$key` of the task's data, or a text that contains such keys.
     pub value: String,
 }
 
-/// A control attached to objects of the task.
+/// A control tag, attached to object tags.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ControlTag {
     /// `from_name` of its regions.
     pub name: String,
-    /// The objects it belongs to.
+    /// The names of the object tags it is attached to.
     pub to_names: Vec<String>,
-    /// What it makes.
+    /// The kind of control.
     pub kind: ControlKind,
     /// Its labels, in order.
     pub labels: Vec<Label>,
@@ -43,9 +43,9 @@ pub struct ControlTag {
 /// The kinds of control that groundling uses.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ControlKind {
-    /// `<TextArea>`: where a prompt is typed.
+    /// `<TextArea>`: a text input, possibly for the prompt.
     TextArea {
-        /// Whether its name or class says that it is the prompt.
+        /// Whether its name or class marks it as the prompt.
         is_prompt: bool,
     },
     /// `<Number>`: a threshold, if its name says so.
@@ -55,31 +55,31 @@ pub enum ControlKind {
     },
     /// `<Labels>`: labels for shapes without labels of their own.
     Labels,
-    /// `<RectangleLabels>` and the like: a shape with its labels.
+    /// `<RectangleLabels>` and similar tags: a shape with its own labels.
     ShapeLabels(Shape),
-    /// `<Rectangle>` and the like: a shape that takes its label from a `<Labels>`.
+    /// `<Rectangle>` and similar tags: a shape whose label comes from a `<Labels>`.
     Shape(Shape),
 }
 
-/// What a region looks like.
+/// The shape of a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// A box.
     Rectangle,
     /// A mask.
     Brush,
-    /// An outline.
+    /// A polygon.
     Polygon,
 }
 
-/// A control that takes regions, and the control that labels them.
+/// A control that takes regions, and the controls that define their labels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RegionControl<'a> {
-    /// What its regions look like.
+    /// The shape of its regions.
     pub shape: Shape,
-    /// Where they go.
+    /// The control.
     pub control: &'a ControlTag,
-    /// Where their labels come from: the control itself, or every `<Labels>` of the same image.
+    /// The source of its labels: the control itself, or every `<Labels>` of the same image.
     pub labels: Vec<&'a ControlTag>,
 }
 
@@ -89,7 +89,7 @@ pub enum LabelingError {
     /// Not XML.
     #[error("the labeling config is not well-formed XML: {0}")]
     Malformed(String),
-    /// More than any project has.
+    /// The config exceeds a size limit.
     #[error("the labeling config has {found} {what}, and may have {limit}")]
     #[allow(missing_docs)]
     TooLarge {
@@ -97,10 +97,10 @@ pub enum LabelingError {
         found: usize,
         limit: usize,
     },
-    /// Nothing to look at.
+    /// There is no `<Image>` tag.
     #[error("the labeling config has no <Image> tag: add <Image name=\"image\" value=\"$image\"/>")]
     NoImage,
-    /// A tag without what it needs.
+    /// A required attribute is missing or invalid.
     #[error("<{tag}> has no usable {attribute}=\"...\": {hint}")]
     #[allow(missing_docs)]
     Attribute {
@@ -108,57 +108,57 @@ pub enum LabelingError {
         attribute: &'static str,
         hint: &'static str,
     },
-    /// Several pages in one tag.
+    /// An `<Image>` tag shows several pages.
     #[error(
         "<Image name=\"{0}\"> shows a list of pages (valueList), and groundling answers for single images: use value=\"$image\" and a task per page"
     )]
     ValueList(String),
-    /// Nowhere to type a prompt.
+    /// There is no `<TextArea>` for a prompt.
     #[error(
         "the labeling config has no <TextArea> for the image \"{0}\": add <TextArea name=\"prompt\" toName=\"{0}\"/>"
     )]
     NoTextArea(String),
-    /// No control for results.
+    /// No control takes regions.
     #[error(
         "the labeling config has no <RectangleLabels>, <BrushLabels> or <PolygonLabels> for the image \"{0}\", so results have nowhere to go"
     )]
     NoRegionControl(String),
-    /// Nothing to look for where nobody typed a prompt.
+    /// There is no prompt, and no label to search for instead.
     #[error(
         "no prompt was given, and the controls of the image \"{0}\" have no <Label> to look for"
     )]
     NoLabels(String),
-    /// A task without its image.
+    /// The task's data has no URL for the image.
     #[error("the task's data has no text under {key:?}, which <Image name=\"{image}\"> shows")]
     #[allow(missing_docs)]
     NoData { image: String, key: String },
 }
 
 impl LabelingConfig {
-    /// Reads the XML of a labeling config.
+    /// Parses the XML of a labeling config.
     ///
     /// # Errors
-    /// If it is malformed, has no image, shows lists of images, or a tag lacks what it needs.
+    /// If it is malformed, exceeds a size limit, has no image, shows lists of images, or lacks a required attribute.
     pub fn parse(xml: &str) -> Result<Self, LabelingError> {
         parse::parse(xml)
     }
 
-    /// The image of this name.
+    /// The image tag with this name.
     pub fn image_named(&self, name: &str) -> Option<&ImageTag> {
         self.images.iter().find(|image| image.name == name)
     }
 
-    /// The images whose controls take regions, in order.
+    /// The images with at least one region control, in order.
     pub fn images_with_regions(&self) -> impl Iterator<Item = &ImageTag> {
         let takes_regions = |image: &&ImageTag| self.region_controls(image).next().is_some();
         self.images.iter().filter(takes_regions)
     }
 
-    /// The image that prompts are about: the one the prompt's text area belongs to, else the first that
-    /// takes regions, else the first.
+    /// The image that prompts refer to: the one that the prompt's text area is attached to, else the first image with
+    /// a region control, else the first image.
     ///
     /// # Errors
-    /// If there is none.
+    /// If the config has no image.
     pub fn image(&self) -> Result<&ImageTag, LabelingError> {
         let of_prompt = |explicit_only: bool| {
             let mut areas = self.controls.iter().filter(|control| match control.kind {
@@ -187,7 +187,7 @@ impl LabelingConfig {
             .filter(move |control| control.to_names.contains(&image.name))
     }
 
-    /// The controls that take an image's regions.
+    /// The controls that take regions of an image.
     pub fn region_controls<'a>(
         &'a self,
         image: &'a ImageTag,
@@ -212,8 +212,9 @@ impl LabelingConfig {
             })
     }
 
-    /// The text area that holds an image's prompt: of those attached to it one named or classed `prompt`
-    /// before others, else one so named that belongs to something else of the task.
+    /// The text area that holds an image's prompt. Among the text areas attached to the image, one with the name or
+    /// class `prompt` is preferred. If none is attached, a text area marked as the prompt may belong to another
+    /// object tag.
     ///
     /// # Errors
     /// If there is none.
@@ -239,7 +240,7 @@ impl LabelingConfig {
             .ok_or_else(|| LabelingError::NoTextArea(image.name.clone()))
     }
 
-    /// Every label of an image's regions, each once, in order.
+    /// All labels of an image's region controls, without duplicates, in order.
     pub fn labels<'a>(&'a self, image: &'a ImageTag) -> Vec<&'a Label> {
         let controls = self.region_controls(image).flat_map(|c| c.labels);
         let mut known = HashSet::new();
@@ -251,14 +252,14 @@ impl LabelingConfig {
 }
 
 impl<'a> RegionControl<'a> {
-    /// The label a phrase names, and the control it belongs to; see [`Label::find`] for the order.
+    /// The label that a phrase matches, and the control that defines it; see [`Label::find`] for the order.
     pub fn label_for(&self, phrase: &str) -> Option<(&'a ControlTag, &'a Label)> {
         self.labels
             .iter()
             .find_map(|control| Some((*control, Label::find(&control.labels, phrase)?)))
     }
 
-    /// The label of this name in results, and the control it belongs to.
+    /// The label with this name in results, and the control that defines it.
     pub fn label_named(&self, name: &str) -> Option<(&'a ControlTag, &'a Label)> {
         self.labels.iter().find_map(|control| {
             let label = control.labels.iter().find(|label| label.name() == name)?;
@@ -277,7 +278,7 @@ impl Shape {
         }
     }
 
-    /// The `type` of a region with labels, and the key of its labels: `rectanglelabels` and so on.
+    /// The `type` of a region with its own labels, and the key of its labels: `rectanglelabels` and so on.
     pub fn labels_kind(self) -> &'static str {
         match self {
             Self::Rectangle => "rectanglelabels",
@@ -287,16 +288,16 @@ impl Shape {
     }
 }
 
-/// The key of a task whose only value came from a storage or an upload before there was a config to name
-/// it.
+/// The key that Label Studio uses for a file that was uploaded or synced before the project had a labeling config.
 const UNNAMED: &str = "$undefined$";
 
 impl ImageTag {
-    /// The image's URL in a task's data: `$key` is replaced by what the data has there, `$a.b` by what
-    /// it has under `b` of `a` where there is no key `a.b`; Label Studio's `$undefined$` stands for any key.
+    /// The image's URL in a task's data. `$key` is replaced by the value of `key`. `$a.b` is replaced by the value of
+    /// the key `a.b`, else by the value of `b` inside `a`. If a key is missing, the value of Label Studio's key
+    /// `$undefined$` is used.
     ///
     /// # Errors
-    /// If the data has no text there.
+    /// If the data has no string there.
     pub fn url(&self, data: &Map<String, Value>) -> Result<String, LabelingError> {
         let look_up = |key: &str| {
             let nested = || {
@@ -316,7 +317,7 @@ impl ImageTag {
         let mut parts = self.value.split('$');
         let mut url = parts.next().unwrap_or_default().to_owned();
         if url.is_empty() && parts.clone().count() == 1 {
-            // the usual form, where a key may hold any character
+            // the usual form: one key, which may contain any character
             return look_up(parts.next().unwrap_or_default()).map(str::to_owned);
         }
         for part in parts {
@@ -329,7 +330,7 @@ impl ImageTag {
         Ok(url)
     }
 
-    /// The key of a task's data that holds the URL, where the tag names one key and nothing else.
+    /// The key of the task's data that holds the URL, if the tag's value is a single key.
     pub fn data_key(&self) -> &str {
         self.value.trim_start_matches('$')
     }

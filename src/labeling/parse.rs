@@ -1,22 +1,22 @@
-//! XML to [`LabelingConfig`].
+//! Parses XML to a [`LabelingConfig`].
 
 use roxmltree::{Document, Node, ParsingOptions};
 
 use super::{ControlKind, ControlTag, ImageTag, Label, LabelingConfig, LabelingError, Shape};
 
-/// Bytes of a config: tens of thousands of labels.
+/// Limit of a config, in bytes; this is tens of thousands of labels.
 const MAX_BYTES: usize = 4 << 20;
-/// Elements, texts and comments.
+/// Limit of elements, texts and comments.
 const MAX_NODES: usize = 200_000;
-/// Elements around an element.
+/// Limit of nested elements.
 const MAX_DEPTH: usize = 200;
-/// Labels of all controls together.
+/// Limit of labels, over all controls.
 const MAX_LABELS: usize = 50_000;
-/// `<Image>` tags. Images, controls and the names that join them are compared with each other.
+/// Limit of `<Image>` tags. The time grows with the product of images, controls and `toName` entries.
 const MAX_IMAGES: usize = 1000;
-/// Tags of the kinds that groundling uses.
+/// Limit of controls of the kinds that groundling uses.
 const MAX_CONTROLS: usize = 1000;
-/// Names in the `toName` of all controls together.
+/// Limit of names in the `toName` attributes of all controls together.
 const MAX_TO_NAMES: usize = 10_000;
 
 pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
@@ -26,7 +26,7 @@ pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
         false => Ok(()),
     };
     within("bytes", xml.len(), MAX_BYTES)?;
-    // no declarations of entities: they could grow without bounds
+    // entity declarations are not allowed: expanded entities could grow without bounds
     let options = ParsingOptions {
         nodes_limit: MAX_NODES as u32,
         ..ParsingOptions::default()
@@ -63,10 +63,10 @@ pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
     Ok(config)
 }
 
-/// How many elements stand inside of each other.
+/// The largest number of nested elements.
 fn depth(document: &Document) -> usize {
     let mut deepest = 0;
-    // without recursion: a file decides how deep it goes
+    // not recursive, because the document determines the depth
     let mut open = vec![(document.root(), 0)];
     while let Some((node, depth)) = open.pop() {
         deepest = deepest.max(depth);
@@ -76,7 +76,7 @@ fn depth(document: &Document) -> usize {
     deepest
 }
 
-/// The labels of a control: those that stand in it or in views in it, and not in another control.
+/// The labels of a control: those inside it, also inside nested views, but not inside another control.
 fn labels_of<'a, 'input>(control: Node<'a, 'input>) -> Vec<Node<'a, 'input>> {
     let mut labels = vec![];
     let mut open: Vec<Node> = control.children().rev().collect();
@@ -108,10 +108,10 @@ fn image(node: Node) -> Result<ImageTag, LabelingError> {
     Ok(ImageTag { name, value })
 }
 
-/// What a tag is to groundling; `None` for all others.
+/// The kind of a control tag; `None` for all other tags.
 fn kind(node: Node) -> Option<ControlKind> {
     Some(match node.tag_name().name() {
-        // one per region holds what is said of the region, not of the image
+        // a per-region text area describes a region, not the image
         "TextArea" if node.attribute("perRegion") != Some("true") => ControlKind::TextArea {
             is_prompt: is_prompt(node),
         },
@@ -131,7 +131,7 @@ fn kind(node: Node) -> Option<ControlKind> {
     })
 }
 
-/// Whether a text area is named `prompt`, or it or a view around it has that class.
+/// Whether a text area is named `prompt`, or it or an ancestor has the class `prompt`.
 fn is_prompt(node: Node) -> bool {
     let is_classed = |node: Node| {
         ["className", "class", "classname"]
@@ -145,7 +145,7 @@ fn is_prompt(node: Node) -> bool {
 fn control(node: Node, kind: ControlKind) -> Result<ControlTag, LabelingError> {
     let name = required(node, "name", "a control needs a name")?;
     let to_name = match kind {
-        // found by its name
+        // identified by its name
         ControlKind::Number { .. } => node.attribute("toName").unwrap_or_default().to_owned(),
         _ => required(node, "toName", "it must be the name of an <Image>")?,
     };
@@ -165,7 +165,7 @@ fn control(node: Node, kind: ControlKind) -> Result<ControlTag, LabelingError> {
     })
 }
 
-/// `None` for a label that has neither a value nor an alias.
+/// Parses a label. Returns `None` if it has neither a value nor an alias.
 fn label(node: Node, control_threshold: Option<f32>) -> Result<Option<Label>, LabelingError> {
     let text = |attribute: &str| {
         let value = node.attribute(attribute).map(str::trim);
@@ -190,7 +190,7 @@ fn label(node: Node, control_threshold: Option<f32>) -> Result<Option<Label>, La
     }))
 }
 
-/// `score_threshold`, else `model_score_threshold`.
+/// The value of `score_threshold`, else of `model_score_threshold`.
 fn threshold(node: Node) -> Result<Option<f32>, LabelingError> {
     for attribute in ["score_threshold", "model_score_threshold"] {
         let Some(value) = node.attribute(attribute) else {
@@ -269,7 +269,7 @@ mod tests {
             let close = "</RectangleLabels>".repeat(count);
             format!("<View>{image}{open}{close}</View>")
         };
-        // every control has its own label and not those of the controls in it
+        // every control has its own label, and not those of nested controls
         let few = parsed(&nested(100));
         assert!(few.controls.iter().all(|control| control.labels.len() == 1));
         assert!(error(&nested(3000)).contains("inside of each other, and may have 200"));

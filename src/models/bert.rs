@@ -1,7 +1,7 @@
 //! BERT, the text encoder of Grounding DINO (Devlin et al. 2018, <https://arxiv.org/abs/1810.04805>).
 //!
-//! It takes its position ids and a mask per pair of tokens from outside, because Grounding DINO lets
-//! every phrase see only itself.
+//! The position ids and the attention mask per pair of tokens are inputs, because in Grounding DINO the tokens of a
+//! phrase attend only to each other.
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::{Activation, Embedding, VarBuilder};
@@ -43,10 +43,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The configuration that the tensors below `prefix` tell.
+    /// Derives the configuration from the shapes of the tensors under `prefix`.
     ///
     /// # Errors
-    /// The tensor that is missing.
+    /// The name of a missing tensor.
     pub fn of_weights(weights: &Weights, prefix: &str) -> std::result::Result<Self, String> {
         let embeddings = |name: &str| -> std::result::Result<[usize; 2], String> {
             weights.sizes(&format!("{prefix}.embeddings.{name}_embeddings.weight"))
@@ -60,7 +60,7 @@ impl Config {
             vocab_size,
             hidden_size,
             num_hidden_layers: weights.count(&format!("{prefix}.encoder.layer")),
-            // in no shape; 64 channels per head in every published size of BERT
+            // not visible in any shape; all published sizes of BERT have 64 channels per head
             num_attention_heads: (hidden_size / 64).max(1),
             intermediate_size,
             max_position_embeddings,
@@ -109,8 +109,8 @@ impl Bert {
         })
     }
 
-    /// Token ids, token types and position ids `[B, T]` (u32) and an additive attention bias
-    /// `[B, 1, T, T]`, to the last hidden state `[B, T, hidden]`.
+    /// Token ids, token types and position ids `[B, T]` (u32) and an additive attention bias `[B, 1, T, T]`, to the
+    /// last hidden state `[B, T, hidden]`.
     pub fn forward(
         &self,
         input_ids: &Tensor,

@@ -1,5 +1,5 @@
-//! Layers that several models share. They hold weights and know their published names; what they compute is in
-//! [`ops`], where the fast kernels are.
+//! Layers that several models share. They hold the weights and load them by their published names. The computations
+//! are in [`ops`], which has the fast kernels.
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -14,7 +14,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// From a weight `[output, input]` and a bias `[output]`.
+    /// From a weight `[output, input]` and an optional bias `[output]`.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         Ok(Self {
             weight: Matrix::new(weight)?,
@@ -22,17 +22,18 @@ impl Linear {
         })
     }
 
-    /// The activation of the layer's output: `[..., input]` to `[..., output]`.
+    /// `[..., input]` to `[..., output]`, with an activation.
     pub fn forward_activated(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
         ops::linear(xs, &self.weight, self.bias.as_ref(), activation, None)
     }
 
-    /// The layer's output added to `residual`, which has its shape, or is one image's, added to all.
+    /// The layer's output plus `residual`, which has the same shape, or the shape of one image and is added to all
+    /// images.
     pub fn forward_added(&self, xs: &Tensor, residual: &Tensor) -> Result<Tensor> {
         self.forward_added_activated(xs, residual, Activation::None)
     }
 
-    /// The activation of the layer's output added to `residual`.
+    /// The activation of the layer's output plus `residual`.
     pub fn forward_added_activated(
         &self,
         xs: &Tensor,
@@ -43,12 +44,12 @@ impl Linear {
         ops::linear(xs, &self.weight, bias, activation, Some(residual))
     }
 
-    /// `[B, N, input]` to `[B, heads, N, output / heads]`: each head's outputs lie together.
+    /// `[B, N, input]` to `[B, heads, N, output / heads]`: the outputs of each head are contiguous.
     pub fn forward_by_heads(&self, xs: &Tensor, heads: usize) -> Result<Tensor> {
         ops::linear_by_heads(xs, &self.weight, self.bias.as_ref(), heads)
     }
 
-    /// The product with the weight alone.
+    /// The product with the weight, without the bias.
     pub fn without_bias(&self, xs: &Tensor) -> Result<Tensor> {
         ops::linear(xs, &self.weight, None, Activation::None, None)
     }
@@ -65,15 +66,15 @@ pub fn linear(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
     linear_b(input, output, true, vb)
 }
 
-/// Loads a [`Linear`], with a bias or without.
+/// Loads a [`Linear`] with or without a bias.
 pub fn linear_b(input: usize, output: usize, has_bias: bool, vb: VarBuilder) -> Result<Linear> {
     let weight = vb.get((output, input), "weight")?;
     let bias = has_bias.then(|| vb.get(output, "bias")).transpose()?;
     Linear::new(weight, bias)
 }
 
-/// Loads several linear layers of the same input as one, whose outputs lie side by side. Where only some have a
-/// bias the others' is zero.
+/// Loads several linear layers of the same input as one layer with concatenated outputs. If only some of them have a
+/// bias, the others get a zero bias.
 pub fn linear_concat(input: usize, layers: &[(usize, bool, VarBuilder)]) -> Result<Linear> {
     let mut weights = vec![];
     let mut biases = vec![];
@@ -99,7 +100,7 @@ pub struct FeedForward {
 }
 
 impl FeedForward {
-    /// Puts together loaded layers.
+    /// Combines loaded layers.
     pub fn new(first: Linear, activation: candle_nn::Activation, second: Linear) -> Self {
         Self {
             first,
@@ -108,7 +109,7 @@ impl FeedForward {
         }
     }
 
-    /// `[..., input]` to `[..., output]`, with `residual` of that shape added.
+    /// `[..., input]` to `[..., output]`, plus `residual` of that shape.
     pub fn forward_added(&self, xs: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let (first, second) = (&self.first, &self.second);
         match fused(self.activation) {
@@ -124,7 +125,7 @@ impl FeedForward {
     }
 }
 
-/// The activations that operations compute as they go.
+/// The activation if the operations can fuse it, else `None`.
 fn fused(activation: candle_nn::Activation) -> Option<Activation> {
     match activation {
         candle_nn::Activation::Gelu => Some(Activation::Gelu),
@@ -142,12 +143,12 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// The activation of the normed rows.
+    /// Layer norm with an activation.
     pub fn forward_activated(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
         ops::layer_norm(xs, &self.weight, &self.bias, self.eps, activation)
     }
 
-    /// `[C]`: what a row of zeros becomes.
+    /// `[C]`: the norm of a zero row, which is the bias.
     pub fn of_zeros(&self) -> &Tensor {
         &self.bias
     }
@@ -188,7 +189,7 @@ impl LayerNorm2d {
     }
 }
 
-/// A convolution whose stride equals its kernel, computed as one matrix product over the patches.
+/// A convolution whose stride equals its kernel size, computed as one matrix product over the patches.
 #[derive(Debug, Clone)]
 pub struct PatchEmbedding {
     projection: Linear,
@@ -209,8 +210,8 @@ impl PatchEmbedding {
         })
     }
 
-    /// Pixels `[B, C, H, W]` to patches `[B, ceil(H / p), ceil(W / p), hidden]`; a size that the patch
-    /// does not divide is padded with zeros at the bottom and the right.
+    /// Pixels `[B, C, H, W]` to patches `[B, ceil(H / p), ceil(W / p), hidden]`. A size that is not a multiple of the
+    /// patch size is padded with zeros at the bottom and the right.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor> {
         let (p, c) = (self.patch, self.channels);
         let (batch, _, height, width) = pixel_values.dims4()?;
@@ -225,7 +226,7 @@ impl PatchEmbedding {
     }
 }
 
-/// A transposed convolution with kernel 2 and stride 2: every pixel becomes a 2x2 block.
+/// A transposed convolution with kernel size 2 and stride 2: every pixel becomes a 2x2 block.
 #[derive(Debug, Clone)]
 pub struct Upscale2x(ops::Upscale2x);
 
@@ -237,7 +238,7 @@ impl Upscale2x {
         Ok(Self(ops::Upscale2x::new(&kernel, &bias)?))
     }
 
-    /// `[B, H, W, input]` to the activation of `[B, 2 H, 2 W, output]`, channels last.
+    /// `[B, H, W, input]` to `[B, 2 H, 2 W, output]` with an activation, channels last.
     pub fn forward(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
         ops::upscale2x(xs, &self.0, activation)
     }
@@ -248,7 +249,7 @@ impl Upscale2x {
 pub struct Mlp(Vec<Linear>);
 
 impl Mlp {
-    /// `sizes` are the widths from the input to the output; tensors are `layers.{i}`.
+    /// Loads `layers.{i}`; `sizes` are the widths from the input to the output.
     pub fn load(sizes: &[usize], vb: VarBuilder) -> Result<Self> {
         let vb = vb.pp("layers");
         let layers = sizes
@@ -259,7 +260,7 @@ impl Mlp {
         Ok(Self(layers))
     }
 
-    /// Puts together loaded layers.
+    /// Combines loaded layers.
     pub fn new(layers: Vec<Linear>) -> Self {
         Self(layers)
     }
@@ -290,7 +291,7 @@ pub struct MultiheadAttention {
 }
 
 impl MultiheadAttention {
-    /// Puts together loaded projections; `heads` divides the width of the first three.
+    /// Combines loaded projections. The output width of the first three must be divisible by `heads`.
     pub fn new(query: Linear, key: Linear, value: Linear, output: Linear, heads: usize) -> Self {
         Self {
             query,
@@ -311,8 +312,8 @@ impl MultiheadAttention {
         &self.key
     }
 
-    /// Queries `[B, N, C]`, keys and values `[B, M, C]` (or `[1, M, C]`: the same for all), `bias` broadcasting to
-    /// `[B, heads, N, M]`; to `residual` with the result `[B, N, C]` added.
+    /// Queries `[B, N, C]`, keys and values `[B, M, C]` (or `[1, M, C]`, shared by all), and `bias`, which broadcasts
+    /// to `[B, heads, N, M]`. Returns `residual` plus the result `[B, N, C]`.
     pub fn forward_added(
         &self,
         queries: &Tensor,
@@ -326,7 +327,7 @@ impl MultiheadAttention {
         self.output.forward_added(&attended, residual)
     }
 
-    /// As [`MultiheadAttention::forward_added`], without a residual.
+    /// Like [`MultiheadAttention::forward_added`], without a residual.
     pub fn forward(
         &self,
         queries: &Tensor,
@@ -338,7 +339,7 @@ impl MultiheadAttention {
         self.attend(&query, &key, values, bias)?.apply(&self.output)
     }
 
-    /// As [`MultiheadAttention::forward_added`], of queries and keys that are projected already.
+    /// Like [`MultiheadAttention::forward_added`], with queries and keys that are already projected.
     pub fn forward_projected(
         &self,
         query: &Tensor,

@@ -1,8 +1,8 @@
 //! The model definitions: tensors in, tensors out.
 //!
-//! Nothing here knows images, text, thresholds or HTTP. Every block has `load(vb, &config)`, whose
-//! `vb.pp("...")` names are the published checkpoint's tensor names, and `forward`, whose document
-//! gives the shapes. The reference is transformers 4.44.2; its class is named above each block.
+//! They do not depend on images, text, thresholds or HTTP. Every block has `load(vb, &config)`, whose `vb.pp("...")`
+//! names are the tensor names of the published checkpoint, and `forward`, whose doc comment gives the shapes. The
+//! reference is transformers 4.44.2; its class is named above each block.
 
 pub mod bert;
 pub mod grounding_dino;

@@ -1,7 +1,7 @@
 //! Swin, the image backbone of Grounding DINO (Liu et al. 2021, <https://arxiv.org/abs/2103.14030>).
 //!
-//! Attention runs in windows, every other block in windows shifted by half their size. Maps of any
-//! size are padded to whole windows; hidden states are channels last throughout.
+//! Attention runs in windows; in every other block the windows are shifted by half their size. Maps of any size are
+//! padded to whole windows. Hidden states are always channels last.
 
 use candle_core::{Device, IndexOp, Module, Result, Tensor};
 use candle_nn::{Activation, VarBuilder};
@@ -13,8 +13,8 @@ use super::layers::{
 use super::ops::{PositionBias, Windows, window_attention};
 use super::weights::Weights;
 
-/// `SwinConfig`, with the reference's defaults. Sizes that the weights do not depend on
-/// (`image_size`) are not read: any image size works.
+/// `SwinConfig`, with the reference's defaults. `image_size` is not read, because the weights do not depend on it:
+/// any image size works.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)] // the reference's own field names
@@ -55,10 +55,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The configuration that the tensors below `prefix` tell.
+    /// Derives the configuration from the shapes of the tensors under `prefix`.
     ///
     /// # Errors
-    /// The tensor that is missing.
+    /// The name of a missing tensor.
     pub fn of_weights(weights: &Weights, prefix: &str) -> std::result::Result<Self, String> {
         let projection = format!("{prefix}.embeddings.patch_embeddings.projection.weight");
         let [embed_dim, num_channels, patch_size, _] = weights.sizes(&projection)?;
@@ -83,7 +83,7 @@ impl Config {
             num_heads: (0..stages)
                 .map(|i| heads(i).map(|[_, heads]| heads))
                 .collect::<std::result::Result<_, _>>()?,
-            // a table has (2 w - 1)^2 rows
+            // a table has (2 w - 1)^2 rows for a window of w x w tokens
             window_size: offsets.isqrt().div_ceil(2),
             mlp_ratio: widened as f64 / embed_dim.max(1) as f64,
             qkv_bias: weights.shape(&query_bias).is_some(),
@@ -92,10 +92,10 @@ impl Config {
         })
     }
 
-    /// The stages whose maps are handed out, from 1 (the first) up, in order.
+    /// The stages whose maps are outputs, counted from 1, in order.
     ///
     /// # Errors
-    /// If a name or index is not a stage, or a per-stage list has another length than `depths`.
+    /// If a name or index is not a stage, or the length of a per-stage list is not that of `depths`.
     pub fn output_stages(&self) -> std::result::Result<Vec<usize>, String> {
         let stages = self.depths.len();
         if self.num_heads.len() != stages {
@@ -133,7 +133,7 @@ impl Config {
             .collect()
     }
 
-    /// Channels of stage `stage`, counted from 1.
+    /// Number of channels of stage `stage`, counted from 1.
     pub fn channels(&self, stage: usize) -> usize {
         self.embed_dim << (stage - 1)
     }
@@ -145,7 +145,7 @@ pub struct Swin {
     patch_embedding: PatchEmbedding,
     norm: LayerNorm,
     stages: Vec<Stage>,
-    /// By stage: the norm of its output map, where it is handed out.
+    /// For each stage, the norm of its output map; `None` if the map is not an output.
     output_norms: Vec<Option<LayerNorm>>,
 }
 
@@ -185,7 +185,7 @@ impl Swin {
         })
     }
 
-    /// Pixels `[B, 3, H, W]` to the output stages' maps, each `[B, H_i, W_i, C_i]`, channels last.
+    /// Pixels `[B, 3, H, W]` to the maps of the output stages, each `[B, H_i, W_i, C_i]`, channels last.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<Vec<Tensor>> {
         let _span = tracing::debug_span!("swin").entered();
         let patches = self.patch_embedding.forward(pixel_values)?;
@@ -282,9 +282,9 @@ impl Block {
 /// `SwinAttention`: attention inside each window, with a learned bias per relative position.
 #[derive(Debug, Clone)]
 struct WindowAttention {
-    /// Query, key and value projections side by side.
+    /// The query, key and value projections, concatenated.
     qkv: Linear,
-    /// `[3 C]`: what the projections make of the zeros that fill up the last windows.
+    /// `[3 C]`: the projections of a zero token, which pads the last windows.
     filler: Tensor,
     output: Linear,
     position_bias: PositionBias,
@@ -326,7 +326,7 @@ impl WindowAttention {
         })
     }
 
-    /// A map `[B, H, W, C]` to `residual`, a map of the same shape, with the result added.
+    /// A map `[B, H, W, C]` to `residual`, which has the same shape, plus the result.
     fn forward_added(&self, map: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let (batch, height, width, _) = map.dims4()?;
         let windows = Windows {
@@ -344,7 +344,7 @@ impl WindowAttention {
     }
 }
 
-/// `SwinPatchMerging`: 2x2 neighbours become one token of twice the channels.
+/// `SwinPatchMerging`: merges 2x2 neighbours to one token with twice the channels.
 #[derive(Debug, Clone)]
 struct PatchMerging {
     norm: LayerNorm,
@@ -368,7 +368,7 @@ impl PatchMerging {
             .pad_with_zeros(2, 0, width % 2)?
             .reshape((batch, rows, 2, columns, 2, channels))?;
         let corner = |row: usize, column: usize| quads.i((.., .., row, .., column, ..));
-        // column by column: the order of the checkpoint's 4 C input channels
+        // column by column, which is the order of the checkpoint's 4 C input channels
         Tensor::cat(
             &[corner(0, 0)?, corner(1, 0)?, corner(0, 1)?, corner(1, 1)?],
             3,
@@ -378,7 +378,7 @@ impl PatchMerging {
     }
 }
 
-/// `[N * N]`: for each pair of tokens of a window, the row of the bias table.
+/// `[N * N]`: for each pair of tokens of a window, its row in the bias table.
 fn relative_position_index(window: usize, device: &Device) -> Result<Tensor> {
     let tokens = window * window;
     let side = 2 * window - 1;

@@ -1,4 +1,4 @@
-//! Maps cut into windows.
+//! Splits maps into windows.
 
 use candle_core::{Result, Tensor};
 

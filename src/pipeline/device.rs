@@ -1,4 +1,4 @@
-//! Where to compute.
+//! Opens the compute device.
 
 use candle_core::{Device, DeviceLocation, Error, Result};
 
@@ -7,7 +7,7 @@ use crate::config::DeviceChoice;
 /// Opens the chosen device.
 ///
 /// # Errors
-/// If a GPU was asked for by number and there is none that computes, or the build has no CUDA.
+/// If a GPU was chosen by number and it is missing or cannot compute, or the build has no CUDA.
 pub fn open(choice: DeviceChoice) -> Result<Device> {
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),
@@ -21,14 +21,14 @@ pub fn open(choice: DeviceChoice) -> Result<Device> {
     }
 }
 
-/// What an error says, without the stack that candle adds to it.
+/// The message of an error, without candle's backtrace.
 fn reason(error: &Error) -> String {
     let text = error.to_string();
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// A GPU, after it has computed something. All threads give it work in one queue: candle's default is one for each
-/// thread, and models that one thread loads are not there yet for another.
+/// Opens a GPU and checks it with a small computation. All threads share one stream. candle's default is one stream
+/// per thread; then a tensor that one thread loads may not be ready for another thread.
 fn gpu(number: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(number)?;
     #[cfg(feature = "cuda")]
@@ -40,7 +40,7 @@ fn gpu(number: usize) -> Result<Device> {
     Ok(device)
 }
 
-/// Tells the driver what is known of the one stream that all work is in.
+/// Configures the driver for the single stream.
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code)]
 fn prepare(device: &Device) -> Result<()> {
@@ -48,26 +48,26 @@ fn prepare(device: &Device) -> Result<()> {
     use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
 
     let device = device.as_cuda_device()?;
-    // SAFETY: all tensors of the device are allocated, used and freed in its one stream
+    // SAFETY: all tensors of the device are allocated, used and freed in its single stream
     unsafe { device.disable_event_tracking() };
     let mut everything = u64::MAX;
     let number = device.cuda_stream().context().cu_device();
-    // what is freed stays with the process, which needs it again soon; the driver would take it back at every
-    // synchronisation, and map it anew
+    // freed memory stays in the process's pool for reuse; by default the driver releases it at every synchronisation
+    // and has to map it again
     let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the context's own device, its default pool, and a number of the type that the attribute has
+    // SAFETY: the context's own device, its default pool, and a value of the attribute's type
     let kept = unsafe {
         driver::get_default_mem_pool(number)
             .and_then(|pool| mem_pool::set_attribute(pool, threshold, (&raw mut everything).cast()))
     };
     if let Err(error) = kept {
-        // it has no pools, or keeps its own way with them
+        // the device has no memory pools, or does not allow to change the threshold
         tracing::debug!("the GPU's memory is not kept: {error}");
     }
     Ok(())
 }
 
-/// `cpu`, or `cuda:0` with the GPU's number.
+/// `cpu`, or `cuda:N` with the GPU's number.
 pub fn name(device: &Device) -> String {
     match device.location() {
         DeviceLocation::Cpu => "cpu".to_owned(),

@@ -1,4 +1,4 @@
-//! The models on their way: looked up, fetched, loaded, and tried again where that failed.
+//! Loads the models in the background: locates and downloads them, and retries after a failure.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,47 +8,47 @@ use tokio::sync::watch;
 
 use super::Models;
 
-/// Where the models are.
+/// The loading state of the models.
 #[derive(Debug, Clone)]
 pub enum Status {
-    /// Being loaded from disk: it does not take long.
+    /// The models are being loaded from disk, which takes seconds.
     Loading {
-        /// What is being done.
+        /// The current step.
         step: String,
     },
-    /// Being fetched: it may take minutes.
+    /// The models are being downloaded, which may take minutes.
     Fetching {
-        /// How far it is.
+        /// The progress of the download.
         step: String,
     },
-    /// Here.
+    /// The models are loaded.
     Ready(Arc<Models>),
-    /// Not to be had now; they are tried again.
+    /// Loading failed; it will be retried.
     Failed {
-        /// Why.
+        /// The error message.
         reason: String,
-        /// When they are tried again.
+        /// The time of the next attempt.
         again: Instant,
     },
 }
 
-/// Why there are no models yet.
+/// Why the models are not available.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
-    /// They are on their way.
+    /// They are being downloaded.
     #[error("the models are not here yet: {0}")]
     Fetching(String),
-    /// They could not be had.
+    /// Loading failed; it will be retried.
     #[error("the models could not be loaded: {reason}; they are tried again in {seconds} s")]
     #[allow(missing_docs)]
     Failed { reason: String, seconds: u64 },
-    /// Nobody loads them any more.
+    /// The loading thread has ended without a result.
     #[error("the thread that loads the models has stopped; restart groundling")]
     Stopped,
 }
 
 impl NotReady {
-    /// Seconds after which it may be worth asking again.
+    /// Seconds after which a client should retry.
     pub fn retry_after(&self) -> u64 {
         match self {
             Self::Fetching(_) => 10,
@@ -58,28 +58,28 @@ impl NotReady {
     }
 }
 
-/// Tells how far the loading is.
+/// Reports the progress of loading.
 #[derive(Debug, Clone)]
 pub struct Reporter(watch::Sender<Status>);
 
 impl Reporter {
-    /// What is now being done on this machine.
+    /// Reports a step on this machine.
     pub fn loading(&self, step: impl Into<String>) {
         self.0.send_replace(Status::Loading { step: step.into() });
     }
 
-    /// How far the fetching is.
+    /// Reports the progress of a download.
     pub fn fetching(&self, step: impl Into<String>) {
         self.0.send_replace(Status::Fetching { step: step.into() });
     }
 }
 
-/// Pauses between tries: each is twice as long as the one before.
+/// Delays between attempts; each delay is twice the one before.
 #[derive(Debug, Clone, Copy)]
 pub struct Pauses {
-    /// After the first failure.
+    /// The delay after the first failure.
     pub first: Duration,
-    /// No pause is longer.
+    /// The maximum delay.
     pub longest: Duration,
 }
 
@@ -92,15 +92,15 @@ impl Default for Pauses {
     }
 }
 
-/// The models, or how far they are; clones share them.
+/// A handle to the models and their loading state; clones share it.
 #[derive(Debug, Clone)]
 pub struct Loading(watch::Receiver<Status>);
 
 impl Loading {
-    /// Starts the thread that loads the models with `load`, again and again until they are here or nobody waits.
+    /// Starts the thread that calls `load` until it succeeds or all handles are dropped.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// If the thread cannot be started.
     pub fn start<E: std::fmt::Display>(
         pauses: Pauses,
         load: impl Fn(Reporter) -> Result<Models, E> + Send + 'static,
@@ -114,15 +114,15 @@ impl Loading {
         Ok(Self(status))
     }
 
-    /// Where the models are now.
+    /// The current state.
     pub fn status(&self) -> Status {
         self.0.borrow().clone()
     }
 
-    /// The models; waits for them while they are loaded from disk.
+    /// The models. Waits while they are loaded from disk.
     ///
     /// # Errors
-    /// At once while they are fetched, or after a failure.
+    /// Immediately if they are being downloaded or if loading failed.
     pub async fn models(&self) -> Result<Arc<Models>, NotReady> {
         let mut status = self.0.clone();
         let settled = status
@@ -139,7 +139,7 @@ impl Loading {
                     .as_secs_f32()
                     .ceil() as u64,
             }),
-            // the thread has ended; what it said last still holds
+            // the thread has ended; the last status is still valid
             Ok(Status::Loading { .. }) | Err(_) => match self.status() {
                 Status::Ready(models) => Ok(models),
                 _ => Err(NotReady::Stopped),
@@ -147,7 +147,7 @@ impl Loading {
         }
     }
 
-    /// The models, however long fetching them takes.
+    /// The models. Also waits while they are downloaded.
     ///
     /// # Errors
     /// At the first failure.
@@ -155,7 +155,7 @@ impl Loading {
         let mut status = self.0.clone();
         let is_settled =
             |status: &Status| matches!(status, Status::Ready(_) | Status::Failed { .. });
-        // an error means that the thread has ended, and then the status stays as it is
+        // an error means that the thread has ended; the status then no longer changes
         let _ = status.wait_for(is_settled).await;
         self.models().await
     }
@@ -168,7 +168,7 @@ fn until_loaded<E: std::fmt::Display>(
 ) {
     let mut pause = pauses.first;
     loop {
-        // a panic must not leave everybody waiting
+        // without this, a panic would leave all requests waiting
         let loaded = catch_unwind(AssertUnwindSafe(|| load(Reporter(report.clone()))));
         let reason = match loaded {
             Ok(Ok(models)) => {
@@ -253,7 +253,7 @@ mod tests {
         let refused = loop {
             match tokio::time::timeout(Duration::from_millis(5), loading.models()).await {
                 Ok(refused) => break refused.unwrap_err(),
-                // not yet fetching
+                // the download has not started yet
                 Err(_) => continue,
             }
         };
@@ -271,7 +271,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         go.send(()).unwrap();
-        // it was asked while fetching or while loading, whichever came first
+        // the request came during the download or during loading, whichever was first
         let _ = asked.await.unwrap();
         ready(&loading).await;
     }

@@ -1,7 +1,7 @@
-//! Detect, then segment: one image and one prompt to objects with boxes and masks.
+//! Detects objects, then segments them: one image and one prompt to objects with boxes and masks.
 //!
-//! The command line computes a prediction at once ([`Models::predict`]). The server goes [`stages`] by stages, each kept
-//! for whoever asks next, and each a step of the [`scheduler`].
+//! The command line computes a prediction in one call ([`Models::predict`]). The server uses [`stages`]: each stage
+//! is a step of the [`scheduler`], and its result is cached for later requests.
 
 pub mod device;
 pub mod loading;
@@ -26,26 +26,26 @@ use crate::models::weights::CheckpointError;
 use crate::prompt::Prompt;
 use crate::segmenter::{ScoredMask, SegmentError, Segmenter};
 
-/// A detection and, where a segmenter is loaded and wanted, its mask.
+/// A detection and its mask. The mask is `None` if no segmenter is loaded or masks were not requested.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DetectedObject {
-    /// What and where.
+    /// The phrase, the score and the box.
     pub detection: Detection,
-    /// Its exact extent.
+    /// The mask and its score.
     pub mask: Option<Arc<ScoredMask>>,
 }
 
-/// What one image and one prompt gave.
+/// The result for one image and one prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
     /// The size of the image.
     pub size: ImageSize,
-    /// The best first.
+    /// The objects, sorted by score, best first.
     pub objects: Vec<DetectedObject>,
 }
 
 impl Prediction {
-    /// About the bytes of memory that it takes; nearly all of them are masks.
+    /// Approximate size in memory, in bytes; masks are nearly all of it.
     pub fn bytes(&self) -> usize {
         let masks = self
             .objects
@@ -56,42 +56,42 @@ impl Prediction {
     }
 }
 
-/// How long the models took for a prediction.
+/// The time that each model took for a prediction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ModelTimes {
     /// The detector.
     pub detector: Duration,
-    /// The segmenter; zero where it had nothing to do.
+    /// The segmenter; zero if there was nothing to segment.
     pub segmenter: Duration,
 }
 
 /// Why there is no prediction.
 #[derive(Debug, thiserror::Error)]
 pub enum PredictError {
-    /// The first half failed.
+    /// The detector failed.
     #[error(transparent)]
     Detect(#[from] DetectError),
-    /// The second half failed.
+    /// The segmenter failed.
     #[error(transparent)]
     Segment(#[from] SegmentError),
-    /// A mask was asked for, and nothing can make one.
+    /// A mask was requested, but no segmenter is loaded.
     #[error("no segmenter is loaded (SEGMENTER=none), so nothing can be cut out")]
     NoSegmenter,
 }
 
-/// Why there are no models.
+/// Why the models cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// A name that is no checkpoint, or one that cannot be had.
+    /// The name is unknown, or its checkpoint cannot be downloaded.
     #[error(transparent)]
     Locate(#[from] LocateError),
-    /// A checkpoint that cannot be used.
+    /// The checkpoint is invalid.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The device is not there.
+    /// The device is not available.
     #[error("cannot compute on the chosen device: {0}")]
     Device(String),
-    /// f16, on a CPU.
+    /// f16 was chosen for a CPU.
     #[error("PRECISION=f16 needs a GPU: a CPU computes in f32, or with PRECISION=bf16")]
     Precision,
 }
@@ -101,13 +101,13 @@ pub enum LoadError {
 pub struct Models {
     detector: Detector,
     segmenter: Option<Segmenter>,
-    /// Of the segmenter, if there is one.
+    /// The source of the segmenter's embeddings; `None` without a segmenter.
     embedding_source: Option<EmbeddingSource>,
     device: Device,
 }
 
 impl Models {
-    /// Finds and cuts out what the prompt names.
+    /// Detects and segments the objects that the prompt names.
     ///
     /// # Errors
     /// If the prompt does not fit the detector, or a model fails.
@@ -155,7 +155,7 @@ impl Models {
         self.segmenter.as_ref().ok_or(PredictError::NoSegmenter)
     }
 
-    /// Where they compute: `cpu`, or `cuda` with its number.
+    /// The models' device: `cpu`, or `cuda:N` with its number.
     pub fn device(&self) -> String {
         device::name(&self.device)
     }
@@ -172,7 +172,7 @@ pub(crate) mod testing {
     use crate::detector::Detector;
     use crate::segmenter::Segmenter;
 
-    /// The models of the repository.
+    /// The demo models of the repository.
     pub(crate) fn demo_models() -> Models {
         let device = Device::Cpu;
         Models {

@@ -1,4 +1,4 @@
-//! Which models run and where: known before anything is fetched or loaded.
+//! Resolves which models run on which device, before anything is downloaded or loaded.
 
 use std::sync::Arc;
 
@@ -15,21 +15,21 @@ use crate::models::ops::InstructionSet;
 use crate::models::weights::Checkpoint;
 use crate::segmenter::Segmenter;
 
-/// The models and the device that the settings choose.
+/// The models and the device that the settings select.
 #[derive(Debug)]
 pub struct Plan {
     choice: Choice,
     precision: Precision,
     detector_size: Option<usize>,
     locator: Locator,
-    /// Whether the segmenter's weights are read for their identity while they are loaded.
+    /// Whether a digest of the segmenter's weights is computed while they are loaded.
     identifies: bool,
-    /// What is wrong with it is told when the models are to be loaded.
+    /// An error of the device is reported when the models are loaded.
     device: Result<Device, String>,
 }
 
 impl Plan {
-    /// Opens the device and chooses the models for it.
+    /// Opens the device and selects the models for it.
     pub fn new(args: &ModelArgs) -> Self {
         let device = device::open(args.device).map_err(|error| error.to_string());
         let on_gpu = match &device {
@@ -46,19 +46,19 @@ impl Plan {
         }
     }
 
-    /// Reads the segmenter's weights for their identity while they are loaded: image embeddings are kept on disk under
+    /// Also computes the digest of the segmenter's weights during loading. Image embeddings on disk are stored under
     /// it.
     pub fn identifying(mut self) -> Self {
         self.identifies = true;
         self
     }
 
-    /// The models.
+    /// The selected models.
     pub fn choice(&self) -> &Choice {
         &self.choice
     }
 
-    /// Those of the models that would have to be fetched.
+    /// The names of the models that would have to be downloaded.
     pub fn missing(&self) -> Vec<&str> {
         let names = [&self.choice.detector, &self.choice.segmenter];
         let is_here =
@@ -67,33 +67,33 @@ impl Plan {
         missing.filter(|name| !is_here(name)).collect()
     }
 
-    /// How numbers are kept.
+    /// The precision of the models' tensors.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// The short side that images are resized to for the detector, where the checkpoint does not decide.
+    /// The short side in pixels that images are resized to for the detector; `None` means the checkpoint's.
     pub fn detector_size(&self) -> Option<usize> {
         self.detector_size
     }
 
-    /// Where the models will compute.
+    /// The device for the models.
     ///
     /// # Errors
-    /// If the device is not there.
+    /// If the device is not available.
     pub fn device(&self) -> Result<&Device, LoadError> {
         let device = self.device.as_ref();
         device.map_err(|reason| LoadError::Device(reason.clone()))
     }
 
-    /// Loads the detector, and the segmenter unless it is `none`; fetches what is not here.
+    /// Loads the detector, and the segmenter unless it is `none`. Downloads missing files.
     ///
     /// # Errors
-    /// If a checkpoint is unknown, cannot be fetched, is incomplete, damaged, or of another architecture.
+    /// If a checkpoint is unknown, cannot be downloaded, is incomplete or damaged, or has another architecture.
     pub fn load(&self, watcher: &Arc<dyn Watcher>) -> Result<Models, LoadError> {
         let (device, dtype) = self.placement()?;
         self.warn_of_demo();
-        // both are fetched before the first is loaded
+        // download both before loading the first one
         let detector = self.locate_detector(watcher)?;
         let segmenter = self.locate_segmenter(watcher)?;
         watcher.loading("the models are being loaded");
@@ -113,7 +113,7 @@ impl Plan {
         })
     }
 
-    /// Loads the detector alone.
+    /// Loads only the detector.
     ///
     /// # Errors
     /// See [`Self::load`].
@@ -123,7 +123,7 @@ impl Plan {
         self.open_detector(&checkpoint, dtype, device)
     }
 
-    /// With the size that images are resized to.
+    /// Loads the detector and applies the configured image size.
     fn open_detector(
         &self,
         checkpoint: &Checkpoint,
@@ -137,7 +137,7 @@ impl Plan {
         Ok(detector)
     }
 
-    /// Loads the segmenter alone; there is none if it is `none`.
+    /// Loads only the segmenter; `None` if the choice is `none`.
     ///
     /// # Errors
     /// See [`Self::load`].
@@ -151,7 +151,7 @@ impl Plan {
         Ok(segmenter.transpose()?)
     }
 
-    /// The device, and how numbers are kept on it.
+    /// The device and the dtype of the models on it.
     fn placement(&self) -> Result<(&Device, DType), LoadError> {
         let device = self.device()?;
         let dtype = match self.precision {

@@ -1,12 +1,13 @@
-//! The order in which work is computed: the most urgent first, and of equal urgency the first that came.
+//! A scheduler for the models' work: the most urgent step runs first, and steps of equal urgency run in the order of
+//! arrival.
 //!
-//! Work comes in steps: one pass of the detector, one image encoding, one group of boxes. Each urgency has a thread of
-//! its own, of which only the most urgent one that has work computes: the others stop between two operations of the
-//! models ([`crate::models::ops::interruptible`]) until it is done. All of them share one pool of threads for the
-//! operations themselves, so that nothing oversubscribes the cores.
+//! A step is one pass of the detector, one image encoding, or one group of boxes. Each urgency has its own thread.
+//! Only the most urgent thread with work computes; the others pause between two operations of the models
+//! ([`crate::models::ops::interruptible`]) until it is done. All of them share one thread pool for the operations, so
+//! the cores are not oversubscribed.
 //!
-//! A step that nobody waits for any more gives up its place at once, and ends between two operations if it was being
-//! computed.
+//! A step whose caller has stopped waiting is removed from the queue at once. If it is running, it ends at the next
+//! operation.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,21 +23,21 @@ use crate::models::ops::{Interrupt, interruptible};
 /// Who waits for a step, the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Urgency {
-    /// An annotator in the editor.
+    /// An annotator who works in the editor.
     Annotator,
-    /// Somebody who has opened a task.
+    /// A person who has opened a task.
     Opened,
-    /// Nobody in particular: one of many tasks.
+    /// A batch of tasks.
     Batch,
-    /// Nobody yet: it may be asked for later.
+    /// No request waits: the result is computed in advance.
     Warming,
 }
 
 impl Urgency {
-    /// All of them, in order.
+    /// All urgencies, the most urgent first.
     pub const ALL: [Self; 4] = [Self::Annotator, Self::Opened, Self::Batch, Self::Warming];
 
-    /// In logs and metrics.
+    /// The name in logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Annotator => "annotator",
@@ -54,15 +55,15 @@ impl Urgency {
 /// Why a step has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
-    /// A defect that cost this step, not the server.
+    /// A defect: the step panicked. Only this step fails; the server continues.
     #[error("the models panicked on this request")]
     Panicked,
-    /// The threads are gone.
+    /// The threads have ended.
     #[error("the models' threads have stopped; restart groundling")]
     Stopped,
 }
 
-/// The queue, and the threads that work it off; clones share them. The threads end with the last clone.
+/// The step queues and their threads; clones share them. The threads end when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct Scheduler(Arc<Handle>);
 
@@ -72,7 +73,7 @@ struct Handle(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Something was queued, has ended, or has been given up.
+    /// Notified when a step is queued, ends, or is cancelled.
     changed: Condvar,
     numbers: AtomicU64,
 }
@@ -81,7 +82,7 @@ struct Shared {
 struct State {
     lanes: [Lane; Urgency::ALL.len()],
     is_closed: bool,
-    /// When the last step ended; `None` once the memory it left was given back.
+    /// When the last step ended; `None` if a step is pending or the unused memory has been released.
     idle_since: Option<Instant>,
 }
 
@@ -104,7 +105,7 @@ impl std::fmt::Debug for Step {
 }
 
 impl State {
-    /// Whether work of more urgency waits or is being computed.
+    /// Whether more urgent work is waiting or running.
     fn has_more_urgent(&self, urgency: Urgency) -> bool {
         let mut before = self.lanes[..urgency.index()].iter();
         before.any(|lane| lane.is_computing || !lane.queue.is_empty())
@@ -122,14 +123,14 @@ impl Shared {
     }
 }
 
-/// How long memory is kept for the next step.
+/// How long unused memory is kept for the next step.
 const IDLE: Duration = Duration::from_secs(30);
 
 impl Scheduler {
-    /// Starts the threads.
+    /// Starts one thread per urgency.
     ///
     /// # Errors
-    /// If the system gives none.
+    /// If a thread cannot be started.
     pub fn start() -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let scheduler = Self(Arc::new(Handle(shared.clone())));
@@ -142,10 +143,10 @@ impl Scheduler {
         Ok(scheduler)
     }
 
-    /// Runs `work` when its turn comes, and waits for what it gives. Whoever stops waiting gives up the place.
+    /// Runs `work` when its turn comes, and returns its result. Dropping the future cancels the step.
     ///
     /// # Errors
-    /// If it panics, or the threads are gone.
+    /// If `work` panics, or the threads have ended.
     pub async fn run<T: Send + 'static>(
         &self,
         urgency: Urgency,
@@ -157,7 +158,7 @@ impl Scheduler {
             let result = catch_unwind(AssertUnwindSafe(|| {
                 span.in_scope(|| interruptible(interrupt, work))
             }));
-            // whoever asked may be gone
+            // the receiver may be gone
             let _ = reply.send(result.map_err(|_| StepError::Panicked));
         });
         let result = answer.await.unwrap_or(Err(StepError::Stopped));
@@ -165,7 +166,7 @@ impl Scheduler {
         result
     }
 
-    /// Steps that wait or are being computed, by urgency.
+    /// Number of steps that are waiting or running, per urgency.
     pub fn waiting(&self) -> [usize; Urgency::ALL.len()] {
         let state = self.0.0.state();
         let count = |lane: &Lane| lane.queue.len() + usize::from(lane.is_computing);
@@ -201,7 +202,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.is_closed = true;
-        // what is left is answered by the end of its reply
+        // waiting callers get an error, because their reply channels are dropped
         for lane in &mut state.lanes {
             lane.queue.clear();
         }
@@ -210,7 +211,7 @@ impl Drop for Handle {
     }
 }
 
-/// A step's place; given up when it is dropped.
+/// A handle to a queued step; dropping it cancels the step.
 #[derive(Debug)]
 struct Place {
     shared: Arc<Shared>,
@@ -224,7 +225,7 @@ impl Drop for Place {
         self.is_given_up.store(true, Ordering::Relaxed);
         let mut state = self.shared.state();
         let queue = &mut state.lanes[self.urgency.index()].queue;
-        // it is dropped after the lock is released: what it captured may do anything when it is dropped
+        // drop the step after the lock is released: destructors of captured values may run any code
         let given_up = queue
             .iter()
             .position(|step| step.number == self.number)
@@ -235,7 +236,7 @@ impl Drop for Place {
     }
 }
 
-/// One urgency's thread: its steps, one after the other, until the scheduler is gone.
+/// The thread of one urgency: runs its steps one by one until the scheduler is dropped.
 fn work_off(shared: &Arc<Shared>, urgency: Urgency) {
     while let Some(step) = next_step(shared, urgency) {
         let interrupt = Arc::new(MoreUrgent {
@@ -252,7 +253,7 @@ fn work_off(shared: &Arc<Shared>, urgency: Urgency) {
     }
 }
 
-/// Waits for the thread's next step. The most urgent thread gives back memory when nothing was computed for a while.
+/// Waits for the thread's next step. The most urgent thread also releases unused memory after a time without work.
 fn next_step(shared: &Shared, urgency: Urgency) -> Option<Step> {
     let mut state = shared.state();
     loop {
@@ -291,7 +292,7 @@ fn next_step(shared: &Shared, urgency: Urgency) -> Option<Step> {
     }
 }
 
-/// Lets work of more urgency go first.
+/// Pauses a step while more urgent work is pending, and ends a cancelled one.
 struct MoreUrgent {
     shared: Arc<Shared>,
     urgency: Urgency,
@@ -322,7 +323,7 @@ mod tests {
     use super::*;
     use crate::models::ops::{Activation, Matrix, linear};
 
-    /// Operations of the models, one after the other, until they are told to stop; counts them.
+    /// Runs model operations until `is_over` is set or they are interrupted, and counts them.
     fn operations(count: &AtomicU64, is_over: &AtomicBool) -> candle_core::Result<()> {
         let one = Tensor::ones((1, 1), candle_core::DType::F32, &Device::Cpu)?;
         let weight = Matrix::new(one.clone())?;
@@ -333,7 +334,7 @@ mod tests {
         Ok(())
     }
 
-    /// A step of operations that runs until it is dropped or told to stop.
+    /// A step of operations that runs until it is cancelled or `is_over` is set.
     #[derive(Clone, Default)]
     struct Busy {
         count: Arc<AtomicU64>,
@@ -354,7 +355,7 @@ mod tests {
             tokio::spawn(run)
         }
 
-        /// Waits until more operations are done.
+        /// Waits until two more operations are done; false after 20 s.
         async fn advances(&self) -> bool {
             let before = self.count.load(Ordering::SeqCst);
             let deadline = Instant::now() + Duration::from_secs(20);
@@ -377,7 +378,7 @@ mod tests {
         let count = busy.count.clone();
         let urgent = move || {
             let seen = |count: &AtomicU64| count.load(Ordering::SeqCst);
-            // the operation that was under way ends, and then nothing moves
+            // the current operation ends; after that the count must not change
             std::thread::sleep(Duration::from_millis(50));
             let before = seen(&count);
             std::thread::sleep(Duration::from_millis(50));
@@ -407,7 +408,7 @@ mod tests {
             assert!(leaving.await.unwrap_err().is_cancelled());
         }
         assert_eq!(scheduler.waiting()[0], 1, "who has left still waits");
-        // the one being computed ends by itself, and the next one's turn comes
+        // the running step ends by itself, and the next one runs
         first.abort();
         let next = tokio::time::timeout(
             Duration::from_secs(20),

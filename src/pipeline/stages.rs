@@ -1,4 +1,5 @@
-//! A prediction stage by stage: each is computed where its turn comes, and kept under what it depends on.
+//! Computes a prediction in stages. Each stage is scheduled as a step, and its result is cached under the stage's
+//! inputs.
 //!
 //! | stage | depends on | in the trace |
 //! |---|---|---|
@@ -9,9 +10,10 @@
 //! | image embedding | the image | segmenter, `encode` |
 //! | masks | the image, a box or points | segmenter, `mask_decoder` |
 //!
-//! The image embedding may also be on disk ([`super::warm`]): then it is neither computed, nor are pixels needed for it.
+//! The image embedding may also be on disk ([`super::warm`]). Then it is not computed, and the image is not decoded
+//! for it.
 //!
-//! So a moved threshold needs no model but the mask decoder for boxes that are new, and another prompt neither the
+//! So a changed threshold needs no model except the mask decoder for new boxes. Another prompt needs neither the
 //! detector's backbone nor the segmenter's image encoder.
 
 use std::sync::Arc;
@@ -36,16 +38,16 @@ use crate::store::{Kept, Source, Usage};
 /// Why a stage has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
-    /// There are no models yet.
+    /// The models are not available.
     #[error(transparent)]
     NotReady(#[from] NotReady),
-    /// The image cannot be had.
+    /// The image cannot be loaded.
     #[error(transparent)]
     Media(#[from] MediaError),
-    /// The models cannot do it.
+    /// A model failed.
     #[error(transparent)]
     Predict(#[from] PredictError),
-    /// It was not computed to its end.
+    /// The step did not complete.
     #[error(transparent)]
     Step(#[from] StepError),
 }
@@ -62,10 +64,10 @@ impl From<SegmentError> for StageError {
     }
 }
 
-/// A failure is told to all who waited for the same stage.
+/// A stage's error; all requests that wait for the same stage share it.
 pub type Failed = Arc<StageError>;
 
-/// The stages, and what is kept of them; clones share it.
+/// The stages and their caches; clones share them.
 #[derive(Debug, Clone)]
 pub struct Stages {
     scheduler: Scheduler,
@@ -78,7 +80,7 @@ pub struct Stages {
     masks: Kept<(Digest, MarkKey), Arc<ScoredMask>>,
 }
 
-/// A box or points, exactly.
+/// A box and points as a cache key, compared bit by bit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct MarkKey {
     corners: Option<[u32; 4]>,
@@ -104,38 +106,39 @@ impl MarkKey {
     }
 }
 
-/// What to look for in an image.
+/// What to detect in an image.
 #[derive(Debug, Clone)]
 pub struct Query {
-    /// The phrases.
+    /// The phrases to detect.
     pub prompt: Prompt,
-    /// What counts as found.
+    /// Thresholds and limits of the detector.
     pub options: DetectionOptions,
-    /// Whether objects are cut out.
+    /// Whether objects are segmented.
     pub with_masks: bool,
-    /// Whether a phrase that the model cannot read is left out, instead of failing: nobody typed it, it is one
-    /// label of many.
+    /// Whether a phrase that the model cannot encode is skipped instead of failing the request. Used if the prompt is
+    /// made of labels.
     pub skips_unreadable: bool,
 }
 
-/// Who asks, and where the time is written down.
+/// The request that needs a stage.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker<'a> {
-    /// How urgent it is.
+    /// The urgency of the request.
     pub urgency: Urgency,
-    /// Of this request.
+    /// The timings of the request.
     pub timings: &'a Timings,
 }
 
-/// Results are content of images: they do not grow old. What nobody asks for is dropped all the same.
+/// Cached results that nobody used for this time are dropped. They depend only on their inputs, so they never become
+/// stale.
 const UNUSED: Duration = Duration::from_secs(6 * 3600);
 
-/// The stages' share of what may be kept in memory; the rest is for decoded images.
+/// The stages' share of the cache memory, in percent; decoded images get the rest.
 pub const STAGES_PERCENT: u64 = 95;
 
 impl Stages {
-    /// With models that are on their way, keeping up to [`STAGES_PERCENT`] of `bytes` of results in memory, and image
-    /// embeddings on disk if `warm` says where.
+    /// Creates the stages. Results of up to [`STAGES_PERCENT`] percent of `bytes` are cached in memory. Image
+    /// embeddings are also cached on disk if `warm` is given.
     pub fn new(
         scheduler: Scheduler,
         loading: Loading,
@@ -155,17 +158,17 @@ impl Stages {
         }
     }
 
-    /// The models, or how far they are.
+    /// The loading state of the models.
     pub fn loading(&self) -> &Loading {
         &self.loading
     }
 
-    /// The queue.
+    /// The scheduler of the steps.
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
     }
 
-    /// Lets go of what is not to be kept.
+    /// Removes expired results from the caches.
     pub async fn tidy(&self) {
         self.features.tidy().await;
         self.texts.tidy().await;
@@ -174,7 +177,7 @@ impl Stages {
         self.masks.tidy().await;
     }
 
-    /// What each stage keeps.
+    /// The usage of each stage's cache.
     pub fn usage(&self) -> impl Iterator<Item = (&'static str, Usage)> {
         let in_memory = [
             ("image_features", self.features.usage()),
@@ -189,12 +192,12 @@ impl Stages {
             .chain(on_disk.map(|usage| ("warm_embeddings", usage)))
     }
 
-    /// The image embeddings on disk, if the settings have room for them.
+    /// The image embeddings on disk; `None` if the settings disable them.
     pub fn warm_embeddings(&self) -> Option<&WarmEmbeddings> {
         self.warm.as_ref()
     }
 
-    /// Finds and cuts out what is asked for.
+    /// Detects and segments the objects of a query.
     ///
     /// # Errors
     /// See [`StageError`].
@@ -235,7 +238,7 @@ impl Stages {
         })
     }
 
-    /// Cuts out what an annotator marked, one mask per mark, in their order.
+    /// Segments what an annotator marked: one mask per mark, in the same order.
     ///
     /// # Errors
     /// See [`StageError`].
@@ -274,7 +277,7 @@ impl Stages {
         Ok(self.loading.models().await.map_err(StageError::from)?)
     }
 
-    /// Tokens of thousands of labels take a while: not on the async threads.
+    /// Tokenizes the prompt outside the async threads, because thousands of labels take a while.
     async fn questions(
         &self,
         models: &Arc<Models>,
@@ -290,7 +293,7 @@ impl Stages {
                         phrase,
                         "the detector cannot read this label: it is not looked for"
                     );
-                    // where nothing is left, the questions say so
+                    // if no phrase is left, `questions` returns the error
                     prompt = prompt.without(&phrase).unwrap_or(prompt);
                 }
             }
@@ -359,7 +362,7 @@ impl Stages {
         Ok(self.queries.get_or_make(key, make).await?.value)
     }
 
-    /// From memory, else from disk, else computed.
+    /// The image embedding: from memory, else from disk, else computed.
     pub(super) async fn embedding(
         &self,
         models: &Arc<Models>,
@@ -398,13 +401,13 @@ impl Stages {
     ) -> Option<EncodedImage> {
         let (warm, models) = (self.warm.clone()?, models.clone());
         let (content, size) = (picture.digest, picture.size);
-        // a disk that cannot be read is no reason to answer with an error
+        // if the disk cannot be read, the embedding is computed instead
         let read = off_thread(move || warm.read(&models, content, size)).await;
         read.ok().flatten()
     }
 
-    /// One mask per box, in their order. A few boxes are a step; the masks of one are scaled to the image's size while
-    /// the next ones are computed.
+    /// One mask per box, in the same order. Each step decodes a few boxes. The masks of one step are scaled to the
+    /// image's size while the next step runs.
     async fn masks(
         &self,
         models: &Arc<Models>,
@@ -450,7 +453,7 @@ impl Stages {
         Ok(masks.into_iter().flatten().collect())
     }
 
-    /// Computes one step when its turn comes.
+    /// Runs one step of a stage through the scheduler.
     async fn step<T: Send + 'static>(
         &self,
         stage: &'static str,
@@ -468,14 +471,14 @@ impl Stages {
     }
 }
 
-/// Runs what computes for a while, and is not the models', off the async threads.
+/// Runs CPU-heavy work that is not the models' on a blocking thread.
 ///
 /// # Errors
 /// If it panics.
 pub async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, StageError> {
-    // what it logs belongs to the same request
+    // its log lines belong to the request's span
     let span = tracing::Span::current();
     let done = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
     done.map_err(|_| StageError::Step(StepError::Panicked))

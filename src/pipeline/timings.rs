@@ -1,10 +1,10 @@
-//! Where the time of one request went, for its line in the log.
+//! The time of each stage of one request, for the log.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Per stage what was computed, what was kept from before, and what was on disk.
+/// For each stage: the computed steps and their time, the results from memory, and the results from disk.
 #[derive(Debug, Default)]
 pub struct Timings(Mutex<Vec<Entry>>);
 
@@ -18,7 +18,7 @@ struct Entry {
 }
 
 impl Timings {
-    /// A step of this stage was computed, in this time; time in which it let others go first is part of it.
+    /// Adds one computed step of a stage. `time` includes pauses for more urgent steps.
     pub fn computed(&self, stage: &'static str, time: Duration) {
         self.change(stage, |entry| {
             entry.computed += 1;
@@ -26,17 +26,17 @@ impl Timings {
         });
     }
 
-    /// A result of this stage was there.
+    /// Adds a result from memory.
     pub fn kept(&self, stage: &'static str) {
         self.change(stage, |entry| entry.kept += 1);
     }
 
-    /// A result of this stage was on disk.
+    /// Adds a result from disk.
     pub fn warm(&self, stage: &'static str) {
         self.change(stage, |entry| entry.warm += 1);
     }
 
-    /// The time in which this stage was computed.
+    /// The total compute time of a stage.
     pub fn of(&self, stage: &str) -> Duration {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = entries.iter().find(|entry| entry.stage == stage);
@@ -60,7 +60,7 @@ impl Timings {
     }
 }
 
-/// `image_features kept, queries 1210 ms, masks 2 in 40 ms`
+/// For example `image_features kept, queries 1210 ms, masks 2 in 40 ms`.
 impl fmt::Display for Timings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! Image embeddings on disk: the first click on an image then costs the mask decoder only, after a restart too.
+//! Image embeddings on disk: the first click on an image then needs only the mask decoder, also after a restart.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,7 +14,7 @@ use crate::segmenter::{BytesError, EncodedImage, embeddings_identity};
 use crate::store::disk::{BlobKey, DiskError};
 use crate::store::{DiskStore, Usage};
 
-/// Which model computes image embeddings; clones share the identity.
+/// The model that computes image embeddings; clones share the computed identity.
 #[derive(Debug, Clone)]
 pub struct EmbeddingSource(Arc<Source>);
 
@@ -22,12 +22,12 @@ pub struct EmbeddingSource(Arc<Source>);
 struct Source {
     checkpoint: Checkpoint,
     dtype: DType,
-    /// `None` in it if the weights cannot be read.
+    /// The inner `None` means that the weights could not be read.
     identity: OnceLock<Option<[u8; 32]>>,
 }
 
 impl EmbeddingSource {
-    /// A segmenter's checkpoint, and how its numbers are kept. No file is read yet.
+    /// A segmenter's checkpoint and the dtype of its tensors. Reads no file.
     pub(super) fn new(checkpoint: Checkpoint, dtype: DType) -> Self {
         Self(Arc::new(Source {
             checkpoint,
@@ -36,16 +36,17 @@ impl EmbeddingSource {
         }))
     }
 
-    /// Reads the weights on a thread of its own, so that the identity is known when it is asked for.
+    /// Reads the weights on a separate thread, so that the identity is ready when it is needed.
     pub(super) fn identify(&self) {
         let source = self.clone();
         let thread = std::thread::Builder::new().name("identity".to_owned());
-        // without a thread whoever asks first reads them
+        // if no thread can be started, the first use computes the identity
         let _ = thread.spawn(move || source.identity());
     }
 
-    /// What tells its embeddings from those of other models. The first call reads the weights, and others wait for it:
-    /// not for the async threads. `None`, which is logged, if they cannot be read.
+    /// A digest that distinguishes this model's embeddings from other models'. The first call reads the weights, and
+    /// concurrent calls wait for it: do not call it on an async thread. `None`, with a warning in the log, if the
+    /// weights cannot be read.
     pub(super) fn identity(&self) -> Option<[u8; 32]> {
         let Source {
             checkpoint,
@@ -64,38 +65,39 @@ impl EmbeddingSource {
     }
 }
 
-/// Why an image embedding is not on disk.
+/// Why an image embedding cannot be stored on disk.
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
-    /// The settings have no room for it.
+    /// The settings disable the store.
     #[error("no bytes may be kept on disk (WARM_BYTES=0)")]
     NoStore,
-    /// The weights could not be read again.
+    /// The weights could not be read to identify the embeddings.
     #[error("the segmenter's weights could not be read to identify its embeddings; see the log")]
     Unidentified,
-    /// It has no form on disk.
+    /// The embedding cannot be serialized.
     #[error(transparent)]
     Bytes(#[from] BytesError),
-    /// It could not be written.
+    /// The file could not be written.
     #[error(transparent)]
     Disk(#[from] DiskError),
 }
 
-/// The image embeddings on disk; clones share them. What reads and writes here is not for the async threads.
+/// The store of image embeddings on disk; clones share it. Reads and writes block: do not call them on an async
+/// thread.
 #[derive(Debug, Clone)]
 pub struct WarmEmbeddings {
     disk: DiskStore,
-    /// Whether what is computed for other reasons is added.
+    /// Whether every computed embedding is added to the store.
     adds_computed: bool,
     /// Bounds the embeddings that wait for a slow disk.
     writing: Arc<Semaphore>,
 }
 
-/// Embeddings that are being written in the background at a time; more are not kept.
+/// Limit of concurrent background writes; further embeddings are not stored.
 const WRITES_AT_ONCE: usize = 4;
 
 impl WarmEmbeddings {
-    /// In this store. With `adds_computed` every embedding that is computed is added to it.
+    /// Uses the store `disk`. With `adds_computed`, every computed embedding is added to it.
     pub fn new(disk: DiskStore, adds_computed: bool) -> Self {
         Self {
             disk,
@@ -104,17 +106,17 @@ impl WarmEmbeddings {
         }
     }
 
-    /// The files.
+    /// The store of the files.
     pub fn disk(&self) -> &DiskStore {
         &self.disk
     }
 
-    /// What is held, read and missed.
+    /// The usage of the store.
     pub(super) fn usage(&self) -> Usage {
         self.disk.usage()
     }
 
-    /// Reads an image's embedding; `None` if it is not there, damaged, or of another model.
+    /// Reads an image's embedding; `None` if it is missing, damaged, or from another model.
     pub(super) fn read(
         &self,
         models: &Models,
@@ -124,7 +126,7 @@ impl WarmEmbeddings {
         let key = key(models, content).ok()?;
         let bytes = self.disk.get(&key)?;
         match EncodedImage::from_bytes(&bytes, models.segmenter.as_ref()?) {
-            // the same bytes may be decoded to another size by another version
+            // another version may decode the same bytes to another size
             Ok(image) => (image.size() == size).then_some(image),
             Err(error) => {
                 tracing::warn!(image = %content, "a kept image embedding cannot be used: {error}");
@@ -133,15 +135,16 @@ impl WarmEmbeddings {
         }
     }
 
-    /// The bytes that an image's embedding takes on disk, if it is there; counts as a use of it.
+    /// The size of an image's embedding on disk, in bytes; `None` if it is missing. The call counts as a use for the
+    /// eviction.
     pub(super) fn touch(&self, models: &Models, content: Digest) -> Option<u64> {
         self.disk.touch(&key(models, content).ok()?)
     }
 
-    /// Writes an image's embedding; returns the bytes that it takes on disk.
+    /// Writes an image's embedding; returns its size on disk in bytes.
     ///
     /// # Errors
-    /// If it has no form on disk, or the folder cannot be written.
+    /// If it cannot be serialized, or the file cannot be written.
     pub(super) fn write(
         &self,
         models: &Models,
@@ -152,7 +155,7 @@ impl WarmEmbeddings {
         Ok(self.disk.put(&key, &image.to_bytes()?)?)
     }
 
-    /// Writes what was computed, if the settings say so, without keeping anybody waiting.
+    /// Stores a computed embedding in the background, if the settings enable it.
     pub(super) fn add(&self, models: &Arc<Models>, content: Digest, image: &EncodedImage) {
         if !self.adds_computed {
             return;
@@ -166,7 +169,7 @@ impl WarmEmbeddings {
             match this.write(&models, content, &image) {
                 Ok(_) => {}
                 Err(KeepError::Disk(error)) => this.disk.complain(&error),
-                // told where it was found out
+                // already logged where the error was detected
                 Err(KeepError::Unidentified | KeepError::NoStore) => {}
                 Err(error @ KeepError::Bytes(_)) => {
                     tracing::warn!(image = %content, "an image embedding is not kept: {error}");
@@ -189,21 +192,21 @@ fn key(models: &Models, content: Digest) -> Result<BlobKey, KeepError> {
 /// An image whose embedding is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Warmed {
-    /// The image.
+    /// The digest of the image.
     pub digest: Digest,
-    /// Bytes that its embedding takes on disk.
+    /// Size of the embedding on disk, in bytes.
     pub bytes: u64,
-    /// Whether it was written just now.
+    /// Whether this call wrote it.
     pub is_new: bool,
 }
 
-/// Why an image was not warmed.
+/// Why an image could not be warmed.
 #[derive(Debug, thiserror::Error)]
 pub enum WarmError {
-    /// Its embedding was not computed.
+    /// The embedding could not be computed.
     #[error(transparent)]
     Stage(#[from] Failed),
-    /// It was not written.
+    /// The embedding could not be stored.
     #[error(transparent)]
     Keep(#[from] KeepError),
 }
@@ -215,10 +218,10 @@ impl From<StageError> for WarmError {
 }
 
 impl Stages {
-    /// Bytes that the embedding of an image takes on disk.
+    /// Size of one image embedding on disk, in bytes.
     ///
     /// # Errors
-    /// If there are no models, or no segmenter.
+    /// If the models are not available, or no segmenter is loaded.
     pub async fn warm_bytes(&self) -> Result<u64, Failed> {
         let models = self.models().await?;
         let segmenter = models.segmenter().map_err(StageError::from)?;
@@ -227,10 +230,10 @@ impl Stages {
         )))
     }
 
-    /// Computes an image's embedding and writes it to disk, unless it is there.
+    /// Computes an image's embedding and writes it to disk, unless it is stored already.
     ///
     /// # Errors
-    /// If it cannot be computed, or not be written.
+    /// If it cannot be computed or written.
     pub async fn warm_on_disk(
         &self,
         picture: &Picture<'_>,

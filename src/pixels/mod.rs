@@ -1,4 +1,4 @@
-//! Image pixels to model input: resizing as Pillow does it, and normalisation.
+//! Converts image pixels to model input: resizing as in Pillow, and normalisation.
 
 mod resize;
 
@@ -10,7 +10,7 @@ use crate::geometry::ImageSize;
 
 pub use resize::{ResizeError, resize};
 
-/// Rescaling to 0..1 and normalisation by channel, as `preprocessor_config.json` says.
+/// Rescaling to 0..1 and normalisation per channel, as configured in `preprocessor_config.json`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)] // the reference's own field names
@@ -23,7 +23,7 @@ pub struct Normalization {
 }
 
 impl Default for Normalization {
-    /// ImageNet's.
+    /// ImageNet's mean and standard deviation.
     fn default() -> Self {
         Self {
             do_rescale: true,
@@ -36,10 +36,10 @@ impl Default for Normalization {
 }
 
 impl Normalization {
-    /// Whether images can be normalised so.
+    /// Checks the configuration.
     ///
     /// # Errors
-    /// The field and what is wrong with it.
+    /// The invalid field, and why it is invalid.
     pub fn validate(&self) -> Result<(), String> {
         let is_usable = |std: &f32| std.is_finite() && *std != 0.0;
         if !self.image_std.iter().all(is_usable) {
@@ -61,8 +61,8 @@ impl Normalization {
         Ok(())
     }
 
-    /// Writes an image to the top left of three planes of `padded` size, one after the other; the rest
-    /// of `planes` (3 * height * width numbers) is left as it is.
+    /// Writes an image to the top left of three consecutive planes of `padded` size. `planes` has
+    /// `3 * height * width` numbers; those outside the image are unchanged.
     pub fn write_planes(&self, image: &RgbImage, padded: ImageSize, planes: &mut [f32]) {
         let tables: [[f32; 256]; 3] = std::array::from_fn(|channel| {
             std::array::from_fn(|level| {

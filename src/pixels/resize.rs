@@ -1,9 +1,9 @@
-//! Antialiased bilinear resizing, level for level as Pillow does it.
+//! Antialiased bilinear resizing that reproduces Pillow's levels.
 //!
-//! The detector's scores move by a hundredth when single pixels move by one level, so the arithmetic is
-//! Pillow's own (`src/libImaging/Resample.c`): weights in double precision, rounded to 22 bits; rows
-//! first, then columns, each pass rounded to 8 bits. Pillow 13 turns the order around where the aspect
-//! ratio changes and that saves work; then a pixel can differ by one level.
+//! The detector's scores change by a hundredth when single pixels change by one level, so the arithmetic is Pillow's
+//! own (`src/libImaging/Resample.c`): weights in double precision, rounded to 22 bits; rows first, then columns, each
+//! pass rounded to 8 bits. If the aspect ratio changes and it saves work, Pillow 13 reverses the order; then a pixel
+//! can differ by one level.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::geometry::ImageSize;
 
-/// An image that cannot be resized.
+/// The source or the target size is empty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot resize an image of {from_width}x{from_height} pixels to {width}x{height}")]
 #[allow(missing_docs)]
@@ -26,7 +26,7 @@ pub struct ResizeError {
 /// Resizes as Pillow's `Image.resize` does with `BILINEAR`.
 ///
 /// # Errors
-/// If either size is empty.
+/// If the source or the target size is empty.
 pub fn resize(image: &RgbImage, size: ImageSize) -> Result<Cow<'_, RgbImage>, ResizeError> {
     let error = || ResizeError {
         from_width: image.width(),
@@ -58,24 +58,24 @@ pub fn resize(image: &RgbImage, size: ImageSize) -> Result<Cow<'_, RgbImage>, Re
     }
 }
 
-/// Bits behind the point of a weight: 8 are the level's, 2 spare.
+/// Fractional bits of a weight: 32 bits, without 8 for the level and 2 spare ones.
 const PRECISION: u32 = 32 - 8 - 2;
 
-/// The neighbours that make one pixel.
+/// The source pixels of one output pixel, and their weights.
 struct Window {
     first: usize,
     weights: Vec<i32>,
 }
 
-/// The windows of a line of `from` pixels resized to `to`: triangles as wide as the scale, at least one
-/// pixel to each side.
+/// The windows of a line of `from` pixels that is resized to `to`. Each is a triangle filter whose support is the
+/// scale, and at least one pixel, to each side.
 fn windows(from: usize, to: usize) -> Vec<Window> {
     let scale = from as f64 / to as f64;
     let support = scale.max(1.0);
     (0..to)
         .map(|i| {
             let center = (i as f64 + 0.5) * scale;
-            // the casts cut towards zero, as in C
+            // the casts truncate towards zero, as in C
             let first = (center - support + 0.5).max(0.0) as usize;
             let end = ((center + support + 0.5) as usize).min(from);
             let triangle: Vec<f64> = (first..end)
@@ -91,17 +91,17 @@ fn windows(from: usize, to: usize) -> Vec<Window> {
         .collect()
 }
 
-/// A weighted sum to a level.
+/// Converts a weighted sum to a level.
 fn level(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
 const HALF: i32 = 1 << (PRECISION - 1);
 
-/// Rows that are resized together and share the windows. With two, the sums stay in the CPU's registers.
+/// Rows that are resized together with the same windows. With two rows, the sums stay in the CPU's registers.
 const ROWS_AT_ONCE: usize = 2;
 
-/// RGB rows of `from` pixels to rows of `to` pixels.
+/// Resizes RGB rows of `from` pixels to rows of `to` pixels.
 fn resize_rows(pixels: &[u8], from: usize, to: usize) -> Vec<u8> {
     let windows = windows(from, to);
     let (stride, output_stride) = (3 * from, 3 * to);
@@ -110,13 +110,13 @@ fn resize_rows(pixels: &[u8], from: usize, to: usize) -> Vec<u8> {
         .par_chunks_mut(ROWS_AT_ONCE * output_stride)
         .zip(pixels.par_chunks(ROWS_AT_ONCE * stride))
         .for_each_init(
-            // pixels are read as four levels: the last one of a row needs one more
+            // pixels are read as four levels, so the last pixel of a row needs one more
             || [(); ROWS_AT_ONCE].map(|()| vec![0; stride + 1]),
             |rows, (output, pixels)| {
                 for (row, pixels) in rows.iter_mut().zip(pixels.chunks(stride)) {
                     row[..stride].copy_from_slice(pixels);
                 }
-                // one row only where their number is odd
+                // a single row remains if their number is odd
                 let mut lines = output.chunks_mut(output_stride);
                 let mut outputs = [(); ROWS_AT_ONCE].map(|()| {
                     let line = lines.next().unwrap_or_default();
@@ -135,8 +135,8 @@ fn resize_rows(pixels: &[u8], from: usize, to: usize) -> Vec<u8> {
     output
 }
 
-/// The sums of a window in each row, by channel. A fourth one, of the next pixel's levels, is computed
-/// along: four 32-bit numbers are what a register of every x86-64 and AArch64 CPU holds.
+/// The weighted sums of a window in each row, per channel. A fourth sum, over the next pixel's first level, is
+/// computed too: every x86-64 and AArch64 CPU has registers of four 32-bit numbers.
 #[inline(always)]
 fn weighted_sums(rows: &[Vec<u8>; ROWS_AT_ONCE], window: &Window) -> [[i32; 4]; ROWS_AT_ONCE] {
     let count = 3 * window.weights.len() + 1;
@@ -153,7 +153,7 @@ fn weighted_sums(rows: &[Vec<u8>; ROWS_AT_ONCE], window: &Window) -> [[i32; 4]; 
     sums
 }
 
-/// `from` rows of `stride` bytes to `to` rows.
+/// Resizes `from` rows of `stride` bytes to `to` rows.
 fn resize_columns(pixels: &[u8], stride: usize, from: usize, to: usize) -> Vec<u8> {
     let windows = windows(from, to);
     let mut output = vec![0; stride * to];
@@ -182,7 +182,7 @@ mod tests {
 
     use super::*;
 
-    /// One channel after the other, pixel by pixel.
+    /// A plain implementation: one channel at a time, pixel by pixel.
     fn plain(image: &RgbImage, size: ImageSize) -> RgbImage {
         let (width, height) = (size.width as u32, size.height as u32);
         let along =
@@ -225,7 +225,7 @@ mod tests {
                 height: length() as usize,
                 width: length() as usize,
             };
-            // extremes every other time: the largest sums
+            // every other case has extreme levels, for the largest sums
             let mut image = RgbImage::new(width, height);
             for value in image.iter_mut() {
                 *value = match case % 2 {

@@ -1,32 +1,32 @@
-//! How many requests of annotators may be on their way: Label Studio does not ask again, so what would come too late is
-//! refused at once.
+//! Bounds the annotator requests in progress. Label Studio does not retry a request, so a request that would be
+//! answered too late is refused at once.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The way in for annotators; clones share it.
+/// Admission control for annotator requests; clones share one limit.
 #[derive(Debug, Clone)]
 pub struct Admission {
     places: Arc<Semaphore>,
     limit: usize,
 }
 
-/// Too many requests are on their way.
+/// The limit of annotator requests in progress is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0} requests of annotators are waiting or being worked on, and no more may be (MAX_QUEUE): ask again later"
 )]
 pub struct Busy(pub usize);
 
-/// A request's place, given back when it is dropped.
+/// RAII permit of one request; released on drop.
 #[derive(Debug)]
 pub struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
 impl Admission {
-    /// For `limit` requests at a time.
+    /// Admits at most `limit` requests at a time, at least 1.
     pub fn new(limit: usize) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         Self {
@@ -35,15 +35,15 @@ impl Admission {
         }
     }
 
-    /// How many requests are on their way.
+    /// Number of requests in progress.
     pub fn count(&self) -> usize {
         self.limit - self.places.available_permits()
     }
 
-    /// Lets a request in.
+    /// Admits a request.
     ///
     /// # Errors
-    /// If as many as may be are in already.
+    /// [`Busy`] if the limit is reached.
     pub fn enter(&self) -> Result<Place, Busy> {
         match self.places.clone().try_acquire_owned() {
             Ok(permit) => Ok(Place { _permit: permit }),

@@ -1,4 +1,4 @@
-//! Many tasks at once, where nobody types.
+//! Predicts many tasks in one request, without an annotator who types a prompt.
 
 use std::sync::Arc;
 
@@ -21,50 +21,50 @@ use crate::prompt::Prompt;
 use crate::regions::scores::mean;
 use crate::regions::{Region, Unlabeled, typed};
 
-/// What to look for in every task of a batch.
+/// What to detect in every task of a batch.
 #[derive(Debug, Clone)]
 pub struct BatchPlan {
     view: View,
-    /// One per image that is looked at.
+    /// One search per image tag.
     searches: Vec<Search>,
-    /// The prompt as it was written, to be shown where the labeling config has a text area for prompts.
+    /// The prompt as it was typed. It is added to the result if the labeling config has a text area for prompts.
     typed: Option<String>,
 }
 
-/// What became of a task.
+/// Result of one task of a batch.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It has a prediction.
+    /// The task has a prediction.
     Done(TaskPrediction),
-    /// It cannot have one.
+    /// The prediction failed.
     Failed(PreannotationError),
-    /// Its turn had not come when the time was up.
+    /// The time limit came before the task was predicted.
     Later,
 }
 
-/// Batches whose time was up and that go on all the same.
+/// Bounds the batches that continue in the background after their time limit, over all requests.
 static GOING_ON: Semaphore = Semaphore::const_new(8);
 
 impl BatchPlan {
-    /// What is looked for, image by image, for people.
+    /// The prompt of each searched image, for display.
     pub fn prompts(&self) -> impl Iterator<Item = &Prompt> {
         self.searches.iter().map(|search| &search.prompt)
     }
 
-    /// Whether somebody waits who has opened the task.
+    /// Whether a person waits for the batch, because the task is open in the editor.
     fn is_urgent(&self) -> bool {
         let mut searches = self.searches.iter();
         searches.any(|search| search.urgency < Urgency::Batch)
     }
 
-    /// What the predictions carry.
+    /// The model version of the predictions.
     pub fn version(&self) -> &str {
         &self.view.version
     }
 
-    /// The prompt as a region of its text area, beside what it found: the annotator sees what was looked
-    /// for, and can change it. A text area that is not marked as the prompt's may hold anything else, and
-    /// is left alone.
+    /// The prompt as a region of its text area, so that the annotator sees what was searched for and can edit it.
+    /// `None` if nothing was found, or if the text area is not marked as the prompt: such a text area may hold other
+    /// text, which must not be overwritten.
     fn shown_prompt(&self, found: &[Region]) -> Option<Region> {
         let (first, search) = (found.first()?, self.searches.first()?);
         let area = self.view.config.text_area(&search.image).ok()?;
@@ -80,11 +80,11 @@ impl BatchPlan {
 }
 
 impl Preannotator {
-    /// Plans a batch: with a prompt, given or remembered, the image that prompts are about is looked at
-    /// for it; without one, every image for the labels of its controls.
+    /// Plans a batch. With a prompt, given or remembered, only the image that prompts refer to is searched, for that
+    /// prompt. Without a prompt, every image is searched for the labels of its controls.
     ///
     /// # Errors
-    /// If the labeling config has no place for results, or there is nothing to look for.
+    /// If the labeling config has no region control for an image, or there is nothing to search for.
     pub fn plan(
         &self,
         origin: Origin,
@@ -133,7 +133,7 @@ impl Preannotator {
         plan: &BatchPlan,
         task: &Task,
     ) -> Result<TaskPrediction, PreannotationError> {
-        // an image is in memory from its fetching to its prediction
+        // bounds the decoded images: an image stays in memory from the fetch to the prediction
         let _place = match plan.is_urgent() {
             true => None,
             false => self.of_batches.acquire().await.ok(),
@@ -153,8 +153,9 @@ impl Preannotator {
         Ok(self.answer(result, mean(scores), plan.view.version.clone()))
     }
 
-    /// Predicts tasks until the time is up: one outcome per task, in their order. What is left by then goes
-    /// on, so that asking again finds it made. `memory` is what the tasks take, and is given back after the last one.
+    /// Predicts tasks until `time_is_up` completes, and returns one outcome per task, in task order. The remaining
+    /// tasks are computed in the background, so that a repeated request finds their results in the cache. `memory`
+    /// reserves the memory of the tasks; it is released after the last one.
     pub async fn predict_until(
         self: &Arc<Self>,
         plan: BatchPlan,
@@ -183,7 +184,7 @@ impl Preannotator {
                 if sender.send(outcome).is_ok() {
                     continue;
                 }
-                // nobody listens any more: the time is up
+                // the receiver is gone: the time is up
                 late += 1;
                 if permit.is_none() {
                     permit = GOING_ON.try_acquire().ok();
@@ -200,7 +201,7 @@ impl Preannotator {
                 );
             }
         };
-        // what it logs belongs to the request even after that was answered
+        // its log lines belong to the request's span, also after the answer
         tokio::spawn(going_on.in_current_span());
         let mut outcomes: Vec<Outcome> = (0..total).map(|_| Outcome::Later).collect();
         tokio::pin!(time_is_up);

@@ -1,4 +1,4 @@
-//! What an annotator just did, from the context of an interactive request.
+//! Parses the context of an interactive request: what the annotator just did.
 
 use serde_json::Value;
 
@@ -6,34 +6,34 @@ use super::project::settings::{Numbers, fraction};
 use crate::geometry::{BoundingBox, ImageSize, Mark, Point};
 use crate::labeling::{ControlKind, ImageTag, LabelingConfig, LabelingError};
 
-/// What is asked for.
+/// An action of an annotator.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Interaction<'a> {
-    /// Nothing: the page says so after Submit.
+    /// No action: the editor sends an empty context after Submit.
     Nothing,
-    /// A text was typed into the prompt of an image.
+    /// The annotator typed into the prompt of an image.
     Prompt {
-        /// As typed.
+        /// The text as typed.
         text: String,
-        /// The image to look at.
+        /// The image to search.
         image: &'a ImageTag,
     },
-    /// Something was drawn with a smart tool.
+    /// The annotator drew with a smart tool.
     Drawing {
-        /// What was drawn.
+        /// The drawn shapes.
         drawn: Vec<Drawn>,
-        /// The label it was drawn with.
+        /// The label that was selected for them.
         label: Option<String>,
-        /// The image it was drawn on.
+        /// The image they were drawn on.
         image: &'a ImageTag,
     },
-    /// A threshold was changed: what was asked before is asked anew.
+    /// The annotator changed a threshold: the last prompt is searched for again.
     Threshold,
-    /// Something groundling has no use for; the reason.
+    /// An action that groundling cannot answer, with the reason.
     Unusable(String),
 }
 
-/// A shape drawn with a smart tool; places and lengths in percent of the image.
+/// A shape drawn with a smart tool; coordinates and lengths in percent of the image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[allow(missing_docs)]
 pub enum Drawn {
@@ -52,18 +52,18 @@ pub enum Drawn {
     },
 }
 
-/// Each point is a token of the mask decoder, which compares them all with each other; each rectangle is a
-/// run of it.
+/// Limit of drawn shapes per request. Each point is a token of the mask decoder, whose attention compares all tokens
+/// with each other; each rectangle is one run of the decoder.
 const MAX_DRAWN: usize = 64;
 
-/// How far from the image's corner a shape may reach, in percent of the image, and how many degrees it may be turned:
-/// far more than any editor sends, and finite in pixels.
+/// Limit of a coordinate, in percent of the image, and of a rotation, in degrees. It is far more than any editor
+/// sends, and keeps the values in pixels finite.
 const FAR: f32 = 1e6;
 
-/// Reads the regions of a context.
+/// Parses the regions of a context.
 ///
 /// # Errors
-/// If a prompt is for an image that the labeling config does not have.
+/// If a prompt refers to an image that the labeling config does not have.
 pub fn interaction<'a>(
     regions: &[Value],
     config: &'a LabelingConfig,
@@ -106,12 +106,12 @@ fn is_type(region: &Value, kind: &str) -> bool {
     region["type"].as_str() == Some(kind)
 }
 
-/// The prompt among typed texts.
+/// Parses the prompt among the typed texts.
 fn typed<'a>(
     texts: &[&Value],
     config: &'a LabelingConfig,
 ) -> Result<Interaction<'a>, LabelingError> {
-    // the image the text was typed for, or, for a text area of something else, the one prompts are about
+    // the image the text was typed for; if the text area belongs to another object, the image that prompts refer to
     let to_name = texts.iter().find_map(|region| region["to_name"].as_str());
     let image = match to_name.and_then(|name| config.image_named(name)) {
         Some(image) if config.region_controls(image).next().is_some() => image,
@@ -143,8 +143,8 @@ fn typed<'a>(
     })
 }
 
-/// The text of a text area's region: a list with an entry per submission, or, from other clients, a
-/// plain text.
+/// The text of a text area's region. Label Studio sends a list with one entry per submission; other clients send a
+/// string.
 fn lines(region: &Value) -> Vec<String> {
     match &region["value"]["text"] {
         Value::String(text) => vec![text.clone()],
@@ -156,7 +156,7 @@ fn lines(region: &Value) -> Vec<String> {
     }
 }
 
-/// What was typed into a text area, from all of a task's regions.
+/// The last text that was typed into the text area `area`, among all regions of a task.
 pub(super) fn text_of(area: &str, regions: &[Value]) -> Option<String> {
     let typed = regions
         .iter()
@@ -202,7 +202,8 @@ fn number(value: &Value) -> f32 {
     value.as_f64().unwrap_or(0.0) as f32
 }
 
-/// The label a region was drawn with; where labels stand apart, it is in another region of the same id.
+/// The label that a region was drawn with. With a separate `<Labels>` control, the label is in another region of the
+/// same id.
 fn label(region: &Value, regions: &[Value]) -> Option<String> {
     let kind = region["type"].as_str()?;
     let own = [kind, "labels"].map(|key| &region["value"][key][0]);
@@ -214,8 +215,8 @@ fn label(region: &Value, regions: &[Value]) -> Option<String> {
     labels.next().map(str::to_owned)
 }
 
-/// The thresholds that `<Number>` controls give: the context's before those of the task's other regions
-/// (the last of each), those before the controls' default values.
+/// The thresholds of `<Number>` controls. A value in the context overrides one in the task's other regions, which
+/// overrides the control's default value. Within each list the last region counts.
 pub fn numbers(config: &LabelingConfig, context: &[Value], task: &[Value]) -> Numbers {
     let of = |start: &str| {
         let given = |regions: &[Value]| {
@@ -244,7 +245,7 @@ pub fn numbers(config: &LabelingConfig, context: &[Value], task: &[Value]) -> Nu
     }
 }
 
-/// A number region's control and its value of 0..1, if it is a threshold's.
+/// The control's name and the value, 0..1, of a number region, if the control is a threshold.
 fn of_number(region: &Value) -> Option<(&str, f32)> {
     let name = region["from_name"].as_str()?;
     let is_threshold = name.starts_with("box_threshold") || name.starts_with("text_threshold");
@@ -258,8 +259,8 @@ fn of_number(region: &Value) -> Option<(&str, f32)> {
     Some((name, value?))
 }
 
-/// What was drawn, in pixels: a mark per rectangle, one for all points; points with a single rectangle
-/// refine it.
+/// Converts drawn shapes to prompts of the segmenter, in pixels: one prompt per rectangle, and one for all points.
+/// With exactly one rectangle the points are added to its prompt and refine it.
 pub fn marks(drawn: &[Drawn], size: ImageSize) -> Vec<Mark> {
     let (width, height) = (size.width as f32 / 100.0, size.height as f32 / 100.0);
     let (mut marks, mut points) = (vec![], vec![]);
@@ -297,7 +298,8 @@ pub fn marks(drawn: &[Drawn], size: ImageSize) -> Vec<Mark> {
     marks
 }
 
-/// The upright box around a box turned around its top left corner; it may be drawn from any corner.
+/// The axis-aligned bounding box of a box that is rotated around its top left corner. Width and height may be
+/// negative, because a box can be drawn from any corner.
 fn around((x, y): (f32, f32), (w, h): (f32, f32), degrees: f32) -> BoundingBox {
     let (sin, cos) = degrees.to_radians().sin_cos();
     let corners = [(0.0, 0.0), (w, 0.0), (0.0, h), (w, h)];

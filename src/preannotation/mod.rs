@@ -1,8 +1,8 @@
-//! A task of Label Studio through the whole road: labeling config, image, prompt, models, regions. The
-//! server and `annotate` both go this way; it knows no HTTP of its own.
+//! Takes a task of Label Studio through all steps: labeling config, image, prompt, models, regions. The server and
+//! the `annotate` command share this code; it does not depend on HTTP.
 //!
-//! [`mod@interaction`] says what an annotator did, [`project`] what a project is known for, and this module carries a task
-//! through the stages of the [`crate::pipeline`].
+//! [`mod@interaction`] parses what an annotator did, [`project`] holds the settings of each project, and this module
+//! runs a task through the stages of the [`crate::pipeline`].
 
 pub mod admission;
 mod batch;
@@ -38,26 +38,26 @@ use crate::prompt::{EmptyPrompt, Prompt};
 use crate::regions::scores::mean;
 use crate::regions::{Region, Regions, Style, Unlabeled, cutouts, regions};
 
-/// Tasks to predictions.
+/// Turns tasks into predictions.
 #[derive(Debug)]
 pub struct Preannotator {
     projects: Projects,
     images: Images,
     stages: Stages,
     admission: Admission,
-    /// Tasks of batches that are on their way.
+    /// Bounds the tasks of batches in progress.
     of_batches: Semaphore,
     metrics: Metrics,
 }
 
-/// A task, as far as it matters.
+/// The parts of a task that predictions need.
 #[derive(Debug, Clone, Default)]
 pub struct Task {
-    /// Label Studio's number.
+    /// The task's id in Label Studio.
     pub id: Option<u64>,
-    /// What it shows.
+    /// The task's data.
     pub data: Map<String, Value>,
-    /// What its annotations and drafts hold; read only where a labeling config has thresholds.
+    /// The regions of its annotations and drafts; read only if the labeling config has threshold controls.
     pub regions: Vec<Value>,
 }
 
@@ -77,15 +77,15 @@ pub struct TaskPrediction {
 }
 
 impl Task {
-    /// What the log says of a task in every line about it: its number, and once they are known the prompt's hash and the
-    /// time that each stage took. The hash tells whether two lines are about the same prompt, where prompts themselves
-    /// must not be read.
+    /// The tracing span of a task. Every log line about the task carries its id and, once they are known, the
+    /// prompt's hash and the time of each stage. The hash shows whether two lines are about the same prompt without
+    /// logging the prompt itself.
     pub fn span(&self) -> Span {
-        // of the highest level, so that it is there whatever LOG_LEVEL is
+        // at the highest level, so that no LOG_LEVEL filters it out
         tracing::error_span!("task", id = self.id, prompt_hash = Empty, timings = Empty)
     }
 
-    /// About the bytes of memory that it takes.
+    /// Approximate size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         let data = self
             .data
@@ -95,7 +95,7 @@ impl Task {
     }
 }
 
-/// About the bytes of memory that a JSON value takes.
+/// Approximate size of a JSON value in memory, in bytes.
 fn json_bytes(value: &Value) -> usize {
     let inside: usize = match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
@@ -117,50 +117,50 @@ pub enum PreannotationError {
     /// The labeling config cannot be used.
     #[error(transparent)]
     Labeling(#[from] LabelingError),
-    /// There is nothing to look for.
+    /// The prompt is empty.
     #[error(transparent)]
     Prompt(#[from] EmptyPrompt),
-    /// More than anybody types.
+    /// The prompt is longer than `MAX_PROMPT`.
     #[error("the prompt has {0} bytes, and may have {MAX_PROMPT}: use fewer phrases")]
     LongPrompt(usize),
-    /// Too many annotators wait.
+    /// Too many annotator requests are in progress.
     #[error(transparent)]
     Busy(#[from] Busy),
-    /// The image cannot be had.
+    /// The image cannot be loaded.
     #[error(transparent)]
     Media(#[from] MediaError),
-    /// The models gave nothing.
+    /// A model stage failed.
     #[error(transparent)]
     Stage(#[from] Failed),
-    /// A defect that cost this task, not the server.
+    /// A defect: building the regions panicked. Only this task fails; the server continues.
     #[error(
         "making regions of what was found panicked, which is a defect of groundling; see its log"
     )]
     Regions,
 }
 
-/// One image to look at, and what for.
+/// One image to search, and its prompt.
 #[derive(Debug, Clone, PartialEq)]
 struct Search {
     image: ImageTag,
     prompt: Prompt,
     unlabeled: Unlabeled,
-    /// Whether the prompt is made of labels: then one the model cannot read is left out.
+    /// Whether the prompt is made of labels. Labels that the model cannot encode are then left out.
     is_of_labels: bool,
     urgency: Urgency,
 }
 
-/// The longest prompt that may be typed or set, in bytes: thousands of words.
+/// Limit of a typed or configured prompt, in bytes; this is thousands of words.
 const MAX_PROMPT: usize = 8 << 10;
 
-/// Digits of a prompt's hash in the log.
+/// Number of digits of a prompt's hash in the log.
 const HASH: usize = 12;
 
-/// Tasks of batches that are on their way at a time: while one is computed, the next is fetched.
+/// Tasks of batches in progress at a time: while one is computed, the next one is fetched.
 const BATCH_AT_ONCE: usize = 2;
 
 impl Preannotator {
-    /// With room for `queue` requests of annotators.
+    /// Admits at most `queue` annotator requests at a time.
     pub fn new(projects: Projects, images: Images, stages: Stages, queue: usize) -> Self {
         Self {
             projects,
@@ -172,43 +172,43 @@ impl Preannotator {
         }
     }
 
-    /// What is known of projects.
+    /// The settings and prompts of projects.
     pub fn projects(&self) -> &Projects {
         &self.projects
     }
 
-    /// The models, or how far they are.
+    /// The loading state of the models.
     pub fn loading(&self) -> &Loading {
         self.stages.loading()
     }
 
-    /// The stages that tasks are carried through.
+    /// The pipeline's stages.
     pub fn stages(&self) -> &Stages {
         &self.stages
     }
 
-    /// How many requests of annotators wait or are worked on.
+    /// Number of annotator requests that wait or are computed.
     pub fn waiting(&self) -> usize {
         self.admission.count()
     }
 
-    /// Lets go of results that are not to be kept; for times when nobody asks.
+    /// Frees cached results that should not be kept. Call it when the server is idle.
     pub async fn tidy(&self) {
         self.images.tidy().await;
         self.stages.tidy().await;
     }
 
-    /// The memory that requests share.
+    /// The memory budget that requests share.
     pub fn budget(&self) -> &Budget {
         self.images.budget()
     }
 
-    /// What is counted.
+    /// The counters of the server.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Everything that is counted, in Prometheus' text format.
+    /// All metrics in the Prometheus text format.
     ///
     /// # Errors
     /// If the text cannot be written.
@@ -219,7 +219,7 @@ impl Preannotator {
             .render(self.waiting(), steps, self.loading(), self.budget(), kept)
     }
 
-    /// Answers what an annotator just did in the editor.
+    /// Answers an annotator's action in the editor.
     ///
     /// # Errors
     /// See [`PreannotationError`].
@@ -262,7 +262,7 @@ impl Preannotator {
         }
     }
 
-    /// Looks for the view's prompt; if the model could read it, it is remembered for the project's next
+    /// Searches for the view's prompt. If the model can encode the prompt, it is remembered for the project's next
     /// tasks.
     async fn look_for(
         &self,
@@ -289,7 +289,7 @@ impl Preannotator {
         Ok(self.answer(found.regions, found.score, view.version))
     }
 
-    /// Regions on their way out, with the memory that they take.
+    /// Builds the answer, and counts its memory in the budget.
     fn answer(&self, result: Vec<Region>, score: f32, model_version: String) -> TaskPrediction {
         let bytes = result.iter().map(Region::bytes).sum();
         TaskPrediction {
@@ -300,7 +300,7 @@ impl Preannotator {
         }
     }
 
-    /// Looks at one image of a task.
+    /// Runs detection and segmentation on one image of a task.
     async fn find(
         &self,
         view: &View,
@@ -360,7 +360,7 @@ impl Preannotator {
         Ok(made)
     }
 
-    /// Cuts out what was drawn with a smart tool.
+    /// Segments what was drawn with a smart tool.
     async fn cut_out(
         &self,
         view: View,
@@ -409,7 +409,7 @@ impl Preannotator {
         Ok(self.answer(regions, score, view.version))
     }
 
-    /// An annotator's request takes a place; others are bounded where they come from.
+    /// Annotator requests need a permit; other requests are bounded by their callers.
     fn enter(&self, urgency: Urgency) -> Result<Option<admission::Place>, Busy> {
         match urgency {
             Urgency::Annotator => self.admission.enter().map(Some),
@@ -433,12 +433,12 @@ impl Preannotator {
     }
 }
 
-/// Notes where the time went, for the lines of the log that follow about the same task.
+/// Records the stage times in the task's span, for later log lines about the same task.
 fn note(timings: &Timings) {
     Span::current().record("timings", tracing::field::display(timings));
 }
 
-/// Regions are made off the async threads; a panic there is no fault of the models.
+/// Builds regions outside the async threads. A panic there becomes [`PreannotationError::Regions`].
 async fn made<T: Send + 'static>(
     make: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, PreannotationError> {
@@ -447,7 +447,7 @@ async fn made<T: Send + 'static>(
         .map_err(|_: StageError| PreannotationError::Regions)
 }
 
-/// Results need somewhere to go.
+/// Fails if no control of the image takes regions.
 fn needs_region_control(config: &LabelingConfig, image: &ImageTag) -> Result<(), LabelingError> {
     match config.region_controls(image).next() {
         Some(_) => Ok(()),

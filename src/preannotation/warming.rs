@@ -1,4 +1,4 @@
-//! Images looked at before anybody clicks.
+//! Computes image embeddings before an annotator needs them.
 
 use std::sync::Arc;
 
@@ -10,20 +10,20 @@ use crate::pipeline::stages::Asker;
 use crate::pipeline::timings::Timings;
 use crate::pipeline::warm::{KeepError, WarmError, Warmed};
 
-/// The images of a project's tasks that annotators may click on.
+/// The images of a project whose embeddings are computed ahead of time.
 #[derive(Debug, Clone)]
 pub struct WarmPlan {
     view: View,
     images: Vec<ImageTag>,
 }
 
-/// Why an image is not warm.
+/// Why an image could not be warmed.
 #[derive(Debug, thiserror::Error)]
 pub enum WarmingError {
-    /// It cannot be had, or the models cannot look at it.
+    /// The image cannot be loaded, or a model stage failed.
     #[error(transparent)]
     Preannotation(#[from] PreannotationError),
-    /// What they saw cannot be kept.
+    /// The embedding cannot be stored.
     #[error("its image embedding could not be kept: {0}")]
     Keep(#[from] KeepError),
 }
@@ -38,7 +38,7 @@ impl From<WarmError> for WarmingError {
 }
 
 impl WarmPlan {
-    /// The images of each task, in order.
+    /// The image tags to warm in each task, in order.
     pub fn images(&self) -> &[ImageTag] {
         &self.images
     }
@@ -48,7 +48,7 @@ impl Preannotator {
     /// Plans the warming of a project: every image that takes regions.
     ///
     /// # Errors
-    /// If the labeling config has no image with controls for regions.
+    /// If no image of the labeling config has a region control.
     pub fn plan_warming(
         &self,
         origin: Origin,
@@ -62,7 +62,7 @@ impl Preannotator {
         Ok(WarmPlan { view, images })
     }
 
-    /// Computes the embedding of one image of a task and writes it to disk, unless it is there.
+    /// Computes the embedding of one image of a task and writes it to disk, unless it is stored already.
     ///
     /// # Errors
     /// See [`WarmingError`].

@@ -1,18 +1,19 @@
-//! The run-length code of Label Studio's brush: bits, not bytes.
+//! The run-length encoding of Label Studio's brush, a stream of bits.
 //!
-//! 32 bits count the values (four per pixel: the mask's value as red, green, blue and alpha), 5 bits
-//! give the word size less one, four times 4 bits the sizes of run lengths less one (3, 4, 8, 16).
-//! Then runs: one bit "the same value", two bits which size, the length less one, the value.
+//! The header: 32 bits for the number of values (four per pixel: the mask's value as red, green, blue and alpha), 5
+//! bits for the word size minus one, and four times 4 bits for the sizes of run lengths minus one (3, 4, 8, 16). Then
+//! the runs: one bit "all values are equal", two bits that select the size of the length, the length minus one, and
+//! the value.
 
 use crate::geometry::Mask;
 
 const WORD_BITS: u32 = 8;
 const RUN_BITS: [u32; 4] = [3, 4, 8, 16];
 const VALUES_PER_PIXEL: u64 = 4;
-/// What a set pixel is worth: the editor takes it as opacity.
+/// The value of a set pixel; the editor uses it as opacity.
 const SET: u32 = 255;
 
-/// The bytes of a mask, as `label_studio_sdk`'s `mask2rle` writes them.
+/// Encodes a mask to the same bytes as `mask2rle` of `label_studio_sdk`.
 pub fn encode(mask: &Mask) -> Vec<u8> {
     let mut bits = Bits::default();
     bits.push(mask.size().area() as u32 * VALUES_PER_PIXEL as u32, 32);
@@ -25,7 +26,7 @@ pub fn encode(mask: &Mask) -> Vec<u8> {
         let mut length = u64::from(*run) * VALUES_PER_PIXEL;
         while length > 0 {
             let part = length.min(1 << RUN_BITS[3]);
-            // the shortest size that holds the length
+            // the smallest size that holds the length
             let index = RUN_BITS
                 .iter()
                 .position(|size| part <= 1 << size)
@@ -40,7 +41,7 @@ pub fn encode(mask: &Mask) -> Vec<u8> {
     bits.finish()
 }
 
-/// Bits written from the highest to the lowest.
+/// A bit writer; the highest bit comes first.
 #[derive(Debug, Default)]
 struct Bits {
     bytes: Vec<u8>,

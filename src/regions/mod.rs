@@ -1,7 +1,7 @@
-//! Detected objects to Label Studio regions.
+//! Converts detected objects to Label Studio regions.
 //!
-//! For each object `selection` decides whether it is kept and which controls take it, `render` turns its box or mask
-//! into the value of a control, [`scores`] says how sure the models are, and `region` adds the label.
+//! For each object, `selection` decides whether to keep it and which controls take it, `render` converts its box or
+//! mask to a control's value, [`scores`] computes the score, and `region` adds the label.
 
 pub mod brush_rle;
 pub mod polygon;
@@ -21,29 +21,29 @@ use crate::labeling::{ImageTag, LabelingConfig};
 use crate::pipeline::Prediction;
 use crate::segmenter::ScoredMask;
 
-/// How detections become regions.
+/// Options of the conversion to regions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Style {
-    /// For phrases that are no label.
+    /// What happens to phrases that match no label.
     pub unlabeled: Unlabeled,
-    /// Where labels have thresholds of their own that count: the box threshold of all others, 0..1.
+    /// The box threshold of labels without their own one, 0..1. Set only if per-label thresholds apply.
     pub label_thresholds: Option<f32>,
-    /// How far a polygon may be from its mask's boundary, in percent of the image's longer side.
+    /// Maximum distance of a polygon from its mask's boundary, in percent of the image's longer side.
     pub polygon_tolerance: f32,
 }
 
-/// The regions of a prediction and how many detections found no label.
+/// The regions of a prediction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Regions {
-    /// Per detection one of each shape, each only where the config has such a control.
+    /// For each detection, one region per shape, if the config has a control of that shape.
     pub regions: Vec<Region>,
-    /// The mean of the detections' scores, 0..1; 0 without any.
+    /// The mean of the detections' scores, 0..1; 0 without detections.
     pub score: f32,
-    /// Detections of which nothing came back, for want of a label.
+    /// Number of detections without any region, because no label matched.
     pub dropped: usize,
 }
 
-/// Turns a prediction into regions of the controls that are attached to `image`.
+/// Converts a prediction to regions of the controls that are attached to `image`.
 pub fn regions(
     prediction: &Prediction,
     config: &LabelingConfig,
@@ -79,8 +79,8 @@ pub fn regions(
     }
 }
 
-/// The masks of marked objects as regions with the label the annotator drew with: of the brush where
-/// there is one, else of the polygon; a control with that label before others.
+/// Converts the masks of a smart tool to regions with the annotator's label. A control that has the label is
+/// preferred; among those, a brush is preferred to a polygon.
 pub fn cutouts(
     masks: &[Arc<ScoredMask>],
     label: Option<&str>,
@@ -220,7 +220,7 @@ mod tests {
         let labeled = found[0].value.clone().with_labels(labels);
         assert_eq!(found[1].value, labeled);
         assert!(made(controls, &["cat"], &DROP).is_empty());
-        // unlabeled shapes alone, and shapes that no control labels
+        // shapes without any `<Labels>` control, and shapes whose labels do not match
         assert!(
             made(controls, &["cat"], &KEEP)
                 .iter()
@@ -294,7 +294,7 @@ mod tests {
         assert!(Arc::ptr_eq(rle[0], rle[1]));
     }
 
-    /// Regions as Label Studio reads them, without their ids, which are random.
+    /// Regions as the JSON that Label Studio reads, without their random ids.
     fn json_without_ids(found: &[Region]) -> Value {
         let mut read = serde_json::to_value(found).unwrap();
         for region in read.as_array_mut().unwrap() {

@@ -1,22 +1,22 @@
-//! Masks to outlines.
+//! Converts masks to polygons.
 //!
-//! The boundary is followed along the edges between pixels, so an outline of no tolerance covers exactly
-//! the mask, and is then thinned out (Douglas and Peucker 1973). The editor knows no holes: one that
-//! matters is joined to the outline around it by a seam without width.
+//! The boundary is traced along the edges between pixels, so an outline with zero tolerance covers exactly the mask.
+//! The outline is then simplified (Douglas and Peucker 1973). The editor does not support holes: a hole that is large
+//! enough is connected to the outline around it by a seam of zero width.
 
 use crate::geometry::{Mask, row_differences};
 
 type Ring = Vec<[f32; 2]>;
 
-/// Parts of a mask smaller than this share of its largest are specks, and so are holes smaller than this
-/// share of the part they are in.
+/// Minimum area of a part, as a share of the mask's largest part, and of a hole, as a share of the part around it.
+/// Smaller ones are removed as noise.
 const SPECK: f32 = 0.02;
 
-/// The outlines of a mask's parts in pixels, the largest first, each of at least three corners; no point
-/// of the boundary is farther than `tolerance` pixels from them. A tolerance that is not a finite number
-/// counts as 0.
+/// The outlines of a mask's parts in pixels, the largest part first, each with at least three corners. No point of
+/// the boundary is farther than `tolerance` pixels from its outline. A tolerance that is not finite counts as 0.
 pub fn outlines(mask: &Mask, tolerance: f32) -> Vec<Ring> {
-    // thinning that left too few corners is tried again with half of the tolerance, which must end
+    // simplification that leaves too few corners is repeated with half the tolerance; an infinite tolerance would
+    // never end
     let tolerance = if tolerance.is_finite() {
         tolerance
     } else {
@@ -29,11 +29,11 @@ pub fn outlines(mask: &Mask, tolerance: f32) -> Vec<Ring> {
     let largest = parts.first().map_or(0.0, |ring| signed_area(ring));
     parts.retain(|ring| signed_area(ring) >= SPECK * largest);
     let mut outlines: Vec<Ring> = parts.iter().map(|ring| simplify(ring, tolerance)).collect();
-    // in a noisy mask nearly all holes are too small for every part: these are not searched for around them
+    // in a noisy mask nearly all holes are too small for every part; skip the search for the part around them
     let smallest = parts.last().map_or(0.0, |ring| signed_area(ring));
     holes.retain(|hole| -signed_area(hole) >= SPECK * smallest);
     for hole in &holes {
-        // parts are apart from each other: the smallest around a hole is the one it is in
+        // parts do not overlap: the smallest part around a hole is the one that contains it
         let around = (0..parts.len())
             .rev()
             .find(|i| contains(&parts[*i], beside(hole)));
@@ -47,11 +47,11 @@ pub fn outlines(mask: &Mask, tolerance: f32) -> Vec<Ring> {
     outlines
 }
 
-/// Directions along pixel edges, each the right turn of the one before: right, down, left, up.
+/// Directions along pixel edges, each a right turn from the one before: right, down, left, up.
 const STEPS: [(isize, isize); 4] = [(1, 0), (0, 1), (-1, 0), (0, -1)];
 
-/// Every boundary as corners between pixels, the mask to the right: around parts the signed area is
-/// positive, around holes negative. Parts that touch at a corner only are apart.
+/// Every boundary as a ring of pixel corners, with the mask on the right side. The signed area is positive around
+/// parts and negative around holes. Parts that touch only at a corner are separate.
 fn boundaries(mask: &Mask) -> Vec<Ring> {
     let rows = mask.rows();
     let is_used = |y: &usize| !rows.row(*y).is_empty();
@@ -77,7 +77,7 @@ fn boundaries(mask: &Mask) -> Vec<Ring> {
             columns.for_each(|x| corners.mark((x + 1, y + 1), LEFT));
         }
     }
-    // a boundary's first corner, row by row, is at the left or the right end of a span below it
+    // the first corner of a boundary, in row order, is at the left or right end of a span below it
     let mut rings = vec![];
     for y in top..=bottom {
         for x in rows.row(y).iter().flat_map(|span| [span.start, span.end]) {
@@ -94,16 +94,17 @@ const DOWN: usize = 1;
 const LEFT: usize = 2;
 const UP: usize = 3;
 
-/// The corners between the pixels around a mask, and the directions in which boundaries leave them.
+/// The pixel corners of a mask, and the directions in which boundaries leave each corner.
 struct Corners {
     left_top: (usize, usize),
     stride: usize,
-    /// One bit per direction; four bits higher the same, until the edge is part of a ring.
+    /// The low four bits: one bit per direction. The high four bits: the same, cleared once the edge is part of a
+    /// ring.
     edges: Vec<u8>,
 }
 
 impl Corners {
-    /// From the corner at the top left of a mask to the one at its bottom right.
+    /// Covers the corners from `left_top` to `right_bottom`, both included.
     fn new(left_top: (usize, usize), right_bottom: (usize, usize)) -> Self {
         let stride = right_bottom.0 - left_top.0 + 1;
         Self {
@@ -122,7 +123,7 @@ impl Corners {
         self.edges[at] |= 0x11 << direction;
     }
 
-    /// The boundary of the first edge from a corner that is part of no ring yet, back to this edge.
+    /// Traces the boundary that starts with the first unused edge at `start`, until it returns to this edge.
     fn follow(&mut self, start: (usize, usize)) -> Option<Ring> {
         let unused = self.edges[self.at(start)] >> 4;
         if unused == 0 {
@@ -135,7 +136,7 @@ impl Corners {
             self.edges[corner] &= !(0x10 << direction);
             let (dx, dy) = STEPS[direction];
             corner = corner.wrapping_add_signed(dy * self.stride as isize + dx);
-            // a right turn first keeps to the same pixel where two touch at a corner
+            // trying the right turn first stays on the same pixel where two pixels touch at a corner
             let turns = [direction + 1, direction, direction + 3].map(|turn| turn % 4);
             let next = turns
                 .into_iter()
@@ -154,7 +155,7 @@ impl Corners {
     }
 }
 
-/// Positive where the inside is to the right, in coordinates that grow downwards.
+/// Signed area of a ring: positive if the inside is on the right, with y pointing down.
 fn signed_area(ring: &[[f32; 2]]) -> f32 {
     let next = ring.iter().cycle().skip(1);
     let twice: f64 = ring
@@ -165,7 +166,7 @@ fn signed_area(ring: &[[f32; 2]]) -> f32 {
     (twice / 2.0) as f32
 }
 
-/// The middle of the pixel to the right of a boundary's first edge: one of the mask.
+/// The centre of the pixel to the right of a boundary's first edge; this pixel is in the mask.
 fn beside(ring: &[[f32; 2]]) -> [f32; 2] {
     let ([x0, y0], [x1, y1]) = (ring[0], ring[1]);
     let (dx, dy) = (
@@ -183,7 +184,7 @@ fn contains(ring: &[[f32; 2]], [x, y]: [f32; 2]) -> bool {
     crossings.count() % 2 == 1
 }
 
-/// Leaves out corners as long as none is farther than `tolerance` from what stays.
+/// Removes corners as long as no removed corner is farther than `tolerance` from the result.
 fn simplify(ring: &[[f32; 2]], tolerance: f32) -> Ring {
     let far = |from: [f32; 2]| {
         let squared = |p: [f32; 2]| (p[0] - from[0]).powi(2) + (p[1] - from[1]).powi(2);
@@ -194,7 +195,7 @@ fn simplify(ring: &[[f32; 2]], tolerance: f32) -> Ring {
     if ring.len() <= 4 {
         return ring.to_vec();
     }
-    // two corners that stay, far apart
+    // two corners far apart, which are always kept
     let first = far(ring[0]);
     let second = far(ring[first]);
     let mut stays = vec![false; ring.len()];
@@ -222,7 +223,7 @@ fn simplify(ring: &[[f32; 2]], tolerance: f32) -> Ring {
     kept
 }
 
-/// From a point to a stretch.
+/// Distance from the point `p` to the segment from `a` to `b`.
 fn distance(p: [f32; 2], a: [f32; 2], b: [f32; 2]) -> f32 {
     let (dx, dy) = (b[0] - a[0], b[1] - a[1]);
     let length = dx * dx + dy * dy;
@@ -234,7 +235,8 @@ fn distance(p: [f32; 2], a: [f32; 2], b: [f32; 2]) -> f32 {
     (p[0] - a[0] - along * dx).hypot(p[1] - a[1] - along * dy)
 }
 
-/// An outline with a hole in it, as one ring: to the hole's nearest corner, around it, and back.
+/// Connects a hole to its outline, as one ring: along the outline to the corner nearest to the hole, around the hole,
+/// and back.
 fn joined(outline: &[[f32; 2]], hole: &[[f32; 2]]) -> Ring {
     let pairs = (0..outline.len()).flat_map(|i| (0..hole.len()).map(move |j| (i, j)));
     let squared = |(i, j): (usize, usize)| {
@@ -263,7 +265,7 @@ mod tests {
         Mask::from_pixels(size, rows.concat().chars().map(|c| c == '#'))
     }
 
-    /// Pixels whose middle is inside of an odd number of the rings.
+    /// Pixels whose centre is inside an odd number of rings.
     fn filled(rings: &[Ring], size: ImageSize) -> Mask {
         let is_inside = |x: usize, y: usize| {
             let inside = rings

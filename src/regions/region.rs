@@ -1,4 +1,4 @@
-//! A region, and how Label Studio keeps a value that has a label.
+//! A region, and how Label Studio represents a labeled shape.
 
 use rand::Rng;
 use rand::distr::Alphanumeric;
@@ -32,14 +32,14 @@ pub struct Region {
 }
 
 impl Region {
-    /// About the bytes of memory that it takes.
+    /// Approximate size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         let names = [&self.id, &self.from_name, &self.to_name];
         let names: usize = names.iter().map(|name| name.len()).sum();
         size_of::<Self>() + names + self.value.bytes()
     }
 
-    /// A region of its own, from a control of the image.
+    /// A region with a new id, from a control of the image.
     fn new(
         from: &ControlTag,
         image: &ImageTag,
@@ -61,8 +61,8 @@ impl Region {
     }
 }
 
-/// A shape at its destination: one region of a control with labels of its own; of a control whose labels stand
-/// apart the shape, and then the label under the same id.
+/// The regions of a shape at its destination. A control with its own labels gives one region. With a separate
+/// `<Labels>` control, the shape is one region, and the label is a second one with the same id.
 pub(super) fn labeled(
     shape: RegionValue,
     destination: &Destination,
@@ -88,13 +88,14 @@ pub(super) fn labeled(
     }
 }
 
-/// What was looked for, as if it had been typed into the text area.
+/// The prompt as a region of a text area, as if the annotator had typed it.
 pub fn typed(prompt: &str, area: &ControlTag, image: &ImageTag, size: ImageSize) -> Region {
     let value = RegionValue::Text(prompt.to_owned());
     Region::new(area, image, size, value, None)
 }
 
-/// Ten letters and digits, never the same twice: accepting a region overwrites one of the same id.
+/// A random id of ten letters and digits. It must be unique, because accepting a region overwrites one with the same
+/// id.
 fn fresh_id() -> String {
     let characters = rand::rng().sample_iter(Alphanumeric);
     characters.take(10).map(char::from).collect()

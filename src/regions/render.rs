@@ -1,4 +1,4 @@
-//! The geometry of an object as the value of a region, still without a label. Pixels become percent here.
+//! Converts an object's geometry to region values without labels. Pixels become percent here.
 
 use super::value::{Labels, RegionValue};
 use super::{brush_rle, polygon};
@@ -6,8 +6,8 @@ use crate::geometry::{BoundingBox, ImageSize, Mask};
 use crate::labeling::Shape;
 use crate::pipeline::DetectedObject;
 
-/// What a control of this shape shows of an object: nothing of a box without extent inside the image, of a mask
-/// that is empty, or where there is no mask. `tolerance` as in [`of_mask`].
+/// The values of an object for a control of this shape. Returns none if the box has no area inside the image, or if
+/// the mask is empty or missing. `tolerance` as in [`of_mask`].
 pub(super) fn of_object(
     object: &DetectedObject,
     size: ImageSize,
@@ -23,8 +23,8 @@ pub(super) fn of_object(
     }
 }
 
-/// A mask as a brush stroke or as polygons, which may be `tolerance` percent of the image's longer side away from
-/// its boundary; nothing of an empty one.
+/// A mask as a brush stroke or as polygons. Polygons are at most `tolerance` percent of the image's longer side away
+/// from the mask's boundary. Returns none for an empty mask.
 pub(super) fn of_mask(mask: &Mask, shape: Shape, tolerance: f32) -> Vec<RegionValue> {
     match shape {
         Shape::Brush if mask.area() > 0 => vec![brush(mask)],
@@ -56,7 +56,7 @@ fn brush(mask: &Mask) -> RegionValue {
     }
 }
 
-/// One per part of the mask.
+/// One polygon per part of the mask.
 fn polygons(mask: &Mask, tolerance: f32) -> Vec<RegionValue> {
     let size = mask.size();
     let pixels = tolerance / 100.0 * size.width.max(size.height) as f32;

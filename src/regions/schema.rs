@@ -1,4 +1,4 @@
-//! The JSON schema of a region's value, beside the code that writes it.
+//! The JSON schema of a region's value, next to the code that serializes it.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::value::RegionValue;
 use crate::labeling::Shape;
 
-/// All types that a region may have.
+/// All values of a region's `type`.
 pub(super) fn kinds() -> Object {
     let shapes = [Shape::Rectangle, Shape::Brush, Shape::Polygon];
     let of_shapes = shapes
@@ -29,7 +29,7 @@ fn percent() -> ObjectBuilder {
     of(Type::Number).minimum(Some(0)).maximum(Some(100))
 }
 
-/// A list of one text, as Label Studio keeps a label and a typed text.
+/// A list of one string: Label Studio's form of a label or a typed text.
 fn one_text() -> ArrayBuilder {
     ArrayBuilder::new()
         .items(of(Type::String))
@@ -37,7 +37,7 @@ fn one_text() -> ArrayBuilder {
         .max_items(Some(1))
 }
 
-/// A shape's own keys, and one for its label.
+/// The keys of a shape, and the optional keys of its label.
 fn shape(shape: Shape, required: &[(&str, RefOr<Schema>)]) -> ObjectBuilder {
     let mut object =
         of(Type::Object).additional_properties(Some(AdditionalProperties::FreeForm(false)));

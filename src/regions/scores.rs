@@ -4,8 +4,8 @@ use crate::labeling::Shape;
 use crate::pipeline::DetectedObject;
 use crate::segmenter::ScoredMask;
 
-/// The score of the region that a control of this shape makes of an object, 0..1: a rectangle's is the
-/// detector's, others have the segmenter's.
+/// The score, 0..1, of an object's region from a control of this shape: the detector's score for a rectangle, else
+/// the segmenter's.
 pub(super) fn of_object(object: &DetectedObject, shape: Shape) -> Option<f32> {
     match shape {
         Shape::Rectangle => Some(in_range(object.detection.score)),
@@ -18,7 +18,7 @@ pub(super) fn of_mask(mask: &ScoredMask) -> f32 {
     in_range(mask.score)
 }
 
-/// The IoU that the segmenter expects can overshoot.
+/// The segmenter's predicted IoU can be greater than 1.
 fn in_range(score: f32) -> f32 {
     score.clamp(0.0, 1.0)
 }

@@ -1,28 +1,28 @@
-//! Which detections are kept, and which controls take them.
+//! Selects the detections to keep, and the controls that take them.
 
 use super::Style;
 use crate::geometry::Detection;
 use crate::labeling::{ControlTag, ImageTag, Label, LabelingConfig, RegionControl, Shape};
 
-/// What to do with a detection whose phrase is no label of a control.
+/// What to do with a detection whose phrase matches no label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unlabeled {
-    /// Draw it without a label, so that the annotator gives it one.
+    /// Keep it without a label; the annotator assigns one.
     Keep,
-    /// Leave it out: stored predictions must have labels of the config.
+    /// Drop it: stored predictions must have labels of the config.
     Drop,
 }
 
-/// A control that takes an object, and the label that the object has there.
+/// A control that takes an object, and the object's label there.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Destination<'a> {
     pub(super) control: RegionControl<'a>,
-    /// With the control that it belongs to.
+    /// The label, and the control that defines it.
     pub(super) label: Option<(&'a ControlTag, &'a Label)>,
 }
 
-/// The controls that take a detection: those that have a label for it or no labels at all, and with
-/// [`Unlabeled::Keep`] all others too. `None` if its score is not above the threshold of its label.
+/// The controls that take a detection: those with a matching label or without any labels, and with
+/// [`Unlabeled::Keep`] all others too. `None` if the score is not above the label's threshold.
 pub(super) fn destinations<'a>(
     detection: &Detection,
     config: &'a LabelingConfig,
@@ -51,8 +51,8 @@ pub(super) fn destinations<'a>(
     Some(found)
 }
 
-/// The control that takes what an annotator cut out with a label: one that has the label before others, and of
-/// those a brush before a polygon.
+/// The control that takes a smart tool's mask with this label. A control that has the label is preferred; among
+/// those, a brush is preferred to a polygon.
 pub(super) fn cutout_destination<'a>(
     label: Option<&str>,
     config: &'a LabelingConfig,

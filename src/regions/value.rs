@@ -1,4 +1,4 @@
-//! What a region shows: the `value` of Label Studio's regions.
+//! The `value` of Label Studio's regions.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::labeling::Shape;
 
-/// The `value` of a region, which becomes JSON straight from its fields. What is long, such as the run-length code
-/// of a mask in a large photograph, is shared by clones.
+/// The `value` of a region; it is serialized directly from these fields. Long contents, such as the run-length code
+/// of a large mask, are shared by clones.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RegionValue {
     /// A box.
@@ -22,41 +22,41 @@ pub enum RegionValue {
         height: f64,
         /// In degrees clockwise around the top left corner.
         rotation: u16,
-        /// What it is.
+        /// Its label.
         labels: Labels,
     },
     /// A mask.
     Brush {
         /// The bytes of [`brush_rle::encode`](super::brush_rle::encode).
         rle: Arc<[u8]>,
-        /// What it is.
+        /// Its label.
         labels: Labels,
     },
-    /// A closed outline.
+    /// A closed polygon.
     Polygon {
-        /// Its corners `[x, y]`, in percent of the image's width and height, 0..100.
+        /// The corners `[x, y]`, in percent of the image's width and height, 0..100.
         points: Arc<[[f64; 2]]>,
-        /// What it is.
+        /// Its label.
         labels: Labels,
     },
-    /// What was typed into a text area.
+    /// The text of a text area.
     Text(String),
 }
 
-/// The label of a shape by the control that it belongs to, which decides the type of the region.
+/// The label of a shape. The variant depends on the control, and decides the region's `type`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Labels {
-    /// The control has no labels, as `<Rectangle>`: the region is a `rectangle`.
+    /// The control has no labels, such as `<Rectangle>`: the region's type is `rectangle`.
     None,
-    /// The control has labels of its own, as `<RectangleLabels>`: the region is of type `rectanglelabels`, even
-    /// where none of the labels fits.
+    /// The control has its own labels, such as `<RectangleLabels>`: the region's type is `rectanglelabels`, even if
+    /// no label matches.
     Own(Option<String>),
-    /// The label of a `<Labels>`: the region is of type `labels` and repeats the shape that it labels.
+    /// A label of a separate `<Labels>` control: the region's type is `labels`, and it repeats the shape.
     Separate(String),
 }
 
 impl RegionValue {
-    /// The `type` of a region with this value; also the key of its label, where it has one.
+    /// The `type` of a region with this value. It is also the key of the label in the value, if there is one.
     pub fn kind(&self) -> &'static str {
         let (shape, labels) = match self {
             Self::Rectangle { labels, .. } => (Shape::Rectangle, labels),
@@ -71,7 +71,7 @@ impl RegionValue {
         }
     }
 
-    /// About the bytes of memory that it takes apart from itself.
+    /// Approximate size of the heap memory, in bytes, without the value itself.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Rectangle { .. } => 0,
@@ -91,7 +91,7 @@ impl RegionValue {
         }
     }
 
-    /// The same shape with other labels; a text has none.
+    /// The same shape with other labels; a text is unchanged.
     pub(super) fn with_labels(mut self, new: Labels) -> Self {
         match &mut self {
             Self::Rectangle { labels, .. }
@@ -133,7 +133,7 @@ impl Serialize for RegionValue {
             }
             Self::Brush { rle, .. } => {
                 map.serialize_entry("format", "rle")?;
-                // a slice of bytes is a list of numbers to serde
+                // serde serializes a byte slice as a list of numbers
                 map.serialize_entry("rle", &rle[..])?;
             }
             Self::Polygon { points, .. } => {

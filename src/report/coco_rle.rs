@@ -1,4 +1,4 @@
-//! COCO's compressed run-length masks, as `pycocotools` reads and writes them.
+//! COCO's compressed run-length masks, as in `pycocotools`.
 
 use std::ops::Range;
 
@@ -6,15 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::geometry::{ImageSize, Mask, row_differences};
 
-/// Far beyond every photograph: a few characters tell a run of any length.
+/// Limit of the pixels of a decoded mask, far more than any photograph has. Without it, a few characters could encode
+/// a run of any length.
 const MAX_PIXELS: usize = 1 << 27;
 
-/// A mask as COCO files hold it.
+/// A mask in the format of COCO files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CocoRle {
-    /// Height and width.
+    /// `[height, width]`.
     pub size: [usize; 2],
-    /// Run lengths, column by column, in six-bit characters.
+    /// Run lengths in column-major order, encoded in six-bit characters.
     pub counts: String,
 }
 
@@ -37,12 +38,11 @@ impl CocoRle {
         }
     }
 
-    /// Decodes a mask; `None` if the counts are no run lengths, do not fill the size, or the size is that of no
-    /// image.
+    /// Decodes a mask. `None` if the counts are invalid, do not fill the size, or the size is too large.
     pub fn mask(&self) -> Option<Mask> {
         let [height, width] = self.size;
         let size = ImageSize { height, width };
-        // rows take memory even where they have no columns
+        // the rows of a mask take memory even if it has no columns
         if height.max(1).checked_mul(width.max(1))? > MAX_PIXELS {
             return None;
         }
@@ -63,12 +63,12 @@ impl CocoRle {
     }
 }
 
-/// The pixels, numbered column by column, that differ from the one before them; the first one is
-/// compared with an unset one.
+/// The column-major indices of the pixels that differ from the pixel before them. The first pixel is compared with an
+/// unset one.
 fn changes(mask: &Mask) -> Vec<i64> {
     let ImageSize { height, width } = mask.size();
     let rows = mask.rows();
-    // the pixel before the top of a column is the bottom of the column to the left
+    // the pixel before the top of a column is the bottom of the column to its left
     let bottom = rows.row(height.saturating_sub(1)).iter();
     let before_top: Vec<Range<usize>> = bottom
         .map(|span| span.start + 1..(span.end + 1).min(width))
@@ -87,8 +87,8 @@ fn changes(mask: &Mask) -> Vec<i64> {
     changes
 }
 
-/// From the fourth on, a run is told as the difference to the one two before; five bits to a
-/// character, the lowest first, the sixth bit says that more follow (`rleToString` of pycocotools).
+/// Encodes run lengths. From the fourth run on, the difference to the run two before is encoded. Each character holds
+/// five bits, the lowest first; the sixth bit is set if more characters follow (`rleToString` of pycocotools).
 fn compress(runs: &[i64]) -> String {
     let mut text = String::new();
     for (i, run) in runs.iter().enumerate() {
@@ -96,7 +96,7 @@ fn compress(runs: &[i64]) -> String {
         loop {
             let five = (rest & 0x1f) as u8;
             rest >>= 5;
-            // the sign is the highest of the last five bits
+            // the highest of the last five bits is the sign
             let more = if five & 0x10 == 0 {
                 rest != 0
             } else {
@@ -111,7 +111,7 @@ fn compress(runs: &[i64]) -> String {
     text
 }
 
-/// The run lengths that [`compress`] wrote; `None` if a character is not one of its, or the last run is cut off.
+/// Decodes the output of [`compress`]; `None` if a character is invalid or the last run is incomplete.
 fn expand(text: &str) -> Option<Vec<i64>> {
     let mut runs: Vec<i64> = vec![];
     let (mut value, mut shift) = (0i64, 0);
@@ -176,7 +176,7 @@ mod tests {
             size,
             counts: counts.to_owned(),
         };
-        // runs of 2 and 4
+        // runs of lengths 2 and 4
         assert_eq!(rle([2, 3], "24").mask().map(|mask| mask.area()), Some(4));
         for (size, counts) in [
             ([2, 3], "23"),

@@ -1,4 +1,4 @@
-//! Predictions as tasks that Label Studio imports.
+//! Predictions as tasks for Label Studio's import.
 
 use serde::Serialize;
 
@@ -9,12 +9,12 @@ use crate::pipeline::Prediction;
 use crate::prompt::Prompt;
 use crate::regions::{Region, Style, regions};
 
-/// A task with its prediction, one element of an import file.
+/// A task with its prediction: one element of an import file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Task {
-    /// The image's URL under the key the labeling config asks for.
+    /// The image's URL, under the key that the labeling config names.
     pub data: serde_json::Map<String, serde_json::Value>,
-    /// One prediction.
+    /// A list of one prediction.
     pub predictions: Vec<TaskPrediction>,
 }
 
@@ -27,8 +27,8 @@ pub struct TaskPrediction {
     pub result: Vec<Region>,
 }
 
-/// A task of an image; regions go to the controls of `config`. Returns too how many detections found
-/// no label there.
+/// Builds the task of an image, with regions for the controls of `config`. The second value is the number of
+/// detections without a matching label.
 ///
 /// # Errors
 /// If the config has no image.
@@ -54,8 +54,8 @@ pub fn task(
     Ok((task, made.dropped))
 }
 
-/// The config that tasks are written for where none is given: `label` (rectangles) and `label2`
-/// (brush) on `image`, with the prompt's phrases as labels.
+/// The labeling config if none is given: the controls `label` (rectangles) and `label2` (brush) on `image`, with the
+/// prompt's phrases as labels.
 pub fn config_for(prompt: &Prompt) -> LabelingConfig {
     let phrases = prompt.phrases().iter();
     let labels: Vec<Label> = phrases.map(|phrase| Label::new(phrase)).collect();

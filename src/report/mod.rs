@@ -1,4 +1,4 @@
-//! What `groundling predict` writes: JSON, Label Studio tasks, pictures.
+//! The outputs of `groundling predict`: JSON, Label Studio tasks, and overlay images.
 
 pub mod coco_rle;
 pub mod label_studio;
@@ -11,64 +11,64 @@ use serde::Serialize;
 use crate::pipeline::{DetectedObject, ModelTimes, Prediction};
 use crate::prompt::Prompt;
 
-/// The JSON of a run: one result per image, in the order they were given.
+/// The JSON of a run: one result per image, in the given order.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// Per image what was found, or why nothing could be looked for.
+    /// For each image, its result or its error.
     pub results: Vec<ImageReport>,
 }
 
-/// One image.
+/// The result of one image.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum ImageReport {
-    /// It was looked at.
+    /// The prediction.
     Done(Done),
-    /// It could not be.
+    /// The image could not be processed.
     Failed {
-        /// The file as it was given.
+        /// The file's path as given.
         image: String,
-        /// Why.
+        /// The error message.
         error: String,
     },
 }
 
-/// What was found in an image.
+/// The prediction of one image.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Done {
-    /// The file as it was given.
+    /// The file's path as given.
     pub image: String,
-    /// Pixels of the upright image.
+    /// Width in pixels, after the EXIF orientation is applied.
     pub width: usize,
-    /// Pixels of the upright image.
+    /// Height in pixels, after the EXIF orientation is applied.
     pub height: usize,
-    /// The caption the detector read.
+    /// The detector's caption.
     pub prompt: String,
-    /// The best first.
+    /// The detections, sorted by score, best first.
     pub detections: Vec<DetectionReport>,
-    /// Where the time went.
+    /// The time of each step.
     pub timings: Timings,
 }
 
-/// One object.
+/// One detected object.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DetectionReport {
-    /// What it is.
+    /// The phrase of the prompt that names it.
     pub phrase: Option<String>,
-    /// 0..1.
+    /// The detector's score, 0..1.
     pub score: f32,
-    /// x0, y0, x1, y1 in pixels of the upright image.
+    /// x0, y0, x1, y1 in pixels, after the EXIF orientation is applied.
     #[serde(rename = "box")]
     pub bounding_box: [f32; 4],
-    /// Its extent, as COCO's compressed RLE.
+    /// The mask as COCO's compressed RLE.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask: Option<coco_rle::CocoRle>,
-    /// The IoU the mask is expected to have with the object.
+    /// The predicted IoU of the mask with the object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask_score: Option<f32>,
 }
 
-/// Milliseconds of each step.
+/// The time of each step, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct Timings {
@@ -79,7 +79,8 @@ pub struct Timings {
 }
 
 impl Done {
-    /// Describes a prediction; `decode_time` is what it took to read the image, `times` what the models took.
+    /// Describes a prediction. `decode_time` is the time to read and decode the image, `times` are the times of the
+    /// models.
     pub fn new(
         image: String,
         prompt: &Prompt,

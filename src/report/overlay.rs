@@ -1,4 +1,4 @@
-//! A prediction drawn on its image: masks, boxes, phrases and scores.
+//! Draws a prediction on its image: masks, boxes, phrases and scores.
 
 use ab_glyph::{Font, FontRef, Glyph, ScaleFont, point};
 use epaint_default_fonts::HACK_REGULAR;
@@ -8,7 +8,7 @@ use crate::geometry::{BoundingBox, ImageSize, Mask};
 use crate::pipeline::{DetectedObject, Prediction};
 use crate::prompt::Prompt;
 
-/// Colours that tell phrases apart, on light and dark pictures alike.
+/// Distinct colours of phrases, visible on light and dark images.
 const PALETTE: [[u8; 3]; 8] = [
     [214, 51, 132],
     [0, 150, 170],
@@ -20,14 +20,14 @@ const PALETTE: [[u8; 3]; 8] = [
     [128, 110, 20],
 ];
 
-/// How much of a mask's colour covers the image, of 255.
+/// Opacity of a mask's colour, of 255.
 const MASK_OPACITY: u32 = 110;
 
-/// Draws every object; phrases of the prompt keep their colour from image to image.
+/// Draws every object. A phrase of the prompt has the same colour in all images.
 pub fn draw(image: &RgbImage, prediction: &Prediction, prompt: &Prompt) -> RgbImage {
     let mut canvas = image.clone();
     let style = Style::for_size(prediction.size);
-    // the best last, on top
+    // the best object is drawn last, on top
     for object in prediction.objects.iter().rev() {
         if let Some(scored) = &object.mask {
             fill_mask(&mut canvas, &scored.mask, color_of(object, prompt));
@@ -55,7 +55,7 @@ fn color_of(object: &DetectedObject, prompt: &Prompt) -> Rgb<u8> {
     Rgb(PALETTE[index.unwrap_or(0) % PALETTE.len()])
 }
 
-/// Line width and letter size that suit a picture.
+/// Line width and letter size, in pixels, for an image's size.
 #[derive(Debug, Clone, Copy)]
 struct Style {
     line: i64,
@@ -72,7 +72,7 @@ impl Style {
     }
 }
 
-/// Colours the mask and darkens its edge.
+/// Colours the mask and darkens its outline.
 fn fill_mask(canvas: &mut RgbImage, mask: &Mask, color: Rgb<u8>) {
     let size = mask.size();
     let set: Vec<bool> = mask.pixels().collect();
@@ -101,9 +101,9 @@ fn draw_box(canvas: &mut RgbImage, b: BoundingBox, color: Rgb<u8>, line: i64) {
     }
 }
 
-/// The phrase and score on a tag above the box, or inside it at the picture's edge.
+/// Draws the phrase and the score on a tag above the box, or inside the box at the image's edge.
 fn draw_tag(canvas: &mut RgbImage, text: &str, b: BoundingBox, color: Rgb<u8>, style: Style) {
-    // without a font the boxes are still worth drawing
+    // without a font, the boxes are still drawn
     let Ok(font) = FontRef::try_from_slice(HACK_REGULAR) else {
         return;
     };
@@ -134,7 +134,7 @@ fn draw_tag(canvas: &mut RgbImage, text: &str, b: BoundingBox, color: Rgb<u8>, s
     }
 }
 
-/// The letters of a line side by side, and the line's width and height in pixels.
+/// The glyphs of a line of text, and the line's width and height in pixels.
 fn lay_out(text: &str, font: &FontRef, letters: f32) -> (Vec<Glyph>, f32, f32) {
     let scaled = font.as_scaled(letters);
     let mut width = 0.0;
@@ -158,7 +158,7 @@ fn fill(canvas: &mut RgbImage, from: (i64, i64), to: (i64, i64), color: Rgb<u8>)
     }
 }
 
-/// Lays a colour over a pixel; places outside the picture are skipped.
+/// Blends a colour over a pixel; positions outside the image are skipped.
 fn blend(canvas: &mut RgbImage, x: i64, y: i64, color: Rgb<u8>, opacity: u32) {
     let (Ok(x), Ok(y)) = (u32::try_from(x), u32::try_from(y)) else {
         return;

@@ -1,17 +1,16 @@
-//! A few rows of an upscaled mask as runs, computed only where the sign of the logits leaves it open.
+//! Upscales a few rows of a mask directly to runs. Pixels are computed only where the signs of the logits do not
+//! decide them.
 //!
-//! An output pixel is interpolated from pixels of the model's input, which are interpolated from logits:
-//! four interpolations on the way, each of the form `a * (1 - share) + b * share` with a share of 0..=1.
+//! An output pixel is interpolated from pixels of the model's input, which are interpolated from logits. These are
+//! four interpolations in a row, each of the form `a * (1 - share) + b * share` with a share of 0..=1.
 //!
-//! - Logits that are all NaN, negative or zero give an unset pixel. Products with a share that is not
-//!   negative are then NaN, negative or zero again (`-inf * 0` is NaN), and so are their sums; none of
-//!   them is greater than 0.
-//! - Logits that are all in [`CERTAIN`] give a set pixel. Either `share` or the rounded `1 - share` is at
-//!   least a half, so an interpolation is at least half its smaller operand (halving is exact, rounding
-//!   monotone) and at most twice its larger one: after four of them the result is still positive and
-//!   finite.
+//! - If all logits are NaN, negative or zero, the pixel is unset. Products with a share that is not negative are then
+//!   NaN, negative or zero again (`-inf * 0` is NaN), and so are their sums; none of them is greater than 0.
+//! - If all logits are in [`CERTAIN`], the pixel is set. Either `share` or the rounded `1 - share` is at least one
+//!   half. So the result of an interpolation is at least half its smaller operand (halving is exact, rounding is
+//!   monotone) and at most twice its larger one. After four interpolations the result is still positive and finite.
 //!
-//! All other pixels are computed with the same operations in the same order as the full maps.
+//! All other pixels are computed with the same operations in the same order as in the full maps.
 
 use std::ops::{Range, RangeInclusive};
 
@@ -19,25 +18,25 @@ use super::bilinear::{Tap, taps};
 use super::image_processor::Frame;
 use crate::geometry::Runs;
 
-/// Logits that keep their sign through four interpolations, without underflow or overflow.
+/// Logits that stay positive and finite through four interpolations.
 const CERTAIN: RangeInclusive<f32> = 16.0 * f32::MIN_POSITIVE..=f32::MAX / 16.0;
 
-/// Some logit is greater than zero: a pixel that depends on it may be set.
+/// At least one logit is greater than zero: a pixel that depends on it may be set.
 const MAY_SET: u8 = 1;
-/// Some logit is not in [`CERTAIN`]: a pixel that depends on it may be unset.
+/// At least one logit is not in [`CERTAIN`]: a pixel that depends on it may be unset.
 const MAY_UNSET: u8 = 2;
 
 /// A square map of logits.
 pub(super) struct LogitMap<'a> {
     logits: &'a [f32],
-    /// Rows, and columns.
+    /// Number of rows, and of columns.
     pub(super) side: usize,
-    /// Per logit [`MAY_SET`] and [`MAY_UNSET`].
+    /// The flags [`MAY_SET`] and [`MAY_UNSET`] of each logit.
     signs: Vec<u8>,
 }
 
 impl<'a> LogitMap<'a> {
-    /// From `side * side` logits, row by row.
+    /// A map of `side * side` logits, row by row.
     pub(super) fn new(logits: &'a [f32]) -> Self {
         let sign = |logit: &f32| {
             let may_set = if *logit > 0.0 { MAY_SET } else { 0 };
@@ -56,15 +55,16 @@ impl<'a> LogitMap<'a> {
     }
 }
 
-/// The taps of both scalings, by rows and by columns: logits to the model's input, and that to the image.
+/// The taps of both scalings, for rows and for columns: from logits to the model's input, and from there to the
+/// image.
 pub(super) struct Scaling {
     pub(super) rows: [Vec<Tap>; 2],
     pub(super) columns: [Vec<Tap>; 2],
 }
 
 impl Scaling {
-    /// Of a map of `side` rows and columns to an input of `input_side`, and of its unpadded part to the
-    /// image.
+    /// The scaling of a map of `side` rows and columns to an input of `input_side`, and of the input's unpadded part
+    /// to the image.
     pub(super) fn new(side: usize, input_side: usize, frame: Frame) -> Self {
         let (resized, original) = (frame.resized, frame.original);
         Self {
@@ -79,23 +79,23 @@ impl Scaling {
         }
     }
 
-    /// All rows of the image, in bands that depend on the same few rows of logits.
+    /// All rows of the image, grouped into bands that depend on the same few rows of logits.
     pub(super) fn bands(&self) -> Vec<Stretch> {
         stretches(&self.rows)
     }
 
-    /// All columns of the image, likewise.
+    /// All columns of the image, grouped in the same way.
     pub(super) fn blocks(&self) -> Vec<Stretch> {
         stretches(&self.columns)
     }
 
-    /// Columns of the image.
+    /// Number of columns of the image.
     pub(super) fn width(&self) -> usize {
         self.columns[1].len()
     }
 }
 
-/// Neighbouring rows (or columns) of the image, and the rows (or columns) of logits they depend on.
+/// Consecutive rows (or columns) of the image, and the rows (or columns) of logits that they depend on.
 #[derive(Debug, Clone)]
 pub(super) struct Stretch {
     pub(super) output: Range<usize>,
@@ -121,12 +121,12 @@ fn stretches([to_input, to_output]: &[Vec<Tap>; 2]) -> Vec<Stretch> {
     stretches
 }
 
-/// Computes one band after the other.
+/// Computes the bands one by one, and reuses its buffers.
 #[derive(Default)]
 pub(super) struct BandScaler {
-    /// Of the band, per column of logits, the signs of all its rows.
+    /// For each column of logits, the combined flags of all rows of the band.
     signs: Vec<u8>,
-    /// Per row of the band.
+    /// The runs of each row of the band.
     runs: Vec<Runs>,
     tile: Tile,
 }
@@ -151,7 +151,7 @@ impl BandScaler {
         }
         let height = band.output.len();
         let may_set = |sign: &u8| sign & MAY_SET != 0;
-        // the columns of logits outside of which nothing is set
+        // outside these columns of logits, no pixel is set
         let (Some(first), Some(last)) = (
             self.signs.iter().position(may_set),
             self.signs.iter().rposition(may_set),
@@ -194,14 +194,14 @@ impl BandScaler {
     }
 }
 
-/// The part of a band that is computed: both scalings, row by row.
+/// The part of a band that has to be computed: both scalings, row by row.
 #[derive(Default)]
 struct Tile {
-    /// Rows of logits at the columns of the model's input.
+    /// Rows of logits, resampled to the columns of the model's input.
     logits: LinePair,
     /// A row of the model's input.
     input: Vec<f32>,
-    /// Rows of the model's input at the columns of the image.
+    /// Rows of the model's input, resampled to the columns of the image.
     inputs: LinePair,
 }
 
@@ -258,7 +258,7 @@ impl Tile {
     }
 }
 
-/// The two lines that a tap lies between; the next tap often lies between the same.
+/// The two lines that a tap interpolates between. The next tap often needs the same lines.
 #[derive(Default)]
 struct LinePair {
     lines: [Vec<f32>; 2],
@@ -270,7 +270,7 @@ impl LinePair {
         self.indices = [None; 2];
     }
 
-    /// The lines of a tap; `compute` writes those that are not here to an empty vector.
+    /// The lines of a tap. `compute` writes a missing line to an empty vector.
     fn lines(
         &mut self,
         tap: &Tap,
@@ -295,7 +295,7 @@ impl LinePair {
 mod tests {
     use super::*;
 
-    /// Shares at which rounding or underflow is worst.
+    /// Shares with the largest rounding error or underflow.
     const SHARES: [f32; 9] = [
         0.0,
         1e-45,
@@ -319,7 +319,7 @@ mod tests {
         })
     }
 
-    /// The smallest and the largest of all four-fold interpolations between numbers.
+    /// The smallest and the largest result of all four-fold interpolations between the numbers.
     fn extremes(numbers: &[f32]) -> (f32, f32) {
         let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
         let mut values = numbers.to_vec();

@@ -1,7 +1,6 @@
-//! Bilinear sampling along one axis, as `torch.nn.functional.interpolate` does it with
-//! `align_corners=false`.
+//! Bilinear sampling along one axis, as in `torch.nn.functional.interpolate` with `align_corners=false`.
 
-/// Two neighbours and the share of the second.
+/// Two neighbouring indices and the weight of the second one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Tap {
     pub(super) first: u32,
@@ -10,7 +9,8 @@ pub(super) struct Tap {
     pub(super) share: f32,
 }
 
-/// The taps of the first `count` samples where `from` samples become `to`; they never go backwards.
+/// The taps of the first `count` samples when an axis of `from` samples is resized to `to`. Their indices never
+/// decrease.
 pub(super) fn taps(from: usize, to: usize, count: usize) -> Vec<Tap> {
     let scale = from as f32 / to as f32;
     (0..count)
@@ -27,13 +27,13 @@ pub(super) fn taps(from: usize, to: usize, count: usize) -> Vec<Tap> {
 }
 
 impl Tap {
-    /// The sample of `line`, whose first number is number `offset` of the axis.
+    /// Interpolates in `line`, which starts at index `offset` of the axis.
     pub(super) fn sample(&self, line: &[f32], offset: u32) -> f32 {
         let at = |index: u32| line[(index - offset) as usize];
         self.between(at(self.first), at(self.second))
     }
 
-    /// The sample between the values of the two neighbours.
+    /// Interpolates between the values of the two neighbours.
     pub(super) fn between(&self, first: f32, second: f32) -> f32 {
         first * (1.0 - self.share) + second * self.share
     }

@@ -1,4 +1,4 @@
-//! What the segmenter keeps of an image, and its form on disk.
+//! The segmenter's image embedding, and its format on disk.
 
 use candle_core::{DType, Tensor};
 use half::f16;
@@ -9,66 +9,65 @@ use super::{IMAGES, Segmenter};
 use crate::geometry::ImageSize;
 use crate::models::weights::{Checkpoint, CheckpointError};
 
-/// An image the segmenter has looked at once; any number of prompts can follow.
+/// The embedding of an image; any number of prompts can use it.
 #[derive(Debug, Clone)]
 pub struct EncodedImage {
     pub(super) embeddings: Tensor,
     pub(super) frame: Frame,
 }
 
-/// Why an encoded image cannot be written as bytes, or read from them.
+/// Why an image embedding cannot be serialized or deserialized.
 #[derive(Debug, thiserror::Error)]
 pub enum BytesError {
-    /// A number beyond the range of half precision, or none at all.
+    /// A value is not finite in half precision.
     #[error("the image embedding has numbers that half precision cannot hold")]
     NotFinite,
-    /// Too few bytes, or too many.
+    /// The number of bytes is wrong.
     #[error("an encoded image has {found} bytes, and {expected} are expected")]
     #[allow(missing_docs)]
     Length { found: usize, expected: usize },
-    /// It is of a segmenter of another size.
+    /// The embedding belongs to a segmenter of another size.
     #[error("the image embedding has the shape {found:?}, and the segmenter's is {expected:?}")]
     #[allow(missing_docs)]
     Shape {
         found: [usize; 4],
         expected: [usize; 4],
     },
-    /// An image without pixels.
+    /// The image size is zero.
     #[error("the encoded image has a size of zero")]
     Empty,
-    /// The device refuses the tensor.
+    /// The tensor cannot be created on the device.
     #[error("the image embedding cannot be moved: {0}")]
     Tensor(#[from] candle_core::Error),
 }
 
-/// Named in every identity: a change of what [`EncodedImage::to_bytes`] writes, or of how images are processed before
-/// the encoder, must change it.
+/// Part of every identity. Change it whenever [`EncodedImage::to_bytes`] or the preprocessing of images changes.
 const FORMAT: &str = "groundling image embeddings, format 1: f16";
 
-/// The image's height and width, and the embedding's shape, each as a u32.
+/// The header: the image's height and width, and the embedding's shape, each a u32.
 const HEADER_BYTES: usize = 6 * 4;
 
 impl EncodedImage {
-    /// The size of the image itself.
+    /// The size of the original image.
     pub fn size(&self) -> ImageSize {
         self.frame.original
     }
 
-    /// Bytes it takes in memory.
+    /// Size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.embeddings.elem_count() * self.embeddings.dtype().size_in_bytes()
     }
 
-    /// How many bytes [`Self::to_bytes`] gives for every image of a segmenter.
+    /// Length of [`Self::to_bytes`], the same for every image of a segmenter.
     pub fn bytes_on_disk(segmenter: &Segmenter) -> usize {
         HEADER_BYTES + 2 * segmenter.embedding_shape().iter().product::<usize>()
     }
 
-    /// Its form on disk, little-endian: the image's height and width in pixels and the four sizes of the embedding as
-    /// u32, then the embedding in half precision, which is 2 MiB at SAM's size.
+    /// Serializes the embedding, little-endian: the image's height and width in pixels and the four sizes of the
+    /// embedding as u32, then the embedding in half precision. At SAM's size this is 2 MiB.
     ///
     /// # Errors
-    /// If half precision cannot hold the embedding's numbers.
+    /// If a value is not finite in half precision.
     pub fn to_bytes(&self) -> Result<Vec<u8>, BytesError> {
         let shape: [usize; 4] = self.embeddings.dims4()?.into();
         let size = self.size();
@@ -88,10 +87,10 @@ impl EncodedImage {
         Ok(bytes)
     }
 
-    /// Reads what [`Self::to_bytes`] wrote, for `segmenter`: on its device, in the type of its tensors.
+    /// Deserializes the output of [`Self::to_bytes`] to the device and the dtype of `segmenter`.
     ///
     /// # Errors
-    /// If the bytes are too few, too many, or of a segmenter of another size.
+    /// If the length is wrong, or the embedding belongs to a segmenter of another size.
     pub fn from_bytes(bytes: &[u8], segmenter: &Segmenter) -> Result<Self, BytesError> {
         let expected = segmenter.embedding_shape();
         let count: usize = expected.iter().product();
@@ -134,8 +133,8 @@ impl EncodedImage {
     }
 }
 
-/// Tells the image embeddings of a segmenter from those of all others: a digest of the format, the precision, the
-/// weights and what configures them. Reads the whole file of weights.
+/// A digest that distinguishes the image embeddings of a segmenter from all others'. It covers the format, the
+/// precision, the weights and the configuration files. Reads the whole weights file.
 ///
 /// # Errors
 /// If a file cannot be read.
@@ -145,7 +144,7 @@ pub fn embeddings_identity(
 ) -> Result<[u8; 32], CheckpointError> {
     let mut sum = Context::new(&SHA256);
     let mut add = |part: &[u8]| {
-        // the length keeps parts apart
+        // the length separates the parts
         sum.update(&(part.len() as u64).to_le_bytes());
         sum.update(part);
     };
@@ -195,7 +194,7 @@ mod tests {
         assert_eq!((warm.size(), warm.bytes()), (cold.size(), cold.bytes()));
         assert_eq!(warm.frame, cold.frame);
         assert_eq!(warm.embeddings.dims(), cold.embeddings.dims());
-        // rounding once is rounding for good
+        // rounding again changes nothing
         assert_eq!(warm.to_bytes().unwrap(), bytes);
         let difference = (&warm.embeddings - &cold.embeddings)
             .unwrap()
@@ -255,7 +254,7 @@ mod tests {
         assert_eq!(ours, of(Role::Segmenter, DType::F32));
         assert_ne!(ours, of(Role::Segmenter, DType::BF16));
         assert_ne!(ours, of(Role::Detector, DType::F32));
-        // the same files on disk are the same model
+        // the same files in a folder are the same model
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/segmenter");
         let on_disk = Checkpoint::Folder(folder.into());
         assert_eq!(ours, embeddings_identity(&on_disk, DType::F32).unwrap());

@@ -1,4 +1,4 @@
-//! Images to the segmenter's input (`SamImageProcessor`).
+//! Converts images to the segmenter's input (`SamImageProcessor`).
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
@@ -8,21 +8,21 @@ use super::SegmentError;
 use crate::geometry::{BoundingBox, ImageSize};
 use crate::pixels::{Normalization, resize};
 
-/// How an image lies in the model's square input: resized by its longest side, at the top left.
+/// The position of an image in the model's square input: scaled so that its longest side fits, at the top left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
-    /// The image's own size.
+    /// The size of the original image.
     pub original: ImageSize,
-    /// Its size in the model's input.
+    /// The size of the resized image inside the model's input.
     pub resized: ImageSize,
 }
 
 impl Frame {
-    /// The frame of an image whose longest side becomes `side` pixels (`_get_preprocess_shape`).
+    /// The frame of an image whose longest side is scaled to `side` pixels (`_get_preprocess_shape`).
     pub fn new(original: ImageSize, side: usize) -> Self {
         let longest = original.height.max(original.width).max(1);
         let scale = side as f64 / longest as f64;
-        // a sliver keeps at least one pixel, where the reference fails
+        // a very thin image keeps at least one pixel, where the reference fails
         let scaled = |length: usize| ((length as f64 * scale + 0.5) as usize).max(1);
         let resized = ImageSize {
             height: scaled(original.height),
@@ -31,7 +31,7 @@ impl Frame {
         Self { original, resized }
     }
 
-    /// A place in the image's pixels to the model's input.
+    /// Converts a point from the image's pixels to the model's input.
     pub fn point(self, (x, y): (f32, f32)) -> (f32, f32) {
         let by = |value: f32, to: usize, from: usize| {
             (f64::from(value) * (to as f64 / from as f64)) as f32
@@ -42,7 +42,7 @@ impl Frame {
         )
     }
 
-    /// A box in the image's pixels to the model's input.
+    /// Converts a box from the image's pixels to the corners `[x0, y0, x1, y1]` in the model's input.
     pub fn corners(self, b: BoundingBox) -> [f32; 4] {
         let (x0, y0) = self.point((b.x0, b.y0));
         let (x1, y1) = self.point((b.x1, b.y1));
@@ -50,7 +50,7 @@ impl Frame {
     }
 }
 
-/// `preprocessor_config.json`, as far as the model's own image size does not say it.
+/// The fields of `preprocessor_config.json`, except the size, which the model's configuration gives.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(default)]
 pub struct ImageProcessor {
@@ -59,15 +59,15 @@ pub struct ImageProcessor {
 }
 
 impl ImageProcessor {
-    /// Whether images can be processed so.
+    /// Checks the configuration.
     ///
     /// # Errors
-    /// The field and what is wrong with it.
+    /// The invalid field, and why it is invalid.
     pub fn validate(&self) -> Result<(), String> {
         self.normalization.validate()
     }
 
-    /// Resizes, normalises and zero-pads to `[1, 3, side, side]`.
+    /// Resizes, normalises and zero-pads an image to `[1, 3, side, side]`.
     ///
     /// # Errors
     /// If the image has no pixels.

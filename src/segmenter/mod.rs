@@ -1,4 +1,4 @@
-//! The segmenter: boxes and points to masks.
+//! The segmenter: from boxes and points to masks.
 
 mod band;
 mod bilinear;
@@ -20,10 +20,10 @@ use crate::models::sam::{Config, Masks, PointLabel, Prompts, Sam};
 use crate::models::weights::{Checkpoint, CheckpointError, tensor_type};
 use crate::pixels::ResizeError;
 
-/// Why nothing could be segmented.
+/// Why a segmentation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentError {
-    /// An image without pixels.
+    /// The image has no pixels.
     #[error(transparent)]
     Image(#[from] ResizeError),
     /// The model failed.
@@ -31,23 +31,23 @@ pub enum SegmentError {
     Model(#[from] candle_core::Error),
 }
 
-/// A mask and how good the model thinks it is.
+/// A mask and the model's estimate of its quality.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoredMask {
-    /// Of the image's size.
+    /// The mask, in the image's size.
     pub mask: Mask,
-    /// The IoU it is expected to have with the object, about 0..1.
+    /// The predicted IoU of the mask with the object, about 0..1.
     pub score: f32,
 }
 
 impl ScoredMask {
-    /// About the bytes of memory that it takes.
+    /// Approximate size in memory, in bytes.
     pub fn bytes(&self) -> usize {
         256 + size_of_val(self.mask.runs())
     }
 }
 
-/// A mask as the model gives it, a quarter of its input's size, before it is scaled to the image.
+/// A low-resolution mask from the model, a quarter of the input's side, before it is scaled to the image.
 #[derive(Debug, Clone)]
 pub struct SmallMask {
     logits: Vec<f32>,
@@ -57,7 +57,7 @@ pub struct SmallMask {
 }
 
 impl SmallMask {
-    /// The mask of the image's size. It needs no model: other threads can do it.
+    /// Scales the mask to the image's size. It needs no model, so any thread can do it.
     pub fn to_image_size(&self) -> ScoredMask {
         ScoredMask {
             mask: upscale_mask(&self.logits, self.input_side, self.frame),
@@ -66,12 +66,12 @@ impl SmallMask {
     }
 }
 
-/// SAM with the processing around it.
+/// SAM with its pre- and postprocessing.
 pub struct Segmenter {
     model: Sam,
     images: ImageProcessor,
     device: Device,
-    /// Of its tensors.
+    /// The dtype of its tensors.
     dtype: DType,
 }
 
@@ -83,18 +83,18 @@ impl fmt::Debug for Segmenter {
     }
 }
 
-/// The normalisation of images.
+/// The file that configures the normalisation of images.
 const IMAGES: &str = "preprocessor_config.json";
 
-/// Boxes that go through the mask decoder together: each takes some 20 MB of image tokens and upscaled maps at
-/// SAM's size. Four take 5 % less time than one by one.
+/// Boxes per run of the mask decoder. Each box takes about 20 MB of image tokens and upscaled maps at SAM's size.
+/// Four boxes per run take 5 % less time than one.
 pub const BOXES_AT_ONCE: usize = 4;
 
 impl Segmenter {
-    /// Loads a checkpoint; one without a preprocessor configuration is given SAM's usual pixels.
+    /// Loads a checkpoint. Without a preprocessor configuration, SAM's usual normalisation is used.
     ///
     /// # Errors
-    /// If a file is missing, damaged, or of another architecture; the message names it.
+    /// If a file is missing, damaged, or has another architecture; the message names the file.
     pub fn load(
         checkpoint: &Checkpoint,
         dtype: DType,
@@ -132,7 +132,7 @@ impl Segmenter {
         })
     }
 
-    /// One mask per box, in their order.
+    /// One mask per box, in the same order.
     ///
     /// # Errors
     /// If the model fails.
@@ -152,7 +152,7 @@ impl Segmenter {
         Ok(masks)
     }
 
-    /// One mask per box, in their order, as the model gives them: a pass for all of them, at most [`BOXES_AT_ONCE`].
+    /// One low-resolution mask per box, in the same order. All boxes run in one pass, at most [`BOXES_AT_ONCE`].
     ///
     /// # Errors
     /// If the model fails.
@@ -171,11 +171,11 @@ impl Segmenter {
         self.best_masks(&predicted, image.frame)
     }
 
-    /// The mask of the object an annotator marked. Points alone leave open how much of the object is
-    /// meant: of several masks the one with the best expected IoU is taken.
+    /// The mask of the object that an annotator marked. Points alone are ambiguous about the extent of the object, so
+    /// the model predicts several masks, and the one with the best predicted IoU is returned.
     ///
     /// # Errors
-    /// If there is nothing in the mark, or the model fails.
+    /// If the mark is empty, or the model fails.
     pub fn segment_mark(
         &self,
         image: &EncodedImage,
@@ -214,11 +214,11 @@ impl Segmenter {
         self.model.config().vision_config.image_size
     }
 
-    /// Per prompt the mask of the best expected IoU.
+    /// For each prompt, the mask with the best predicted IoU.
     fn best_masks(&self, masks: &Masks, frame: Frame) -> Result<Vec<SmallMask>, SegmentError> {
         let scores: Vec<Vec<f32>> = masks.iou_scores.to_dtype(DType::F32)?.to_vec2()?;
         let logits = masks.low_res_masks.to_dtype(DType::F32)?.flatten_from(2)?;
-        // all at once: a GPU is waited for with every copy
+        // one copy for all: each copy from a GPU waits for it
         let logits = logits.to_device(&Device::Cpu)?;
         let mut best = vec![];
         for (prompt, scores) in scores.iter().enumerate() {

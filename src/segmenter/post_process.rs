@@ -1,8 +1,8 @@
-//! Low-resolution mask logits to masks of the image's size (`post_process_masks`).
+//! Converts low-resolution mask logits to masks of the image's size (`post_process_masks`).
 //!
-//! The reference scales twice: the logits (256x256) to the model's input (1024x1024), and that, without
-//! its padding, to the image. Most pixels of an image need neither: where all the logits a pixel depends
-//! on have one sign, the pixel has it too, and only the rest, along the outline, is computed.
+//! The reference scales twice: the logits (256x256) to the model's input (1024x1024), and the unpadded part of that
+//! to the image. Most pixels of an image need neither: if all logits that a pixel depends on have the same sign, the
+//! pixel has this sign too. Only the other pixels, along the outline, are computed.
 
 use rayon::prelude::*;
 
@@ -11,11 +11,12 @@ use super::bilinear::Tap;
 use super::image_processor::Frame;
 use crate::geometry::{Mask, Runs};
 
-/// Bands that one thread computes in a row: a map of 256x256 has a band per row of logits.
+/// Bands per task of the thread pool: a map of 256x256 has one band per row of logits.
 const BANDS_AT_ONCE: usize = 8;
 
-/// Logits of a square map, row by row, to a mask of the original image: bilinearly to the model's
-/// input size `input_side`, the padding cut off, bilinearly to the image; what is greater than 0 is mask.
+/// Converts the logits of a square map, row by row, to a mask of the original image: bilinear scaling to the model's
+/// input of `input_side` pixels, removal of the padding, bilinear scaling to the image. Values greater than 0 are
+/// set.
 pub fn upscale_mask(logits: &[f32], input_side: usize, frame: Frame) -> Mask {
     let map = LogitMap::new(logits);
     if map.side == 0 {
@@ -42,8 +43,8 @@ pub fn upscale_mask(logits: &[f32], input_side: usize, frame: Frame) -> Mask {
     Mask::from_runs(frame.original, runs)
 }
 
-/// [`upscale_mask`] before the threshold: `height * width` numbers of the original image. Computes both
-/// maps in full; the reference that [`upscale_mask`] is tested against.
+/// The values of [`upscale_mask`] before the threshold: `height * width` numbers of the original image. It computes
+/// both maps in full, as a reference for tests.
 pub fn upscale_logits(logits: &[f32], input_side: usize, frame: Frame) -> Vec<f32> {
     let side = logits.len().isqrt();
     let scaling = Scaling::new(side, input_side, frame);
@@ -53,7 +54,7 @@ pub fn upscale_logits(logits: &[f32], input_side: usize, frame: Frame) -> Vec<f3
     resample(&input, frame.resized.width, rows, columns)
 }
 
-/// A map of `width` columns sampled at every pair of a row's and a column's taps.
+/// Samples a map of `width` columns at every pair of a row tap and a column tap.
 fn resample(map: &[f32], width: usize, rows: &[Tap], columns: &[Tap]) -> Vec<f32> {
     let mut output = vec![0f32; rows.len() * columns.len()];
     output
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
     use crate::geometry::ImageSize;
 
-    /// Logits at which signs, rounding or overflow are special.
+    /// Logits with special signs, rounding or overflow.
     const SPECIAL: [f32; 16] = [
         0.0,
         -0.0,
@@ -97,7 +98,7 @@ mod tests {
         f32::NAN,
     ];
 
-    /// The mask by way of the full maps.
+    /// The mask computed from the full maps.
     fn thresholded(logits: &[f32], input_side: usize, frame: Frame) -> Mask {
         let pixels = upscale_logits(logits, input_side, frame);
         Mask::from_pixels(frame.original, pixels.into_iter().map(|logit| logit > 0.0))
@@ -110,7 +111,7 @@ mod tests {
             upscale_mask(logits, input_side, frame),
             thresholded(logits, input_side, frame),
         );
-        // without the runs, which can be long
+        // not assert_eq: the runs can be too long to print
         assert!(
             ours == full,
             "{what}, {} logits, input {input_side}, image {height}x{width}",
@@ -122,7 +123,7 @@ mod tests {
         SPECIAL[rng.random_range(0..SPECIAL.len())]
     }
 
-    /// An object as SAM sees it: far from zero in and outside of it.
+    /// Logits that are similar to SAM's for one object: far from zero both inside and outside it.
     fn blob(side: usize, rng: &mut StdRng) -> Vec<f32> {
         let mut within = || rng.random_range(0.0..side as f32);
         let (x, y, radius) = (within(), within(), within() / 2.0);

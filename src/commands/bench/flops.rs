@@ -1,17 +1,17 @@
-//! How many operations the stages take, by the configuration of the model and the sizes of its inputs.
+//! The number of floating-point operations of each stage, from the model's configuration and the sizes of its inputs.
 //!
-//! Counted are the products of the architecture as published: linear layers, convolutions, attention and
-//! sampling, a multiply-add as two; not norms, activations and softmax. Only the box head of the query
-//! selection counts for the chosen tokens alone, which is all that anybody reads. Where the code needs fewer
-//! operations than published, by another order of the same products, a stage's rate says how fast the
-//! published number gets done, and can exceed what the processor does.
+//! The counts include the matrix products of the published architecture: linear layers, convolutions, attention and
+//! sampling. A multiply-add counts as two operations. Norms, activations and softmax are not counted. The box head of
+//! the query selection is counted only for the selected tokens, because only their boxes are used. Where the code
+//! reorders products and needs fewer operations than published, a stage's rate still refers to the published number,
+//! and can exceed the processor's peak.
 
 use std::collections::HashMap;
 
 use crate::geometry::ImageSize;
 use crate::models::{bert, grounding_dino, sam, swin};
 
-/// Operations by the name of the stage.
+/// Operations by stage name.
 #[derive(Debug, Default)]
 pub(super) struct Flops(HashMap<&'static str, u64>);
 
@@ -20,34 +20,34 @@ fn linear(rows: usize, input: usize, output: usize) -> u64 {
     2 * (rows * input * output) as u64
 }
 
-/// Both products of attention, of all heads together `width` wide.
+/// Both matrix products of attention, over all heads with a total width of `width`.
 fn attention(queries: usize, keys: usize, width: usize) -> u64 {
     2 * linear(queries, width, keys)
 }
 
-/// `width` wide projections of queries, keys, values and the result, and attention itself.
+/// Projections of queries, keys, values and the result, each `width` wide, and the attention itself.
 fn multihead_attention(queries: usize, keys: usize, width: usize) -> u64 {
     2 * linear(queries, width, width)
         + 2 * linear(keys, width, width)
         + attention(queries, keys, width)
 }
 
-/// A perceptron of one hidden layer.
+/// A perceptron with one hidden layer.
 fn mlp(rows: usize, width: usize, hidden: usize) -> u64 {
     2 * linear(rows, width, hidden)
 }
 
-/// A 3x3 convolution to `cells` places.
+/// A 3x3 convolution with `cells` output positions.
 fn conv3x3(cells: usize, input: usize, output: usize) -> u64 {
     linear(cells, 9 * input, output)
 }
 
-/// A 3x3 convolution of each channel by itself.
+/// A depthwise 3x3 convolution.
 fn depthwise3x3(cells: usize, channels: usize) -> u64 {
     linear(cells, 9, channels)
 }
 
-/// Rows and columns of a map.
+/// `(rows, columns)` of a feature map.
 type Grid = (usize, usize);
 
 fn cells((rows, columns): Grid) -> usize {
@@ -58,13 +58,13 @@ fn halved((rows, columns): Grid) -> Grid {
     (rows.div_ceil(2), columns.div_ceil(2))
 }
 
-/// The tokens of a map padded to whole windows.
+/// The number of tokens of a map that is padded to whole windows.
 fn windowed((rows, columns): Grid, window: usize) -> usize {
     rows.next_multiple_of(window.max(1)) * columns.next_multiple_of(window.max(1))
 }
 
 impl Flops {
-    /// Of the stage of this name, if it is known.
+    /// The operations of a stage; `None` if they are unknown.
     pub(super) fn of(&self, stage: &str) -> Option<u64> {
         self.0.get(stage).copied().filter(|flops| *flops > 0)
     }
@@ -73,7 +73,7 @@ impl Flops {
         *self.0.entry(stage).or_default() += flops;
     }
 
-    /// The detector on an image of `input` and one caption per pass, of so many `tokens`.
+    /// Adds the detector on an image of size `input`; `tokens` has the number of tokens of each pass's caption.
     pub(super) fn add_detector(
         &mut self,
         config: &grounding_dino::Config,
@@ -91,14 +91,14 @@ impl Flops {
         }
     }
 
-    /// One caption of `text` tokens on an image of `image` tokens.
+    /// Adds one pass: a caption of `text` tokens on an image of `image` tokens.
     fn add_pass(&mut self, config: &grounding_dino::Config, image: usize, text: usize) {
         let d = config.d_model;
         self.add("detector.text", bert_flops(&config.text_config, text));
 
         let width = config.encoder_ffn_dim / 2;
         let layers = config.encoder_layers as u64;
-        // queries, values and the result on either side, one map of weights for both directions
+        // queries, values and outputs of both modalities; one attention map serves both directions
         let fusion =
             3 * (linear(image, d, width) + linear(text, d, width)) + 3 * linear(image, width, text);
         let enhancer = multihead_attention(text, text, d) + mlp(text, d, width);
@@ -137,7 +137,7 @@ impl Flops {
             + multihead_attention(queries, text, d)
             + deformable
             + mlp(queries, d, config.decoder_ffn_dim)
-            // positions of the boxes
+            // position embeddings of the boxes
             + linear(queries, config.query_dim / 2 * d, d)
             + linear(queries, d, d)
             + box_head;
@@ -145,7 +145,7 @@ impl Flops {
         self.add("detector.decoder", layers * layer);
     }
 
-    /// The segmenter on one image and so many `boxes`.
+    /// Adds the segmenter on one image and this number of boxes.
     pub(super) fn add_segmenter(&mut self, config: &sam::Config, boxes: usize) {
         let encoder = match &config.tiny_vit {
             Some(tiny_vit) => tiny_vit_flops(tiny_vit),
@@ -160,13 +160,13 @@ impl Flops {
     }
 }
 
-/// Swin on an image, and its output maps with their channels.
+/// The operations of Swin on an image, and its output maps with their channels.
 fn swin_flops(config: &swin::Config, input: ImageSize) -> (u64, Vec<(Grid, usize)>) {
     let patch = config.patch_size;
     let mut grid = (input.height.div_ceil(patch), input.width.div_ceil(patch));
     let pixels = config.num_channels * patch * patch;
     let mut flops = linear(cells(grid), pixels, config.embed_dim);
-    // a configuration that was loaded has them
+    // a loaded configuration is valid, so it has output stages
     let outputs = config.output_stages().unwrap_or_default();
     let mut maps = vec![];
     for (stage, depth) in (1..).zip(&config.depths) {
@@ -189,7 +189,7 @@ fn swin_flops(config: &swin::Config, input: ImageSize) -> (u64, Vec<(Grid, usize
     (flops, maps)
 }
 
-/// The projections of the maps, and the levels they become.
+/// The operations of the maps' projections, and the resulting feature levels.
 fn input_projection(config: &grounding_dino::Config, maps: &[(Grid, usize)]) -> (u64, Vec<Grid>) {
     let d = config.d_model;
     let mut flops = 0;
@@ -216,7 +216,7 @@ fn bert_flops(config: &bert::Config, tokens: usize) -> u64 {
     config.num_hidden_layers as u64 * layer
 }
 
-/// Multi-scale deformable attention: every query and head reads `samples` places of a map.
+/// Multi-scale deformable attention: every query samples `samples` positions per head.
 fn deformable_attention(
     queries: usize,
     values: usize,
@@ -226,7 +226,7 @@ fn deformable_attention(
 ) -> u64 {
     let projections = linear(values, d, d) + linear(queries, d, d);
     let offsets_and_weights = linear(queries, d, 3 * heads * samples);
-    // four neighbours, weighted and summed, per channel
+    // bilinear interpolation of four neighbours, then the weighted sum, per channel
     let sampling = linear(queries * samples, 4, d) + linear(queries, samples, d);
     projections + offsets_and_weights + sampling
 }
@@ -246,7 +246,7 @@ fn vit_flops(config: &sam::config::VisionConfig) -> u64 {
             false => config.window_size,
         };
         let tokens = windowed((side, side), window);
-        // of a query with the rows' and the columns' embeddings
+        // products of each query with the row and the column embeddings
         let positions = match config.use_rel_pos {
             true => 2 * linear(tokens, width, window),
             false => 0,
@@ -300,10 +300,10 @@ fn tiny_vit_flops(config: &sam::tiny_vit::Config) -> u64 {
     flops + neck(cells(grid), width, config.output_channels)
 }
 
-/// The two-way transformer, and what follows it, for one box on a map of `image` tokens.
+/// The operations of the two-way transformer, and of the upscaling after it, for one box on a map of `image` tokens.
 fn mask_decoder(config: &sam::config::MaskDecoderConfig, image: usize) -> (u64, u64) {
     let width = config.hidden_size;
-    // IoU, masks, two corners
+    // the tokens: IoU, masks, and two corners
     let tokens = 1 + (config.num_multimask_outputs + 1) + 2;
     let cross = |rate: usize| {
         let inner = width / rate.max(1);
@@ -347,8 +347,8 @@ mod tests {
                 "{stage}: {found} GFLOP"
             );
         };
-        // 6 layers: three projections of 17,821 tokens between 256 and 1,024 channels, three products with
-        // 8 tokens of text
+        // 6 layers: three projections of 17,821 tokens between 256 and 1,024 channels, and three products with 8 text
+        // tokens
         near("detector.encoder.fusion", 173.4);
         near("segmenter.encode_image", 970.0);
         assert_eq!(flops.of("detector.preprocess"), None);

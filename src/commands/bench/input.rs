@@ -1,4 +1,4 @@
-//! What is measured with: an image file or noise, and boxes at fixed places.
+//! The inputs of the measurement: an image file or noise, and boxes at fixed positions.
 
 use std::borrow::Cow;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::config::BenchArgs;
 use crate::geometry::{BoundingBox, ImageSize};
 use crate::media::decode;
 
-/// Where the image comes from.
+/// The source of the image.
 #[derive(Debug)]
 pub(super) enum Input {
     /// A file, read once and decoded in every repetition.
@@ -21,12 +21,12 @@ pub(super) enum Input {
         bytes: Vec<u8>,
         max_pixels: usize,
     },
-    /// Made once.
+    /// Noise, generated once.
     Noise(RgbImage),
 }
 
 impl Input {
-    /// The image file of the settings, or noise of the size they say.
+    /// The configured image file, or noise of the configured size.
     ///
     /// # Errors
     /// If the file cannot be read or is too large.
@@ -50,7 +50,7 @@ impl Input {
     /// The decoded image.
     ///
     /// # Errors
-    /// If the file is no image.
+    /// If the file cannot be decoded.
     pub(super) fn image(&self) -> anyhow::Result<Cow<'_, RgbImage>> {
         match self {
             Self::File {
@@ -75,19 +75,19 @@ impl Input {
     }
 }
 
-/// The same pixels on every run.
+/// Noise from a fixed seed, the same on every run.
 fn noise(size: ImageSize) -> RgbImage {
     let mut image = RgbImage::new(size.width as u32, size.height as u32);
     StdRng::seed_from_u64(0).fill_bytes(&mut image);
     image
 }
 
-/// Boxes of a quarter of the image's height and width, on a grid over all of it.
+/// Boxes with a quarter of the image's height and width, on a regular grid over the image.
 pub(super) fn fixed_boxes(count: u32, image: ImageSize) -> Vec<BoundingBox> {
     let columns = (f64::from(count).sqrt().ceil() as u32).max(1);
     let rows = count.div_ceil(columns).max(1);
     let (height, width) = (image.height as f32, image.width as f32);
-    // the first at 0, the last so that it ends at 1
+    // the first box starts at 0, and the last one ends at 1
     let place = |index: u32, count: u32| match count {
         0 | 1 => 0.375,
         _ => 0.75 * index as f32 / (count - 1) as f32,

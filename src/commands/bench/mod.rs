@@ -1,5 +1,5 @@
-//! `groundling bench`: how long each stage of a prediction takes on this machine, and how much of the
-//! processor it uses.
+//! `groundling bench`: measures the time of each stage of a prediction on this machine, and the share of the
+//! processor's peak that it reaches.
 
 mod flops;
 mod input;
@@ -29,7 +29,7 @@ use crate::pipeline::{Plan, device};
 use crate::prompt::Prompt;
 use crate::segmenter::Segmenter;
 
-/// Loads the models, runs them as often as wanted, and writes what was measured.
+/// Loads the models, runs the configured number of repetitions, and writes the measurements.
 ///
 /// # Errors
 /// If a setting is wrong, the models cannot be loaded, or one of them fails.
@@ -68,7 +68,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         },
         segmented: 0,
     };
-    // after the models are loaded and before they run: on the same clock rate as theirs, more or less
+    // between loading and running the models, so that the clock rate is similar to theirs
     let peak = device.is_cpu().then(peak::gflops);
     let subscriber = tracing_subscriber::registry().with(recorder.layer());
     let repetitions = tracing::subscriber::with_default(subscriber, || {
@@ -120,23 +120,23 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The models and what they are measured with.
+/// The models and their inputs.
 struct Bench {
     detector: Option<Detector>,
     segmenter: Option<Segmenter>,
     input: Input,
     prompt: Prompt,
     options: DetectionOptions,
-    /// In place of the detector's.
+    /// Number of fixed boxes that replace the detector's boxes.
     boxes: Option<u32>,
     /// The size of the image, once it is decoded.
     size: ImageSize,
-    /// Boxes that the last repetition cut out.
+    /// Number of boxes that the last repetition segmented.
     segmented: usize,
 }
 
 impl Bench {
-    /// What the pipeline does with one image and one prompt.
+    /// Runs the pipeline once, on one image and one prompt.
     fn repetition(&mut self) -> anyhow::Result<()> {
         let _span = tracing::debug_span!("run").entered();
         let image = self.input.image()?;
@@ -157,7 +157,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Cuts out the boxes, if there are any; returns how many.
+    /// Segments the boxes, if there are any; returns their number.
     fn segment(&self, image: &RgbImage, boxes: &[BoundingBox]) -> anyhow::Result<usize> {
         match &self.segmenter {
             Some(segmenter) if !boxes.is_empty() => {
@@ -168,7 +168,7 @@ impl Bench {
         }
     }
 
-    /// The operations of each stage of one repetition.
+    /// The operations of each stage in one repetition.
     fn flops(&self) -> anyhow::Result<Flops> {
         let mut flops = Flops::default();
         if let Some(detector) = &self.detector {

@@ -1,20 +1,21 @@
-//! What this processor can do at most: multiply-adds of f32 on numbers that never leave their registers.
+//! The peak rate of this processor: f32 multiply-adds on values that stay in registers.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Chains of multiply-adds that do not wait for each other: a core finishes two vectors per cycle, each four
-/// or five cycles after it began, and there are 16 registers.
+/// Independent chains of multiply-adds. A core can complete two vector operations per cycle, each with a latency of
+/// four or five cycles, and it has 16 registers.
 const CHAINS: usize = 12;
-/// Rounds between two looks at the clock: about 10 µs.
+/// Rounds between two reads of the clock: about 10 µs.
 const ROUNDS: usize = 2500;
-/// Of one measurement; the best of some counts, because a clock rate rises with work and falls with company.
+/// Duration of one measurement. The best of several is used, because the clock rate rises under load and falls if
+/// other cores are busy.
 const BURST: Duration = Duration::from_millis(50);
 const BURSTS: usize = 6;
 
-/// GFLOP/s of all threads together, a multiply-add counted as two.
+/// The rate of all threads together in GFLOP/s; a multiply-add counts as two operations.
 pub(super) fn gflops() -> f64 {
     let arch = Arch::new();
     (0..BURSTS)
@@ -25,7 +26,7 @@ pub(super) fn gflops() -> f64 {
         .fold(0.0, f64::max)
 }
 
-/// GFLOP/s of the calling thread.
+/// Measures the rate of the calling thread in GFLOP/s.
 struct Burst;
 
 impl WithSimd for Burst {
@@ -33,7 +34,7 @@ impl WithSimd for Burst {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f64 {
-        // the numbers stay near 1: x <- 0.5 x + 0.5
+        // the values stay near 1: x <- 0.5 x + 0.5
         let half = simd.splat_f32s(black_box(0.5));
         let mut chains = [simd.splat_f32s(black_box(1.0)); CHAINS];
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! What `bench` writes: a document for scripts, a table for people.
+//! The outputs of `bench`: a JSON document for scripts, and a table for people.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,64 +8,64 @@ use serde::Serialize;
 use super::stages::{Stage, Times};
 use crate::config::Precision;
 
-/// The JSON of `--json`; fields are added, not renamed or removed.
+/// The JSON of `--json`. Fields may be added, but not renamed or removed.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) version: &'static str,
-    /// `cpu`, or `cuda:0`.
+    /// `cpu`, or `cuda:N`.
     pub(super) device: String,
     #[serde(serialize_with = "precision")]
     pub(super) precision: Precision,
-    /// Of the CPU.
+    /// Number of compute threads on the CPU.
     pub(super) threads: usize,
-    /// That the kernels use on the CPU: `portable`, `avx2`, `avx512` or `neon`.
+    /// Instruction set of the CPU kernels: `portable`, `avx2`, `avx512` or `neon`.
     pub(super) instruction_set: &'static str,
     pub(super) image: ImageReport,
-    /// `null` where it was not measured.
+    /// `null` if the detector was not measured.
     pub(super) detector: Option<DetectorReport>,
-    /// `null` where it was not measured.
+    /// `null` if the segmenter was not measured.
     pub(super) segmenter: Option<SegmenterReport>,
-    /// Timed repetitions.
+    /// Number of timed repetitions.
     pub(super) repeat: u32,
-    /// Repetitions before them.
+    /// Number of repetitions before the timed ones.
     pub(super) warm_up: u32,
     /// Seconds to load the models.
     pub(super) load_s: f64,
-    /// What the CPU can do at most, all threads together; `null` on a GPU.
+    /// The CPU's measured peak rate, all threads together; `null` on a GPU.
     pub(super) peak_f32_gflops: Option<f64>,
-    /// The most memory that was resident since the process began; `null` where the system does not tell.
+    /// Peak resident memory of the process in MiB; `null` if the system does not report it.
     pub(super) peak_memory_mib: Option<f64>,
-    /// Image to masks.
+    /// The whole prediction, from the image to the masks.
     pub(super) total: Times,
     pub(super) stages: Vec<Stage>,
 }
 
-/// The image.
+/// The input image.
 #[derive(Debug, Serialize)]
 pub(super) struct ImageReport {
-    /// A file, or `noise`.
+    /// The file's name, or `noise`.
     pub(super) source: String,
     pub(super) height: usize,
     pub(super) width: usize,
 }
 
-/// The detector's work.
+/// The detector and its inputs.
 #[derive(Debug, Serialize)]
 pub(super) struct DetectorReport {
     pub(super) name: String,
-    /// What the image is resized to.
+    /// The size that the image is resized to.
     pub(super) input_height: usize,
     pub(super) input_width: usize,
     pub(super) prompt: String,
-    /// Of each pass over the prompt.
+    /// Number of tokens of each pass over the prompt.
     pub(super) tokens: Vec<usize>,
 }
 
-/// The segmenter's work.
+/// The segmenter and its inputs.
 #[derive(Debug, Serialize)]
 pub(super) struct SegmenterReport {
     pub(super) name: String,
-    /// That were cut out.
+    /// Number of segmented boxes.
     pub(super) boxes: usize,
 }
 
@@ -81,7 +81,7 @@ fn precision_name(precision: Precision) -> &'static str {
     }
 }
 
-/// The most memory that this process had resident, as Linux tells it.
+/// Peak resident memory of this process in MiB, from Linux's `/proc`.
 pub(super) fn peak_memory_mib() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
@@ -90,7 +90,7 @@ pub(super) fn peak_memory_mib() -> Option<f64> {
 }
 
 impl Report {
-    /// An aligned table under a few lines that say what was measured.
+    /// A header with the settings, then an aligned table.
     pub(super) fn table(&self) -> String {
         let mut text = self.head();
         let mut rows = vec![];
@@ -99,7 +99,7 @@ impl Report {
         }
         let names = rows.iter().map(|(name, _)| name.len());
         let width = names.max().unwrap_or(0).max("STAGE".len());
-        // writing to a string does not fail
+        // writing to a String cannot fail
         let _ = writeln!(
             text,
             "{:<width$} {:>10} {:>22} {:>8} {:>8} {:>8}",
@@ -171,7 +171,7 @@ impl Report {
     }
 }
 
-/// A stage with its parts below it, indented.
+/// Collects a stage and its parts as indented rows.
 fn collect<'a>(stage: &'a Stage, depth: usize, rows: &mut Vec<(String, &'a Stage)>) {
     let name = match depth {
         0 => stage.name.as_str(),

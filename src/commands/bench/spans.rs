@@ -1,4 +1,4 @@
-//! Records when each tracing span of this crate began and how long it took.
+//! Records the start and the duration of this crate's tracing spans.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,18 +11,18 @@ use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-/// One span, from entering it to leaving it.
+/// One span, from entering to leaving it.
 #[derive(Debug, Clone)]
 pub(super) struct Interval {
-    /// The names of the spans it lies in, the outermost first, and its own.
+    /// The names of the enclosing spans, outermost first, and of the span itself.
     pub(super) path: Vec<&'static str>,
-    /// Since the recorder was made.
+    /// Time since the recorder was created.
     pub(super) start: Duration,
     /// How long it took.
     pub(super) duration: Duration,
 }
 
-/// Hands out what its layer has recorded.
+/// Gives access to the recorded spans.
 #[derive(Debug)]
 pub(super) struct Recorder(Arc<Shared>);
 
@@ -43,7 +43,7 @@ impl Recorder {
         }))
     }
 
-    /// What a subscriber needs to fill it.
+    /// The layer for the tracing subscriber.
     pub(super) fn layer<S>(&self) -> impl Layer<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
@@ -54,7 +54,7 @@ impl Recorder {
         Recording(self.0.clone()).with_filter(FilterFn::new(is_ours))
     }
 
-    /// What was recorded since the last call, in the order in which the spans were entered.
+    /// Removes and returns the spans that were recorded since the last call, sorted by start.
     pub(super) fn take(&self) -> Vec<Interval> {
         let intervals = self.0.intervals.lock();
         let mut intervals = std::mem::take(&mut *intervals.unwrap_or_else(PoisonError::into_inner));
@@ -65,12 +65,12 @@ impl Recorder {
 
 struct Recording(Arc<Shared>);
 
-/// When a span was entered.
+/// The time at which a span was entered.
 struct Entered(Instant);
 
 impl Recording {
-    /// Waits for what a GPU still has queued, so that its time counts where it was asked for. A failure shows
-    /// at the next operation.
+    /// Waits for the GPU's queued work, so that its time counts for the span that queued it. An error is reported by
+    /// the next operation.
     fn synchronize(&self) {
         if !self.0.device.is_cpu() {
             let _ = self.0.device.synchronize();

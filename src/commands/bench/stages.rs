@@ -1,11 +1,11 @@
-//! From recorded spans to stages: what took how long, and what share of the processor it used.
+//! Aggregates recorded spans to stages: their times, and their share of the processor's peak.
 
 use serde::Serialize;
 
 use super::flops::Flops;
 use super::spans::Interval;
 
-/// The seconds of a stage in every repetition.
+/// The time of a stage in seconds, over all repetitions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub(super) struct Times {
@@ -18,17 +18,17 @@ pub(super) struct Times {
 /// A stage and its parts.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Stage {
-    /// With the names of what it is a part of, separated by dots.
+    /// The names of the enclosing stages and of this one, separated by dots.
     pub(super) name: String,
     #[serde(flatten)]
     pub(super) times: Times,
-    /// Billions of operations of one repetition, where they are counted.
+    /// Operations of one repetition in GFLOP; `None` if they are not counted.
     pub(super) gflop: Option<f64>,
-    /// Of the median.
+    /// GFLOP/s at the median time.
     pub(super) gflops: Option<f64>,
-    /// Of the processor's peak.
+    /// Share of the processor's peak rate.
     pub(super) share_of_peak: Option<f64>,
-    /// What it consists of, as far as that has spans; the rest is `other`.
+    /// The parts with spans of their own; the remaining time is the part `other`.
     pub(super) parts: Vec<Stage>,
 }
 
@@ -42,7 +42,7 @@ const RENAMED: [(&str, &str); 6] = [
     ("mask_decoder", "masks"),
 ];
 
-/// The whole, and its stages in the order in which they first ran.
+/// The time of whole repetitions, and the stages in the order in which they first ran.
 pub(super) fn measured(
     repetitions: &[Vec<Interval>],
     flops: &Flops,
@@ -52,7 +52,7 @@ pub(super) fn measured(
     for (repetition, intervals) in repetitions.iter().enumerate() {
         for interval in intervals {
             let seconds = interval.duration.as_secs_f64();
-            // the first is the repetition itself
+            // the first name is the span of the repetition itself
             let path = interval.path.get(1..).unwrap_or_default();
             root.add(path, repetition, seconds);
         }
@@ -68,7 +68,7 @@ pub(super) fn measured(
     (Times::of(root.samples), stages)
 }
 
-/// Spans of one path.
+/// All spans with the same path.
 struct Node {
     name: &'static str,
     samples: Vec<f64>,
@@ -134,7 +134,7 @@ impl Node {
 }
 
 impl Times {
-    /// Of at least one repetition.
+    /// Statistics of at least one repetition.
     fn of(samples_s: Vec<f64>) -> Self {
         let mut sorted = samples_s.clone();
         sorted.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! Spans in the format that Chrome's trace viewer and Perfetto read.
+//! Writes spans in the format of Chrome's trace viewer and Perfetto.
 
 use std::time::Duration;
 
@@ -20,9 +20,9 @@ struct Event<'a> {
     name: &'a str,
     cat: &'static str,
     ph: &'static str,
-    /// Microseconds since the recording began.
+    /// Start in microseconds since the recording began.
     ts: f64,
-    /// Microseconds it took.
+    /// Duration in microseconds.
     dur: f64,
     pid: u32,
     tid: u32,
@@ -31,7 +31,7 @@ struct Event<'a> {
 /// The JSON of all repetitions, one after the other.
 ///
 /// # Errors
-/// Never for what is recorded; serde's signature has one.
+/// Never in practice; serde's signature requires it.
 pub(super) fn chrome(repetitions: &[Vec<Interval>]) -> serde_json::Result<String> {
     let event = |interval: &Interval| Event {
         name: interval.path.last().copied().unwrap_or_default(),
@@ -40,7 +40,7 @@ pub(super) fn chrome(repetitions: &[Vec<Interval>]) -> serde_json::Result<String
         ts: microseconds(interval.start),
         dur: microseconds(interval.duration),
         pid: 1,
-        // one thread runs the models; what it shares out to others has no spans
+        // one thread runs the models; the threads of the pool have no spans
         tid: 1,
     };
     let events = repetitions.iter().flatten();

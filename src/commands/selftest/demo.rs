@@ -1,4 +1,4 @@
-//! The demo models from pictures and prompts to masks, against the reference's answers.
+//! Runs the demo models on images and prompts, and compares them with the reference's answers.
 
 use anyhow::Context;
 use candle_core::{DType, Device};
@@ -14,27 +14,27 @@ use crate::pipeline::device;
 use crate::prompt::Prompt;
 use crate::segmenter::{ScoredMask, Segmenter};
 
-/// The largest differences to the reference over all scenes.
+/// The largest differences from the reference over all scenes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Differences {
-    /// Scenes that were looked at.
+    /// Number of compared scenes.
     pub scenes: usize,
-    /// Objects that were compared.
+    /// Number of compared objects.
     pub objects: usize,
-    /// Scenes with other objects than the reference's, and what was found there.
+    /// Scenes whose objects are not the reference's, with the objects that were found.
     pub wrong: Vec<String>,
-    /// Of the edges of boxes, in pixels.
+    /// Difference of box edges, in pixels.
     pub boxes: f32,
-    /// Of the detector's scores.
+    /// Difference of the detector's scores.
     pub scores: f32,
-    /// Of masks: 1 - IoU.
+    /// Difference of masks: 1 - IoU.
     pub masks: f32,
-    /// Of the IoU that the masks are expected to have.
+    /// Difference of the predicted IoU of masks.
     pub quality: f32,
 }
 
 impl Differences {
-    /// Compares what was found in a scene.
+    /// Compares the results for a scene.
     fn add(
         &mut self,
         scene: &Scene,
@@ -78,7 +78,7 @@ impl Differences {
     }
 }
 
-/// The larger of two numbers; NaN where one is NaN, which `f32::max` would drop.
+/// The larger of two numbers. NaN if one is NaN; `f32::max` would ignore it.
 fn larger(one: f32, other: f32) -> f32 {
     if one.is_nan() || one > other {
         one
@@ -125,13 +125,13 @@ impl Models {
     }
 }
 
-/// Boxes in pixels, of pictures of up to 320.
+/// Tolerance of box edges in pixels, for images of up to 320 pixels.
 const BOXES: f64 = 0.05;
 const SCORES: f64 = 1e-4;
-/// A pixel at the edge of a mask of 200 pixels, which rounding may put on the other side.
+/// Tolerance of masks: one pixel of a mask of 200 pixels. Rounding may change a pixel at the edge.
 const MASKS: f64 = 5e-3;
 
-/// Runs the demo models and compares them with the reference, on every third scene where it is to be quick.
+/// Runs the demo models and compares them with the reference; in a quick run, on every third scene.
 pub(super) fn rows(device: &Device, extent: Extent) -> Vec<Row> {
     let scenes = || -> anyhow::Result<Scenes> {
         let mut scenes = Scenes::read()?;
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
     use crate::geometry::Mask;
 
-    /// What the reference found in the first scene, as if we had.
+    /// The first scene, and the reference's answers as if they were our results.
     fn first_scene() -> (Scene, Vec<Detection>, Vec<ScoredMask>) {
         let scene = Scenes::read().unwrap().scenes.remove(0);
         let found = |answer: &Answer| {
@@ -232,7 +232,7 @@ mod tests {
         (scene, detections, masks)
     }
 
-    /// The checks that do not hold.
+    /// The names of the failing checks.
     fn failing(scene: &Scene, found: &[Detection], masks: &[ScoredMask]) -> Vec<&'static str> {
         let mut differences = Differences::default();
         differences.add(scene, found, masks).unwrap();

@@ -1,7 +1,7 @@
-//! `groundling selftest`: whether the results that this machine computes can be trusted.
+//! `groundling selftest`: checks that this machine computes correct results.
 //!
-//! Two kinds of checks: every operation against its plain twin ([`crate::models::ops::checks`]), and the demo
-//! models against what the reference implementation answered ([`scenes`]).
+//! There are two kinds of checks: every operation against its plain implementation ([`crate::models::ops::checks`]),
+//! and the demo models against the answers of the reference implementation ([`scenes`]).
 
 pub mod demo;
 mod ops;
@@ -22,7 +22,7 @@ use crate::pipeline::{LoadError, device};
 /// Runs all checks and prints a table of them.
 ///
 /// # Errors
-/// If the device is not there; and, after the table is printed, if a check does not find what it should.
+/// If the device is not available. If a check fails, the error is returned after the table is printed.
 pub fn run(args: &SelftestArgs) -> anyhow::Result<()> {
     let start = Instant::now();
     let device = device::open(args.device).map_err(|error| LoadError::Device(error.to_string()))?;
@@ -49,7 +49,7 @@ pub fn run(args: &SelftestArgs) -> anyhow::Result<()> {
     report.verdict()
 }
 
-/// The demo models first: they take seconds, and say whether anything works at all.
+/// Runs the demo models first, because they take only seconds and exercise everything.
 fn rows(device: &Device, extent: Extent) -> Vec<Row> {
     let checks = checks::all(extent);
     let progress = progress::counted(checks.len() + 1, "checks");

@@ -1,4 +1,4 @@
-//! The rows of the operations' checks.
+//! The report rows of the checks of single operations.
 
 use candle_core::{DType, Device};
 
@@ -7,8 +7,7 @@ use crate::models::ops::InstructionSet;
 use crate::models::ops::checks::{Check, Comparison, Target};
 use crate::pipeline::device;
 
-/// Runs a check: on a CPU the kernels of every instruction set that the process may use, elsewhere what the device
-/// computes in every type.
+/// Runs a check. On a CPU, it checks the kernels of every permitted instruction set; on another device, every dtype.
 pub(super) fn rows(check: &Check, device: &Device) -> Vec<Row> {
     let targets = targets(check, device);
     check

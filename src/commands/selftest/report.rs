@@ -1,4 +1,4 @@
-//! What `selftest` writes: a table for people, a document for scripts, and the verdict.
+//! The outputs of `selftest`: a table for people, a JSON document for scripts, and the verdict.
 
 use std::fmt::Write as _;
 
@@ -7,20 +7,20 @@ use serde::{Serialize, Serializer};
 
 use crate::models::ops::InstructionSet;
 
-/// The JSON of `--json`; fields are added, not renamed or removed.
+/// The JSON of `--json`. Fields may be added, but not renamed or removed.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) version: &'static str,
-    /// `cpu`, or `cuda:0`.
+    /// `cpu`, or `cuda:N`.
     pub(super) device: String,
-    /// Of the CPU.
+    /// Number of compute threads on the CPU.
     pub(super) threads: usize,
-    /// That the kernels use on the CPU where nothing else is said: `portable`, `avx2`, `avx512` or `neon`.
+    /// Default instruction set of the CPU kernels: `portable`, `avx2`, `avx512` or `neon`.
     pub(super) instruction_set: &'static str,
     pub(super) quick: bool,
-    /// How long it took.
+    /// Duration of the whole test.
     pub(super) seconds: f64,
-    /// Whether every check found what it should.
+    /// Whether every check passed.
     pub(super) ok: bool,
     pub(super) checks: Vec<Row>,
 }
@@ -29,43 +29,43 @@ pub(super) struct Report {
 #[derive(Debug, Clone, Serialize)]
 #[serde(into = "JsonRow")]
 pub(super) struct Row {
-    /// The operation, or the part of the demo models' answers.
+    /// The operation, or the compared part of the demo models' answers.
     pub(super) check: &'static str,
-    /// The model and the part of it that has this shape.
+    /// The model, and its part that uses this shape.
     pub(super) used_by: String,
     pub(super) shape: String,
     /// An instruction set or a device.
     pub(super) on: String,
     pub(super) found: Found,
-    /// The largest difference that is allowed.
+    /// The tolerance.
     pub(super) allowed: f64,
-    /// Of both numbers.
+    /// The unit of the difference and the tolerance.
     pub(super) unit: &'static str,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Found {
-    /// The largest difference to the expected result.
+    /// The largest difference from the expected result.
     Difference(f64),
-    /// No difference can be told; the reason.
+    /// The results cannot be compared, with the reason.
     Wrong(String),
 }
 
-/// A row as JSON has it.
+/// The JSON form of a row.
 #[derive(Debug, Serialize)]
 struct JsonRow {
     check: &'static str,
     used_by: String,
     shape: String,
     on: String,
-    /// `null` where it cannot be told.
+    /// `null` if the results cannot be compared.
     largest_difference: Option<f64>,
     allowed: f64,
     unit: &'static str,
     #[serde(serialize_with = "result")]
     result: bool,
-    /// Why no difference can be told.
+    /// Why the results cannot be compared.
     reason: Option<String>,
 }
 
@@ -95,7 +95,7 @@ impl From<Row> for JsonRow {
 }
 
 impl Row {
-    /// Whether the difference is allowed.
+    /// Whether the difference is within the tolerance.
     pub(super) fn is_ok(&self) -> bool {
         matches!(self.found, Found::Difference(difference) if difference <= self.allowed)
     }
@@ -124,7 +124,7 @@ impl Row {
     }
 }
 
-/// 0, or such as 5e-6.
+/// `0`, or scientific notation such as `5e-6`.
 fn scientific(number: f64, digits: usize) -> String {
     match number {
         0.0 => "0".to_owned(),
@@ -132,7 +132,7 @@ fn scientific(number: f64, digits: usize) -> String {
     }
 }
 
-/// The unit of most differences; the table names it once.
+/// The unit of most differences; the table mentions it once.
 pub(super) const OF_SCALE: &str = "of the largest expected number";
 
 const HEADS: [&str; 7] = [
@@ -146,7 +146,7 @@ const HEADS: [&str; 7] = [
 ];
 
 impl Report {
-    /// A line about the machine, an aligned table, and a line that sums it up.
+    /// A line about the machine, an aligned table, and a summary line.
     pub(super) fn table(&self) -> String {
         let mut rows = vec![HEADS.map(str::to_owned)];
         rows.extend(self.checks.iter().map(Row::cells));
@@ -166,7 +166,7 @@ impl Report {
             let line: Vec<String> = cells
                 .map(|(cell, width)| format!("{cell:<width$}"))
                 .collect();
-            // writing to a string does not fail
+            // writing to a String cannot fail
             let _ = writeln!(text, "{}", line.join("  ").trim_end());
         }
         let failing = self.failing().len();
@@ -187,7 +187,7 @@ impl Report {
         self.checks.iter().filter(|row| !row.is_ok()).collect()
     }
 
-    /// An error that names the failing checks and what to do about them.
+    /// An error that names the failing checks and the remedy.
     pub(super) fn verdict(&self) -> anyhow::Result<()> {
         let failing = self.failing();
         if failing.is_empty() {
@@ -275,7 +275,7 @@ mod tests {
                 "-",
                 Some("a number is infinite or NaN"),
             ),
-            // not to be lost in a comparison
+            // NaN must not pass a comparison
             (Found::Difference(f64::NAN), "NaN", None),
         ] {
             let report = report(found);

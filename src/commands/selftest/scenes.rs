@@ -1,7 +1,7 @@
-//! The demo scenes and what the reference implementation found in them.
+//! The demo scenes, and the reference implementation's results for them.
 //!
-//! Pictures and answers are those of `tests/reference/demo`, compiled in: transformers 4.44.2 computed the answers
-//! with the same weights (`python tests/reference/demo_scenes.py`).
+//! The images and the answers are those of `tests/reference/demo`, compiled in. transformers 4.44.2 computed the
+//! answers with the same weights (`python tests/reference/demo_scenes.py`).
 
 use anyhow::Context;
 use image::RgbImage;
@@ -16,24 +16,24 @@ use crate::report::coco_rle::CocoRle;
 pub struct Scenes {
     box_threshold: f32,
     text_threshold: f32,
-    /// In the order of the pictures' names.
+    /// Sorted by the images' file names.
     pub scenes: Vec<Scene>,
 }
 
-/// A picture, a prompt, and what was found.
+/// An image, a prompt, and the reference's detections.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Scene {
-    /// The picture's file name.
+    /// The image's file name.
     pub image: String,
-    /// What was looked for.
+    /// The prompt as typed.
     pub prompt: String,
     /// The phrases of the prompt.
     pub phrases: Vec<String>,
-    /// The best first.
+    /// Sorted by score, best first.
     pub detections: Vec<Answer>,
 }
 
-/// One object that the reference found.
+/// One object that the reference detected.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Answer {
     /// x0, y0, x1, y1 in pixels.
@@ -41,18 +41,18 @@ pub struct Answer {
     pub bounding_box: [f32; 4],
     /// 0..1.
     pub score: f32,
-    /// What the reference strings together from single tokens.
+    /// The reference's own label, joined from single tokens.
     pub label: String,
     /// The phrase that fits the object best.
     pub phrase: String,
-    /// The IoU that the mask is expected to have with the object.
+    /// The predicted IoU of the mask with the object.
     pub iou_score: f32,
-    /// Cut out by the box alone.
+    /// The mask for the box prompt alone.
     pub mask: CocoRle,
 }
 
 impl Scenes {
-    /// Reads what is compiled in.
+    /// Reads the compiled-in scenes.
     ///
     /// # Errors
     /// If the answers are damaged.
@@ -61,7 +61,7 @@ impl Scenes {
         serde_json::from_slice(answers).context("the stored answers")
     }
 
-    /// Leaves out all but every `step`th scene.
+    /// Keeps only every `step`th scene.
     pub fn keep_every(&mut self, step: usize) {
         let mut number = 0;
         self.scenes.retain(|_| {
@@ -70,12 +70,12 @@ impl Scenes {
         });
     }
 
-    /// The options of the detector that the reference's answers belong to.
+    /// The detector's options for the reference's answers.
     pub fn options(&self) -> DetectionOptions {
         DetectionOptions {
             box_threshold: self.box_threshold,
             text_threshold: self.text_threshold,
-            // the reference suppresses no overlapping boxes
+            // the reference does not suppress overlapping boxes
             nms_iou: 1.0,
             max_detections: None,
         }
@@ -83,10 +83,10 @@ impl Scenes {
 }
 
 impl Scene {
-    /// The decoded picture.
+    /// The decoded image.
     ///
     /// # Errors
-    /// If the picture is not compiled in, or damaged.
+    /// If the image is not compiled in, or damaged.
     pub fn picture(&self) -> anyhow::Result<RgbImage> {
         let picture = PICTURES.iter().find(|(name, _)| *name == self.image);
         let (_, bytes) = picture.with_context(|| format!("{} is not compiled in", self.image))?;

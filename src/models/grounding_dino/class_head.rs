@@ -1,21 +1,21 @@
-//! How well image tokens fit text tokens.
+//! The class head: logits of image tokens against text tokens.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::config::Config;
 
-/// `GroundingDinoContrastiveEmbedding`, which has nothing to learn, and `MMGroundingDinoContrastiveEmbedding`,
-/// which divides by the root of the width and adds a learned bias.
+/// `GroundingDinoContrastiveEmbedding`, which has no parameters, and `MMGroundingDinoContrastiveEmbedding`, which
+/// divides by the square root of the width and adds a learned bias.
 #[derive(Debug, Clone)]
 pub struct ClassHead {
-    /// The factor, and the bias, one number.
+    /// The factor, and the bias, a single number; `None` for the parameter-free head.
     scaled: Option<(f64, Tensor)>,
 }
 
 impl ClassHead {
-    /// Loads `bias` where the model has one: from the first of `places` that has it, since files keep one
-    /// name of several for the same tensor.
+    /// Loads `bias` if the model has one. It is loaded from the first of `places` that has it, because tied weights
+    /// are stored under one name only.
     pub fn load(places: &[VarBuilder], config: &Config) -> Result<Self> {
         if !config.is_mm() {
             return Ok(Self { scaled: None });
@@ -30,8 +30,8 @@ impl ClassHead {
         })
     }
 
-    /// `[B, Q, d]` against text `[B, T, d]`, to `[B, Q, T]`; padding, as told by `text_bias` `[B, 1, T]`, ends
-    /// near minus infinity.
+    /// Queries `[B, Q, d]` and text `[B, T, d]` to logits `[B, Q, T]`. `text_bias` `[B, 1, T]` makes the logits of
+    /// padding very negative.
     pub fn forward(&self, queries: &Tensor, text: &Tensor, text_bias: &Tensor) -> Result<Tensor> {
         let logits = queries.matmul(&text.transpose(1, 2)?)?;
         let logits = match &self.scaled {

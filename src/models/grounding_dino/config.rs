@@ -6,8 +6,8 @@ use serde::Deserialize;
 use crate::models::weights::{Architecture, ModelConfig, Weights};
 use crate::models::{bert, swin};
 
-/// `GroundingDinoConfig`, with the reference's defaults: a published file may list every field or
-/// only those that differ.
+/// `GroundingDinoConfig`, with the reference's defaults: a published file may list every field or only those that
+/// differ.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)] // the reference's own field names
@@ -80,14 +80,14 @@ impl Config {
         self.model_type == MM_GROUNDING_DINO
     }
 
-    /// Whether all layers of the decoder have one box head; MM-Grounding-DINO's never do, and its
-    /// configuration does not say so.
+    /// Whether all decoder layers share one box head. Those of MM-Grounding-DINO never do, although its configuration
+    /// does not say so.
     pub fn shares_box_head(&self) -> bool {
         self.decoder_bbox_embed_share && !self.is_mm()
     }
 }
 
-/// The backbone of a configuration that names none: Swin-T with its last three stages.
+/// The backbone if the configuration names none: Swin-T with its last three stages.
 fn default_backbone() -> swin::Config {
     swin::Config {
         out_indices: Some(vec![2, 3, 4]),
@@ -107,12 +107,12 @@ impl ModelConfig for Config {
         let decoder = "model.decoder.layers.0";
         let [encoder_ffn_dim, _] = weights.sizes(&format!("{encoder}.fc1.weight"))?;
         let [decoder_ffn_dim, _] = weights.sizes(&format!("{decoder}.fc1.weight"))?;
-        // the number of heads is in no shape; all published models have the default
+        // the number of heads is not visible in any shape; all published models have the default
         let points = |name: String, heads: usize| -> Result<usize, String> {
             let [samples, _] = weights.sizes(&name)?;
             Ok(samples / (heads * num_feature_levels).max(1))
         };
-        // a tensor that only this family has
+        // only the MM family has this tensor
         let is_mm = weights
             .shape("model.encoder_output_class_embed.bias")
             .is_some();
@@ -158,7 +158,7 @@ impl ModelConfig for Config {
             }
             Ok(())
         };
-        // far beyond every published model; more is a mistake that would take all memory
+        // far beyond every published model; a larger value is an error that would use up the memory
         let depths = &self.backbone_config.depths;
         for (name, value, limit) in [
             ("num_queries", self.num_queries, 100_000),
@@ -218,7 +218,7 @@ impl ModelConfig for Config {
     }
 }
 
-/// A nested configuration that may be null and must be of one model type.
+/// Deserializes a nested configuration, which may be null. Its model type must be `expected`.
 fn nested<'de, D, T>(deserializer: D, expected: &str, default: T) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,

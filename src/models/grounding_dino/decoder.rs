@@ -1,5 +1,4 @@
-//! The decoder: queries attend to each other, to the text and to the image, and refine their boxes
-//! layer by layer.
+//! The decoder: queries attend to each other, to the text and to the image, and refine their boxes layer by layer.
 
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -10,23 +9,23 @@ use super::multihead_attention;
 use super::pyramid::sine_embedding;
 use crate::models::layers::{FeedForward, LayerNorm, Mlp, MultiheadAttention, layer_norm, linear};
 
-/// The encoder's output, as the decoder reads it.
+/// The encoder's output, as input of the decoder.
 #[derive(Debug, Clone, Copy)]
 pub struct DecoderInput<'a> {
-    /// The image side.
+    /// The image features.
     pub memory: Memory<'a>,
-    /// `[B, T, d]`: the text side.
+    /// `[B, T, d]`: the text features.
     pub text: &'a Tensor,
     /// `[B, 1, T]`: 0, or very negative for padding.
     pub text_bias: &'a Tensor,
 }
 
-/// What each decoder layer leaves.
+/// The output of all decoder layers.
 #[derive(Debug, Clone)]
 pub struct DecoderOutput {
-    /// Per layer, `[B, Q, d]`, normed.
+    /// For each layer, the normed hidden states `[B, Q, d]`.
     pub hidden_states: Vec<Tensor>,
-    /// Per layer, `[B, Q, 4]`: the boxes it hands to the next, cxcywh in 0..1.
+    /// For each layer, the boxes `[B, Q, 4]` that the next layer gets: cxcywh in 0..1.
     pub reference_points: Vec<Tensor>,
 }
 
@@ -58,8 +57,7 @@ impl Decoder {
         })
     }
 
-    /// Queries `[B, Q, d]` and their first boxes `[B, Q, 4]` (cxcywh, 0..1), refined by one box head
-    /// per layer.
+    /// Refines queries `[B, Q, d]` and their initial boxes `[B, Q, 4]` (cxcywh, 0..1), with one box head per layer.
     pub fn forward(
         &self,
         queries: &Tensor,
@@ -70,7 +68,7 @@ impl Decoder {
         let _span = tracing::debug_span!("decoder").entered();
         let dtype = queries.dtype();
         let ratios = input.memory.pyramid.valid_ratios(queries.device())?;
-        // [B, L, 2] -> [B, 1, L, 4]: boxes are relative to the image, maps include padding
+        // [B, L, 2] -> [B, 1, L, 4]: boxes are relative to the image, but maps include padding
         let ratios = Tensor::cat(&[&ratios, &ratios], 2)?.unsqueeze(1)?;
         let mut hidden_states = queries.clone();
         let mut reference = reference_points.to_dtype(DType::F32)?;
@@ -92,7 +90,7 @@ impl Decoder {
         Ok(output)
     }
 
-    /// Boxes `[B, Q, 4]` to position embeddings `[B, Q, d]`; the sines go y, x, width, height.
+    /// Boxes `[B, Q, 4]` to position embeddings `[B, Q, d]`; the order of the sines is y, x, width, height.
     fn query_positions(&self, boxes: &Tensor, dtype: DType) -> Result<Tensor> {
         let (x, y) = (boxes.narrow(2, 0, 1)?, boxes.narrow(2, 1, 1)?);
         let ordered = Tensor::cat(&[&y, &x, &boxes.narrow(2, 2, 2)?], 2)?.unsqueeze(3)?;
@@ -140,7 +138,7 @@ impl DecoderLayer {
         })
     }
 
-    /// Queries and positions `[B, Q, d]`, boxes per level `[B, Q, L, 4]`; to `[B, Q, d]`.
+    /// Queries and positions `[B, Q, d]` and boxes per level `[B, Q, L, 4]`, to `[B, Q, d]`.
     fn forward(
         &self,
         hidden_states: &Tensor,

@@ -8,11 +8,11 @@ use super::pyramid::Pyramid;
 use crate::models::layers::{Linear, linear};
 use crate::models::ops::{Sampling, deformable_sampling};
 
-/// `GroundingDinoMultiscaleDeformableAttention`: every query reads a few learned places of every
-/// level, around its reference point.
+/// `GroundingDinoMultiscaleDeformableAttention`: every query samples a few learned positions of every level, around
+/// its reference point.
 #[derive(Debug, Clone)]
 pub struct DeformableAttention {
-    /// `sampling_offsets`, those in x and those in y, and `attention_weights` side by side.
+    /// `sampling_offsets` (all in x, then all in y) and `attention_weights`, concatenated.
     samples: Linear,
     value_proj: Linear,
     output_proj: Linear,
@@ -20,14 +20,14 @@ pub struct DeformableAttention {
     points: usize,
 }
 
-/// What the queries of a deformable attention look at.
+/// The keys and values of a deformable attention.
 #[derive(Debug, Clone, Copy)]
 pub struct Memory<'a> {
-    /// `[B, N, d]`: the flattened maps.
+    /// `[B, N, d]`: the flattened feature maps.
     pub hidden_states: &'a Tensor,
-    /// `[B, N]`: 1 for image, 0 for padding; `None` where nothing is padding.
+    /// `[B, N]`: 1 for image, 0 for padding; `None` if there is no padding.
     pub token_mask: Option<&'a Tensor>,
-    /// The maps' sizes.
+    /// The sizes of the maps.
     pub pyramid: &'a Pyramid,
 }
 
@@ -37,7 +37,7 @@ impl DeformableAttention {
         let d = config.d_model;
         let samples = heads * config.num_feature_levels * points;
         let (vb_o, vb_w) = (vb.pp("sampling_offsets"), vb.pp("attention_weights"));
-        // pairs (x, y) in the checkpoint
+        // the checkpoint has pairs (x, y)
         let by_axis = |xs: Tensor, input: usize| {
             let xs = xs.reshape((samples, 2, input))?.transpose(0, 1)?;
             xs.reshape((2 * samples, input))
@@ -55,8 +55,8 @@ impl DeformableAttention {
         })
     }
 
-    /// Queries with their positions added `[B, Q, d]`, and reference points per level
-    /// `[B, Q, L, 2]` (centres) or `[B, Q, L, 4]` (boxes cxcywh), 0..1; to `[B, Q, d]`.
+    /// Queries `[B, Q, d]`, with their positions added, and reference points per level, `[B, Q, L, 2]` (centres) or
+    /// `[B, Q, L, 4]` (boxes cxcywh), in 0..1; to `[B, Q, d]`.
     pub fn forward(
         &self,
         queries: &Tensor,
@@ -67,7 +67,7 @@ impl DeformableAttention {
             .apply(&self.output_proj)
     }
 
-    /// As [`DeformableAttention::forward`], added to `residual` `[B, Q, d]`.
+    /// Like [`DeformableAttention::forward`], plus `residual` `[B, Q, d]`.
     pub fn forward_added(
         &self,
         queries: &Tensor,
@@ -79,7 +79,7 @@ impl DeformableAttention {
         self.output_proj.forward_added(&sampled, residual)
     }
 
-    /// What the queries read, before the output projection.
+    /// The sampled values of the queries, before the output projection.
     fn sample(&self, queries: &Tensor, reference: &Tensor, memory: Memory) -> Result<Tensor> {
         let _span = tracing::debug_span!("deformable_attention").entered();
         let value = self

@@ -11,16 +11,16 @@ use super::text_enhancer::TextEnhancerLayer;
 use super::text_mask::TextTokens;
 use crate::models::layers::{FeedForward, LayerNorm, layer_norm, linear};
 
-/// The image side of the encoder's input: the flattened maps and their geometry.
+/// The encoder's image input: the flattened feature maps and their geometry.
 #[derive(Debug, Clone)]
 pub struct VisionFeatures {
-    /// `[B, N, d]`: the projected maps, level after level.
+    /// `[B, N, d]`: the projected maps, one level after the other.
     pub hidden_states: Tensor,
     /// `[B, N, d]`: sine positions plus the level embedding.
     pub positions: Tensor,
-    /// `[B, N]`: 1 for image, 0 for padding; `None` where nothing is padding.
+    /// `[B, N]`: 1 for image, 0 for padding; `None` if there is no padding.
     pub token_mask: Option<Tensor>,
-    /// The maps' sizes and valid parts.
+    /// The sizes of the maps and their valid parts.
     pub pyramid: Pyramid,
 }
 
@@ -43,8 +43,7 @@ impl Encoder {
         })
     }
 
-    /// The image features and the projected text `[B, T, d]`, to both enhanced: `[B, N, d]` and
-    /// `[B, T, d]`.
+    /// Enhances the image features and the projected text `[B, T, d]`. Returns both: `[B, N, d]` and `[B, T, d]`.
     pub fn forward(
         &self,
         features: &VisionFeatures,
@@ -69,7 +68,7 @@ impl Encoder {
     }
 }
 
-/// What every layer needs of the text besides its hidden states.
+/// The positions and masks of the text, the same for every layer.
 #[derive(Debug)]
 struct TextGeometry {
     positions: Tensor,

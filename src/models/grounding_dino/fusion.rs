@@ -1,4 +1,4 @@
-//! Image-text fusion: both modalities attend to each other at once (GLIP's bi-directional attention).
+//! Image-text fusion: both modalities attend to each other in one step (GLIP's bi-directional attention).
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -42,8 +42,8 @@ impl FusionLayer {
         })
     }
 
-    /// Image tokens `[B, N, d]`, text tokens `[B, T, d]`, `token_mask` `[B, N]` (1 image, 0 padding),
-    /// `text_bias` `[B, 1, T]` (0, or very negative for padding); to the same two shapes.
+    /// Image tokens `[B, N, d]`, text tokens `[B, T, d]`, `token_mask` `[B, N]` (1 image, 0 padding) and `text_bias`
+    /// `[B, 1, T]` (0, or very negative for padding). Returns image and text tokens in the same shapes.
     pub fn forward(
         &self,
         vision: &Tensor,
@@ -52,7 +52,7 @@ impl FusionLayer {
         text_bias: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
         let _span = tracing::debug_span!("fusion").entered();
-        // the residual starts at the normed features, not at the layer's input
+        // the residual starts from the normed features, not from the layer's input
         let vision = self.norm_vision.forward(vision)?;
         let text = self.norm_text.forward(text)?;
         self.attention

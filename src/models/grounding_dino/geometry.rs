@@ -1,4 +1,5 @@
-//! What depends on the sizes of a batch alone, computed once and kept for the next batch of the same sizes.
+//! Tensors that depend only on the sizes of a batch. They are computed once and cached for later batches of the same
+//! sizes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,16 +7,16 @@ use candle_core::{Result, Tensor};
 
 use super::pyramid::Pyramid;
 
-/// Sizes that are kept: upright and wide images of one camera. Each takes 20 MB at 800 x 1066 pixels.
+/// Number of cached sizes: portrait and landscape images of one camera. Each takes 20 MB at 800 x 1066 pixels.
 const KEPT: usize = 2;
 
-/// What depends on sizes alone.
+/// Tensors that depend only on the sizes of a batch.
 #[derive(Debug, Clone)]
 pub(super) struct Geometry {
     pub(super) pyramid: Pyramid,
     /// `[B, N, d]`: sine positions plus the level embedding.
     pub(super) positions: Tensor,
-    /// `[B, N]`: 1 for image, 0 for padding; `None` where nothing is padding.
+    /// `[B, N]`: 1 for image, 0 for padding; `None` if there is no padding.
     pub(super) token_mask: Option<Tensor>,
 }
 
@@ -24,18 +25,18 @@ pub(super) struct Geometry {
 pub(super) struct Sizes {
     /// `(height, width)` of the padded images.
     pub(super) padded: (usize, usize),
-    /// `(height, width)` of each image in them.
+    /// `(height, width)` of each image inside the padded images.
     pub(super) valid: Vec<(usize, usize)>,
     /// `(height, width)` of each level's map.
     pub(super) maps: Vec<(usize, usize)>,
 }
 
-/// The geometry of the sizes that were used last.
+/// A cache of the geometries that were used last.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Geometries(Arc<Mutex<Vec<(Sizes, Geometry)>>>);
 
 impl Geometries {
-    /// The geometry of these sizes, from `compute` where it is not kept.
+    /// The geometry of these sizes, from the cache or from `compute`.
     pub(super) fn get(
         &self,
         sizes: Sizes,
@@ -51,7 +52,7 @@ impl Geometries {
             }
         };
         let geometry = entry.1.clone();
-        // the last used last
+        // ordered by last use
         kept.push(entry);
         if kept.len() > KEPT {
             kept.remove(0);

@@ -1,4 +1,4 @@
-//! From the backbone's maps to feature levels of one width.
+//! The input projections: the backbone's maps to feature levels of equal width.
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -7,11 +7,11 @@ use super::config::Config;
 use crate::models::layers::Linear;
 use crate::models::ops::{Activation, Conv3x3, conv3x3, group_norm};
 
-/// Groups of the projections' norms.
+/// Groups of the projections' group norms.
 const GROUPS: usize = 32;
 
-/// `input_proj_vision`: one projection per level; the levels beyond the backbone's maps are made by
-/// halving the last one again and again.
+/// `input_proj_vision`: one projection per level. Levels beyond the backbone's maps are made by halving the
+/// resolution of the level before.
 #[derive(Debug, Clone)]
 pub struct InputProjection(Vec<Level>);
 
@@ -70,7 +70,7 @@ impl InputProjection {
         for (i, level) in self.0.iter().enumerate() {
             let source = match (maps.get(i), maps.last(), levels.last()) {
                 (Some(map), _, _) => map,
-                // the first extra level is made of the backbone's last map, not of its projection
+                // the first extra level is computed from the backbone's last map, not from its projection
                 (None, Some(map), _) if i == maps.len() => map,
                 (None, _, Some(level)) => level,
                 (None, _, None) => candle_core::bail!("the backbone gave no map"),

@@ -1,10 +1,10 @@
-//! Grounding DINO, the detector (Liu et al. 2023, <https://arxiv.org/abs/2303.05499>), and
-//! MM-Grounding-DINO (Zhao et al. 2024, <https://arxiv.org/abs/2401.02361>), which has other heads; LLMDet is
-//! the latter with other weights.
+//! Grounding DINO, the detector (Liu et al. 2023, <https://arxiv.org/abs/2303.05499>), and MM-Grounding-DINO (Zhao et
+//! al. 2024, <https://arxiv.org/abs/2401.02361>), which has different heads. LLMDet is MM-Grounding-DINO with other
+//! weights.
 //!
-//! The image side ([`GroundingDino::encode_image`]: Swin, input projections, positions) does not
-//! depend on the caption; [`GroundingDino::detect`] runs BERT, the feature enhancer, the query
-//! selection and the decoder on top of it.
+//! The image part ([`GroundingDino::encode_image`]: Swin, input projections, positions) does not depend on the
+//! caption. [`GroundingDino::detect`] runs the other parts on its result: BERT, the feature enhancer, the query
+//! selection and the decoder.
 
 pub mod class_head;
 pub mod config;
@@ -50,47 +50,46 @@ pub struct GroundingDino {
     text_projection: Linear,
     encoder: Encoder,
     query_selection: QuerySelection,
-    /// `[Q, d]`; without it the chosen tokens' own features are the queries.
+    /// `[Q, d]`; `None` if the features of the selected tokens are the queries.
     query_embeddings: Option<Tensor>,
     decoder: Decoder,
-    /// One per decoder layer; published models share one.
+    /// One per decoder layer; published Grounding DINO models share one.
     box_heads: Vec<Mlp>,
     class_head: ClassHead,
     geometries: Geometries,
     config: Config,
 }
 
-/// Image and text after they have seen each other.
+/// Image and text features after the feature enhancer.
 #[derive(Debug, Clone)]
 pub struct Enhanced {
-    /// `[B, N, d]`: the image's tokens.
+    /// `[B, N, d]`: the image tokens.
     pub vision: Tensor,
     /// `[B, T, d]`
     pub text: Tensor,
-    /// `[B, 1, T]`: minus a lot at padding.
+    /// `[B, 1, T]`: 0, or very negative for padding.
     pub text_bias: Tensor,
 }
 
-/// The decoder's last word on every query.
+/// Output of the last decoder layer, per query.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// `[B, Q, T]`: how well each query fits each text token; minus infinity at padding.
+    /// `[B, Q, T]`: the logit of each query for each text token; minus infinity for padding.
     pub logits: Tensor,
     /// `[B, Q, 4]`: boxes cxcywh, 0..1 of the unpadded image.
     pub pred_boxes: Tensor,
 }
 
 impl GroundingDino {
-    /// Loads a checkpoint in the published names (`model.*`, `bbox_embed.*`).
+    /// Loads a checkpoint with the published tensor names (`model.*`, `bbox_embed.*`).
     ///
     /// # Errors
-    /// If the configuration cannot be built, or a tensor is missing or of another shape; the message
-    /// names it.
+    /// If the configuration is not supported, or a tensor is missing or has another shape; the message names it.
     pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
         config.validate().map_err(candle_core::Error::Msg)?;
         let d = config.d_model;
         let vb_m = vb.pp("model");
-        // of a tensor with several names a file keeps one
+        // tied weights are stored under one name only
         let vb_d = vb_m.pp("decoder");
         let either = |head: &str, i: usize| [vb.pp(head).pp(i), vb_d.pp(head).pp(i)];
         let box_heads = (0..config.decoder_layers)
@@ -135,13 +134,13 @@ impl GroundingDino {
         })
     }
 
-    /// The configuration it was loaded with.
+    /// The configuration that the model was loaded with.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Normalised pixels `[B, 3, H, W]`, padded at the bottom and the right, and each image's own size
-    /// `(height, width)` in them; to what [`GroundingDino::detect`] needs of the images.
+    /// The image features for [`GroundingDino::detect`]. The inputs are normalised pixels `[B, 3, H, W]`, padded at
+    /// the bottom and the right, and the `(height, width)` of each image inside them.
     pub fn encode_image(
         &self,
         pixel_values: &Tensor,
@@ -203,7 +202,7 @@ impl GroundingDino {
         })
     }
 
-    /// BERT and the projection of its output: `[B, T, d]`.
+    /// Runs BERT and projects its output, to `[B, T, d]`.
     pub fn encode_text(&self, tokens: &TextTokens) -> Result<Tensor> {
         let dtype = self.level_embed.dtype();
         let token_types = tokens.input_ids.zeros_like()?;
@@ -213,11 +212,11 @@ impl GroundingDino {
             .apply(&self.text_projection)
     }
 
-    /// Finds what the captions name: one caption per image of `features`, and `text` what
-    /// [`GroundingDino::encode_text`] makes of it.
+    /// Detects the objects that the captions name. There is one caption per image of `features`; `text` is the output
+    /// of [`GroundingDino::encode_text`].
     ///
     /// # Errors
-    /// If a caption is longer than `max_text_len` tokens, or there are not as many as images.
+    /// If a caption is longer than `max_text_len` tokens, or the number of captions is not the number of images.
     pub fn detect(
         &self,
         features: &VisionFeatures,
@@ -236,7 +235,7 @@ impl GroundingDino {
         self.decode(features, &enhanced, proposals)
     }
 
-    /// The feature enhancer: image and text look at each other.
+    /// Runs the feature enhancer: image and text attend to each other.
     ///
     /// # Errors
     /// As [`GroundingDino::detect`].
@@ -264,17 +263,17 @@ impl GroundingDino {
         })
     }
 
-    /// One box head per layer of the decoder.
+    /// The box heads, one per decoder layer.
     pub fn box_heads(&self) -> &[Mlp] {
         &self.box_heads
     }
 
-    /// The first stage.
+    /// The query selection, the first stage of the two-stage model.
     pub fn query_selection(&self) -> &QuerySelection {
         &self.query_selection
     }
 
-    /// The decoder on the chosen queries, and its box heads.
+    /// Runs the decoder on the selected queries, and its heads.
     pub fn decode(
         &self,
         features: &VisionFeatures,
@@ -330,7 +329,7 @@ impl GroundingDino {
     }
 }
 
-/// `GroundingDinoMultiheadAttention`: projections of equal width.
+/// `GroundingDinoMultiheadAttention`, with projections of equal width.
 fn multihead_attention(vb: VarBuilder, width: usize, heads: usize) -> Result<MultiheadAttention> {
     let project = |name: &str| linear(width, width, vb.pp(name));
     Ok(MultiheadAttention::new(

@@ -1,24 +1,24 @@
-//! The geometry of a batch's feature maps: sizes, which part of each is image and which is padding,
-//! and the positions that follow from it. Plain numbers, computed on the host and uploaded.
+//! The geometry of a batch's feature maps: their sizes, the image and padding parts, and the positions derived from
+//! them. All of it is computed on the host and then uploaded.
 
 use std::f32::consts::TAU;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Result, Tensor};
 
-/// One feature map: its size, and per image how much of it is not padding.
+/// A feature map's size, and for each image the part of it that is not padding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Level {
     /// Rows of the map.
     pub height: usize,
     /// Columns of the map.
     pub width: usize,
-    /// Per image: `(rows, columns)` that show image, counted from the top left.
+    /// For each image, the `(rows, columns)` that are not padding, counted from the top left.
     pub valid: Vec<(usize, usize)>,
 }
 
 impl Level {
-    /// Tokens of one image on this level.
+    /// Number of tokens of one image on this level.
     pub fn tokens(&self) -> usize {
         self.height * self.width
     }
@@ -33,7 +33,7 @@ impl Level {
     }
 }
 
-/// The levels of a batch, the finest first. Clones share what was computed of it.
+/// The levels of a batch, the finest first. Clones share the computed tensors.
 #[derive(Debug, Clone)]
 pub struct Pyramid {
     levels: Vec<Level>,
@@ -42,7 +42,7 @@ pub struct Pyramid {
     proposals: Arc<OnceLock<(Tensor, Tensor)>>,
 }
 
-/// A token's place: image, level, row and column.
+/// The position of a token: image, level, row and column.
 struct Place<'a> {
     image: usize,
     index: usize,
@@ -59,8 +59,8 @@ impl Place<'_> {
 }
 
 impl Pyramid {
-    /// `padded` is the batch's pixel size `(height, width)`, `valid` each image's own size in it,
-    /// `shapes` the size of each feature map.
+    /// `padded` is the batch's `(height, width)` in pixels, `valid` the size of each image inside it, and `shapes`
+    /// the size of each feature map.
     pub fn new(
         padded: (usize, usize),
         valid: &[(usize, usize)],
@@ -94,12 +94,12 @@ impl Pyramid {
         &self.levels
     }
 
-    /// Tokens of one image over all levels: N.
+    /// Number of tokens of one image over all levels: N.
     pub fn tokens(&self) -> usize {
         self.levels.iter().map(Level::tokens).sum()
     }
 
-    /// `[B, N]` of 1 for image and 0 for padding; `None` where nothing is padding.
+    /// `[B, N]`: 1 for image and 0 for padding; `None` if there is no padding.
     pub fn token_mask(&self, device: &Device) -> Result<Option<Tensor>> {
         let mask: Vec<f32> = self
             .places()
@@ -124,14 +124,15 @@ impl Pyramid {
         Tensor::from_vec(ratios, (self.batch, self.levels.len(), 2), device)
     }
 
-    /// `[B, N, dim]`: sine positions (`GroundingDinoSinePositionEmbedding`): y in the first half of
-    /// the channels, x in the second, each normalised to 0..2 pi over the valid area.
+    /// `[B, N, dim]`: sine positions (`GroundingDinoSinePositionEmbedding`). The first half of the channels encodes
+    /// y, the second half x, each normalised to 0..2 pi over the valid area.
     pub fn sine_positions(&self, dim: usize, temperature: f32, device: &Device) -> Result<Tensor> {
         let divisors = sine_divisors(dim / 2, temperature);
         let mut positions = Vec::with_capacity(self.batch * self.tokens() * dim);
         for place in self.places() {
             let (rows, columns) = place.level.valid[place.image];
-            // how many valid cells lie up to here, of how many: the reference sums the mask
+            // the number of valid cells up to this one, and their total; the reference computes them as sums of the
+            // mask
             let inside = |within: bool, count: usize, of: usize| {
                 if within { (count.min(of), of) } else { (0, 0) }
             };
@@ -146,7 +147,7 @@ impl Pyramid {
         Tensor::from_vec(positions, (self.batch, self.tokens(), dim), device)
     }
 
-    /// `[B, N, L, 2]`: every token's centre `(x, y)`, 0..1 of the valid area, as seen on each level
+    /// `[B, N, L, 2]`: the centre `(x, y)` of every token, 0..1 of the valid area, in the coordinates of each level
     /// (`get_reference_points`).
     pub fn reference_points(&self, device: &Device) -> Result<Tensor> {
         if let Some(points) = self.reference_points.get()
@@ -155,7 +156,7 @@ impl Pyramid {
             return Ok(points.clone());
         }
         let points = self.compute_reference_points(device)?;
-        // kept for the first device that asks
+        // cached for the first device that requests it
         let _ = self.reference_points.set(points.clone());
         Ok(points)
     }
@@ -175,8 +176,8 @@ impl Pyramid {
         Tensor::from_vec(points, shape, device)
     }
 
-    /// A box around every token's centre, as logits of cxcywh `[B, N, 4]` (infinite where the box is
-    /// of no use), and `[B, N, 1]` of 1 where it is of use (`generate_encoder_output_proposals`).
+    /// A box around the centre of every token as logits of cxcywh, `[B, N, 4]` (infinite if the proposal is not
+    /// usable), and `[B, N, 1]` with 1 for usable proposals (`generate_encoder_output_proposals`).
     pub fn proposals(&self, device: &Device) -> Result<(Tensor, Tensor)> {
         if let Some(proposals) = self.proposals.get()
             && proposals.0.device().same_device(device)
@@ -184,7 +185,7 @@ impl Pyramid {
             return Ok(proposals.clone());
         }
         let proposals = self.compute_proposals(device)?;
-        // kept for the first device that asks
+        // cached for the first device that requests it
         let _ = self.proposals.set(proposals.clone());
         Ok(proposals)
     }
@@ -217,7 +218,7 @@ impl Pyramid {
         ))
     }
 
-    /// Every token of the batch, in the order of the flattened sequence.
+    /// All tokens of the batch, in the order of the flattened sequence.
     fn places(&self) -> impl Iterator<Item = Place<'_>> {
         (0..self.batch).flat_map(move |image| {
             self.levels
@@ -236,8 +237,8 @@ impl Pyramid {
     }
 }
 
-/// How many of `cells` read a valid pixel when a mask of `padded` pixels, `valid` of them set, is
-/// sampled by nearest neighbour (`torch.nn.functional.interpolate`).
+/// The number of `cells` that sample a valid pixel if a mask of `padded` pixels, `valid` of them set, is resized with
+/// nearest-neighbour sampling (`torch.nn.functional.interpolate`).
 fn nearest_extent(valid: usize, padded: usize, cells: usize) -> usize {
     let scale = padded as f32 / cells as f32;
     (0..cells)
@@ -252,7 +253,7 @@ pub(super) fn sine_divisors(dim: usize, temperature: f32) -> Vec<f32> {
         .collect()
 }
 
-/// The sine (even channels) and cosine (odd channels) of an angle over the divisors.
+/// Appends the sine (even channels) and the cosine (odd channels) of an angle divided by each divisor.
 fn push_sines(angle: f32, divisors: &[f32], out: &mut Vec<f32>) {
     out.extend(divisors.iter().enumerate().map(|(i, divisor)| {
         let angle = angle / divisor;
@@ -262,7 +263,7 @@ fn push_sines(angle: f32, divisors: &[f32], out: &mut Vec<f32>) {
 
 /// Sine embedding of coordinates on the device (`get_sine_pos_embed`): `[..., 1]` to `[..., dim]`.
 pub(super) fn sine_embedding(position: &Tensor, dim: usize, temperature: f32) -> Result<Tensor> {
-    // sin at the even channels, cos at the odd ones, which share a divisor two by two
+    // sin in the even channels and cos in the odd ones; each pair shares a divisor
     let divisors: Vec<f32> = sine_divisors(dim, temperature)
         .into_iter()
         .step_by(2)

@@ -1,4 +1,4 @@
-//! The first stage: which of the encoder's tokens become the decoder's queries.
+//! The first stage: selects the encoder tokens that become the decoder's queries.
 
 use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -8,8 +8,8 @@ use super::config::Config;
 use super::pyramid::Pyramid;
 use crate::models::layers::{LayerNorm, Linear, Mlp, layer_norm, linear};
 
-/// Language-guided query selection: `enc_output`, the class scores and the box head of
-/// `GroundingDinoModel`'s two-stage part.
+/// Language-guided query selection: `enc_output`, the class scores and the box head of the two-stage part of
+/// `GroundingDinoModel`.
 #[derive(Debug, Clone)]
 pub struct QuerySelection {
     enc_output: Linear,
@@ -19,31 +19,31 @@ pub struct QuerySelection {
     num_queries: usize,
 }
 
-/// What is chosen from.
+/// The candidate tokens.
 #[derive(Debug, Clone)]
 pub struct Candidates {
-    /// `[B, N]`: how well each token fits the text token that it fits best.
+    /// `[B, N]`: for each token, the logit of the text token that fits best.
     pub scores: Tensor,
-    /// `[B, N, d]`: the tokens' features.
+    /// `[B, N, d]`: the features of the tokens.
     object_queries: Tensor,
-    /// `[B, N, 4]`: a box for each, as logits of cxcywh.
+    /// `[B, N, 4]`: the box of each token, as logits of cxcywh.
     proposals: Tensor,
 }
 
-/// The chosen queries.
+/// The selected queries.
 #[derive(Debug, Clone)]
 pub struct Proposals {
-    /// `[B, Q]`, u32: the chosen tokens, the best first.
+    /// `[B, Q]`, u32: the selected tokens, the best first.
     pub indices: Tensor,
-    /// `[B, Q, d]`: their features.
+    /// `[B, Q, d]`: the features of the queries.
     pub object_queries: Tensor,
-    /// `[B, Q, 4]`: their boxes as logits of cxcywh, 0..1 of the valid area once squashed.
+    /// `[B, Q, 4]`: the boxes of the queries as logits of cxcywh; after the sigmoid they are 0..1 of the valid area.
     pub coord_logits: Tensor,
 }
 
 impl QuerySelection {
-    /// Loads `enc_output`, `enc_output_norm`, `encoder_output_bbox_embed`, and `encoder_output_class_embed`
-    /// where the model has it.
+    /// Loads `enc_output`, `enc_output_norm`, `encoder_output_bbox_embed`, and, if the model has it,
+    /// `encoder_output_class_embed`.
     pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
         let d = config.d_model;
         Ok(Self {
@@ -55,8 +55,8 @@ impl QuerySelection {
         })
     }
 
-    /// The encoder's image tokens `[B, N, d]` and text `[B, T, d]` with its padding bias
-    /// `[B, 1, T]`, to the best `Q` tokens: `num_queries`, or all where a small image has fewer.
+    /// The encoder's image tokens `[B, N, d]`, and its text `[B, T, d]` with the padding bias `[B, 1, T]`, to the
+    /// best `Q` tokens. `Q` is `num_queries`, or `N` if a small image has fewer tokens.
     pub fn forward(
         &self,
         vision: &Tensor,
@@ -70,7 +70,7 @@ impl QuerySelection {
         self.choose(&candidates, indices)
     }
 
-    /// Scores every token, with the inputs of [`Self::forward`].
+    /// Scores all tokens; the inputs are those of [`Self::forward`].
     pub fn candidates(
         &self,
         vision: &Tensor,
@@ -88,10 +88,10 @@ impl QuerySelection {
         })
     }
 
-    /// The queries of these tokens, `[B, Q]`.
+    /// The queries for the tokens `indices`, `[B, Q]`.
     pub fn choose(&self, candidates: &Candidates, indices: Tensor) -> Result<Proposals> {
         let object_queries = gather_tokens(&candidates.object_queries, &indices)?;
-        // the box head runs on the chosen tokens only; the reference runs it on all and then chooses
+        // the box head runs only on the selected tokens; the reference runs it on all tokens and then selects
         let offsets = self.bbox_embed.forward(&object_queries)?;
         let proposals = gather_tokens(&candidates.proposals, &indices)?;
         Ok(Proposals {
@@ -101,7 +101,7 @@ impl QuerySelection {
         })
     }
 
-    /// `[B, N, d]`: tokens whose proposal is of no use are zeroed, then all are projected and normed.
+    /// `[B, N, d]`: tokens with unusable proposals are set to zero, then all tokens are projected and normed.
     fn object_queries(&self, vision: &Tensor, useful: &Tensor) -> Result<Tensor> {
         let vision = vision.broadcast_mul(&useful.to_dtype(vision.dtype())?)?;
         self.enc_output_norm
@@ -109,8 +109,8 @@ impl QuerySelection {
     }
 }
 
-/// `[B, N]` to the indices of each row's largest `count` values, `[B, min(count, N)]`, the largest
-/// first; of equal ones the earlier on the CPU, either elsewhere.
+/// Scores `[B, N]` to the indices of the `count` largest values of each row, `[B, min(count, N)]`, the largest first.
+/// Of equal values, the earlier one is first on the CPU; the order is not defined on other devices.
 fn top_indices(scores: &Tensor, count: usize) -> Result<Tensor> {
     let (batch, tokens) = scores.dims2()?;
     let count = count.min(tokens);
@@ -126,11 +126,10 @@ fn top_indices(scores: &Tensor, count: usize) -> Result<Tensor> {
     Tensor::from_vec(chosen, (batch, count), scores.device())
 }
 
-/// candle sorts a row in a block's shared memory, which has 48 KiB for sure: four bytes each.
+/// candle sorts a row in the shared memory of one block, at four bytes per value; 48 KiB are always available.
 const SORTED_AT_ONCE: usize = 8192;
 
-/// The same on the device itself: each part of a row sends its best into the next round, until a round is
-/// one part.
+/// The same on the device: each part of a row passes its best values to the next round, until one part is left.
 fn top_indices_in_rounds(scores: &Tensor, count: usize, at_once: usize) -> Result<Tensor> {
     let (batch, tokens) = scores.dims2()?;
     let mut scores = scores.contiguous()?;
@@ -179,7 +178,7 @@ mod tests {
 
     #[test]
     fn rounds_on_the_device_choose_the_same() -> Result<()> {
-        // no two scores are equal
+        // all scores are different
         let mixed = |i: usize| (i * 7919 % 10_007) as f32;
         let scores: Vec<f32> = (0..3 * 1000).map(mixed).collect();
         let scores = Tensor::from_vec(scores, (3, 1000), &Device::Cpu)?;

@@ -1,4 +1,4 @@
-//! Self-attention among the text tokens of each phrase, inside the encoder.
+//! Self-attention among the text tokens of each phrase, as part of the encoder.
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -34,8 +34,7 @@ impl TextEnhancerLayer {
         })
     }
 
-    /// Text `[B, T, d]`, its sine positions `[B, T, d]`, and the additive phrase mask
-    /// `[B, 1, T, T]`; to `[B, T, d]`.
+    /// Text `[B, T, d]`, its sine positions `[B, T, d]`, and the additive phrase mask `[B, 1, T, T]`, to `[B, T, d]`.
     pub fn forward(&self, text: &Tensor, positions: &Tensor, bias: &Tensor) -> Result<Tensor> {
         let _span = tracing::debug_span!("text_enhancer").entered();
         let queries = (text + positions)?;

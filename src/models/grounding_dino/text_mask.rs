@@ -1,4 +1,4 @@
-//! Which text tokens see which: every phrase of a caption only itself.
+//! The attention mask of the text: the tokens of a phrase attend only to each other.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -6,21 +6,22 @@ use candle_core::{DType, Device, Result, Tensor};
 /// (`SPECIAL_TOKENS` of the reference).
 pub const SEPARATORS: [u32; 4] = [101, 102, 1012, 1029];
 
-/// A batch of captions as token ids, padded to the longest, with what the model derives from them.
+/// A batch of captions as token ids, padded to the longest, and the tensors that the model derives from them.
 #[derive(Debug, Clone)]
 pub struct TextTokens {
     /// `[B, T]`, u32.
     pub input_ids: Tensor,
     /// `[B, T]`, u32: 1 for a token, 0 for padding.
     pub attention_mask: Tensor,
-    /// `[B, T]`, u32: the place of a token in its own phrase.
+    /// `[B, T]`, u32: the position of each token within its phrase.
     pub position_ids: Tensor,
-    /// `[B, 1, T, T]`, f32: 0 where two tokens belong to one phrase, else the lowest finite value.
+    /// `[B, 1, T, T]`, f32: 0 if two tokens belong to the same phrase, else the lowest finite value.
     pub phrase_bias: Tensor,
 }
 
 impl TextTokens {
-    /// From the ids of each caption (without padding); shorter ones are padded with `[PAD]`, id 0.
+    /// Builds the tensors from the token ids of each caption, without padding. Shorter captions are padded with
+    /// `[PAD]`, id 0.
     ///
     /// # Errors
     /// If `captions` is empty or has an empty row.
@@ -58,12 +59,12 @@ impl TextTokens {
     }
 }
 
-/// For one padded row of ids: the additive mask, row by row, and the position ids
+/// The additive mask, row by row, and the position ids of one padded row of token ids
 /// (`generate_masks_with_special_tokens_and_transfer_map`).
 ///
-/// A separator closes the block of tokens since the one before it; tokens outside any block see only
-/// themselves. A separator in the first or last place makes no block, so the words after the last
-/// dot of a caption that was cut at the limit stand alone, as in the reference.
+/// A separator ends the block of tokens that follows the previous separator. Tokens outside all blocks attend only to
+/// themselves. A separator in the first or last position ends no block. So the words after the last dot of a
+/// truncated caption are alone, as in the reference.
 fn phrase_blocks(ids: &[u32]) -> (Vec<f32>, Vec<u32>) {
     let length = ids.len();
     let mut bias = vec![f32::MIN; length * length];

@@ -1,4 +1,4 @@
-//! Attention of tokens to tokens.
+//! Attention between two sequences of tokens.
 
 use candle_core::{Result, Tensor};
 
@@ -8,12 +8,12 @@ use super::kernels::attention::{Heads, Multihead, Sizes, multihead_attention};
 use super::kernels::simd::InstructionSet;
 use super::{has_kernel, numbers, tensor};
 
-/// Scaled dot-product attention whose heads lie side by side in the channels.
+/// Scaled dot-product attention. The heads are side by side in the channels.
 ///
 /// - `query` `[B, N, heads * D]`
 /// - `key`, `value` `[B, M, heads * D]`
 ///
-///   either side may be `[1, ...]`, and is then the same for all of the other's batch
+///   either side may be `[1, ...]`, and is then shared by all images of the other side
 /// - `bias`, added to the scores, broadcasts to `[B, heads, N, M]`
 ///
 /// Returns `[B, N, heads * D]`.
@@ -129,7 +129,7 @@ pub(super) fn with_kernel(
     )
 }
 
-/// The images of queries and keys, of which one side may be one for all.
+/// The batch size; one of the two sides may have a single image that is shared by all.
 fn batch_of(queries: usize, keys: usize) -> usize {
     if queries == 1 { keys } else { queries }
 }

@@ -24,10 +24,10 @@ pub(super) fn map_of(xs: &Tensor) -> Result<Map> {
     })
 }
 
-/// A dense 3x3 convolution, zero-padded by one.
+/// A dense 3x3 convolution with a zero padding of one.
 #[derive(Debug, Clone)]
 pub struct Conv3x3 {
-    /// `[output, 9 * C]`: row by row of the kernel, channels last.
+    /// `[output, 9 * C]`: the kernel's cells row by row, channels last.
     pub kernel: Matrix,
     /// `[output]`
     pub bias: Option<Tensor>,
@@ -36,12 +36,12 @@ pub struct Conv3x3 {
 }
 
 impl Conv3x3 {
-    /// Takes a kernel as checkpoints hold it, `[output, C, 3, 3]`.
+    /// Converts a kernel from the checkpoint's layout `[output, C, 3, 3]`.
     pub fn new(kernel: &Tensor, bias: Option<Tensor>, stride: usize) -> Result<Self> {
         Self::on(kernel_set(kernel), kernel, bias, stride)
     }
 
-    /// With the kernels for an instruction set, or without any.
+    /// Uses the kernels of an instruction set, or plain tensor operations if `set` is `None`.
     pub(super) fn on(
         set: Option<InstructionSet>,
         kernel: &Tensor,
@@ -94,7 +94,7 @@ pub fn conv3x3(xs: &Tensor, conv: &Conv3x3, activation: Activation) -> Result<Te
     tensor(result, (map.batch, rows, columns, output))
 }
 
-/// The same as [`conv3x3`], as one product over patches that plain tensor operations gather.
+/// The same as [`conv3x3`], as one matrix product over patches that plain tensor operations gather.
 ///
 /// # Errors
 /// If the shapes do not fit each other.
@@ -104,11 +104,11 @@ pub fn conv3x3_plain(xs: &Tensor, conv: &Conv3x3, activation: Activation) -> Res
     linear(&patches, &conv.kernel, conv.bias.as_ref(), activation, None)
 }
 
-/// What lies under each of a 3x3 kernel's cells, row by row: nine maps of the result's size.
+/// The inputs of each cell of a 3x3 kernel, row by row: nine maps of the result's size.
 fn neighbours(xs: &Tensor, stride: usize) -> Result<Vec<Tensor>> {
     let (batch, height, width, channels) = xs.dims4()?;
     let (rows, columns) = (height.div_ceil(stride), width.div_ceil(stride));
-    // up to whole strides, so that every cell's pixels are one strided view
+    // padded to whole strides, so that the pixels of every kernel cell are one strided view
     let padded = xs
         .pad_with_zeros(1, 1, rows * stride - height + 1 + stride)?
         .pad_with_zeros(2, 1, columns * stride - width + 1 + stride)?;
@@ -125,10 +125,10 @@ fn neighbours(xs: &Tensor, stride: usize) -> Result<Vec<Tensor>> {
         .collect()
 }
 
-/// A 3x3 convolution of every channel with its own kernel, zero-padded by one.
+/// A depthwise 3x3 convolution with a zero padding of one.
 #[derive(Debug, Clone)]
 pub struct Depthwise3x3 {
-    /// `[9, C]`, row by row.
+    /// `[9, C]`: the kernel's cells row by row.
     pub kernel: Tensor,
     /// `[C]`
     pub bias: Tensor,
@@ -136,8 +136,8 @@ pub struct Depthwise3x3 {
     pub stride: usize,
 }
 
-/// `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), C]`. candle runs one convolution per channel, ten
-/// and more times slower than one pass over the map.
+/// `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), C]`. candle runs one convolution per channel, which is
+/// at least ten times slower than one pass over the map.
 ///
 /// # Errors
 /// If the shapes do not fit each other.
@@ -220,22 +220,22 @@ fn check_depthwise(xs: &Tensor, conv: &Depthwise3x3) -> Result<()> {
     Ok(())
 }
 
-/// A transposed convolution with kernel 2 and stride 2: every pixel becomes a 2x2 block.
+/// A transposed convolution with kernel size 2 and stride 2: every pixel becomes a 2x2 block.
 #[derive(Debug, Clone)]
 pub struct Upscale2x {
-    /// For either row of a block `[2 * output, C]`, the left pixel's channels first.
+    /// For each row of a block, `[2 * output, C]`; the left pixel's channels come first.
     pub kernels: [Matrix; 2],
     /// `[2 * output]`
     pub bias: Tensor,
 }
 
 impl Upscale2x {
-    /// Takes a kernel as checkpoints hold it, `[C, output, 2, 2]`, and its bias `[output]`.
+    /// Converts a kernel from the checkpoint's layout `[C, output, 2, 2]`, with its bias `[output]`.
     pub fn new(kernel: &Tensor, bias: &Tensor) -> Result<Self> {
         Self::on(kernel_set(kernel), kernel, bias)
     }
 
-    /// With the kernels for an instruction set, or without any.
+    /// Uses the kernels of an instruction set, or plain tensor operations if `set` is `None`.
     pub(super) fn on(set: Option<InstructionSet>, kernel: &Tensor, bias: &Tensor) -> Result<Self> {
         let (input, output, _, _) = kernel.dims4()?;
         // [C, output, 2, 2] -> [2, 2 * output, C]
@@ -280,7 +280,7 @@ pub fn upscale2x(xs: &Tensor, upscale: &Upscale2x, activation: Activation) -> Re
     )
 }
 
-/// The same as [`upscale2x`], row by row of the blocks.
+/// The same as [`upscale2x`], with one linear layer per row of the blocks.
 ///
 /// # Errors
 /// If the shapes do not fit each other.
@@ -301,7 +301,7 @@ mod tests {
     use super::super::testing::assert_close;
     use super::*;
 
-    /// What candle's own convolution gives for channels-last maps.
+    /// The result of candle's own convolution for channels-last maps.
     fn by_candle(
         xs: &Tensor,
         convolve: impl Fn(Tensor) -> Result<Tensor>,

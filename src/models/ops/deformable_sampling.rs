@@ -1,4 +1,4 @@
-//! The core of deformable attention: weighted bilinear samples of several feature maps.
+//! The core of deformable attention: weighted bilinear samples from several feature maps.
 
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -8,26 +8,26 @@ use super::kernels::sampling::{self, Sizes};
 use super::kernels::simd::InstructionSet;
 use super::{has_kernel, numbers, tensor};
 
-/// How a deformable attention samples.
+/// The parameters of the sampling.
 #[derive(Debug, Clone, Copy)]
 pub struct Sampling<'a> {
-    /// Heads.
+    /// Number of heads.
     pub heads: usize,
-    /// Places that a head looks at on each level.
+    /// Sampled positions per head and level.
     pub points: usize,
-    /// (height, width) of each level's map.
+    /// `(height, width)` of each level's map.
     pub shapes: &'a [(usize, usize)],
 }
 
 /// Sums bilinear samples of `value`, with zeros outside the maps and `align_corners=false`
-/// (`multi_scale_deformable_attention` of the reference, with the softmax and the locations before it).
+/// (`multi_scale_deformable_attention` of the reference, including the softmax and the locations before it).
 ///
-/// - `value` `[B, heads, N, D]`: the maps, flattened one after the other
-/// - `samples` `[B, Q, 3 * heads * L * P]`: every head's `L * P` offsets in x, then in y, then its logits of the
-///   attention
-/// - `reference` `[B, Q, L, 2]` (centres: offsets are in cells) or `[B, Q, L, 4]` (boxes cxcywh: offsets are in
-///   halves of their sides, divided by `P`), 0..1; in f32 even where the others are not, since it is where in the
-///   image
+/// - `value` `[B, heads, N, D]`: the flattened maps, one after the other
+/// - `samples` `[B, Q, 3 * heads * L * P]`: the `L * P` offsets in x of every head, then those in y, then the logits
+///   of the attention weights
+/// - `reference` `[B, Q, L, 2]` (centres; offsets are in cells) or `[B, Q, L, 4]` (boxes cxcywh; offsets are in
+///   halves of the box sides, divided by `P`), 0..1. It is f32 even if the other tensors are not, because positions
+///   in the image need this precision.
 ///
 /// Returns `[B, Q, heads * D]`.
 ///
@@ -121,7 +121,7 @@ pub fn deformable_sampling_plain(
     sample(value, &locations, &weights, shapes)
 }
 
-/// Where to sample, `(x, y)` in 0..1 of each level: `[B, Q, heads, L, P * 2]`.
+/// The sampling locations, `(x, y)` in 0..1 of each level: `[B, Q, heads, L, P * 2]`.
 fn locations(offsets: &Tensor, reference: &Tensor, sampling: Sampling) -> Result<Tensor> {
     let (offsets, reference) = (
         offsets.to_dtype(DType::F32)?,
@@ -129,7 +129,7 @@ fn locations(offsets: &Tensor, reference: &Tensor, sampling: Sampling) -> Result
     );
     let device = offsets.device();
     let (points, levels) = (sampling.points, sampling.shapes.len());
-    // [B, Q, L, c] -> [B, Q, 1, L, c], each pair repeated for every point
+    // [B, Q, L, c] -> [B, Q, 1, L, c], with each pair repeated for every point
     let reference = reference.unsqueeze(2)?;
     let centres = reference.narrow(4, 0, 2)?.repeat((1, 1, 1, 1, points))?;
     let offsets = if reference.dim(4)? == 2 {
@@ -147,8 +147,8 @@ fn locations(offsets: &Tensor, reference: &Tensor, sampling: Sampling) -> Result
     offsets.broadcast_add(&centres)
 }
 
-/// The weighted samples of `value` `[B, heads, N, D]` at `locations` `[B, Q, heads, L, P * 2]` with `weights` `[B, Q,
-/// heads, L * P]`.
+/// The weighted samples of `value` `[B, heads, N, D]` at `locations` `[B, Q, heads, L, P * 2]`, with `weights`
+/// `[B, Q, heads, L * P]`.
 fn sample(
     value: &Tensor,
     locations: &Tensor,
@@ -180,7 +180,7 @@ fn sample(
                 .reshape((batch, queries, heads, points))?
                 .transpose(1, 2)?
                 .reshape(samples)?;
-            // a far sample is as empty as a near one outside, and its index stays exact
+            // every sample far outside is zero, so clamp it to just outside, where its index is exact
             ((unit * size as f64)? - 0.5)?.clamp(-2.0, size as f64 + 1.0)
         };
         let (x, y) = (at(0, columns)?, at(1, rows)?);
@@ -195,7 +195,7 @@ fn sample(
         let (left, top) = (x.floor()?, y.floor()?);
         for (dy, dx) in [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)] {
             let (column, row) = ((&left + dx)?, (&top + dy)?);
-            // 1 - distance, and 0 outside
+            // 1 - distance, and 0 outside the map
             let share = |at: &Tensor, cell: &Tensor, size: usize| -> Result<Tensor> {
                 let inside = (cell.ge(0f32)? * cell.lt(size as f32)?)?.to_dtype(DType::F32)?;
                 (1.0 - (at - cell)?.abs()?)? * inside
@@ -280,7 +280,7 @@ mod tests {
         };
         let value = Tensor::randn(0f32, 1.0, (1, 1, 15, 8), device)?;
         let reference = Tensor::full(0.5f32, (1, 1, 1, 2), device)?;
-        // offsets in x, in y, logits; the last place is the centre of the middle cell
+        // offsets in x, offsets in y, logits; the last position is the centre of the middle cell
         let nan = f32::NAN;
         let numbers = vec![
             1e30, -1e30, nan, 0.0, 0.0, nan, 1e9, 0.0, 0.0, 0.0, 0.0, 0.0,

@@ -1,4 +1,4 @@
-//! How the kernels keep weights.
+//! The format in which the kernels store weights.
 
 use std::cell::Cell;
 
@@ -8,8 +8,8 @@ thread_local! {
     static CURRENT: Cell<Format> = const { Cell::new(Format::F32) };
 }
 
-/// Runs `load`, in which this thread packs the weights of layers for the kernels in `format`; they stay so. What is
-/// not multiplied as a whole matrix, such as biases and norms, is kept in f32 in any case, and so is a matrix that a
+/// Runs `load`, in which this thread packs weights for the kernels in `format`; they keep this format afterwards.
+/// Biases and norms, which are not factors of a matrix product, are always stored in f32, and so are matrices that a
 /// model computes.
 pub fn with_weights_in<T>(format: Format, load: impl FnOnce() -> T) -> T {
     struct Restore(Format);
@@ -22,7 +22,7 @@ pub fn with_weights_in<T>(format: Format, load: impl FnOnce() -> T) -> T {
     load()
 }
 
-/// The format that weights are packed in now.
+/// The current format for packing weights.
 pub(super) fn current() -> Format {
     CURRENT.get()
 }

@@ -1,4 +1,4 @@
-//! Bi-directional attention between an image's tokens and its text's.
+//! Bi-directional attention between image tokens and text tokens.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::kernels::fusion_attention::{ImageProjections, Pair, fusion_attention}
 use super::kernels::simd::InstructionSet;
 use super::{Activation, Matrix, copied, kernel_set, linear, numbers, tensor};
 
-/// The weights `[output, input]` and biases `[output]` of bi-directional attention. The inner width is that of
+/// The weights `[output, input]` and biases `[output]` of bi-directional attention. The inner width is the width of
 /// all heads together.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)] // the reference's own names
@@ -84,8 +84,8 @@ impl Scaled {
     }
 }
 
-/// Bi-directional attention with its residuals (`GroundingDinoBiMultiHeadAttention` and what
-/// `GroundingDinoFusionLayer` does with its result).
+/// Bi-directional attention with its residuals (`GroundingDinoBiMultiHeadAttention`, and the residuals of
+/// `GroundingDinoFusionLayer`).
 #[derive(Debug, Clone)]
 pub struct FusionAttention {
     vision: VisionSide,
@@ -97,7 +97,7 @@ pub struct FusionAttention {
 
 #[derive(Clone)]
 enum VisionSide {
-    /// Folded into the text's side: see the kernel.
+    /// The image's projections, folded into the text's: see the kernel.
     Kernel(Arc<Folded>),
     Plain {
         vision_proj: Layer,
@@ -118,7 +118,7 @@ impl fmt::Debug for VisionSide {
 }
 
 impl FusionAttention {
-    /// Prepares the projections for the device that they are on.
+    /// Prepares the projections for their device.
     ///
     /// # Errors
     /// If the inner width is not a multiple of `heads`.
@@ -126,7 +126,7 @@ impl FusionAttention {
         Self::on(kernel_set(&projections.vision_proj.0), projections, heads)
     }
 
-    /// With the kernels for an instruction set, or without any.
+    /// Uses the kernels of an instruction set, or plain tensor operations if `set` is `None`.
     pub(super) fn on(
         set: Option<InstructionSet>,
         projections: &FusionProjections,
@@ -172,8 +172,9 @@ impl FusionAttention {
         })
     }
 
-    /// Image tokens `[B, N, d]`, text tokens `[B, T, d]`, `token_mask` `[B, N]` (1 image, 0 padding),
-    /// `text_bias` `[B, 1, T]` (0, or very negative for padding); to the same two shapes, the inputs added.
+    /// Image tokens `[B, N, d]`, text tokens `[B, T, d]`, `token_mask` `[B, N]` (1 image, 0 padding) and `text_bias`
+    /// `[B, 1, T]` (0, or very negative for padding). Returns image and text tokens in the same shapes, with the
+    /// inputs added.
     ///
     /// # Errors
     /// If the shapes do not fit each other.
@@ -205,8 +206,8 @@ impl FusionAttention {
         Ok((vision, self.out_text_proj.forward_added(&seen, text)?))
     }
 
-    /// What the image tokens see `[B, N, inner]` and what the text tokens see `[B, T, inner]`, from queries and
-    /// values of the image, keys and values of the text.
+    /// The attention outputs of the image tokens `[B, N, inner]` and of the text tokens `[B, T, inner]`. `sides` are
+    /// the queries and values of the image, and the keys and values of the text.
     fn attend_plain(
         &self,
         sides: [&Tensor; 4],
@@ -246,7 +247,7 @@ impl FusionAttention {
     }
 }
 
-/// Image by image, since each has a text of its own.
+/// Runs the kernel once per image, because each image has its own text.
 fn with_kernel(
     projections: &ImageProjections,
     vision: &Tensor,
@@ -304,7 +305,7 @@ fn with_kernel(
     ))
 }
 
-/// `[B, N]` of 1 and 0 to `[B, 1, 1, N]` of 0 and the lowest finite value.
+/// A mask `[B, N]` of 1 and 0 to a bias `[B, 1, 1, N]` of 0 and the lowest finite value.
 fn padding_bias(token_mask: &Tensor, dtype: DType) -> Result<Tensor> {
     ((1.0 - token_mask)? * f64::from(f32::MIN))?
         .unsqueeze(1)?

@@ -1,16 +1,16 @@
-//! A look between two operations: where work lets more urgent work go first, and where work that nobody waits for ends.
+//! Interrupts between two operations: work pauses for more urgent work, or ends if its result is no longer needed.
 //!
-//! The models do not know of it. Their linear layers, of which every block has several, look up what the thread that
-//! computes was told.
+//! The models do not depend on it. Their linear layers, of which every block has several, call the interrupt that is
+//! set for the current thread.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use candle_core::Result;
 
-/// What is done between two operations. It may block.
+/// A check between two operations. It may block.
 pub trait Interrupt: Send + Sync {
-    /// Whether to go on; otherwise the work ends with an error.
+    /// Whether to continue; if not, the work ends with an error.
     fn goes_on(&self) -> bool;
 }
 
@@ -18,7 +18,7 @@ thread_local! {
     static CURRENT: RefCell<Option<Arc<dyn Interrupt>>> = const { RefCell::new(None) };
 }
 
-/// Runs `work`, and asks `interrupt` between the operations of the models that this thread runs in it.
+/// Runs `work`, and calls `interrupt` between the model operations that this thread runs in it.
 pub fn interruptible<T>(interrupt: Arc<dyn Interrupt>, work: impl FnOnce() -> T) -> T {
     struct Restore(Option<Arc<dyn Interrupt>>);
     impl Drop for Restore {
@@ -30,10 +30,10 @@ pub fn interruptible<T>(interrupt: Arc<dyn Interrupt>, work: impl FnOnce() -> T)
     work()
 }
 
-/// Whether the work of this thread goes on.
+/// Calls the current thread's interrupt.
 ///
 /// # Errors
-/// If it does not.
+/// If the work should end.
 pub(super) fn between_operations() -> Result<()> {
     let current = CURRENT.with_borrow(Option::clone);
     match current {

@@ -1,4 +1,4 @@
-//! A wide depthwise convolution between two linear layers.
+//! Inverted bottleneck: a wide depthwise convolution between two linear layers.
 
 use candle_core::{Result, Tensor};
 
@@ -6,7 +6,7 @@ use super::convolution::{Depthwise3x3, depthwise_conv3x3, depthwise_conv3x3_plai
 use super::kernels::inverted_bottleneck::{self as kernel, Layers};
 use super::{Activation, Matrix, copied, linear, numbers, tensor};
 
-/// The layers of an inverted bottleneck; GELU follows the first two.
+/// The layers of an inverted bottleneck. GELU follows the first two.
 #[derive(Debug, Clone)]
 pub struct InvertedBottleneck {
     /// `[hidden, C]`
@@ -21,8 +21,9 @@ pub struct InvertedBottleneck {
     pub narrow_bias: Tensor,
 }
 
-/// `activation(narrow(gelu(depthwise(gelu(widen(xs))))) + residual)`: `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W /
-/// stride), output]`, the residual's shape. The kernel never holds more than a part of the wide maps.
+/// `activation(narrow(gelu(depthwise(gelu(widen(xs))))) + residual)`: `[B, H, W, C]` to
+/// `[B, ceil(H / stride), ceil(W / stride), output]`, which is also the residual's shape. The kernel keeps only a
+/// part of the wide maps in memory.
 ///
 /// # Errors
 /// If the shapes do not fit each other.

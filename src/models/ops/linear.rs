@@ -14,13 +14,13 @@ use super::kernels::packed::Packed;
 use super::kernels::simd::InstructionSet;
 use super::{Activation, activate_plain, format, has_kernel, kernel_set, numbers, tensor};
 
-/// The weight `[output, input]` of a linear layer; packed for the kernels where they run, and then not kept as a
-/// tensor.
+/// The weight `[output, input]` of a linear layer. If the kernels run on its device, it is packed for them, and no
+/// tensor is kept.
 #[derive(Clone)]
 pub enum Matrix {
-    /// For the kernels.
+    /// Packed for the kernels.
     Packed(Arc<PackedMatrix>),
-    /// For plain tensor operations.
+    /// A tensor, for plain tensor operations.
     Plain(Tensor),
 }
 
@@ -38,7 +38,7 @@ impl fmt::Debug for Matrix {
 }
 
 impl Matrix {
-    /// Packs a weight `[output, input]` where kernels take it.
+    /// Packs a weight `[output, input]` if the kernels take it.
     pub fn new(weight: Tensor) -> Result<Self> {
         Self::on(kernel_set(&weight), weight)
     }
@@ -77,8 +77,8 @@ impl Matrix {
     }
 }
 
-/// `activation(xs W^T + bias + residual)`: `[..., input]` to `[..., output]`. The residual has the result's
-/// shape, or is one image's, `[1, ...]`, that is added to all.
+/// `activation(xs W^T + bias + residual)`: `[..., input]` to `[..., output]`. The residual has the result's shape, or
+/// the shape of one image, `[1, ...]`, and is then added to all images.
 ///
 /// # Errors
 /// If the shapes do not fit each other.
@@ -142,7 +142,7 @@ pub fn linear_plain(
     activate_plain(sum, activation)
 }
 
-/// [`linear`] of tokens `[B, N, input]`, head by head: `[B, heads, N, output / heads]`.
+/// [`linear`] of tokens `[B, N, input]`, split by heads: `[B, heads, N, output / heads]`.
 ///
 /// # Errors
 /// If the shapes do not fit each other.
@@ -197,7 +197,8 @@ pub fn linear_by_heads_plain(
         .contiguous()
 }
 
-/// Every row of `weights` `[K, M, C]` times every row of its image in `xs` `[K, N, C]`: `[K, M, N]`.
+/// The products of every row of `weights` `[K, M, C]` with every row of the same image in `xs` `[K, N, C]`:
+/// `[K, M, N]`.
 ///
 /// # Errors
 /// If the shapes do not fit each other.
@@ -216,8 +217,8 @@ pub fn products_by_image(weights: &Tensor, xs: &Tensor) -> Result<Tensor> {
 /// A linear layer: its weight and its bias.
 type Layer<'a> = (&'a Matrix, Option<&'a Tensor>);
 
-/// `W2 activation(W1 xs + b1) + b2 + residual`: `[..., input]` to `[..., output]`, which the residual's shape
-/// is. The kernel never holds more than a part of the hidden numbers.
+/// `W2 activation(W1 xs + b1) + b2 + residual`: `[..., input]` to `[..., output]`, which is also the residual's
+/// shape. The kernel keeps only a part of the hidden numbers in memory.
 ///
 /// # Errors
 /// If the shapes do not fit each other.

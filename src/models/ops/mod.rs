@@ -1,8 +1,8 @@
-//! Operations that candle does not have, or not fast or precisely enough.
+//! Operations that candle does not have, or whose candle version is too slow or not precise enough.
 //!
-//! Each takes and gives tensors. On a CPU in f32 a kernel runs, and so do kernels on an NVIDIA GPU; everywhere else the
-//! same in plain tensor operations, `..._plain`. [`checks`] compares them, in the tests and in `groundling selftest`.
-//! The kernels are packages of their own, in the folders `kernels` and `gpu/kernels`.
+//! They take and return tensors. Kernels run on a CPU in f32, and on an NVIDIA GPU; in all other cases the same
+//! function runs in plain tensor operations, `..._plain`. [`checks`] compares both, in the tests and in
+//! `groundling selftest`. The kernels are separate packages, in the folders `kernels` and `gpu/kernels`.
 
 mod attention;
 pub mod checks;
@@ -44,17 +44,17 @@ pub use linear::{
 pub use norm::{group_norm, group_norm_plain, layer_norm, layer_norm_plain};
 pub use window_attention::{PositionBias, window_attention, window_attention_plain};
 
-/// Whether a kernel takes this tensor: f32 on a CPU.
+/// Whether a CPU kernel takes this tensor: f32 on a CPU.
 fn has_kernel(xs: &Tensor) -> bool {
     matches!(xs.device(), Device::Cpu) && xs.dtype() == DType::F32
 }
 
-/// The instruction set of the kernels that take this tensor; `None` where plain tensor operations do.
+/// The instruction set of the kernels for this tensor; `None` if plain tensor operations are used.
 fn kernel_set(xs: &Tensor) -> Option<InstructionSet> {
     has_kernel(xs).then(InstructionSet::current)
 }
 
-/// The numbers of a contiguous f32 tensor on the CPU, of which this is the locked storage and the layout.
+/// The numbers of a contiguous f32 tensor on the CPU, from its locked storage and its layout.
 fn numbers<'a, G>((storage, layout): &'a (G, &Layout)) -> Result<&'a [f32]>
 where
     G: Deref<Target = Storage>,
@@ -66,7 +66,7 @@ where
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
-/// The numbers of a tensor as a vector of its own.
+/// The numbers of a tensor, copied to a vector.
 fn copied(xs: &Tensor) -> Result<Vec<f32>> {
     let xs = xs.contiguous()?;
     Ok(numbers(&xs.storage_and_layout())?.to_vec())

@@ -1,7 +1,7 @@
-//! Norms whose variance is taken around the mean.
+//! Norms whose variance is computed around the mean.
 //!
-//! candle's own fused layer norm computes the variance as `E[x^2] - E[x]^2`, which loses all digits where the
-//! mean is large against the spread: up to 8e-4 of the scale in SAM's mask embedding.
+//! candle's own fused layer norm computes the variance as `E[x^2] - E[x]^2`. This loses all digits if the mean is
+//! much larger than the spread: the error is up to 8e-4 of the scale in SAM's mask embedding.
 
 use candle_core::{D, Result, Tensor};
 
@@ -11,8 +11,8 @@ use super::kernels::norm;
 use super::kernels::simd::InstructionSet;
 use super::{Activation, activate_plain, has_kernel, numbers, tensor};
 
-/// The activation of `(x - mean) / sqrt(variance + eps) * weight + bias` over the last dimension; `weight` and `bias`
-/// are `[C]`, the result has the shape of `xs`.
+/// The activation of `(x - mean) / sqrt(variance + eps) * weight + bias` over the last dimension. `weight` and `bias`
+/// are `[C]`; the result has the shape of `xs`.
 ///
 /// # Errors
 /// If the shapes do not fit each other.
@@ -68,8 +68,8 @@ pub fn layer_norm_plain(
     activate_plain(normed, activation)
 }
 
-/// Group norm of channels-last maps `[B, H, W, C]`: `groups` groups of neighbouring channels, each over all of its
-/// image's cells. The result has the same shape.
+/// Group norm of channels-last maps `[B, H, W, C]`: `groups` groups of neighbouring channels, each over all cells of
+/// an image. The result has the same shape.
 ///
 /// # Errors
 /// If the shapes do not fit each other.
@@ -99,7 +99,7 @@ pub fn group_norm(
     let normed: Vec<Vec<f32>> = images
         .map(|image| norm::group_norm(image, groups, weight, bias, eps as f32))
         .collect();
-    // the usual single image is not copied
+    // a batch of one image, the usual case, is not copied
     let normed = match <[Vec<f32>; 1]>::try_from(normed) {
         Ok([normed]) => normed,
         Err(normed) => normed.concat(),

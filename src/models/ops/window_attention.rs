@@ -12,19 +12,19 @@ use super::kernels::window_attention::{self as kernel, RelativePositions, Window
 use super::{attention_plain, copied, has_kernel, numbers, tensor};
 use crate::models::windows::{merge_windows, partition_windows};
 
-/// What is added to the scores of a window of `N = rows * columns` tokens.
+/// The position bias that is added to the scores of a window of `N = rows * columns` tokens.
 #[derive(Clone)]
 pub enum PositionBias {
-    /// `[heads, N, N]`: by head, query and key.
+    /// `[heads, N, N]`: per head, query and key.
     Table(Tensor),
-    /// Decomposed relative positions: the products of a query with tables `[rows, rows, D]` and `[columns,
-    /// columns, D]`, by the rows and the columns of query and key.
+    /// Decomposed relative positions: the products of a query with tables `[rows, rows, D]` and
+    /// `[columns, columns, D]`, indexed by the rows and the columns of query and key.
     Relative {
-        /// By rows.
+        /// The table of the rows.
         by_row: Tensor,
-        /// By columns.
+        /// The table of the columns.
         by_column: Tensor,
-        /// For the kernel.
+        /// Both tables, packed for the kernel.
         packed: Option<Arc<Relative>>,
     },
 }
@@ -42,7 +42,7 @@ impl fmt::Debug for PositionBias {
 }
 
 impl PositionBias {
-    /// Decomposed relative positions, packed where kernels take them.
+    /// Decomposed relative positions, packed if the kernels take them.
     pub fn relative(by_row: Tensor, by_column: Tensor) -> Result<Self> {
         Self::relative_on(InstructionSet::current(), by_row, by_column)
     }
@@ -72,10 +72,10 @@ impl PositionBias {
     }
 }
 
-/// Attention of the tokens of every window to each other.
+/// Attention among the tokens of every window.
 ///
-/// - `qkv` `[B, H, W, 3 * heads * D]`: per token all heads' queries, then keys, then values
-/// - `filler` `[3 * heads * D]`: what a token holds that lies in a window but beyond the map's edge
+/// - `qkv` `[B, H, W, 3 * heads * D]`: for each token the queries of all heads, then the keys, then the values
+/// - `filler` `[3 * heads * D]`: the contents of a token that is in a window but beyond the map's edge
 ///
 /// Returns `[B, H, W, heads * D]`.
 ///
@@ -153,7 +153,7 @@ pub fn window_attention_plain(
         height.next_multiple_of(rows),
         width.next_multiple_of(columns),
     );
-    // what is padding is zero, so that the filler can be added there
+    // padding is zero, so the filler can be added there
     let filled = qkv
         .pad_with_zeros(1, 0, filled_height - height)?
         .pad_with_zeros(2, 0, filled_width - width)?;
@@ -199,7 +199,7 @@ pub fn window_attention_plain(
         .contiguous()
 }
 
-/// Windows of queries `[W, N, heads * D]` to `[W, heads, N, N]` (`get_decomposed_rel_pos`).
+/// The queries of windows `[W, N, heads * D]` to biases `[W, heads, N, N]` (`get_decomposed_rel_pos`).
 fn relative_bias(
     query: &Tensor,
     by_row: &Tensor,
@@ -213,7 +213,7 @@ fn relative_bias(
         .reshape((count, tokens, heads, channels / heads))?
         .transpose(1, 2)?
         .reshape((rows, height, width, d))?;
-    // [rows, H, W, H] and [rows, H, W, W]: what every query says to a row, to a column
+    // [rows, H, W, H] and [rows, H, W, W]: the bias of every query for each row and each column
     let to_rows = query
         .transpose(0, 1)?
         .reshape((height, rows * width, d))?
@@ -232,8 +232,8 @@ fn relative_bias(
         .reshape((count, heads, tokens, tokens))
 }
 
-/// `[windows of an image, N, N]`: 0 where two tokens of a shifted window were neighbours before the shift, else
-/// -100 (the reference's value).
+/// `[windows of an image, N, N]`: 0 if two tokens of a shifted window were neighbours before the shift, else -100
+/// (the reference's value).
 fn shifted_window_mask(windows: Windows, device: &Device) -> Result<Tensor> {
     let tokens = windows.tokens();
     let count = windows.count() / windows.batch.max(1);

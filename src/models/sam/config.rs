@@ -6,16 +6,14 @@ use serde::{Deserialize, Deserializer};
 use super::tiny_vit;
 use crate::models::weights::{Architecture, ModelConfig, Weights};
 
-/// `SamConfig`, with the reference's defaults: a published file may list every field or only those
-/// that differ.
+/// `SamConfig`, with the reference's defaults: a published file may list every field or only those that differ.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)] // the reference's own field names
 pub struct Config {
     #[serde(deserialize_with = "or_default")]
     pub vision_config: VisionConfig,
-    /// MobileSAM's image encoder, which takes the place of the one that `vision_config` describes; no
-    /// `config.json` has it.
+    /// MobileSAM's image encoder, which replaces the one in `vision_config`. It is not part of any `config.json`.
     #[serde(skip)]
     pub tiny_vit: Option<tiny_vit::Config>,
     #[serde(deserialize_with = "or_default")]
@@ -135,14 +133,14 @@ impl Default for MaskDecoderConfig {
 }
 
 impl VisionConfig {
-    /// Rows and columns of the image embedding.
+    /// Number of rows, and of columns, of the image embedding.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size.max(1)
     }
 }
 
 impl VisionConfig {
-    /// The plain vision transformer that the tensors tell.
+    /// Derives the configuration of a plain vision transformer from the tensors' shapes.
     fn of_weights(weights: &Weights) -> Result<Self, String> {
         let [hidden_size, num_channels, patch_size, _] =
             weights.sizes("vision_encoder.patch_embed.projection.weight")?;
@@ -152,7 +150,8 @@ impl VisionConfig {
         let layer = |i: usize, name: &str| format!("vision_encoder.layers.{i}.{name}");
         let [mlp_dim, _] = weights.sizes(&layer(0, "mlp.lin1.weight"))?;
         let num_hidden_layers = weights.count("vision_encoder.layers");
-        // a table of relative positions has 2 n - 1 rows for n places; the global ones see the whole map
+        // a table of relative positions has 2 n - 1 rows for n positions; those of global attention cover the whole
+        // map
         let mut window_size = 0;
         let mut head = hidden_size;
         let mut global_attn_indexes = vec![];
@@ -186,7 +185,7 @@ impl ModelConfig for Config {
     const ARCHITECTURE: Architecture = Architecture::Sam;
     const MODEL_TYPES: &'static [&'static str] = &["sam"];
 
-    /// The prompt encoder and the mask decoder have the same sizes in every published model.
+    /// The prompt encoder and the mask decoder have the same sizes in all published models.
     fn of_weights(weights: &Weights) -> Result<Self, String> {
         weights.of_published_width("mask_decoder.iou_token.weight", 256)?;
         if weights.shape(tiny_vit::SIGNATURE).is_some() {
@@ -283,7 +282,7 @@ impl ModelConfig for Config {
     }
 }
 
-/// Far beyond every published model; more is a mistake that would take all memory.
+/// A limit far beyond every published model; a larger value is an error that would use up the memory.
 fn at_most(name: &str, value: usize, limit: usize) -> Result<(), String> {
     match value <= limit {
         true => Ok(()),

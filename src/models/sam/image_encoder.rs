@@ -1,4 +1,4 @@
-//! The image encoder, in either form.
+//! The image encoder of SAM or MobileSAM.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -7,17 +7,17 @@ use super::config::Config;
 use super::tiny_vit::TinyVit;
 use super::vit::Vit;
 
-/// From pixels to image embeddings.
+/// Computes image embeddings from pixels.
 #[derive(Debug, Clone)]
 pub enum ImageEncoder {
-    /// SAM's own, of any size, SlimSAM's too.
+    /// The vision transformer of SAM, in any size, and of SlimSAM.
     Vit(Vit),
-    /// MobileSAM's.
+    /// The TinyViT of MobileSAM.
     TinyVit(TinyVit),
 }
 
 impl ImageEncoder {
-    /// Loads the one that the configuration names.
+    /// Loads the encoder that the configuration selects.
     pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
         Ok(match &config.tiny_vit {
             Some(tiny_vit) => Self::TinyVit(TinyVit::load(vb, tiny_vit)?),
@@ -25,8 +25,8 @@ impl ImageEncoder {
         })
     }
 
-    /// Normalised, zero-padded pixels `[B, 3, S, S]` with `S` the model's image size, to the image
-    /// embeddings `[B, C, G, G]`.
+    /// Normalised, zero-padded pixels `[B, 3, S, S]`, where `S` is the model's image size, to the image embeddings
+    /// `[B, C, G, G]`.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor> {
         let _span = tracing::debug_span!("image_encoder").entered();
         let size = match self {

@@ -1,4 +1,4 @@
-//! The mask decoder: image and prompt embeddings to masks and their expected quality.
+//! The mask decoder: image and prompt embeddings to masks and their predicted quality.
 
 use candle_core::{IndexOp, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -21,18 +21,18 @@ pub struct MaskDecoder {
     iou_head: Mlp,
 }
 
-/// Masks of `K` prompts.
+/// The masks of `K` prompts.
 #[derive(Debug, Clone)]
 pub struct Masks {
-    /// `[K, M, 4 G, 4 G]`: logits; above 0 is mask.
+    /// `[K, M, 4 G, 4 G]`: mask logits; values above 0 are set.
     pub low_res_masks: Tensor,
-    /// `[K, M]`: the IoU each mask is expected to have with the object.
+    /// `[K, M]`: the predicted IoU of each mask with the object.
     pub iou_scores: Tensor,
 }
 
 impl MaskDecoder {
-    /// Loads the tokens, `transformer`, `upscale_*`, `output_hypernetworks_mlps.{i}` and
-    /// `iou_prediction_head`. The image's positions are `[1, G^2, C]`.
+    /// Loads the tokens, `transformer`, `upscale_*`, `output_hypernetworks_mlps.{i}` and `iou_prediction_head`.
+    /// `image_positions` are `[1, G^2, C]`.
     pub fn load(
         vb: VarBuilder,
         config: &MaskDecoderConfig,
@@ -63,8 +63,9 @@ impl MaskDecoder {
         })
     }
 
-    /// One image's embeddings `[1, C, G, G]`, sparse prompts `[K, S, C]` and dense ones `[K or 1, C, G or 1, G or
-    /// 1]`; to one mask per prompt (`multimask` false) or several of different extent.
+    /// The embeddings of one image `[1, C, G, G]`, sparse prompts `[K, S, C]` and dense prompts
+    /// `[K or 1, C, G or 1, G or 1]`. Returns one mask per prompt, or with `multimask` several masks of different
+    /// extent.
     pub fn forward(
         &self,
         image_embeddings: &Tensor,
@@ -97,7 +98,7 @@ impl MaskDecoder {
             .collect::<Result<Vec<_>>>()?;
         // [K, M, C / 8]
         let weights = Tensor::stack(&weights, 1)?;
-        // every mask's weights times every pixel
+        // the product of every mask's weights and every pixel
         let low_res_masks = products_by_image(&weights, &upscaled)?.reshape((
             prompts,
             wanted.len(),
@@ -114,7 +115,7 @@ impl MaskDecoder {
         })
     }
 
-    /// The two-way transformer's tokens `[K, 1 + M + S, C]` and image `[K, G^2, C]`.
+    /// The outputs of the two-way transformer: tokens `[K, 1 + M + S, C]` and image `[K, G^2, C]`.
     pub fn transform(
         &self,
         image_embeddings: &Tensor,
@@ -135,8 +136,8 @@ impl MaskDecoder {
     }
 }
 
-/// `SamFeedForward`: linear layers with ReLU between them. Widths of the input, of what lies between, and of the
-/// output; `depth` layers, 2 or more.
+/// `SamFeedForward`: `depth` linear layers, 2 or more, with ReLU between them. The sizes are the input, hidden and
+/// output widths.
 fn mlp([input, hidden, output]: [usize; 3], depth: usize, vb: VarBuilder) -> Result<Mlp> {
     let mut layers = vec![linear(input, hidden, vb.pp("proj_in"))?];
     for i in 0..depth.saturating_sub(2) {

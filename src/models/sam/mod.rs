@@ -1,6 +1,6 @@
 //! SAM, the segmenter (Kirillov et al. 2023, <https://arxiv.org/abs/2304.02643>).
 //!
-//! [`Sam::encode_image`] is the expensive part and knows no prompt; [`Sam::predict_masks`] answers any
+//! [`Sam::encode_image`] is the expensive part and does not depend on prompts. [`Sam::predict_masks`] can run any
 //! number of prompts on its result.
 
 pub mod config;
@@ -30,29 +30,29 @@ pub struct Sam {
     image_encoder: ImageEncoder,
     prompt_encoder: PromptEncoder,
     mask_decoder: MaskDecoder,
-    /// `[1, G^2, C]`: the positions of the image embedding's cells.
+    /// `[1, G^2, C]`: the position embeddings of the image embedding's cells.
     image_positions: Tensor,
     config: Config,
 }
 
-/// What to segment in one image: `K` objects, each named by points, by a box, or by both, and
-/// possibly by an earlier mask. Everything is in pixels of the model's input.
+/// The prompts for one image: `K` objects, each given by points, by a box, or by both, and optionally by an earlier
+/// mask. Coordinates are in pixels of the model's input.
 #[derive(Debug, Clone, Default)]
 pub struct Prompts {
-    /// Per object: its points, the same number for each ([`PointLabel::Padding`] fills up).
+    /// For each object, its points. The number must be the same for all objects; [`PointLabel::Padding`] fills
+    /// shorter lists.
     pub points: Option<Vec<Vec<LabelledPoint>>>,
-    /// Per object: its box, xyxy.
+    /// For each object, its box, xyxy.
     pub boxes: Option<Vec<[f32; 4]>>,
-    /// `[K or 1, 1, 4 G, 4 G]`: mask logits of an earlier answer.
+    /// `[K or 1, 1, 4 G, 4 G]`: mask logits of an earlier prediction.
     pub masks: Option<Tensor>,
 }
 
 impl Sam {
-    /// Loads a checkpoint in the published names.
+    /// Loads a checkpoint with the published tensor names.
     ///
     /// # Errors
-    /// If the configuration cannot be built, or a tensor is missing or of another shape; the message
-    /// names it.
+    /// If the configuration is not supported, or a tensor is missing or has another shape; the message names it.
     pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
         config.validate().map_err(candle_core::Error::Msg)?;
         let vision = &config.vision_config;
@@ -76,7 +76,7 @@ impl Sam {
         })
     }
 
-    /// The configuration it was loaded with.
+    /// The configuration that the model was loaded with.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -96,7 +96,7 @@ impl Sam {
         &self.mask_decoder
     }
 
-    /// `[1, G^2, C]`: the positions of the image embedding's cells, row by row.
+    /// `[1, G^2, C]`: the position embeddings of the image embedding's cells, row by row.
     pub fn image_positions(&self) -> &Tensor {
         &self.image_positions
     }
@@ -109,7 +109,7 @@ impl Sam {
     /// The sparse embeddings `[K, S, C]` of the prompts' points and boxes.
     ///
     /// # Errors
-    /// If there is neither a point nor a box, or not as many of one as of the other.
+    /// If there are neither points nor boxes, or their numbers of objects differ.
     pub fn embed_prompts(&self, prompts: &Prompts) -> Result<Tensor> {
         let encoder = &self.prompt_encoder;
         match (&prompts.points, &prompts.boxes) {
@@ -131,8 +131,8 @@ impl Sam {
         }
     }
 
-    /// The masks of `K` prompts on one image's embeddings: one each, or with `multimask` several of
-    /// different extent.
+    /// The masks of `K` prompts for the embeddings of one image: one mask per prompt, or with `multimask` several
+    /// masks of different extent.
     ///
     /// # Errors
     /// See [`Sam::embed_prompts`].

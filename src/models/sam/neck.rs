@@ -1,4 +1,4 @@
-//! The last two convolutions of both image encoders.
+//! The neck: the last two convolutions of both image encoders.
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -17,7 +17,7 @@ pub(super) struct Neck {
 }
 
 impl Neck {
-    /// Loads `conv1`, `layer_norm1`, `conv2` and `layer_norm2`, from `hidden` channels to `channels`.
+    /// Loads `conv1`, `layer_norm1`, `conv2` and `layer_norm2`, from `hidden` to `channels` channels.
     pub(super) fn load(hidden: usize, channels: usize, vb: VarBuilder) -> Result<Self> {
         let conv1 = vb.get((channels, hidden, 1, 1), "conv1.weight")?;
         let conv2 = vb.get((channels, channels, 3, 3), "conv2.weight")?;

@@ -8,22 +8,22 @@ use candle_nn::{Activation, Conv2d, Conv2dConfig, VarBuilder};
 use super::config::PromptEncoderConfig;
 use crate::models::layers::LayerNorm2d;
 
-/// What a point says.
+/// The label of a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PointLabel {
-    /// Not part of the object: label 0 of the reference.
+    /// The point is not on the object; label 0 of the reference.
     Background,
-    /// Part of the object: label 1.
+    /// The point is on the object; label 1 of the reference.
     Foreground,
-    /// No point: fills up the points of an object that has fewer than another; label -10, whose
-    /// embedding is zero.
+    /// No point: fills the list of an object with fewer points than another. Label -10 of the reference, with a zero
+    /// embedding.
     Padding,
 }
 
-/// A place `(x, y)` in pixels of the model's input, and what it says.
+/// A position `(x, y)` in pixels of the model's input, and its label.
 pub type LabelledPoint = ((f32, f32), PointLabel);
 
-/// `SamPositionalEmbedding`: random Fourier features of a place.
+/// `SamPositionalEmbedding`: random Fourier features of a position.
 #[derive(Debug, Clone)]
 pub struct PositionEmbedding {
     /// `[2, F]`.
@@ -38,14 +38,14 @@ impl PositionEmbedding {
         })
     }
 
-    /// Places `(x, y)` in 0..1, `[..., 2]`, to `[..., 2 F]`.
+    /// Positions `(x, y)` in 0..1, `[..., 2]`, to `[..., 2 F]`.
     pub fn forward(&self, places: &Tensor) -> Result<Tensor> {
         let angles = ((places * 2.0)? - 1.0)?.broadcast_matmul(&self.matrix)?;
         let angles = (angles * TAU)?;
         Tensor::cat(&[angles.sin()?, angles.cos()?], D::Minus1)
     }
 
-    /// The centres of a `grid` x `grid` map: `[1, grid^2, 2 F]`, row by row.
+    /// The embeddings of the cell centres of a `grid` x `grid` map: `[1, grid^2, 2 F]`, row by row.
     pub fn of_grid(&self, grid: usize, device: &Device) -> Result<Tensor> {
         let centre = |i: usize| (i as f32 + 0.5) / grid as f32;
         let places: Vec<f32> = (0..grid * grid)
@@ -60,9 +60,9 @@ impl PositionEmbedding {
 #[derive(Debug, Clone)]
 pub struct PromptEncoder {
     positions: PositionEmbedding,
-    /// `[4, C]`: what is added for padding (zero), for no point, background, foreground.
+    /// `[4, C]`: the embeddings that are added for padding (zero), "no point", background and foreground.
     point_kinds: Tensor,
-    /// `[2, C]`: what is added for a box's top left and bottom right corner.
+    /// `[2, C]`: the embeddings that are added for a box's top left and bottom right corner.
     corner_kinds: Tensor,
     /// `[1, C, 1, 1]`.
     no_mask_embed: Tensor,
@@ -91,9 +91,9 @@ impl PromptEncoder {
         })
     }
 
-    /// Points of `K` objects in pixels of the model's input, as many for each, to `[K, P, C]`.
+    /// The points of `K` objects, in pixels of the model's input and the same number for each, to `[K, P, C]`.
     ///
-    /// Where no box goes with them, `pad` adds the reference's "no point" at the end.
+    /// With `pad`, the reference's "no point" is appended; use it if there are no boxes.
     ///
     /// # Errors
     /// If the objects have different numbers of points.
@@ -131,7 +131,7 @@ impl PromptEncoder {
         positions.broadcast_mul(&placed)? + kinds
     }
 
-    /// Boxes xyxy in pixels of the model's input, `K` of them, to their corners `[K, 2, C]`.
+    /// `K` boxes, xyxy in pixels of the model's input, to the embeddings of their corners `[K, 2, C]`.
     pub fn embed_boxes(&self, boxes: &[[f32; 4]]) -> Result<Tensor> {
         let corners: Vec<f32> = boxes.iter().flatten().copied().collect();
         let corners = Tensor::from_vec(corners, (boxes.len(), 2, 2), self.corner_kinds.device())?;
@@ -139,8 +139,8 @@ impl PromptEncoder {
             .broadcast_add(&self.corner_kinds.unsqueeze(0)?)
     }
 
-    /// Mask logits `[K, 1, 4 G, 4 G]`, as an earlier answer gave them, to `[K, C, G, G]`; without any,
-    /// `[1, C, 1, 1]`, the same everywhere.
+    /// Mask logits `[K, 1, 4 G, 4 G]` of an earlier prediction, to `[K, C, G, G]`. Without masks, `[1, C, 1, 1]`, the
+    /// same embedding for all cells.
     pub fn embed_masks(&self, masks: Option<&Tensor>) -> Result<Tensor> {
         match masks {
             Some(masks) => self.mask_embed.forward(masks),
@@ -148,7 +148,7 @@ impl PromptEncoder {
         }
     }
 
-    /// Pixels `[..., 2]` to position embeddings, at the pixels' centres.
+    /// Pixel coordinates `[..., 2]` to position embeddings at the pixels' centres.
     fn embed_pixels(&self, pixels: &Tensor) -> Result<Tensor> {
         let places = ((pixels + 0.5)? / self.image_size as f64)?;
         self.positions
@@ -156,7 +156,7 @@ impl PromptEncoder {
     }
 }
 
-/// `SamMaskEmbedding`: a mask four times as fine as the image embedding, halved twice.
+/// `SamMaskEmbedding`: halves a mask with four times the resolution of the image embedding twice.
 #[derive(Debug, Clone)]
 struct MaskEmbedding {
     conv1: Conv2d,

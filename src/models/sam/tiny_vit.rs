@@ -1,8 +1,8 @@
-//! MobileSAM's image encoder: TinyViT with the last stage at the resolution of the one before (Zhang et
-//! al. 2023, <https://arxiv.org/abs/2306.14289>; Wu et al. 2022, <https://arxiv.org/abs/2207.10666>).
+//! MobileSAM's image encoder: TinyViT whose last stage keeps the resolution of the stage before (Zhang et al. 2023,
+//! <https://arxiv.org/abs/2306.14289>; Wu et al. 2022, <https://arxiv.org/abs/2207.10666>).
 //!
-//! The reference is `tiny_vit_sam.py` of the `mobile_sam` package, whose class is named above each block.
-//! Maps are channels last here; batch norms are folded into their convolutions when the model loads.
+//! The reference is `tiny_vit_sam.py` of the `mobile_sam` package; its class is named above each block. Maps are
+//! channels last here. Batch norms are folded into their convolutions when the model loads.
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -18,32 +18,32 @@ use crate::models::weights::Weights;
 /// A tensor that only TinyViT has.
 pub const SIGNATURE: &str = "vision_encoder.patch_embed.seq.0.c.weight";
 
-/// The sizes of the four stages, the first of convolutions, the others of windowed attention.
+/// The sizes of the four stages. The first stage has convolutions, the others have windowed attention.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)] // the reference's own names
 pub struct Config {
     pub image_size: usize,
     pub embed_dims: Vec<usize>,
     pub depths: Vec<usize>,
-    /// None for the first stage.
+    /// One per stage; not used for the first stage.
     pub num_heads: Vec<usize>,
-    /// None for the first stage.
+    /// One per stage; not used for the first stage.
     pub window_sizes: Vec<usize>,
-    /// Of the convolution blocks.
+    /// Hidden channels of the convolution blocks.
     pub hidden_dim: usize,
     pub output_channels: usize,
 }
 
-/// The width whose stage keeps the resolution: the reference tells it by these numbers too.
+/// Widths of the stage that keeps the resolution; the reference also detects the stage by these numbers.
 const UNSTRIDED: [usize; 3] = [320, 448, 576];
-/// Norms of the attention blocks (torch's default), batch norms (the same).
+/// The epsilon of the attention blocks' norms and of the batch norms; torch's default for both.
 const EPS: f64 = 1e-5;
 
 impl Config {
-    /// The configuration that the tensors tell.
+    /// Derives the configuration from the tensors' shapes.
     ///
     /// # Errors
-    /// The tensor that is missing.
+    /// The name of a missing tensor.
     pub fn of_weights(weights: &Weights) -> std::result::Result<Self, String> {
         let stages = weights.count("vision_encoder.layers");
         let block = |stage: usize| format!("vision_encoder.layers.{stage}.blocks");
@@ -51,7 +51,7 @@ impl Config {
         let [hidden_dim, ..] = weights.sizes::<4>(&format!("{}.0.conv1.c.weight", block(0)))?;
         let [output_channels, ..] = weights.sizes::<4>("vision_encoder.neck.conv1.weight")?;
         let mut config = Self {
-            // in no tensor's shape: convolutions and windows take any size
+            // not visible in any shape: convolutions and windows work for any size
             image_size: 1024,
             embed_dims: vec![first],
             depths: (0..stages).map(|i| weights.count(&block(i))).collect(),
@@ -62,7 +62,7 @@ impl Config {
         };
         for stage in 1..stages {
             let attention = format!("{}.0.attn", block(stage));
-            // one bias per distance in rows and in columns
+            // one bias per distance in rows and columns
             let [heads, biases] = weights.sizes(&format!("{attention}.attention_biases"))?;
             let [width, _] = weights.sizes(&format!("{attention}.proj.weight"))?;
             config.embed_dims.push(width);
@@ -86,7 +86,7 @@ impl TinyVit {
     /// Loads `patch_embed.seq`, `layers.{i}` and `neck`.
     ///
     /// # Errors
-    /// If a tensor is missing or of another shape; the message names it.
+    /// If a tensor is missing or has another shape; the message names it.
     pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
         let dims = &config.embed_dims;
         let (Some(first), Some(last)) = (dims.first(), dims.last()) else {
@@ -103,7 +103,7 @@ impl TinyVit {
         })
     }
 
-    /// Rows and columns of the pixels it takes.
+    /// Number of rows, and of columns, of the input pixels.
     pub(super) fn image_size(&self) -> usize {
         self.image_size
     }
@@ -123,7 +123,7 @@ impl TinyVit {
 pub struct PatchEmbed(Conv3x3, Conv3x3);
 
 impl PatchEmbed {
-    /// Loads `seq.0` and `seq.2`, to `channels`.
+    /// Loads `seq.0` and `seq.2`; the output has `channels` channels.
     pub fn load(channels: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self(
             halving(3, channels / 2, vb.pp("seq.0"))?,
@@ -131,7 +131,7 @@ impl PatchEmbed {
         ))
     }
 
-    /// Pixels `[B, 3, H, W]`, sizes divisible by 4, to `[B, H / 4, W / 4, C]`.
+    /// Pixels `[B, 3, H, W]`, whose sizes are divisible by 4, to `[B, H / 4, W / 4, C]`.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor> {
         let pixels = pixel_values.permute((0, 2, 3, 1))?.contiguous()?;
         let halved = conv3x3(&pixels, &self.0, Activation::Gelu)?;
@@ -153,7 +153,7 @@ enum Block {
 }
 
 impl Stage {
-    /// Loads the stage of this number: `blocks.{i}`, and `downsample` unless it is the last.
+    /// Loads a stage by its index: `blocks.{i}`, and `downsample` unless it is the last one.
     pub fn load(vb: VarBuilder, config: &Config, stage: usize) -> Result<Self> {
         let dim = config.embed_dims[stage];
         let blocks = (0..config.depths[stage])
@@ -175,7 +175,7 @@ impl Stage {
         })
     }
 
-    /// `[B, H, W, C]` to the next stage's map, or to the same shape in the last.
+    /// `[B, H, W, C]` to the next stage's input, or to the same shape in the last stage.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let mut xs = xs.clone();
         for block in &self.blocks {
@@ -191,7 +191,7 @@ impl Stage {
     }
 }
 
-/// `Conv2d_BN`: the kernel `[out, in, h, w]` and the bias of the convolution with its batch norm folded in.
+/// `Conv2d_BN`: the kernel `[out, in, h, w]` and the bias of the convolution, with its batch norm folded in.
 fn folded(output: usize, input: usize, side: usize, vb: VarBuilder) -> Result<(Tensor, Tensor)> {
     let kernel = vb.get((output, input, side, side), "c.weight")?;
     let vb = vb.pp("bn");
@@ -205,7 +205,7 @@ fn folded(output: usize, input: usize, side: usize, vb: VarBuilder) -> Result<(T
     ))
 }
 
-/// A 1x1 `Conv2d_BN`, which is a linear layer on the channels: its weight `[output, input]` and its bias.
+/// A 1x1 `Conv2d_BN`, as a linear layer on the channels: its weight `[output, input]` and its bias.
 fn pointwise(input: usize, output: usize, vb: VarBuilder) -> Result<(Matrix, Tensor)> {
     let (kernel, bias) = folded(output, input, 1, vb)?;
     Ok((Matrix::new(kernel.reshape((output, input))?)?, bias))
@@ -221,13 +221,13 @@ fn depthwise(channels: usize, stride: usize, vb: VarBuilder) -> Result<Depthwise
     })
 }
 
-/// A dense 3x3 `Conv2d_BN` of stride 2.
+/// A dense 3x3 `Conv2d_BN` with stride 2.
 fn halving(input: usize, output: usize, vb: VarBuilder) -> Result<Conv3x3> {
     let (kernel, bias) = folded(output, input, 3, vb)?;
     Conv3x3::new(&kernel, Some(bias), 2)
 }
 
-/// A 1x1, a depthwise 3x3 of this stride, and another 1x1 `Conv2d_BN`.
+/// A 1x1, a depthwise 3x3 with this stride, and another 1x1 `Conv2d_BN`.
 fn bottleneck(
     [input, hidden, output]: [usize; 3],
     stride: usize,
@@ -244,7 +244,7 @@ fn bottleneck(
     })
 }
 
-/// `MBConv`: widened, convolved channel by channel, narrowed, around a shortcut.
+/// `MBConv`: an inverted bottleneck with a residual connection.
 #[derive(Debug, Clone)]
 struct MbConv(InvertedBottleneck);
 
@@ -259,7 +259,7 @@ impl MbConv {
     }
 }
 
-/// `PatchMerging`: half the resolution, but before the last stage.
+/// `PatchMerging`: halves the resolution, except before the last stage.
 #[derive(Debug, Clone)]
 struct PatchMerging(InvertedBottleneck);
 
@@ -275,7 +275,7 @@ impl PatchMerging {
     }
 }
 
-/// `TinyViTBlock`: attention in windows, a depthwise convolution, an MLP.
+/// `TinyViTBlock`: windowed attention, a depthwise convolution and an MLP.
 #[derive(Debug, Clone)]
 struct AttentionBlock {
     attention: WindowAttention,
@@ -308,13 +308,13 @@ impl AttentionBlock {
     }
 }
 
-/// `Attention`, with a learned bias per distance, in windows.
+/// `Attention` in windows, with a learned bias per distance.
 #[derive(Debug, Clone)]
 struct WindowAttention {
     norm: LayerNorm,
-    /// All heads' queries, then keys, then values; the checkpoint has each head's three side by side.
+    /// The queries of all heads, then the keys, then the values. The checkpoint interleaves the three per head.
     qkv: Linear,
-    /// `[3 C]`: what norm and projection make of the zeros that fill up the last windows.
+    /// `[3 C]`: the norm and the projection applied to a zero token, which pads the last windows.
     filler: Tensor,
     proj: Linear,
     position_bias: PositionBias,
@@ -326,7 +326,7 @@ impl WindowAttention {
     fn load(dim: usize, heads: usize, window: usize, vb: VarBuilder) -> Result<Self> {
         let tokens = window * window;
         let biases = vb.get((heads, tokens), "attention_biases")?;
-        // numbered in the order in which a window's first token meets them: row by row
+        // numbered in the order in which the window's first token encounters them, row by row
         let index: Vec<u32> = (0..tokens)
             .flat_map(|a| {
                 (0..tokens).map(move |b| {
@@ -360,8 +360,8 @@ impl WindowAttention {
         })
     }
 
-    /// A map `[B, H, W, C]` with the result added. What fills up the last windows is seen too, as in the
-    /// reference.
+    /// A map `[B, H, W, C]` plus the attention's result. Padding tokens of the last windows are attended to as well,
+    /// as in the reference.
     fn forward_added(&self, xs: &Tensor) -> Result<Tensor> {
         let (batch, height, width, _) = xs.dims4()?;
         let windows = Windows {

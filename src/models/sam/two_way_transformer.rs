@@ -18,7 +18,7 @@ pub struct TwoWayTransformer {
 }
 
 impl TwoWayTransformer {
-    /// Loads `layers.{i}`, `final_attn_token_to_image` and `layer_norm_final_attn`; the image's positions are
+    /// Loads `layers.{i}`, `final_attn_token_to_image` and `layer_norm_final_attn`. `image_positions` are
     /// `[1, N, C]`.
     pub fn load(
         vb: VarBuilder,
@@ -38,8 +38,8 @@ impl TwoWayTransformer {
         })
     }
 
-    /// Tokens `[K, T, C]` and image `[K, N, C]`; to the tokens and the image, same shapes. An image `[1, N, C]` is
-    /// the same for all, which saves most of the first block.
+    /// Tokens `[K, T, C]` and image `[K, N, C]`, to tokens and image in the same shapes. An image `[1, N, C]` is
+    /// shared by all `K` prompts, which saves most of the first block's work.
     pub fn forward(&self, tokens: &Tensor, image: &Tensor) -> Result<(Tensor, Tensor)> {
         let (mut queries, mut keys) = (tokens.clone(), image.clone());
         for layer in &self.layers {
@@ -55,8 +55,8 @@ impl TwoWayTransformer {
     }
 }
 
-/// How much narrower the blocks' cross attention is; the configuration's `attention_downsample_rate`
-/// reaches only the final attention, in the reference as here.
+/// Ratio of the full width to the width of the blocks' cross attention. The configuration's
+/// `attention_downsample_rate` applies only to the final attention, as in the reference.
 const BLOCK_RATE: usize = 2;
 
 /// `SamTwoWayAttentionBlock`.
@@ -72,7 +72,7 @@ struct TwoWayBlock {
     image_to_token: MultiheadAttention,
     image_query: ImageProjection,
     norm4: LayerNorm,
-    /// The first block's self-attention takes the tokens as they are and replaces them.
+    /// The first block's self-attention uses the tokens without positions, and has no residual connection.
     is_first: bool,
 }
 
@@ -131,7 +131,7 @@ impl TwoWayBlock {
         let output = self.feed_forward.forward_added(&queries, &queries)?;
         let queries = self.norm3.forward(&output)?;
 
-        // the image's tokens are the queries here
+        // the image tokens are the queries here
         let attention = &self.image_to_token;
         let image_query = self.image_query.forward(keys)?;
         let token_key = (&queries + token_positions)?.apply(attention.key())?;
@@ -140,8 +140,8 @@ impl TwoWayBlock {
     }
 }
 
-/// A projection of the image with its positions added. It is linear, and the positions are the same for all images,
-/// so that they are projected once, when the model loads.
+/// A projection of the image with its positions added. The projection is linear, and the positions are the same for
+/// all images, so the positions are projected once, when the model loads.
 #[derive(Debug, Clone)]
 struct ImageProjection {
     projection: Linear,
@@ -150,7 +150,7 @@ struct ImageProjection {
 }
 
 impl ImageProjection {
-    /// Positions are `[1, N, C]`.
+    /// `positions` are `[1, N, C]`.
     fn new(projection: &Linear, positions: &Tensor) -> Result<Self> {
         Ok(Self {
             projection: projection.clone(),
@@ -164,7 +164,7 @@ impl ImageProjection {
     }
 }
 
-/// `SamAttention`: inside, the width is divided by `rate`.
+/// `SamAttention` with its inner width divided by `rate`.
 fn attention(
     vb: VarBuilder,
     config: &MaskDecoderConfig,

@@ -1,5 +1,5 @@
-//! SAM's own image encoder: a plain vision transformer with windowed and global attention and decomposed
-//! relative positions (Li et al. 2022, <https://arxiv.org/abs/2203.16527>).
+//! SAM's image encoder: a plain vision transformer with windowed and global attention and decomposed relative
+//! positions (Li et al. 2022, <https://arxiv.org/abs/2203.16527>).
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -52,13 +52,13 @@ impl Vit {
         })
     }
 
-    /// Rows and columns of the pixels it takes.
+    /// Number of rows, and of columns, of the input pixels.
     pub(super) fn image_size(&self) -> usize {
         self.image_size
     }
 
-    /// Normalised, zero-padded pixels `[B, 3, S, S]` with `S` the model's image size, to the image
-    /// embeddings `[B, C, G, G]`.
+    /// Normalised, zero-padded pixels `[B, 3, S, S]`, where `S` is the model's image size, to the image embeddings
+    /// `[B, C, G, G]`.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor> {
         let mut hidden_states = self.patch_embed.forward(pixel_values)?;
         if let Some(positions) = &self.pos_embed {
@@ -108,11 +108,11 @@ impl Layer {
     }
 }
 
-/// `SamVisionAttention` in square windows of `extent` rows; global attention has one window, the map.
+/// `SamVisionAttention` in square windows of `extent` rows. In global attention, the whole map is one window.
 #[derive(Debug, Clone)]
 struct Attention {
     qkv: Linear,
-    /// `[3 hidden]`: what the projection makes of the zeros that fill up the last windows.
+    /// `[3 hidden]`: the projection of a zero token, which pads the last windows.
     filler: Tensor,
     proj: Linear,
     relative: Option<PositionBias>,
@@ -124,7 +124,7 @@ impl Attention {
     fn load(vb: VarBuilder, config: &VisionConfig, extent: usize) -> Result<Self> {
         let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
         let relative = if config.use_rel_pos {
-            // [extent, extent, D]: by query and key position
+            // [extent, extent, D], by query and key position
             let table = |name: &str| -> Result<Tensor> {
                 let table = vb.get((2 * extent - 1, hidden / heads), name)?;
                 let index: Vec<u32> = (0..extent * extent)
@@ -152,7 +152,7 @@ impl Attention {
         })
     }
 
-    /// A map `[B, H, W, hidden]` to `residual`, a map of the same shape, with the result added.
+    /// A map `[B, H, W, hidden]` to `residual`, which has the same shape, plus the result.
     fn forward_added(&self, map: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let (batch, height, width, _) = map.dims4()?;
         let windows = Windows {

@@ -1,9 +1,9 @@
-//! Grounding DINO: from the names in `groundingdino_swin*.pth` to those of transformers 4.44.2
+//! Grounding DINO: maps the tensor names of `groundingdino_swin*.pth` to those of transformers 4.44.2
 //! (`convert_grounding_dino_to_hf.py`).
 
 use super::names::{Rule, drop, rename};
 
-/// The rules, the first that fits counts.
+/// The rules; the first one that matches applies.
 pub(super) const ORIGINAL: [Rule; 67] = [
     // Swin
     rename(
@@ -172,7 +172,7 @@ pub(super) const ORIGINAL: [Rule; 67] = [
         "transformer.tgt_embed.weight",
         "model.query_position_embeddings.weight",
     ),
-    // the decoder; its box heads are the ones below, once more
+    // the decoder; its box heads are copies of the ones below
     rename(
         "transformer.decoder.layers.{}.self_attn.in_proj_weight",
         "model.decoder.layers.{}.self_attn.{qkv}.weight",

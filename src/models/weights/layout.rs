@@ -1,9 +1,9 @@
-//! Which model a file holds, told by its tensors: file names and folders say nothing reliable.
+//! Detects the model of a file from its tensor names, because file and folder names are not reliable.
 
 use super::names::{Renamed, Rule, apply};
 use super::{grounding_dino_names, sam_names};
 
-/// A kind of model.
+/// A model architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     /// A detector.
@@ -13,7 +13,7 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    /// What to call it in messages.
+    /// The name in messages.
     pub fn describe(self) -> &'static str {
         match self {
             Self::GroundingDino => "a detector (Grounding DINO)",
@@ -22,20 +22,20 @@ impl Architecture {
     }
 }
 
-/// A naming of one kind of model's tensors.
+/// A naming scheme for the tensors of an architecture.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// What to call it in messages.
+    /// The name in messages.
     pub name: &'static str,
-    /// The kind of model.
+    /// The architecture.
     pub architecture: Architecture,
-    /// A tensor that no other layout has.
+    /// A tensor name that no other layout has.
     signature: &'static str,
-    /// To transformers' names; `None` where these are they.
+    /// The rules that map to transformers' names; `None` if the names are already those.
     rules: Option<&'static [Rule]>,
 }
 
-/// Every naming that is known.
+/// All known naming schemes.
 static LAYOUTS: [Layout; 5] = [
     Layout {
         name: "Grounding DINO in transformers' names",
@@ -69,7 +69,7 @@ static LAYOUTS: [Layout; 5] = [
     },
 ];
 
-/// Models that are asked for and not supported, by a tensor of theirs.
+/// Models that users ask for but that are not supported, each with one of its tensor names.
 const STRANGERS: [(&str, &str); 3] = [
     ("mask_decoder.hf_token.weight", "SAM-HQ"),
     ("image_encoder.trunk.patch_embed.proj.weight", "SAM 2"),
@@ -80,11 +80,11 @@ const STRANGERS: [(&str, &str); 3] = [
 ];
 
 impl Layout {
-    /// The layout of a file with these tensors, and what its names begin with before the model's own
-    /// (`module.` of a model that was trained in parallel).
+    /// The layout of a file with these tensor names, and the prefix before the model's own names (for example
+    /// `module.` after data-parallel training).
     ///
     /// # Errors
-    /// What the file seems to hold, if it is no known layout.
+    /// The model that the file seems to hold, if the layout is unknown.
     pub fn of<'a>(
         names: impl Iterator<Item = &'a str> + Clone,
     ) -> Result<(&'static Self, String), String> {
@@ -115,8 +115,8 @@ impl Layout {
         ))
     }
 
-    /// What a tensor is called in transformers; nothing where the model does not need it, `None` where
-    /// the layout does not know the name.
+    /// A tensor's name in transformers. Empty if the model does not need it; `None` if the layout does not know the
+    /// name.
     pub(super) fn rename(&self, name: &str) -> Option<Vec<Renamed>> {
         match self.rules {
             Some(rules) => apply(rules, name),

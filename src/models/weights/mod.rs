@@ -1,4 +1,4 @@
-//! Checkpoint files to tensors: every format and naming that users have, one set of names for the models.
+//! Reads checkpoint files: all formats and naming schemes that users have, under one set of names for the models.
 
 mod grounding_dino_names;
 mod layout;
@@ -19,17 +19,17 @@ pub use self::layout::{Architecture, Layout};
 pub use self::opened::{Weights, tensor_type};
 use self::tensor_file::TensorFile;
 
-/// Where a checkpoint's files are.
+/// The location of a checkpoint's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Checkpoint {
-    /// A folder as published: weights and, where it has them, `config.json`, `preprocessor_config.json`
-    /// and `tokenizer.json`.
+    /// A folder as published: the weights and, if present, `config.json`, `preprocessor_config.json` and
+    /// `tokenizer.json`.
     Folder(PathBuf),
-    /// A file of weights alone; what the others would say is told by its tensors.
+    /// Only a file of weights; the configuration is derived from its tensors.
     File(PathBuf),
     /// Files compiled into the program.
     Embedded {
-        /// What to call it in messages.
+        /// The name in messages.
         name: &'static str,
         /// File names and contents.
         files: &'static [(&'static str, &'static [u8])],
@@ -47,23 +47,23 @@ pub enum CheckpointError {
         /// The cause.
         source: std::io::Error,
     },
-    /// A folder without weights, or with several.
+    /// The folder has no weights, or several files of weights.
     #[error("{folder} {reason}")]
     Folder {
         /// The folder.
         folder: String,
-        /// What is wrong, and what would be right.
+        /// What is wrong, and how to fix it.
         reason: String,
     },
-    /// A JSON file is not what it should be.
+    /// A JSON file is invalid.
     #[error("{file} is not a usable configuration: {reason}")]
     Config {
         /// The file.
         file: String,
-        /// What is wrong, and what would be right.
+        /// What is wrong, and how to fix it.
         reason: String,
     },
-    /// The tokenizer cannot be read.
+    /// The tokenizer is invalid.
     #[error("{file} is not a usable tokenizer: {reason}")]
     Tokenizer {
         /// The file.
@@ -71,7 +71,7 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
-    /// The file of weights is damaged, or of no known model.
+    /// The file of weights is damaged, or its model is unknown.
     #[error("{file} is not a usable checkpoint: {reason}")]
     Unusable {
         /// The file.
@@ -79,46 +79,46 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
-    /// A tensor is missing, or the weights are of another size.
+    /// A tensor is missing, or has another shape.
     #[error("{file} does not hold the model that {described_by} describes: {reason}")]
     Weights {
         /// The file.
         file: String,
-        /// `config.json`, or the tensors themselves.
+        /// The source of the expected shapes: `config.json`, or the tensors themselves.
         described_by: String,
-        /// The cause; names the tensor.
+        /// The cause, with the tensor's name.
         reason: String,
     },
 }
 
-/// The configuration of a model that checkpoints hold.
+/// The configuration of a model that can be loaded from a checkpoint.
 pub trait ModelConfig: serde::de::DeserializeOwned {
-    /// What the weights must be.
+    /// The required architecture of the weights.
     const ARCHITECTURE: Architecture;
-    /// What `model_type` in `config.json` may be.
+    /// The accepted values of `model_type` in `config.json`.
     const MODEL_TYPES: &'static [&'static str];
 
-    /// The configuration of weights that come without one, told by their tensors.
+    /// Derives the configuration from the tensors' shapes, for weights without a `config.json`.
     ///
     /// # Errors
-    /// The tensor that is missing.
+    /// The name of a missing tensor.
     fn of_weights(weights: &Weights) -> Result<Self, String>;
 
-    /// Whether the model can be built from these fields.
+    /// Checks that the model can be built from this configuration.
     ///
     /// # Errors
-    /// A sentence that names the field, its value and what is supported.
+    /// A sentence with the field, its value and the supported values.
     fn validate(&self) -> Result<(), String>;
 }
 
-/// The files that weights are published in, the first that is there counts.
+/// The published file names of weights; the first one that exists is used.
 const WEIGHTS: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 
-/// How other files of weights end.
+/// The extensions of other files of weights.
 pub const WEIGHT_ENDINGS: [&str; 5] = ["safetensors", "pth", "pt", "bin", "ckpt"];
 
 impl Checkpoint {
-    /// The file as it is called in messages.
+    /// The path of a file in messages.
     pub fn describe(&self, file: &str) -> String {
         match self {
             Self::Folder(folder) => folder.join(file).display().to_string(),
@@ -127,10 +127,10 @@ impl Checkpoint {
         }
     }
 
-    /// The bytes of a small file beside the weights; `None` if it is not there.
+    /// The bytes of a small file next to the weights; `None` if it does not exist.
     ///
     /// # Errors
-    /// [`CheckpointError::Read`] if it is there and cannot be read.
+    /// [`CheckpointError::Read`] if it exists but cannot be read.
     pub fn read(&self, file: &str) -> Result<Option<Vec<u8>>, CheckpointError> {
         match self {
             Self::Folder(folder) => match std::fs::read(folder.join(file)) {
@@ -146,11 +146,12 @@ impl Checkpoint {
         }
     }
 
-    /// A JSON file beside the weights, if `validate` finds nothing wrong with it. Weights may come alone: then
-    /// the defaults count; but where their `config.json` is, the others must be too.
+    /// Reads and validates a JSON file next to the weights. If the weights have no `config.json`, the file may be
+    /// missing, and the defaults are used. With a `config.json`, it is required.
     ///
     /// # Errors
-    /// If it is missing where it belongs, or see [`Checkpoint::config`]; what `validate` says names the file.
+    /// If a required file is missing, or see [`Checkpoint::config`]. An error of `validate` is reported with the
+    /// file's name.
     pub fn companion<T: serde::de::DeserializeOwned + Default>(
         &self,
         file: &str,
@@ -168,7 +169,7 @@ impl Checkpoint {
         Ok(value)
     }
 
-    /// That a file is missing.
+    /// The error for a missing file.
     pub fn lacks(&self, file: &str) -> CheckpointError {
         CheckpointError::Read {
             file: self.describe(file),
@@ -176,11 +177,10 @@ impl Checkpoint {
         }
     }
 
-    /// A JSON file, after a look at its `model_type`, where `expected` names some; `None` if it is not
-    /// there.
+    /// Reads a JSON file and, if `expected` is not empty, checks its `model_type`. `None` if the file does not exist.
     ///
     /// # Errors
-    /// If it is not JSON, of another model type, or a field does not fit.
+    /// If it is not valid JSON, has another model type, or a field is invalid.
     pub fn config<T: serde::de::DeserializeOwned>(
         &self,
         file: &str,
@@ -195,7 +195,7 @@ impl Checkpoint {
         };
         let mut value: serde_json::Value =
             serde_json::from_slice(&bytes).map_err(|e| error(e.to_string()))?;
-        // in the reference null is as good as nothing
+        // in the reference, null is the same as a missing field
         drop_nulls(&mut value);
         let found = value.get("model_type").and_then(|v| v.as_str());
         let is_expected =
@@ -212,11 +212,11 @@ impl Checkpoint {
         Ok(Some(value))
     }
 
-    /// Opens the weights of a model and its configuration: `config.json` where there is one, else what the
-    /// tensors tell.
+    /// Opens the weights of a model and its configuration: `config.json` if it exists, else derived from the tensors'
+    /// shapes.
     ///
     /// # Errors
-    /// If a file is missing, damaged, or of another model.
+    /// If a file is missing or damaged, or belongs to another model.
     pub fn open_model<C: ModelConfig>(&self) -> Result<(Weights, C), CheckpointError> {
         const FILE: &str = "config.json";
         let unusable = |file: &str, reason| CheckpointError::Unusable {
@@ -243,10 +243,10 @@ impl Checkpoint {
         Ok((weights, config))
     }
 
-    /// Opens the weights and tells what they are; no tensor is read yet.
+    /// Opens the weights and detects their layout. Reads no tensor yet.
     ///
     /// # Errors
-    /// If there are none, they are damaged or of a model that is not known.
+    /// If there are no weights, or they are damaged or of an unknown model.
     pub fn open(&self) -> Result<Weights, CheckpointError> {
         let (file, opened) = match self {
             Self::Embedded { .. } => {
@@ -264,10 +264,10 @@ impl Checkpoint {
             .map_err(|reason| CheckpointError::Unusable { file, reason })
     }
 
-    /// SHA-256 of the file of weights, which is read as a whole: a second or so for every gigabyte.
+    /// The SHA-256 of the file of weights. It reads the whole file, about one second per gigabyte.
     ///
     /// # Errors
-    /// If there is none, or it cannot be read.
+    /// If there is no file of weights, or it cannot be read.
     pub fn weights_digest(&self) -> Result<[u8; 32], CheckpointError> {
         let mut sum = Context::new(&SHA256);
         let path = match self {
@@ -313,7 +313,7 @@ fn add_file(sum: &mut Context, path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// A missing file is told apart from a damaged one.
+/// Opens a file of weights. The outer error is a missing file, the inner one a damaged file.
 fn open_file(path: &Path) -> Result<Result<TensorFile, String>, CheckpointError> {
     std::fs::File::open(path).map_err(|source| CheckpointError::Read {
         file: path.display().to_string(),
@@ -322,10 +322,10 @@ fn open_file(path: &Path) -> Result<Result<TensorFile, String>, CheckpointError>
     Ok(TensorFile::open(path))
 }
 
-/// The file of weights of a folder.
+/// The file of weights in a folder.
 ///
 /// # Errors
-/// If there is none, or several and none is named as published.
+/// If there is none, or there are several and none has a published name.
 pub fn weights_in(folder: &Path) -> Result<PathBuf, CheckpointError> {
     let entries = std::fs::read_dir(folder).map_err(|source| CheckpointError::Read {
         file: folder.display().to_string(),
@@ -354,11 +354,11 @@ pub fn weights_in(folder: &Path) -> Result<PathBuf, CheckpointError> {
     }
 }
 
-/// The file of weights among the names of a folder's or a repository's files: as published, else the only
-/// one of the first format that is there.
+/// The file of weights among the file names of a folder or a repository: one with a published name, else the only
+/// file with the first extension that occurs.
 ///
 /// # Errors
-/// All files of weights, if they are none or several.
+/// All files of weights, if there are none or several.
 pub fn weights_among(files: &[String]) -> Result<&str, Vec<&str>> {
     let published = |name: &&str| files.iter().any(|file| file == name);
     if let Some(name) = WEIGHTS.into_iter().find(published) {
@@ -376,7 +376,7 @@ pub fn weights_among(files: &[String]) -> Result<&str, Vec<&str>> {
     Err(all)
 }
 
-/// Without the backtrace that candle adds where one is wanted.
+/// The first line of an error, without candle's backtrace.
 fn first_line(error: &candle_core::Error) -> String {
     let text = error.to_string();
     text.lines().next().unwrap_or_default().to_owned()
@@ -415,7 +415,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sam.safetensors");
         let open = |size: u64| {
-            // nothing of it is in the file
+            // the file contains no data for this tensor
             let header = format!(
                 r#"{{"vision_encoder.patch_embed.projection.weight":{{"dtype":"F32","shape":[0,{size}],"data_offsets":[0,0]}}}}"#
             );

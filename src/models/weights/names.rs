@@ -1,23 +1,23 @@
-//! Tensor names: from the original authors' files to transformers', which the models are written in.
+//! Maps tensor names of the original authors' files to transformers' names, which the models use.
 //!
-//! A map is a table of rules. In a pattern `{}` stands for a number, `*` at the end for all that
-//! follows; in what it becomes, `{qkv}` stands for query, key and value, each a third of the rows.
+//! A map is a table of rules. In a pattern, `{}` matches a number, and `*` at the end matches the rest. In the
+//! result, `{qkv}` stands for query, key and value, each a third of the rows.
 
-/// What becomes of the tensors that fit a pattern.
+/// What to do with the tensors that match a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rule {
-    /// The original name.
+    /// The pattern of the original name.
     pub(super) from: &'static str,
-    /// The name in transformers; `None` for what the models do not need.
+    /// The name in transformers; `None` if the models do not need the tensor.
     pub(super) to: Option<&'static str>,
 }
 
-/// A rule that renames.
+/// A rule that renames a tensor.
 pub(super) const fn rename(from: &'static str, to: &'static str) -> Rule {
     Rule { from, to: Some(to) }
 }
 
-/// A rule that leaves out.
+/// A rule that drops a tensor.
 pub(super) const fn drop(from: &'static str) -> Rule {
     Rule { from, to: None }
 }
@@ -31,7 +31,7 @@ pub(super) struct Renamed {
     pub(super) third: Option<usize>,
 }
 
-/// What the first rule that fits makes of a name; `None` if no rule fits.
+/// Applies the first rule that matches a name; `None` if no rule matches.
 pub(super) fn apply(rules: &[Rule], name: &str) -> Option<Vec<Renamed>> {
     rules.iter().find_map(|rule| {
         let found = matched(rule.from, name)?;
@@ -39,7 +39,7 @@ pub(super) fn apply(rules: &[Rule], name: &str) -> Option<Vec<Renamed>> {
     })
 }
 
-/// What the wildcards of a pattern stand for.
+/// The parts of a name that match the wildcards of a pattern.
 #[derive(Debug, Default)]
 struct Wildcards<'a> {
     numbers: Vec<&'a str>,

@@ -1,4 +1,4 @@
-//! An open file of weights under one set of names, as candle's loaders ask for them.
+//! An open file of weights under transformers' names, as a backend of candle's loaders.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,27 +12,27 @@ use super::names::Renamed;
 use super::tensor_file::TensorFile;
 use super::{CheckpointError, first_line};
 
-/// Far beyond every model; what configurations compute from two sizes stays within 64 bits.
+/// Limit of a tensor's size, far beyond every model. Products of two sizes then fit into 64 bits.
 const MAX_SIZE: usize = u32::MAX as usize;
 
-/// Open weights under the names of transformers 4.44.2, whatever the file calls them.
+/// Open weights under the names of transformers 4.44.2, independent of the names in the file.
 pub struct Weights {
-    /// What to call the file in messages.
+    /// The file's name in messages.
     pub(super) file: String,
     tensors: TensorFile,
     layout: &'static Layout,
-    /// What says which sizes the model has.
+    /// The source of the expected shapes, for messages.
     pub(super) described_by: String,
-    /// By name in transformers.
+    /// The location of each tensor, by its name in transformers.
     places: HashMap<String, Place>,
 }
 
-/// Where a tensor is.
+/// The location of a tensor in the file.
 #[derive(Debug)]
 struct Place {
     /// Its name in the file.
     name: String,
-    /// 0, 1 or 2 for a third of that tensor's rows.
+    /// 0, 1 or 2 for a third of that tensor's rows; `None` for all rows.
     third: Option<usize>,
 }
 
@@ -82,15 +82,15 @@ impl Weights {
         })
     }
 
-    /// What the file holds.
+    /// The detected layout of the file.
     pub fn layout(&self) -> &'static Layout {
         self.layout
     }
 
-    /// That it is a model of this kind.
+    /// Checks that the weights have this architecture.
     ///
     /// # Errors
-    /// What it is instead.
+    /// The architecture that they have instead.
     pub fn require(&self, architecture: Architecture) -> Result<(), CheckpointError> {
         if self.layout.architecture == architecture {
             return Ok(());
@@ -105,10 +105,10 @@ impl Weights {
         })
     }
 
-    /// The sizes of a tensor that tells a model's configuration.
+    /// The sizes of a tensor from which a configuration is derived.
     ///
     /// # Errors
-    /// If it is missing, or has not `N` sizes.
+    /// If it is missing, or does not have `N` dimensions.
     pub fn sizes<const N: usize>(&self, name: &str) -> Result<[usize; N], String> {
         let shape = self
             .shape(name)
@@ -128,8 +128,7 @@ impl Weights {
         Some(shape)
     }
 
-    /// How many numbered groups there are, one after the other: 12, if there are `layers.0.` to
-    /// `layers.11.`.
+    /// Number of consecutively numbered groups under a prefix: 12 if there are `layers.0.` to `layers.11.`.
     pub fn count(&self, prefix: &str) -> usize {
         let number = |name: &String| {
             let rest = name.strip_prefix(prefix)?.strip_prefix('.')?;
@@ -140,8 +139,8 @@ impl Weights {
         numbers.iter().enumerate().take_while(in_order).count()
     }
 
-    /// That the number of attention heads, which is in no tensor's shape, is the published models': those are
-    /// known by a width.
+    /// Checks that a tensor has the width of the published models. The number of attention heads is not visible in
+    /// any shape; it is known only for these models.
     ///
     /// # Errors
     /// If the tensor has another width.
@@ -155,11 +154,11 @@ impl Weights {
         }
     }
 
-    /// Loads a model through `load`, its tensors converted to `dtype` one by one; in bf16 on a CPU see
+    /// Loads a model with `load`, and converts its tensors to `dtype` one by one. For bf16 on a CPU see
     /// [`tensor_type`].
     ///
     /// # Errors
-    /// If `load` misses a tensor or finds one of another shape; the message names it.
+    /// If a tensor is missing or has another shape; the message names it.
     pub fn load<M>(
         self,
         dtype: DType,
@@ -181,8 +180,9 @@ impl Weights {
     }
 }
 
-/// The type of a model's tensors. In bf16 on a CPU they are f32: only what layers multiply with their weights is
-/// rounded to bf16, and the weights are kept in it. Sums, norms, softmax and attention are f32.
+/// The dtype of a model's tensors. For bf16 on a CPU it is f32: only the weights of layers and the inputs that are
+/// multiplied with them are rounded to bf16, and these weights are stored in bf16. Sums, norms, softmax and attention
+/// are f32.
 pub fn tensor_type(dtype: DType, device: &Device) -> DType {
     match (dtype, device) {
         (DType::BF16, Device::Cpu) => DType::F32,
@@ -222,7 +222,7 @@ impl SimpleBackend for Weights {
             None => tensor,
             Some(third) => {
                 let rows = tensor.dim(0)? / 3;
-                // a copy: the whole must not stay in memory for a part of it
+                // copied, so that the whole tensor is not kept in memory for one part
                 tensor.narrow(0, third * rows, rows)?.force_contiguous()?
             }
         };

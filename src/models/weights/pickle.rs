@@ -1,24 +1,24 @@
-//! Pickles of tensors, read and not run.
+//! Reads pickles of tensors without executing them.
 //!
-//! A pickle is a program for a small machine, and what it names is imported and called by Python. Here the
-//! machine builds a tree of values; a name that is not known to be harmless ends it. The operations are those
-//! of protocols 2 to 5 (CPython's `Lib/pickletools.py`); values live in one list and are numbers into it, so
-//! that neither depth nor repetition costs anything.
+//! A pickle is a program for a small stack machine, and Python imports and calls what it names. Here the machine only
+//! builds a tree of values, and stops at a name that is not known to be harmless. The operations are those of
+//! protocols 2 to 5 (CPython's `Lib/pickletools.py`). Values are stored in one list and refer to each other by index,
+//! so that deep or repeated structures cost nothing extra.
 
 use std::collections::HashMap;
 
-/// A tensor is told by about thirty values: these are more than fifty thousand tensors.
+/// Limit of values. A tensor takes about thirty, so this is more than fifty thousand tensors.
 const MAX_VALUES: usize = 2 << 20;
-/// Bytes of a module or of a name in it. A name can be put together from a text that is recalled again and again.
+/// Limit of a module's name or a name in it, in bytes. A pickle could build many long names by reusing one text.
 const MAX_NAME: usize = 256;
 
-/// A value: its place in [`Tree`].
+/// The index of a value in [`Tree`].
 pub(super) type Id = usize;
 
-/// What a value is.
+/// The kinds of values.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
-    /// None, booleans, floats, bytes: nothing that tensors are told by.
+    /// None, booleans, floats, bytes: values that do not describe tensors.
     Other,
     Int(i64),
     Text(String),
@@ -27,9 +27,9 @@ pub(super) enum Value {
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
-    /// A function and its arguments; it is not called.
+    /// A function and its arguments; it is never called.
     Call(Id, Id),
-    /// What stands outside of the pickle: torch's storages.
+    /// A reference outside the pickle: torch's storages.
     Persistent(Id),
 }
 
@@ -78,10 +78,10 @@ impl Tree {
     }
 }
 
-/// Reads a pickle; `is_harmless` says which modules and names it may hold. The tree and its root.
+/// Reads a pickle, and returns the tree and its root. `is_harmless` decides which modules and names are allowed.
 ///
 /// # Errors
-/// What is wrong with it; a sentence.
+/// A sentence that says what is wrong.
 pub(super) fn read(
     bytes: &[u8],
     is_harmless: impl Fn(&str, &str) -> bool,
@@ -102,7 +102,7 @@ struct Machine<'a, F> {
     bytes: &'a [u8],
     tree: Tree,
     stack: Vec<Id>,
-    /// Heights of the stack.
+    /// The stack heights at the marks.
     marks: Vec<usize>,
     memo: HashMap<usize, Id>,
     is_harmless: F,
@@ -111,7 +111,7 @@ struct Machine<'a, F> {
 impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
     fn run(&mut self) -> Result<Id, String> {
         loop {
-            // a value takes more memory than the byte that may make it
+            // a value takes more memory than the byte that can create it
             if self.tree.0.len() > MAX_VALUES {
                 return Err(format!("it holds more than {MAX_VALUES} values"));
             }
@@ -143,7 +143,7 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
                     let number = i32::from_le_bytes(self.take()?);
                     self.push(Value::Int(number.into()));
                 }
-                // a number of any length; what is longer than eight bytes is no size
+                // an integer of any length; one of more than eight bytes cannot be a size
                 0x8a => {
                     let [length] = self.take()?;
                     let digits = self.slice(length.into())?;
@@ -162,7 +162,7 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
                     self.take::<8>()?;
                     self.push(Value::Other);
                 }
-                // text, then bytes, each with its length in one, four or eight bytes
+                // text, then bytes, each with a length of one, four or eight bytes
                 0x8c => self.text::<1>()?,
                 b'X' => self.text::<4>()?,
                 0x8d => self.text::<8>()?,
@@ -211,7 +211,7 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
                     let top = self.top()?;
                     self.stack.push(top);
                 }
-                // to call, to make an object
+                // REDUCE and NEWOBJ: calls
                 b'R' | 0x81 => {
                     let (args, callee) = (self.pop()?, self.pop()?);
                     let is_dict = matches!(
@@ -223,7 +223,7 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
                         false => Value::Call(callee, args),
                     });
                 }
-                // an object's attributes
+                // BUILD: an object's attributes
                 b'b' => drop(self.pop()?),
                 b'Q' => {
                     let id = self.pop()?;
@@ -333,7 +333,7 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
         text.ok_or_else(|| "it names something by no text".to_owned())
     }
 
-    /// In the order in which they were put.
+    /// Pops values, and returns them in the order in which they were pushed.
     fn pop_many(&mut self, count: usize) -> Result<Vec<Id>, String> {
         let mut items = (0..count)
             .map(|_| self.pop())
@@ -350,13 +350,13 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
         Ok(self.stack.split_off(height.min(self.stack.len())))
     }
 
-    /// Puts items into the list, or keys and values into the dictionary, on the top.
+    /// Appends items to the list, or keys and values to the dictionary, on top of the stack.
     fn extend(&mut self, items: &[Id]) -> Result<(), String> {
         let top = self.top()?;
         match self.tree.0.get_mut(top) {
             Some(Value::List(list)) => list.extend(items),
             Some(Value::Dict(dict)) => dict.extend(pairs(items)),
-            // of an object that is not made
+            // contents of an object that is not created
             Some(Value::Call(..)) => {}
             _ => return Err("it fills what is no list".to_owned()),
         }
@@ -379,7 +379,7 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
     }
 }
 
-/// Keys and values that lie one after the other; an odd one out is left.
+/// Pairs of consecutive keys and values; an odd last item is ignored.
 fn pairs(items: &[Id]) -> Vec<(Id, Id)> {
     items
         .chunks_exact(2)
@@ -456,7 +456,7 @@ mod tests {
 
     #[test]
     fn a_name_is_short() {
-        // a text that is kept, then a class of that name
+        // a text that is stored in the memo, then a class with that name
         let text = "x".repeat(1 << 10);
         let length = (text.len() as u32).to_le_bytes();
         let class = [

@@ -1,7 +1,7 @@
-//! Files in the format of safetensors, read tensor by tensor.
+//! Files in the safetensors format, read tensor by tensor.
 //!
-//! They are not mapped into memory: a file that is truncated while it is read would end the process, and here it is an
-//! error like any other.
+//! They are not memory-mapped. If a mapped file is truncated during reading, the process is killed; with plain reads
+//! it is an ordinary error.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -12,9 +12,9 @@ use candle_core::safetensors::Load;
 use candle_core::{Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 
-/// Bytes of the header: more than fifty thousand tensors.
+/// Limit of the header, in bytes; this is more than fifty thousand tensors.
 const MAX_HEADER: u64 = 16 << 20;
-/// The header's length stands before it.
+/// Size of the field with the header's length, in bytes.
 const LENGTH: u64 = 8;
 
 /// An open file.
@@ -22,15 +22,15 @@ const LENGTH: u64 = 8;
 pub(super) struct SafetensorsFile {
     file: Mutex<File>,
     metadata: Metadata,
-    /// Where the numbers begin.
+    /// The offset of the tensor data in the file.
     data: u64,
 }
 
 impl SafetensorsFile {
-    /// Reads what the file holds, but no tensor yet.
+    /// Opens a file and reads its header, but no tensors.
     ///
     /// # Errors
-    /// If the file is damaged or is not as long as it says; a few words.
+    /// A short description, if the file is damaged or its length is wrong.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         let failed = |error: std::io::Error| error.to_string();
         let mut file = File::open(path).map_err(failed)?;
@@ -57,12 +57,12 @@ impl SafetensorsFile {
         })
     }
 
-    /// Names and what is said of them.
+    /// The tensors' names and their metadata.
     pub(super) fn tensors(&self) -> impl Iterator<Item = (String, &TensorInfo)> {
         self.metadata.tensors().into_iter()
     }
 
-    /// A tensor.
+    /// Reads a tensor.
     pub(super) fn read(&self, name: &str, device: &Device) -> candle_core::Result<Tensor> {
         let Some(info) = self.metadata.info(name) else {
             return Err(candle_core::Error::CannotFindTensor {
@@ -72,7 +72,7 @@ impl SafetensorsFile {
         let (start, end) = info.data_offsets;
         let start = self.data + start as u64;
         if info.dtype == Dtype::F32 {
-            // nearly all checkpoints: straight to where the numbers stay
+            // nearly all checkpoints are f32: read directly into the final buffer
             let mut numbers = vec![0f32; (end - info.data_offsets.0) / size_of::<f32>()];
             self.read_at(name, start, bytemuck::cast_slice_mut(&mut numbers))?;
             return Tensor::from_vec(numbers, info.shape.as_slice(), device);

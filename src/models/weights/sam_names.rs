@@ -1,10 +1,10 @@
-//! SAM and MobileSAM: from the names in `sam_vit_*.pth` and `mobile_sam.pt` (`segment_anything`,
-//! `mobile_sam`) to those of transformers 4.44.2 (`convert_sam_to_hf.py`). TinyViT, which transformers
-//! does not have, keeps its own names below `vision_encoder`.
+//! SAM and MobileSAM: maps the tensor names of `sam_vit_*.pth` and `mobile_sam.pt` (`segment_anything`, `mobile_sam`)
+//! to those of transformers 4.44.2 (`convert_sam_to_hf.py`). TinyViT is not in transformers; it keeps its own names
+//! under `vision_encoder`.
 
 use super::names::{Rule, drop, rename};
 
-/// The rules, the first that fits counts.
+/// The rules; the first one that matches applies.
 pub(super) const ORIGINAL: [Rule; 44] = [
     drop("pixel_mean"),
     drop("pixel_std"),
@@ -40,7 +40,7 @@ pub(super) const ORIGINAL: [Rule; 44] = [
         "image_encoder.neck.3.*",
         "vision_encoder.neck.layer_norm2.*",
     ),
-    // TinyViT; the head that names ImageNet's classes stayed in the file
+    // TinyViT; the file still contains the ImageNet classification head
     drop("image_encoder.norm_head.*"),
     drop("image_encoder.head.*"),
     drop("image_encoder.layers.{}.blocks.{}.attn.attention_bias_idxs"),

@@ -1,4 +1,4 @@
-//! One file of tensors, whatever its format.
+//! A file of tensors in any supported format.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,10 +25,10 @@ enum Reader {
 }
 
 impl TensorFile {
-    /// Opens a file, whose first bytes tell its format; no tensor is read yet.
+    /// Opens a file, and detects its format from the first bytes. Reads no tensor yet.
     ///
     /// # Errors
-    /// If it is of no known format, or damaged; a sentence.
+    /// A sentence, if the format is unknown or the file is damaged.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         let mut start = [0; 9];
         let length = File::open(path)
@@ -62,10 +62,10 @@ impl TensorFile {
         }
     }
 
-    /// Tensors that are compiled in.
+    /// Opens compiled-in tensors.
     ///
     /// # Errors
-    /// If they are not safetensors.
+    /// If they are not in the safetensors format.
     pub(super) fn of_slice(bytes: &'static [u8]) -> Result<Self, String> {
         let file = SliceSafetensors::new(bytes).map_err(|error| damaged(&first_line(&error)))?;
         let tensors = file.tensors().into_iter();
@@ -75,12 +75,12 @@ impl TensorFile {
         })
     }
 
-    /// Names and sizes.
+    /// The tensors' names and sizes.
     pub(super) fn shapes(&self) -> &BTreeMap<String, Vec<usize>> {
         &self.shapes
     }
 
-    /// A tensor, on the CPU if the format has no better way.
+    /// Reads a tensor. It may be on the CPU if the format cannot load directly to `device`.
     pub(super) fn read(&self, name: &str, device: &Device) -> candle_core::Result<Tensor> {
         match &self.reader {
             Reader::Safetensors(file) => file.read(name, device),

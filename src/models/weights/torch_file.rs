@@ -1,5 +1,5 @@
-//! Files that `torch.save` wrote (`.pth`, `.pt`, `pytorch_model.bin`): a zip archive of a pickled tree and
-//! one member per storage.
+//! Files of `torch.save` (`.pth`, `.pt`, `pytorch_model.bin`): a zip archive of a pickled tree and one member per
+//! storage.
 //!
 //! The format is described in torch's `torch/serialization.py` and `torch/_weights_only_unpickler.py`.
 
@@ -14,11 +14,11 @@ use zip::ZipArchive;
 
 use super::pickle::{self, Id, Tree, Value};
 
-/// Where the tensors may be, from the outside in, if not at the top.
+/// Keys under which the tensors may be nested, from the outside in, if they are not at the top level.
 const LEVELS: [&str; 4] = ["model", "state_dict", "model_state_dict", "module"];
 
-/// What a file of weights may name: what tensors are made of, and what training scripts keep beside them.
-/// None of it is made or called.
+/// Whether a file of weights may contain this name: the parts of tensors, and objects that training scripts store
+/// with them. None of them is created or called.
 fn is_harmless(module: &str, name: &str) -> bool {
     match module {
         "torch" => name.ends_with("Storage") || ["Size", "device", "Tensor"].contains(&name),
@@ -27,7 +27,7 @@ fn is_harmless(module: &str, name: &str) -> bool {
         "torch.nn.parameter" => name == "Parameter",
         "collections" => ["OrderedDict", "defaultdict"].contains(&name),
         "argparse" => name == "Namespace",
-        // numbers of numpy, such as the best score so far
+        // numpy scalars, such as the best score so far
         "numpy" => name == "dtype",
         "numpy.core.multiarray" | "numpy._core.multiarray" => name == "scalar",
         "_codecs" => name == "encode",
@@ -35,11 +35,12 @@ fn is_harmless(module: &str, name: &str) -> bool {
     }
 }
 
-/// More than fifty thousand tensors. In the archive these may be a few kilobytes.
+/// Limit of the pickle, in bytes; this is more than fifty thousand tensors. A compressed pickle in the archive can be
+/// much smaller.
 const MAX_PICKLE: u64 = 16 << 20;
-/// Dimensions of a tensor.
+/// Limit of a tensor's dimensions.
 const MAX_RANK: usize = 8;
-/// Bytes of the name of a storage in the archive.
+/// Limit of a storage's name in the archive, in bytes.
 const MAX_MEMBER: usize = 1024;
 
 /// An open file.
@@ -49,25 +50,25 @@ pub(super) struct TorchFile {
     tensors: BTreeMap<String, StoredTensor>,
 }
 
-/// Where a tensor's numbers are.
+/// The location of a tensor's data.
 #[derive(Debug, Clone)]
 pub(super) struct StoredTensor {
     /// Its sizes.
     pub(super) shape: Vec<usize>,
-    /// In elements.
+    /// The stride of each dimension, in elements.
     stride: Vec<usize>,
-    /// In elements.
+    /// The offset in the storage, in elements.
     offset: usize,
     dtype: DType,
-    /// The member of the archive.
+    /// The name of the archive member.
     member: String,
 }
 
 impl TorchFile {
-    /// Reads what the file holds, but no tensor yet.
+    /// Opens a file and reads its tree, but no tensors.
     ///
     /// # Errors
-    /// If it is no such file, is damaged, or holds more than weights; a sentence.
+    /// A sentence, if the file is not such an archive, is damaged, or contains more than weights.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         let file = File::open(path).map_err(|error| error.to_string())?;
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| {
@@ -106,7 +107,7 @@ impl TorchFile {
         &self.tensors
     }
 
-    /// A tensor on the CPU; the archive's own checksum of it is compared.
+    /// Reads a tensor to the CPU, and verifies the archive's checksum.
     pub(super) fn read(&self, name: &str) -> candle_core::Result<Option<Tensor>> {
         let Some(tensor) = self.tensors.get(name) else {
             return Ok(None);
@@ -141,7 +142,7 @@ impl TorchFile {
 }
 
 impl StoredTensor {
-    /// One more than the last element of the storage that it uses.
+    /// The length of storage that the tensor needs: its last element's index plus one.
     fn reach(&self) -> usize {
         if self.shape.contains(&0) {
             return 0;
@@ -153,7 +154,7 @@ impl StoredTensor {
         .saturating_add(1)
     }
 
-    /// Its own bytes, row by row; the storage may be larger or lie otherwise.
+    /// The tensor's own bytes in row-major order; the storage may be larger or have another layout.
     fn contiguous(&self, storage: Vec<u8>, width: usize) -> Vec<u8> {
         let count: usize = self.shape.iter().product();
         let mut expected = 1usize;
@@ -183,13 +184,13 @@ impl StoredTensor {
     }
 }
 
-/// The tensors of the tree, on whatever level they are.
+/// The tensors of the tree, at whichever level they are.
 fn tensors(
     tree: &Tree,
     mut level: Id,
     folder: &str,
 ) -> Result<BTreeMap<String, StoredTensor>, String> {
-    // a tree may lead back into itself
+    // the tree may contain cycles
     for _ in 0..8 {
         let items = tree
             .dict(level)
@@ -215,7 +216,7 @@ fn stored_tensors(
 ) -> Result<BTreeMap<String, StoredTensor>, String> {
     let mut tensors = BTreeMap::new();
     for (key, value) in items {
-        // a counter, a list of settings: no tensor
+        // a counter or a list of settings, not a tensor
         let (Some(name), Value::Call(..)) = (tree.text(*key), tree.get(*value)) else {
             continue;
         };
@@ -229,7 +230,8 @@ fn stored_tensors(
     Ok(tensors)
 }
 
-/// `Some(None)` is no tensor, `None` a tensor that makes no sense, or one that is wrapped `depth` times.
+/// Parses a tensor. `Some(None)` if the value is not a tensor; `None` if it is an invalid tensor, or is wrapped more
+/// than `depth` times.
 fn stored_tensor(
     tree: &Tree,
     value: Id,
@@ -262,7 +264,7 @@ fn rebuilt(tree: &Tree, args: &[Id], folder: &str) -> Option<Option<StoredTensor
         return None;
     };
     let numbers = |id: Id| -> Option<Vec<usize>> {
-        // all tensors may share one tuple in the pickle, and here each has its own
+        // a pickle can share one tuple among all tensors, but here each tensor has its own copy
         let items = tree.tuple(id).filter(|items| items.len() <= MAX_RANK)?;
         items.iter().map(|id| tree.size(*id)).collect()
     };
@@ -278,10 +280,10 @@ fn rebuilt(tree: &Tree, args: &[Id], folder: &str) -> Option<Option<StoredTensor
     let (_, class) = tree.named(class)?;
     let offset = tree.size(offset)?;
     let key = tree.text(key)?;
-    // as with sizes: one text may be the key of all tensors
+    // limited like the sizes, because all tensors can share one key
     (folder.len() + key.len() <= MAX_MEMBER).then_some(())?;
     let member = format!("{folder}data/{key}");
-    // flags and small integers: no weights
+    // boolean and small integer storages are not weights
     Some(
         dtype(class.strip_suffix("Storage")?).map(|dtype| StoredTensor {
             shape,
@@ -293,7 +295,7 @@ fn rebuilt(tree: &Tree, args: &[Id], folder: &str) -> Option<Option<StoredTensor
     )
 }
 
-/// The kind of number of a storage class, `Float` of `FloatStorage`.
+/// The dtype of a storage class, for example `Float` for `FloatStorage`.
 fn dtype(name: &str) -> Option<DType> {
     Some(match name {
         "Float" => DType::F32,
@@ -311,7 +313,7 @@ fn dtype(name: &str) -> Option<DType> {
 mod tests {
     use super::*;
 
-    /// A pickle of one tensor with this key of its storage and this many sizes of 1.
+    /// A pickle of one tensor with this storage key and `rank` sizes of 1.
     fn tensor(key: &str, rank: usize) -> Vec<u8> {
         let text = |text: &str| {
             [

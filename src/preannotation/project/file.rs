@@ -1,6 +1,7 @@
-//! The SQLite file that projects are remembered in: read when the program starts, and written by a thread of its own.
+//! The SQLite file that stores project settings. It is read when the program starts, and a separate thread writes it.
 //!
-//! A file that is damaged is put aside, and one of an older version is brought up to date, with a copy of it kept.
+//! A damaged file is renamed and replaced by a new one. A file of an older version is migrated, and a copy of the old
+//! file is kept.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -14,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::settings::ProjectSettings;
 
-/// A row of the file.
+/// A row of the table `projects`.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) project: String,
@@ -22,24 +23,24 @@ pub(super) struct Row {
     pub(super) extra_params: String,
 }
 
-/// What is to be written of a project: only what changed, for another server may share the file.
+/// A change to a project's row. It holds only the changed columns, because another server may share the file.
 #[derive(Debug)]
 pub(super) enum Change {
-    /// What is to be written.
+    /// Columns to write; `None` leaves a column as it is.
     Write {
         project: String,
         prompt: Option<Option<String>>,
         extra_params: Option<String>,
     },
-    /// It is remembered no more.
+    /// Deletes the row.
     Forget { project: String },
 }
 
-/// A change on its way to the file.
+/// A queued change.
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) change: Change,
-    /// Told when it is in the file.
+    /// Notified when the change is in the file.
     pub(super) written: oneshot::Sender<()>,
 }
 
@@ -59,10 +60,10 @@ fn connect(file: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// What the file's `user_version` says where prompts that annotators typed and those of `extra_params` are apart.
+/// The file's `user_version` since typed prompts and prompts from `extra_params` are stored separately.
 const VERSION: i64 = 1;
 
-/// Brings a file of an older groundling up to date, and keeps a copy of it as it was.
+/// Migrates a file of an older groundling, and keeps a copy of the old file.
 fn migrate(connection: &mut Connection, file: &Path, is_new: bool) -> rusqlite::Result<()> {
     let version = |connection: &Connection| -> rusqlite::Result<i64> {
         connection.query_row("PRAGMA user_version", [], |row| row.get(0))
@@ -78,11 +79,11 @@ fn migrate(connection: &mut Connection, file: &Path, is_new: bool) -> rusqlite::
         connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
     }
     let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // another server that shares the file may have been faster
+    // another server that shares the file may have migrated it in the meantime
     if version(&change)? < VERSION {
         for row in rows(&change)? {
             let (settings, _) = ProjectSettings::parse(&Value::String(row.extra_params));
-            // until then a prompt of extra_params was written down as if it had been typed
+            // older versions stored a prompt from extra_params as if it had been typed
             if row.prompt.is_some() && row.prompt == settings.prompt {
                 let update = "UPDATE projects SET prompt = NULL WHERE project = ?1";
                 change.execute(update, [row.project])?;
@@ -108,7 +109,7 @@ pub(super) fn rows(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
     rows.collect()
 }
 
-/// All rows; none of a file that cannot be read, which is put aside if it is damaged.
+/// All rows. Returns none if the file cannot be read; a damaged file is also renamed.
 pub(super) fn load(file: &Path) -> Vec<Row> {
     let read = connect(file).and_then(|connection| rows(&connection));
     read.unwrap_or_else(|error| {
@@ -120,7 +121,7 @@ pub(super) fn load(file: &Path) -> Vec<Row> {
     })
 }
 
-/// All rows of somebody else's file; none if it cannot be read.
+/// All rows of a file that another process owns, opened read-only. Returns none if the file cannot be read.
 pub(super) fn peek(file: &Path) -> Vec<Row> {
     if !file.exists() {
         return vec![];
@@ -140,7 +141,7 @@ fn is_damaged(error: &rusqlite::Error) -> bool {
             code,
             DatabaseCorrupt | NotADatabase | SystemIoFailure | Unknown
         ),
-        // a table of another form
+        // the table has other columns
         None => true,
     }
 }
@@ -153,13 +154,13 @@ fn put_aside(file: &Path) {
     }
 }
 
-/// Changes that could not be written and are kept for another try; beyond these the oldest is given up.
+/// Limit of unwritten changes that are kept for a retry; beyond it the oldest is dropped.
 const MOST_WAITING: usize = 10_000;
-/// After this time what could not be written is tried again.
+/// Delay before unwritten changes are retried.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// Writes changes as they come, until every handle of the memory is gone. What cannot be written, as on a full disk, is
-/// tried again, in its order.
+/// Writes changes as they arrive, until every sender is dropped. Changes that cannot be written, for example on a
+/// full disk, are retried in order.
 pub(super) fn write_all(file: &Path, orders: &mpsc::Receiver<Order>) {
     let (mut connection, mut waiting) = (None, VecDeque::new());
     loop {
@@ -177,7 +178,7 @@ pub(super) fn write_all(file: &Path, orders: &mpsc::Receiver<Order>) {
         };
         while let Some(Order { change, written }) = waiting.pop_front() {
             match write_or_begin_anew(file, &mut connection, &change) {
-                // nobody needs to wait for it
+                // the receiver may be gone already
                 Ok(()) => drop(written.send(())),
                 Err(error) => {
                     let name = file.display();
@@ -197,7 +198,7 @@ pub(super) fn write_all(file: &Path, orders: &mpsc::Receiver<Order>) {
     }
 }
 
-/// Writes a change; a file that turns out to be damaged is put aside, and a new one is begun.
+/// Writes a change. If the file turns out to be damaged, it is renamed and the change is written to a new file.
 fn write_or_begin_anew(
     file: &Path,
     connection: &mut Option<Connection>,
@@ -216,7 +217,7 @@ fn write_or_begin_anew(
 
 fn write(file: &Path, connection: &mut Option<Connection>, change: &Change) -> anyhow::Result<()> {
     let open = match connection.take() {
-        // the file may have been deleted under a running server
+        // the file may have been deleted while the server runs
         Some(open) if file.exists() => open,
         _ => {
             if let Some(folder) = file.parent() {
@@ -237,7 +238,7 @@ fn write(file: &Path, connection: &mut Option<Connection>, change: &Change) -> a
             return Ok(());
         }
     };
-    // all of it or nothing, whenever the process is killed
+    // one transaction, so that a killed process leaves no partial change
     let transaction = open.transaction()?;
     transaction.execute(
         "INSERT INTO projects (project, updated_at) VALUES (?1, unixepoch())

@@ -1,7 +1,7 @@
-//! What is remembered of each project: its last prompt and its `extra_params`, across restarts.
+//! Remembers each project's last prompt and `extra_params` across restarts.
 //!
-//! Answers come from memory; what changes is written to a file. If the file cannot be written or is damaged, a log line
-//! says so and everything goes on without it.
+//! Reads are answered from memory; changes are also written to a file. If the file is damaged or cannot be written, a
+//! warning is logged and the server continues without it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,23 +16,23 @@ use super::file::{Change, Order, Row, load, peek, write_all};
 use super::settings::ProjectSettings;
 use crate::label_studio::LabelStudio;
 
-/// What is known of a project.
+/// The remembered state of a project.
 #[derive(Debug, Clone, Default)]
 pub struct Remembered {
-    /// What an annotator typed last.
+    /// The prompt that an annotator typed last.
     pub typed: Option<String>,
-    /// From `extra_params`.
+    /// Settings parsed from `extra_params`.
     pub settings: ProjectSettings,
-    /// Label Studio as it introduced itself; not kept across restarts.
+    /// Label Studio's address and token, as sent in `/setup`; not kept across restarts.
     pub label_studio: LabelStudio,
-    /// `extra_params` as they came.
+    /// `extra_params` as received.
     pub extra_params: String,
-    /// How many changes of all projects there had been when this one was last changed.
+    /// Sequence number of the last change to this project, over the changes of all projects.
     changed: u64,
 }
 
 impl Remembered {
-    /// What to look for where nobody types: what `extra_params` say, else what was typed last.
+    /// The prompt for requests without a typed prompt: the one in `extra_params`, else the last typed one.
     pub fn prompt(&self) -> Option<&str> {
         let pinned = self.settings.prompt.as_deref();
         let pinned = pinned.filter(|prompt| !prompt.is_empty());
@@ -40,12 +40,12 @@ impl Remembered {
     }
 }
 
-/// The memory; clones share it.
+/// The store of all projects; clones share it.
 #[derive(Debug, Clone)]
 pub struct ProjectMemory {
     projects: Arc<Mutex<HashMap<String, Remembered>>>,
     most: usize,
-    /// `None` where nothing is written.
+    /// `None` if changes are not written to a file.
     writer: Option<mpsc::Sender<Order>>,
 }
 
@@ -53,30 +53,30 @@ pub struct ProjectMemory {
 #[derive(Debug, Default)]
 pub struct Writing(Option<oneshot::Receiver<()>>);
 
-/// How long an answer waits for what was typed to be in the file. A disk takes milliseconds; one that is full, or a file
-/// that another process has locked, is no reason to keep an annotator waiting.
+/// How long an answer waits until a typed prompt is in the file. A disk takes milliseconds. A full disk, or a file
+/// that another process has locked, must not delay the annotator.
 const WRITING: Duration = Duration::from_secs(1);
 
 impl Writing {
-    /// Waits until the change is in the file, as long as that takes a usual time: what was answered survives whatever
-    /// happens to the process then.
+    /// Waits until the change is in the file, for at most one second. A change that is in the file survives a
+    /// crash of the process.
     pub async fn done(self) {
         if let Some(written) = self.0 {
-            // failures are in the log
+            // failures are logged by the writer thread
             let _ = tokio::time::timeout(WRITING, written).await;
         }
     }
 }
 
-/// Projects that are remembered; whoever can send `/setup` could make up any number. For a new one that which was not
-/// changed for longest is forgotten.
+/// Limit of remembered projects, because any client that can send `/setup` can make up project ids. Beyond the limit,
+/// the least recently changed project is forgotten.
 const MAX_PROJECTS: usize = 10_000;
-/// Bytes of a project's `extra_params`.
+/// Limit of a project's `extra_params`, in bytes.
 const MAX_EXTRA_PARAMS: usize = 64 << 10;
 
 impl ProjectMemory {
-    /// Reads the file in a folder and starts the thread that writes it. A damaged file is put aside; the
-    /// folder is made when there is something to write.
+    /// Reads the file in `folder` and starts the thread that writes it. A damaged file is renamed; the folder is
+    /// created at the first write.
     pub fn open(folder: &Path) -> Self {
         let file = folder.join(FILE);
         let projects = as_map(if file.exists() { load(&file) } else { vec![] });
@@ -94,7 +94,7 @@ impl ProjectMemory {
         }
     }
 
-    /// Reads the file in a folder, and writes nothing: for a look at what a server remembers.
+    /// Reads the file in `folder` without writing to it: for inspecting what a server remembers.
     pub fn look(folder: &Path) -> Self {
         Self {
             projects: Arc::new(Mutex::new(as_map(peek(&folder.join(FILE))))),
@@ -103,13 +103,13 @@ impl ProjectMemory {
         }
     }
 
-    /// What is known of a project, named as Label Studio does in `/setup` and `/predict`.
+    /// The state of a project, by the name that Label Studio sends in `/setup` and `/predict`.
     pub fn project(&self, project: &str) -> Remembered {
         let projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
         projects.get(project).cloned().unwrap_or_default()
     }
 
-    /// The name of the project with this number, where only one Label Studio has one.
+    /// The full name of the project with this number, if only one Label Studio has a project with it.
     pub fn name_of_number(&self, number: u64) -> Option<String> {
         let projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
         let start = format!("{number}.");
@@ -120,7 +120,7 @@ impl ProjectMemory {
         }
     }
 
-    /// Remembers what an annotator asked for.
+    /// Remembers a typed prompt.
     pub fn remember_prompt(&self, project: &str, prompt: &str) -> Writing {
         self.change(project, |remembered| {
             if remembered.typed.as_deref() == Some(prompt) {
@@ -131,8 +131,8 @@ impl ProjectMemory {
         })
     }
 
-    /// Takes in a `/setup`. A prompt in `extra_params` counts as long as it is there, whatever annotators type
-    /// meanwhile; setting "" forgets what they typed.
+    /// Applies a `/setup` request. A prompt in `extra_params` takes precedence over typed prompts as long as it is
+    /// set; setting it to "" also forgets the typed prompt.
     pub fn remember_setup(
         &self,
         project: &str,
@@ -171,14 +171,14 @@ impl ProjectMemory {
         })
     }
 
-    /// Changes what is known of a project, and writes down what `change` gives: the prompt, `extra_params`.
+    /// Changes a project's state, and writes the columns that `change` returns: the prompt and `extra_params`.
     fn change(
         &self,
         project: &str,
         change: impl FnOnce(&mut Remembered) -> Option<(Option<Option<String>>, Option<String>)>,
     ) -> Writing {
         let mut projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
-        // the thread ends with the last handle, not before
+        // the writer thread ends when the last handle is dropped
         let write = |change| {
             let (written, writing) = oneshot::channel();
             let order = Order { change, written };
@@ -237,7 +237,7 @@ mod tests {
     use super::super::file::{SCHEMA, rows};
     use super::*;
 
-    /// Waits for the thread to have written.
+    /// Waits until the writer thread has written.
     fn eventually(is_so: impl Fn() -> bool) {
         let start = Instant::now();
         while !is_so() {
@@ -259,7 +259,7 @@ mod tests {
         memory.remember_setup("7.1", &extra, LabelStudio::default());
         assert_eq!(memory.project("7.1").prompt(), Some("pot"));
         memory.remember_prompt("7.1", "bok choi");
-        // what is set stays, as long as it is set
+        // a prompt in extra_params takes precedence as long as it is set
         assert_eq!(memory.project("7.1").prompt(), Some("pot"));
         let extra = json!({"box_threshold": 0.4});
         memory.remember_setup("7.1", &extra, LabelStudio::default());
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(memory.project("3.1").prompt(), Some("cup"));
         let copy = Connection::open(folder.path().join("groundling.sqlite3.before-1")).unwrap();
         assert_eq!(rows(&copy).unwrap()[0].prompt.as_deref(), Some("pot"));
-        // a second start has nothing left to do
+        // a second start has nothing to migrate
         drop(memory);
         assert_eq!(
             ProjectMemory::open(folder.path()).project("3.1").prompt(),
@@ -377,7 +377,7 @@ mod tests {
         memory.remember_prompt("7.1", "dog");
         eventually(|| file.exists() && prompt_on_disk(folder.path()).is_some());
         assert!(folder.path().join("groundling.sqlite3.damaged").exists());
-        // damaged, and then deleted, under the running server
+        // the file is damaged, and then deleted, while the server runs
         fs::write(
             &file,
             "not a database any more, for whatever reason there may be",
@@ -389,7 +389,7 @@ mod tests {
         memory.remember_prompt("7.1", "cat");
         eventually(|| file.exists() && prompt_on_disk(folder.path()).as_deref() == Some("cat"));
 
-        // a folder that cannot be made
+        // a folder that cannot be created
         let blocked = folder.path().join("file");
         fs::write(&blocked, "").unwrap();
         let memory = ProjectMemory::open(&blocked.join("models"));

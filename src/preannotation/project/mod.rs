@@ -1,4 +1,4 @@
-//! What a project is known for: its settings, its prompt, its Label Studio, and the model version that follows.
+//! The state of a project: its settings, prompt, Label Studio and model version.
 
 mod file;
 pub mod memory;
@@ -16,46 +16,46 @@ use crate::detector::DetectionOptions;
 use crate::label_studio::LabelStudio;
 use crate::labeling::{ImageTag, LabelingConfig};
 
-/// Where tasks come from.
+/// Where a task comes from.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
-    /// Label Studio's name of the project, `79.1795353181`; empty where it said none.
+    /// Label Studio's name of the project, for example `79.1795353181`; empty if the request has none.
     pub project: String,
     /// User and password for protected image URLs.
     pub login: Option<(String, SecretString)>,
 }
 
-/// What holds for all projects, as configured.
+/// Configured defaults for all projects.
 #[derive(Debug)]
 pub struct Defaults {
-    /// What it lacks comes from `/setup`.
+    /// Label Studio's address and token; missing values come from `/setup`.
     pub label_studio: LabelStudio,
-    /// What counts as found.
+    /// Detection thresholds.
     pub options: DetectionOptions,
-    /// How far a polygon may be from its mask, in percent of an image's longer side.
+    /// Maximum distance of a polygon from its mask's boundary, in percent of the image's longer side.
     pub polygon_tolerance: f32,
-    /// Version and models, the beginning of every model version.
+    /// groundling's version and the models' names: the start of every model version.
     pub models: String,
-    /// Whether a prompt that an annotator types counts for the project's next tasks.
+    /// Whether a typed prompt is used for the project's next tasks.
     pub remembers_prompts: bool,
 }
 
-/// All projects.
+/// The defaults and the remembered state of all projects.
 #[derive(Debug)]
 pub struct Projects {
     defaults: Defaults,
     memory: ProjectMemory,
 }
 
-/// A project as one request sees it from beginning to end, whatever others type or set meanwhile.
+/// A snapshot of a project for one request: later changes by other requests do not affect it.
 #[derive(Debug, Clone)]
 pub(super) struct View {
     pub origin: Origin,
     pub config: Arc<LabelingConfig>,
-    /// Given, or the project's.
+    /// The given prompt, else the project's.
     pub prompt: Option<String>,
     pub label_studio: LabelStudio,
-    /// What the request's predictions carry.
+    /// The model version of the request's predictions.
     pub version: String,
     pub polygon_tolerance: f32,
     settings: ProjectSettings,
@@ -63,25 +63,25 @@ pub(super) struct View {
 }
 
 impl View {
-    /// What counts for one of its images.
+    /// The settings for one of its images.
     pub(super) fn settings(&self, numbers: Numbers, image: &ImageTag) -> Settings {
         Settings::resolve(&self.options, &self.settings, numbers, &self.config, image)
     }
 }
 
 impl Projects {
-    /// With what is remembered of them.
+    /// Combines the defaults with the remembered state.
     pub fn new(defaults: Defaults, memory: ProjectMemory) -> Self {
         Self { defaults, memory }
     }
 
-    /// The version that predictions of a project carry now.
+    /// The current model version of a project's predictions.
     pub fn version(&self, project: &str, config: Option<&LabelingConfig>) -> String {
         let known = self.memory.project(project);
         self.version_of(&known.settings, known.prompt(), config)
     }
 
-    /// Takes in what `/setup` says of a project.
+    /// Applies the `/setup` request of a project.
     pub fn take_setup(
         &self,
         project: &str,
@@ -114,7 +114,7 @@ impl Projects {
         )
     }
 
-    /// A project as it is now, with a prompt that was given instead of its own.
+    /// A snapshot of a project; `prompt`, if given, replaces the project's own.
     pub(super) fn view(
         &self,
         origin: Origin,
@@ -140,7 +140,7 @@ impl Projects {
         }
     }
 
-    /// Remembers what an annotator typed, for the project's next tasks.
+    /// Remembers a typed prompt for the project's next tasks.
     pub(super) fn typed(&self, project: &str, prompt: &str) -> Writing {
         if self.defaults.remembers_prompts && !project.is_empty() {
             self.memory.remember_prompt(project, prompt)

@@ -1,18 +1,18 @@
-//! Which thresholds count, of all the places that may set them.
+//! Decides which threshold applies, among all places that may set it.
 //!
-//! From the strongest to the weakest: a `<Number>` control of the labeling config, the `extra_params` of
-//! the connected backend, `score_threshold` or `model_score_threshold` of a label (box threshold only),
-//! flags and environment, the defaults.
+//! In order of precedence: a `<Number>` control of the labeling config, the `extra_params` of the connected backend,
+//! `score_threshold` or `model_score_threshold` of a label (box threshold only), flags and environment variables, the
+//! defaults.
 
 use serde_json::{Map, Value};
 
 use crate::detector::DetectionOptions;
 use crate::labeling::{ImageTag, LabelingConfig};
 
-/// What a project's `extra_params` say.
+/// Settings from a project's `extra_params`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ProjectSettings {
-    /// What to look for where nobody types; "" is for all labels again.
+    /// The prompt for requests without a typed one; "" searches for all labels again.
     pub prompt: Option<String>,
     /// 0..1.
     pub box_threshold: Option<f32>,
@@ -20,9 +20,9 @@ pub struct ProjectSettings {
     pub text_threshold: Option<f32>,
     /// 0..1.
     pub nms_iou: Option<f32>,
-    /// At most this many objects per image.
+    /// Maximum number of objects per image.
     pub max_detections: Option<usize>,
-    /// Whether to make masks.
+    /// Whether to segment the detections.
     pub segment: Option<bool>,
 }
 
@@ -34,20 +34,20 @@ pub struct Numbers {
     pub text_threshold: Option<f32>,
 }
 
-/// What counts for one image.
+/// The settings for one image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
-    /// For the detector.
+    /// Options of the detector.
     pub options: DetectionOptions,
-    /// Where labels have box thresholds of their own that count: that of all others.
+    /// The box threshold of labels without their own one, 0..1. Set only if per-label thresholds apply.
     pub label_thresholds: Option<f32>,
-    /// Whether to make masks.
+    /// Whether to segment the detections.
     pub segment: bool,
 }
 
 impl ProjectSettings {
-    /// From `extra_params` as Label Studio sends them: an object, a JSON text of one, "" or null. Returns
-    /// too what is wrong with them, each for a log line; what is wrong is left out.
+    /// Parses `extra_params` as Label Studio sends it: an object, a JSON string of one, "" or null. Invalid settings
+    /// are ignored; the second value describes each of them, for the log.
     pub fn parse(extra_params: &Value) -> (Self, Vec<String>) {
         let mut problems = vec![];
         let parsed = match extra_params {
@@ -104,13 +104,13 @@ impl ProjectSettings {
     }
 }
 
-/// Sets a fraction; returns what it must be if it is none.
+/// Sets a fraction of 0..1; returns the expected format if the value is invalid.
 fn set(place: &mut Option<f32>, value: Option<f32>) -> Option<&'static str> {
     *place = value;
     value.is_none().then_some("a number from 0 to 1")
 }
 
-/// A number, also one in quotation marks.
+/// A number, or a number in a string.
 fn number(value: &Value) -> Option<f64> {
     let text = value.as_str().map(|text| text.trim().parse().ok());
     value.as_f64().or(text.flatten())
@@ -135,7 +135,7 @@ fn truth(value: &Value) -> Option<bool> {
 }
 
 impl Settings {
-    /// Weighs the places against each other.
+    /// Resolves the settings for one image; see the module's order of precedence.
     pub fn resolve(
         defaults: &DetectionOptions,
         project: &ProjectSettings,
@@ -158,7 +158,7 @@ impl Settings {
         if let Some(chosen) = numbers.box_threshold.or(project.box_threshold) {
             options.box_threshold = chosen;
         } else if let Some(lowest) = of_labels.reduce(f32::min) {
-            // find all that any label wants; each is then held against its own
+            // detect with the lowest threshold; each label's own threshold is applied later
             label_thresholds = Some(options.box_threshold);
             options.box_threshold = options.box_threshold.min(lowest);
         }

@@ -1,6 +1,6 @@
-//! The model version: it names everything that changes what is answered.
+//! The model version: a text that changes with every setting that changes predictions.
 //!
-//! While it stays the same, Label Studio does not ask again for tasks that have a prediction.
+//! As long as it stays the same, Label Studio does not request tasks again that already have a prediction.
 
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,7 +13,7 @@ use crate::detector::DetectionOptions;
 use crate::labeling::{LabelingConfig, Shape};
 use crate::prompt::Prompt;
 
-/// `groundling 0.1.0 demo+demo`: what is always part of it.
+/// The start of every model version, for example `groundling 0.1.0 demo+demo`.
 pub fn models(choice: &Choice, precision: Precision, detector_size: Option<usize>) -> String {
     let name = |model: &str| {
         let file_name = Path::new(model).file_name();
@@ -34,7 +34,7 @@ pub fn models(choice: &Choice, precision: Precision, detector_size: Option<usize
     )
 }
 
-/// The models and the thresholds, for predictions outside of any project.
+/// The models and the thresholds, for predictions outside any project.
 pub fn plain(models: &str, options: &DetectionOptions) -> String {
     let limit = options.max_detections.map(|n| format!(" max={n}"));
     format!(
@@ -46,8 +46,8 @@ pub fn plain(models: &str, options: &DetectionOptions) -> String {
     )
 }
 
-/// The version for a project: also what its `extra_params` and its last prompt change, and a digest of
-/// the images, controls and labels of its labeling config.
+/// The model version of a project. It adds the settings of `extra_params`, the prompt, and a digest of the labeling
+/// config's images, controls and labels.
 pub fn of_project(
     models: &str,
     defaults: &DetectionOptions,
@@ -63,7 +63,7 @@ pub fn of_project(
         max_detections: settings.max_detections.or(defaults.max_detections),
     };
     let mut version = plain(models, &options);
-    // writing to a string does not fail
+    // writing to a String cannot fail
     if settings.segment == Some(false) {
         let _ = write!(version, " segment=no");
     }
@@ -89,7 +89,7 @@ pub fn of_project(
     version
 }
 
-/// 24 bits are enough to tell a project's configs apart.
+/// 24 bits are enough to tell the configs of one project apart.
 fn digest(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
@@ -126,7 +126,7 @@ mod tests {
             plain.starts_with("groundling box=0.3 text=0.25 nms=0.7 labels="),
             "{plain}"
         );
-        // a colour changes nothing
+        // a label's colour does not change predictions
         let red = xml("<Label value='Cup' background='red'/>");
         assert_eq!(version(&nothing, None, &red), plain);
         let prompted = |prompt: &str| version(&nothing, Some(prompt), &cup);

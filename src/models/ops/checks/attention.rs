@@ -1,4 +1,4 @@
-//! Checks of the attention of tokens to tokens.
+//! Checks of the attention between two sequences of tokens.
 
 use std::fmt;
 
@@ -7,19 +7,19 @@ use candle_core::{Device, Result, Tensor};
 use super::{Case, Check, Extent, Random, Setting, Way};
 use crate::models::ops::attention::{attention, attention_plain, with_kernel};
 
-/// What is added to the scores.
+/// The bias that is added to the scores.
 #[derive(Debug, Clone, Copy)]
 enum Bias {
     None,
-    /// By key, the same for all queries: padding of a text.
+    /// Per key, the same for all queries: padding of a text.
     Keys,
-    /// By image, query and key: phrases of a text that do not see each other.
+    /// Per image, query and key: phrases of a text that do not attend to each other.
     Pairs,
-    /// By head, query and key.
+    /// Per head, query and key.
     Heads,
 }
 
-/// Queries and keys; either may be of one image, the same for all of the other's.
+/// The sizes of queries and keys. One of the two sides may have a single image that is shared by all.
 #[derive(Debug, Clone, Copy)]
 struct Attention {
     query_images: usize,
@@ -27,13 +27,13 @@ struct Attention {
     queries: usize,
     keys: usize,
     heads: usize,
-    /// Channels of a head.
+    /// Channels per head.
     width: usize,
     bias: Bias,
 }
 
 impl Attention {
-    /// Of one image.
+    /// Attention of one image.
     fn new(queries: usize, keys: usize, heads: usize, width: usize, bias: Bias) -> Self {
         Self {
             query_images: 1,
@@ -66,7 +66,7 @@ impl fmt::Display for Attention {
 impl Setting for Attention {
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
         let channels = self.heads * self.width;
-        // large scores, so that the largest of each block of keys differ
+        // large scores, so that the maximum differs between the blocks of keys
         let query = random.spread(3.0, (self.query_images, self.queries, channels))?;
         let key = random.spread(3.0, (self.images, self.keys, channels))?;
         let value = random.spread(1.0, (self.images, self.keys, channels))?;
@@ -87,7 +87,8 @@ impl Setting for Attention {
     }
 }
 
-/// 0, and the lowest finite number for about a third of the keys: others in every row, but never the first.
+/// 0, or the lowest finite value for about a third of the keys. The masked keys differ between rows, and never
+/// include the first one.
 fn masked(shape: (usize, usize, usize, usize), keys: usize) -> Result<Tensor> {
     let (a, b, c, _) = shape;
     let numbers: Vec<f32> = (0..a * b * c)
@@ -123,9 +124,9 @@ impl Case for AttentionCase {
     }
 }
 
-/// Softmax multiplies the rounding of large scores.
+/// The softmax amplifies rounding errors of large scores.
 const TOLERANCE: f64 = 1e-5;
-/// Scores of up to 50 are rounded as such, and their exponentials differ by as much.
+/// Scores of up to 50 are rounded to the dtype, and the exponential amplifies the rounding error.
 const ROUNDINGS: f64 = 40.0;
 
 pub(super) fn checks(extent: Extent) -> Vec<Check> {

@@ -1,7 +1,7 @@
-//! Checks of the operations that multiply with weights in bf16.
+//! Checks of the operations that multiply with bf16 weights.
 //!
-//! Products of bf16 are exact in f32. So an operation whose inputs are numbers of bf16 gives what it gives in f32, and
-//! differs more only where it rounds sums once more, for a second layer.
+//! Products of two bf16 numbers are exact in f32. So for bf16 inputs an operation gives the same result as in f32. It
+//! differs more only if it rounds intermediate sums again, for a second layer.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use candle_core::{DType, Result, Tensor};
 use super::{Case, Check, Extent, Random, Setting, Way, convolution, inverted_bottleneck, linear};
 use crate::models::ops::{Format, with_weights_in};
 
-/// A call whose inputs are numbers of bf16, and whose kernel keeps its weights in bf16.
+/// A call with bf16 inputs, and a kernel that stores its weights in bf16.
 struct InBf16(Box<dyn Setting>);
 
 impl fmt::Display for InBf16 {
@@ -34,9 +34,9 @@ impl Case for Bf16Case {
     }
 }
 
-/// Of one product: as in f32.
+/// Tolerance of one product, as in f32.
 const ONE: f64 = 5e-6;
-/// Of two: what the second multiplies is rounded to 8 bits.
+/// Tolerance of two products: the input of the second one is rounded to 8 bits.
 const TWO: f64 = 5e-3;
 
 pub(super) fn checks(extent: Extent) -> Vec<Check> {
@@ -53,7 +53,7 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
             "upscale2x" => ("upscale2x, bf16", ONE),
             "feed_forward" => ("feed_forward, bf16", TWO),
             "inverted_bottleneck" => ("inverted_bottleneck, bf16", TWO),
-            // it multiplies with no matrix
+            // it has no matrix product
             _ => return None,
         };
         let settings = check.settings.into_iter();
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn what_is_no_number_stays_none() -> Result<()> {
-        // bits that rounding would carry over into a zero
+        // a NaN whose bits would overflow to zero in a naive rounding
         let xs = Tensor::new(&[[1.0, f32::from_bits(0x7fff_ffff)]], &Device::Cpu)?;
         let weight = Tensor::ones((1, 2), DType::F32, &Device::Cpu)?;
         for set in InstructionSet::available() {

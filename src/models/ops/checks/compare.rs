@@ -1,29 +1,29 @@
-//! How far a result is from the expected one.
+//! The difference between a result and the expected one.
 
 use std::fmt;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-/// The inputs of the checks are of the order of 1, and so is their rounding; where all expected numbers are
-/// smaller than this, terms have cancelled each other.
+/// Lower limit of the scale. The inputs of the checks are of the order of 1, and so are the rounding errors. If all
+/// expected numbers are smaller than this, terms have cancelled each other.
 const LEAST_SCALE: f32 = 0.1;
 
-/// The difference of two results.
+/// The result of a comparison.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Comparison {
-    /// The largest difference of two numbers, as a share of the scale: the largest expected number without
-    /// its sign, or 0.1 where that is smaller.
+    /// The largest difference of two numbers, as a share of the scale. The scale is the largest absolute expected
+    /// number, but at least 0.1.
     Difference(f64),
-    /// A number of either result is infinite or not a number.
+    /// A number of one of the results is infinite or NaN.
     NotFinite,
-    /// The results have other shapes.
+    /// The results have different shapes.
     Shape(String),
-    /// There is no result; the error's text.
+    /// The operation failed; the error's text.
     Failed(String),
 }
 
 impl Comparison {
-    /// Compares two tensors of one device or of different ones.
+    /// Compares two tensors, which may be on different devices.
     ///
     /// # Errors
     /// If a tensor cannot be read.
@@ -44,7 +44,7 @@ impl Comparison {
         Ok(Self::Difference(f64::from(largest) / f64::from(scale)))
     }
 
-    /// The worst comparison of several results, each with its own scale.
+    /// The worst comparison of several results; each has its own scale.
     pub(super) fn of_all(actual: &[Tensor], expected: &[Tensor]) -> Result<Self> {
         if actual.len() != expected.len() {
             let (actual, expected) = (actual.len(), expected.len());
@@ -62,12 +62,12 @@ impl Comparison {
         Ok(worst)
     }
 
-    /// Whether there is a difference, and it is no larger than this.
+    /// Whether the results are comparable, and their difference is within the tolerance.
     pub fn is_within(&self, tolerance: f64) -> bool {
         matches!(self, Self::Difference(difference) if *difference <= tolerance)
     }
 
-    /// Whether it is further from equality; a result that is no result is further than any difference.
+    /// Whether this comparison is worse than another; results that cannot be compared are the worst.
     pub(super) fn is_worse_than(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Difference(one), Self::Difference(other)) => one > other,
@@ -126,7 +126,7 @@ mod tests {
             for comparison in [
                 compared(&[bad], &[1.0]),
                 compared(&[1.0], &[bad]),
-                // equal, but nothing that a model could use
+                // equal, but not usable by a model
                 compared(&[bad], &[bad]),
             ] {
                 assert_eq!(comparison, Comparison::NotFinite);

@@ -13,14 +13,14 @@ use crate::models::ops::{
     upscale2x_plain,
 };
 
-/// Which convolution.
+/// The kind of convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// 3x3 from all channels to all.
+    /// 3x3, from all input channels to all output channels.
     Dense { stride: usize, has_bias: bool },
-    /// 3x3 of every channel by itself.
+    /// Depthwise 3x3.
     Depthwise { stride: usize },
-    /// Transposed, 2x2: every pixel becomes four.
+    /// Transposed 2x2: every pixel becomes four.
     Upscale,
 }
 
@@ -29,10 +29,10 @@ enum Kind {
 struct Convolution {
     kind: Kind,
     batch: usize,
-    /// Rows and columns.
+    /// `(rows, columns)`.
     map: (usize, usize),
     input: usize,
-    /// Channels of the result; a depthwise convolution keeps those of the input.
+    /// Output channels; a depthwise convolution has as many as input channels.
     output: usize,
     activation: Activation,
 }
@@ -135,7 +135,7 @@ impl Case for ConvolutionCase {
     }
 }
 
-/// Single precision's rounding over sums of up to a few thousand products.
+/// Rounding of f32 over sums of up to a few thousand products.
 const TOLERANCE: f64 = 5e-6;
 
 pub(super) fn checks(extent: Extent) -> Vec<Check> {

@@ -13,17 +13,17 @@ use crate::models::ops::deformable_sampling::{
 /// (height, width) of the map of each level.
 type Levels = &'static [(usize, usize)];
 
-/// Queries that sample maps.
+/// The sizes of a call.
 #[derive(Debug, Clone, Copy)]
 struct Samples {
     batch: usize,
     queries: usize,
     heads: usize,
-    /// Channels of a head.
+    /// Channels per head.
     width: usize,
     points: usize,
     levels: Levels,
-    /// 2: the references are centres; 4: they are boxes.
+    /// 2 if the references are centres, 4 if they are boxes.
     coordinates: usize,
 }
 
@@ -55,7 +55,7 @@ impl Setting for Samples {
         let numbers = self.heads * levels * self.points * 3;
         Ok(Box::new(SamplesCase {
             value: random.spread(1.0, (batch, self.heads, cells(self.levels), self.width))?,
-            // some places lie outside the maps
+            // some positions are outside the maps
             samples: random.spread(2.0, (batch, queries, numbers))?,
             reference: random.between(-0.2, 1.2, (batch, queries, levels, self.coordinates))?,
             sampling: Sampling {
@@ -91,11 +91,11 @@ impl Case for SamplesCase {
     }
 }
 
-/// Rounding moves a place in a map of 134 columns by up to about 3e-5 of a cell, times the difference of the
-/// cells beside it.
+/// In a map of 134 columns, rounding moves a position by up to about 3e-5 of a cell; the error is this times the
+/// difference between neighbouring cells.
 const TOLERANCE: f64 = 1e-4;
 
-/// Of an image of 800x1066 pixels.
+/// The levels of an image of 800x1066 pixels.
 const LEVELS: Levels = &[(100, 134), (50, 67), (25, 34), (13, 17)];
 const SMALL_LEVELS: Levels = &[(21, 27), (11, 14), (6, 7), (3, 4)];
 

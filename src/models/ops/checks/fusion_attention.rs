@@ -7,18 +7,18 @@ use candle_core::{Device, Result, Tensor};
 use super::{Case, Check, Extent, Random, Setting, Way};
 use crate::models::ops::{FusionAttention, FusionProjections};
 
-/// Image and text tokens.
+/// The sizes of image and text.
 #[derive(Debug, Clone, Copy)]
 struct Fusion {
     batch: usize,
-    /// Image tokens.
+    /// Number of image tokens.
     image: usize,
-    /// Text tokens.
+    /// Number of text tokens.
     text: usize,
     heads: usize,
-    /// Channels of a head.
+    /// Channels per head.
     width: usize,
-    /// Channels of a token.
+    /// Channels per token.
     d: usize,
     /// Whether some image tokens are padding.
     is_masked: bool,
@@ -63,7 +63,7 @@ impl Setting for Fusion {
             let is_padding = self.text > 1 && (i + 1) % self.text == 0;
             if is_padding { f32::MIN } else { 0.0 }
         });
-        // the last image token never is
+        // the last image token is never padding
         let mask = (0..batch * self.image).map(|i| {
             let is_padding = i % 7 == 3 && (i + 1) % self.image != 0;
             if is_padding { 0f32 } else { 1.0 }
@@ -118,10 +118,10 @@ impl Case for FusionCase {
     }
 }
 
-/// The kernel multiplies the projections with each other before it meets the image, in another order than
-/// the plain twin.
+/// The kernel multiplies the projections with each other before it uses the image, so its order differs from that of
+/// the plain implementation.
 const TOLERANCE: f64 = 1e-5;
-/// Five results after each other are rounded.
+/// Five consecutive results are rounded.
 const ROUNDINGS: f64 = 8.0;
 
 pub(super) fn checks(extent: Extent) -> Vec<Check> {

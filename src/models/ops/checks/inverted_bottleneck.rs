@@ -1,4 +1,4 @@
-//! Checks of wide depthwise convolutions between two linear layers.
+//! Checks of inverted bottlenecks: a wide depthwise convolution between two linear layers.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::models::ops::{
 #[derive(Debug, Clone, Copy)]
 struct Block {
     batch: usize,
-    /// Rows and columns.
+    /// `(rows, columns)`.
     map: (usize, usize),
     input: usize,
     hidden: usize,
@@ -102,9 +102,9 @@ impl Case for BlockCase {
     }
 }
 
-/// Single precision's rounding over three layers of up to a few hundred products.
+/// Rounding of f32 over three layers of up to a few hundred products.
 const TOLERANCE: f64 = 5e-6;
-/// Every layer's result is rounded.
+/// The result of every layer is rounded.
 const ROUNDINGS: f64 = 6.0;
 
 pub(super) fn checks(extent: Extent) -> Vec<Check> {

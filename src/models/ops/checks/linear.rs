@@ -7,13 +7,13 @@ use candle_core::{Result, Tensor};
 use super::{Case, Check, Extent, Random, Setting, Way};
 use crate::models::ops::{Activation, Matrix, feed_forward, linear, linear_by_heads};
 
-/// What is added to a layer's output.
+/// The residual that is added to a layer's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Residual {
     None,
-    /// Of the output's shape.
+    /// It has the output's shape.
     Whole,
-    /// Of one image, added to all.
+    /// It has the shape of one image, and is added to all images.
     OfOneImage,
 }
 
@@ -30,7 +30,7 @@ struct Layer {
 }
 
 impl Layer {
-    /// With a bias and nothing else.
+    /// A layer with a bias, without residual and activation.
     fn new(rows: usize, input: usize, output: usize) -> Self {
         Self {
             images: 1,
@@ -104,14 +104,14 @@ impl Case for LayerCase {
     }
 }
 
-/// A layer whose result is cut into heads, on `images * rows` rows.
+/// A layer on `images * rows` rows whose output is split into heads.
 #[derive(Debug, Clone, Copy)]
 struct Heads {
     images: usize,
     rows: usize,
     input: usize,
     heads: usize,
-    /// Outputs of a head.
+    /// Output channels per head.
     width: usize,
 }
 
@@ -174,7 +174,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// One that widens and narrows again.
+    /// A pair that widens and then narrows to the input width.
     fn new(rows: usize, width: usize, hidden: usize, activation: Activation) -> Self {
         Self {
             rows,
@@ -240,10 +240,11 @@ impl Case for PairCase {
     }
 }
 
-/// Single precision's rounding over sums of up to a few thousand products.
+/// Rounding of f32 over sums of up to a few thousand products.
 const TOLERANCE: f64 = 5e-6;
 
-/// The widest layers have half or a quarter of the published rows: the portable kernels would take minutes for all.
+/// The widest layers have a half or a quarter of the published rows, because the portable kernels would take minutes
+/// for all.
 pub(super) fn checks(extent: Extent) -> Vec<Check> {
     let layer = |used_by, layer: Layer| Check::published("linear", TOLERANCE, used_by, layer);
     let pair = |used_by, pair: Pair| Check::published("feed_forward", TOLERANCE, used_by, pair);

@@ -1,9 +1,9 @@
-//! Every operation against its plain twin: the kernels of each instruction set, or what another device computes in
-//! each type, compared with the plain tensor operations on the CPU.
+//! Compares every operation with its plain implementation: the kernels of each instruction set, or the results of
+//! another device in each dtype, against plain tensor operations on the CPU.
 //!
-//! The shapes are those of the published models, and odd ones whose sizes no vector width divides. The inputs
-//! are random numbers of fixed seeds. `groundling selftest` runs the checks on a user's machine, the tests
-//! of this module run the odd shapes.
+//! The shapes are those of the published models, and odd shapes whose sizes are not multiples of any vector width.
+//! The inputs are random numbers with fixed seeds. `groundling selftest` runs the checks on a user's machine; the
+//! tests of this module run the odd shapes.
 
 mod attention;
 mod bf16;
@@ -26,17 +26,17 @@ pub use self::compare::Comparison;
 use self::random::Random;
 use super::{InstructionSet, Matrix, kernel_set};
 
-/// How many rows, tokens or cells the published shapes have.
+/// The number of rows, tokens or cells of the published shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// As many as in the published models, where that needs neither gigabytes nor minutes.
+    /// As many as in the published models, unless that takes gigabytes or minutes.
     Full,
     /// Fewer, with the same channels, heads and window sizes.
     Quick,
 }
 
 impl Extent {
-    /// One of two numbers.
+    /// Selects one of two numbers.
     fn of<T>(self, full: T, quick: T) -> T {
         match self {
             Self::Full => full,
@@ -45,43 +45,43 @@ impl Extent {
     }
 }
 
-/// What a check compares with the plain tensor operations on the CPU.
+/// What is compared with the plain tensor operations on the CPU.
 #[derive(Debug, Clone)]
 pub enum Target {
     /// The kernels on the CPU, compiled for an instruction set.
     Kernel(InstructionSet),
-    /// What the models run on a device, in a type.
+    /// The operations that the models run on a device, in a dtype.
     Device(Device, DType),
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// The largest difference, or what is wrong with the result.
     pub comparison: Comparison,
-    /// The shape that was run; of several, the one with the largest difference.
+    /// The shape; of several shapes, the one with the largest difference.
     pub shape: String,
 }
 
-/// The inputs of one call of an operation, and how to compute it.
+/// The inputs of one call of an operation, and its implementations.
 trait Case {
-    /// The results.
+    /// Computes the results.
     fn run(&self, way: Way) -> Result<Vec<Tensor>>;
 }
 
-/// How a case is computed.
+/// An implementation of an operation.
 #[derive(Debug, Clone, Copy)]
 enum Way<'a> {
     /// By the kernels on the CPU, compiled for an instruction set.
     Kernel(InstructionSet),
     /// By plain tensor operations on the CPU.
     Plain,
-    /// By the operation that the models call, on a device and in a type.
+    /// The operation that the models call, on a device and in a dtype.
     Device(&'a Device, DType),
 }
 
 impl Way<'_> {
-    /// An input, which is drawn in f32 on the CPU, where it is computed with.
+    /// Moves an input, which is drawn in f32 on the CPU, to the device and the dtype of the computation.
     fn put(self, xs: &Tensor) -> Result<Tensor> {
         match self {
             Self::Device(device, dtype) => xs.to_device(device)?.to_dtype(dtype),
@@ -99,7 +99,7 @@ impl Way<'_> {
         Matrix::on(self.set(&self.put(weight)?), self.put(weight)?)
     }
 
-    /// The instruction set of the kernels that run, if any do.
+    /// The instruction set of the kernels; `None` if no kernel runs.
     fn set(self, xs: &Tensor) -> Option<InstructionSet> {
         match self {
             Self::Kernel(set) => Some(set),
@@ -109,21 +109,21 @@ impl Way<'_> {
     }
 }
 
-/// The sizes and the options of one call of an operation; as text, the shape in a table.
+/// The sizes and options of one call of an operation. Its `Display` form is the shape in the table.
 trait Setting: Display {
-    /// Draws the inputs.
+    /// Draws random inputs.
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>>;
 }
 
-/// What [`Check::used_by`] says of shapes that no model has.
+/// The value of [`Check::used_by`] for shapes that no model has.
 const ODD: &str = "odd shapes";
 
-/// An operation with one or several shapes.
+/// A check of an operation with one or several shapes.
 pub struct Check {
     op: &'static str,
     used_by: &'static str,
     tolerance: f64,
-    /// How many times the rounding of its type a result may be off that is not f32, on other devices.
+    /// The tolerance on other devices in f16 and bf16, in multiples of the dtype's rounding error.
     roundings: f64,
     settings: Vec<Box<dyn Setting>>,
     /// Whether the kernel is compiled for every instruction set.
@@ -131,7 +131,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// A shape that `used_by` has.
+    /// A check with one published shape.
     fn published(
         op: &'static str,
         tolerance: f64,
@@ -148,7 +148,7 @@ impl Check {
         }
     }
 
-    /// Shapes whose sizes no vector width divides.
+    /// A check with shapes whose sizes are not multiples of any vector width.
     fn odd<S: Setting + 'static>(
         op: &'static str,
         tolerance: f64,
@@ -170,22 +170,22 @@ impl Check {
         self.op
     }
 
-    /// The model and the part of it that has this shape, or `odd shapes`.
+    /// The model, and its part that uses this shape, or `odd shapes`.
     pub fn used_by(&self) -> &'static str {
         self.used_by
     }
 
-    /// With more or fewer roundings of the type than two.
+    /// Replaces the default of two rounding errors.
     fn rounded(self, roundings: f64) -> Self {
         Self { roundings, ..self }
     }
 
-    /// The largest difference that is allowed in f32, as a share of the result's scale.
+    /// The tolerance in f32, as a share of the result's scale.
     pub fn tolerance(&self) -> f64 {
         self.tolerance
     }
 
-    /// The largest difference that is allowed for a target.
+    /// The tolerance for a target.
     pub fn tolerance_for(&self, target: &Target) -> f64 {
         let rounding = match target {
             Target::Device(_, DType::F16) => 2f64.powi(-11),
@@ -200,7 +200,7 @@ impl Check {
         self.is_by_set
     }
 
-    /// The operation with a published shape, to be timed; `None` for odd shapes.
+    /// The operation with a published shape, for benchmarks; `None` for odd shapes.
     pub fn call(&self) -> Option<Call<'_>> {
         match &*self.settings {
             [setting] if self.used_by != ODD => Some(Call {
@@ -237,7 +237,7 @@ impl Check {
     }
 }
 
-/// An operation with its inputs, which are drawn when it is first called.
+/// An operation with its inputs. The inputs are drawn at the first call.
 pub struct Call<'a> {
     setting: &'a dyn Setting,
     case: OnceCell<Box<dyn Case>>,
@@ -272,14 +272,14 @@ impl Call<'_> {
     }
 }
 
-/// Draws the inputs, computes the expected results once, and compares what each target gives.
+/// Draws the inputs, computes the expected results once, and compares the results of each target.
 fn compare(setting: &dyn Setting, seed: u64, targets: &[Target]) -> Result<Vec<Comparison>> {
     let mut random = Random::new(seed);
     if targets
         .iter()
         .any(|target| matches!(target, Target::Device(..)))
     {
-        // numbers that all types have, so that the results alone are rounded
+        // use inputs that all dtypes can represent, so that only the results are rounded
         random = random.rounded_to(DType::BF16);
     }
     let case = setting.draw(&mut random)?;
@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(ops, all, "operations with odd shapes, and all operations");
     }
 
-    /// Adds 1 to its input, and something more in the kernel.
+    /// Adds 1 to its input; the kernel adds an additional error.
     struct Increment {
         xs: Tensor,
         error: f64,

@@ -11,7 +11,7 @@ use crate::models::ops::norm::{
     with_kernel as layer_norm_with_kernel,
 };
 
-/// Which norm.
+/// The kind of norm.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     /// Over the channels of every row.
@@ -25,11 +25,11 @@ enum Kind {
 struct Norm {
     kind: Kind,
     batch: usize,
-    /// Rows and columns.
+    /// `(rows, columns)`.
     map: (usize, usize),
     channels: usize,
     eps: f64,
-    /// Mean and standard deviation of the input.
+    /// The mean and the standard deviation of the input.
     input: (f32, f32),
 }
 
@@ -100,13 +100,13 @@ impl Case for NormCase {
     }
 }
 
-/// candle's group norm rounds to the type of its input after each of its four steps.
+/// candle's group norm rounds to the input's dtype after each of its four steps.
 const GROUP_NORM_ROUNDINGS: f64 = 4.0;
 
-/// A mean of the size of the spread costs about one digit.
+/// A mean that is as large as the spread costs about one digit.
 const TOLERANCE: f64 = 5e-6;
-/// In the odd shapes of layer norm the mean is 500 times the spread, so that f32 holds three digits fewer of what
-/// is normed.
+/// In the odd shapes of layer norm the mean is 500 times the spread, so f32 represents the normed values with three
+/// digits less.
 const FAR_TOLERANCE: f64 = 3e-4;
 
 pub(super) fn checks(extent: Extent) -> Vec<Check> {
@@ -188,7 +188,7 @@ fn odd_layers() -> Vec<Norm> {
                 map: (3, 7),
                 channels,
                 eps: 1e-6,
-                // what a variance that is computed in one pass loses all digits of
+                // a variance that is computed in one pass would lose all digits here
                 input: (50.0, 0.1),
             });
         }

@@ -1,11 +1,11 @@
-//! Random tensors of a fixed seed: the same on every machine.
+//! Random tensors from a fixed seed, the same on every machine.
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
-/// A SplitMix64 generator (Steele et al. 2014), which is fast enough for inputs of many megabytes.
+/// A SplitMix64 generator (Steele et al. 2014), fast enough for inputs of many megabytes.
 pub(super) struct Random {
     state: u64,
-    /// What the numbers are rounded to.
+    /// The dtype that the numbers are rounded to.
     dtype: DType,
 }
 
@@ -15,12 +15,12 @@ impl Random {
         Self { state: seed, dtype }
     }
 
-    /// The same numbers, rounded to a type that has fewer.
+    /// The same numbers, rounded to a dtype with lower precision.
     pub(super) fn rounded_to(&self, dtype: DType) -> Self {
         Self { dtype, ..*self }
     }
 
-    /// 0 up to 1, in steps of 2^-24.
+    /// A number of 0..1, excluding 1, in steps of 2^-24.
     fn unit(&mut self) -> f32 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.state;
@@ -30,7 +30,7 @@ impl Random {
         (bits >> 40) as f32 / (1 << 24) as f32
     }
 
-    /// Uniform numbers between two, on the CPU.
+    /// Uniform numbers between `low` and `high`, on the CPU.
     pub(super) fn between(
         &mut self,
         low: f32,
@@ -46,7 +46,7 @@ impl Random {
         drawn.to_dtype(self.dtype)?.to_dtype(DType::F32)
     }
 
-    /// Uniform numbers of this mean and standard deviation, on the CPU.
+    /// Uniform numbers with this mean and standard deviation, on the CPU.
     pub(super) fn around(
         &mut self,
         mean: f32,
@@ -57,12 +57,12 @@ impl Random {
         self.between(mean - half_width, mean + half_width, shape)
     }
 
-    /// Uniform numbers around zero of this standard deviation, on the CPU.
+    /// Uniform numbers with mean zero and this standard deviation, on the CPU.
     pub(super) fn spread(&mut self, deviation: f32, shape: impl Into<Shape>) -> Result<Tensor> {
         self.around(0.0, deviation, shape)
     }
 
-    /// The weight `[output, input]` of a linear layer that keeps the scale of its input.
+    /// The weight `[output, input]` of a linear layer, scaled so that the output has the input's scale.
     pub(super) fn weight(&mut self, output: usize, input: usize) -> Result<Tensor> {
         self.spread(1.0 / (input as f32).sqrt(), (output, input))
     }

@@ -1,4 +1,4 @@
-//! Checks of attention in the windows of a map.
+//! Checks of windowed attention.
 
 use std::fmt;
 
@@ -8,27 +8,27 @@ use super::{Case, Check, Extent, Random, Setting, Way};
 use crate::models::ops::window_attention::{window_attention, window_attention_plain, with_kernel};
 use crate::models::ops::{PositionBias, Windows};
 
-/// What is added to the scores of a window.
+/// The position bias that is added to the scores of a window.
 #[derive(Debug, Clone, Copy)]
 enum Positions {
     None,
-    /// By head, query and key.
+    /// Per head, query and key.
     Table,
     /// Decomposed into rows and columns.
     Relative,
 }
 
-/// Square windows of maps.
+/// The sizes of a call with square windows.
 #[derive(Debug, Clone, Copy)]
 struct WindowAttention {
     batch: usize,
-    /// Rows and columns of the maps.
+    /// `(rows, columns)` of the maps.
     map: (usize, usize),
-    /// Rows of a window.
+    /// Number of rows, and of columns, of a window.
     window: usize,
     shift: usize,
     heads: usize,
-    /// Channels of a head.
+    /// Channels per head.
     width: usize,
     positions: Positions,
 }
@@ -97,7 +97,7 @@ struct WindowCase {
     filler: Tensor,
     heads: usize,
     windows: Windows,
-    /// Not packed.
+    /// Not packed for a kernel.
     positions: Option<PositionBias>,
 }
 
@@ -144,9 +144,10 @@ impl Case for WindowCase {
     }
 }
 
-/// Softmax multiplies the rounding of the scores.
+/// The softmax amplifies rounding errors of the scores.
 const TOLERANCE: f64 = 1e-5;
-/// Scores, and positions of up to 20, are rounded as such, and their exponentials differ by as much.
+/// Scores, and position biases of up to 20, are rounded to the dtype, and the exponential amplifies the rounding
+/// error.
 const ROUNDINGS: f64 = 20.0;
 
 pub(super) fn checks(extent: Extent) -> Vec<Check> {
@@ -175,7 +176,7 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
         check("Swin-B stage 3, shifted", stage_3, (12, 6), (16, 32), table),
         check("SAM ViT-B, windows", sam, (14, 0), (12, 64), relative),
         check("SAM ViT-L, windows", sam, (14, 0), (16, 64), relative),
-        // of all heads the plain twin needs gigabytes
+        // with all heads, the plain implementation would need gigabytes
         check(
             extent.of(
                 "SAM ViT-B, global, 2 of 12 heads",

@@ -1,13 +1,13 @@
-//! What layers do to their sums.
+//! Activations of layers.
 
 use pulp::Simd;
 
 use crate::simd::gelu;
 
-/// What is done to a sum before it is stored.
+/// The function that is applied to a sum before it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activation {
-    /// Nothing.
+    /// The identity.
     #[default]
     None,
     /// `max(x, 0)`.
@@ -16,7 +16,7 @@ pub enum Activation {
     Gelu,
 }
 
-/// The activation of a vector.
+/// Applies an activation to a vector.
 #[inline(always)]
 pub fn activate<S: Simd>(simd: S, activation: Activation, x: S::f32s) -> S::f32s {
     match activation {

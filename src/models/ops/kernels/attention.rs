@@ -1,5 +1,5 @@
-//! Scaled dot-product attention, head by head and block by block: scores are never stored as a whole (Dao et
-//! al. 2022, "FlashAttention", <https://arxiv.org/abs/2205.14135>).
+//! Scaled dot-product attention, head by head and block by block, without storing all scores (Dao et al. 2022,
+//! "FlashAttention", <https://arxiv.org/abs/2205.14135>).
 
 #![allow(unsafe_code)]
 
@@ -13,47 +13,47 @@ use crate::scratch::{Scratch, Shared, filled};
 use crate::simd::{InstructionSet, exponentials};
 use crate::tile::{Epilogue, Tile};
 
-/// Queries and keys whose scores are computed at once.
+/// Queries and keys of one block of scores.
 const QUERIES: usize = 96;
 const KEYS: usize = 256;
 
 /// The sizes of an attention.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
-    /// Images or windows.
+    /// Number of images or windows.
     pub groups: usize,
     pub heads: usize,
-    /// Of one group.
+    /// Number of queries per group.
     pub queries: usize,
-    /// Of one group.
+    /// Number of keys per group.
     pub keys: usize,
-    /// Channels of a head.
+    /// Channels per head.
     pub width: usize,
 }
 
-/// Where an attention's numbers come from and go to. A row is the `width` numbers of one head of one token.
+/// The inputs and the output layout of an attention. A row is the `width` numbers of one head of one token.
 ///
 /// # Safety
-/// The rows of [`Rows::output`] must cover all numbers of the output, none of them twice.
+/// The rows of [`Rows::output`] must cover the whole output without overlaps.
 pub(crate) unsafe trait Rows: Sync {
-    /// Numbers of the output.
+    /// Length of the output.
     fn length(&self) -> usize;
 
     fn query(&self, group: usize, head: usize, index: usize) -> &[f32];
     fn key(&self, group: usize, head: usize, index: usize) -> &[f32];
     fn value(&self, group: usize, head: usize, index: usize) -> &[f32];
 
-    /// Where in the output the row of a query starts; `None` for a query that has no place there, whose row is
-    /// dropped. No two are the same.
+    /// The start of a query's row in the output; `None` for a query without a row there, whose result is dropped. All
+    /// starts are different.
     fn output(&self, group: usize, head: usize, index: usize) -> Option<usize>;
 
-    /// Numbers of [`Rows::prepare`] for so many queries.
+    /// Length of the buffer of [`Rows::prepare`] for this number of queries.
     fn prepared(&self, _queries: usize) -> usize {
         0
     }
 
-    /// What of the bias depends on the queries themselves; `scaled` are their rows over the root of the width,
-    /// one after the other.
+    /// Computes the part of the bias that depends on the queries. `scaled` are their rows, divided by the square root
+    /// of the width, one after the other.
     #[inline(always)]
     fn prepare<S: Simd>(
         &self,
@@ -69,13 +69,13 @@ pub(crate) unsafe trait Rows: Sync {
     fn add_bias(&self, query: Query, first_key: usize, scores: &mut [f32]);
 }
 
-/// A query whose scores are being computed.
+/// The query whose scores are being computed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Query<'a> {
     pub group: usize,
     pub head: usize,
     pub index: usize,
-    /// What was prepared, for the queries from `first` on.
+    /// The prepared numbers of the queries from `first` on.
     pub prepared: &'a [f32],
     pub first: usize,
 }
@@ -84,8 +84,8 @@ pub(crate) struct Query<'a> {
 pub(crate) fn attend<R: Rows>(set: InstructionSet, rows: &R, sizes: Sizes) -> Vec<f32> {
     let length = rows.length();
     let pairs = sizes.groups * sizes.heads;
-    // the queries of a head are shared out only where there are too few heads for the threads: every part
-    // packs the keys again
+    // a head's queries are split among threads only if there are too few heads, because every part packs the keys
+    // again
     let wanted = (4 * rayon::current_num_threads()).div_ceil(pairs.max(1));
     let parts = wanted.clamp(1, sizes.queries.div_ceil(2 * QUERIES).max(1));
     let part = sizes.queries.div_ceil(parts).max(1);
@@ -110,11 +110,11 @@ pub(crate) fn attend<R: Rows>(set: InstructionSet, rows: &R, sizes: Sizes) -> Ve
             (0..pairs * parts).into_par_iter().for_each(task);
         }
     };
-    // SAFETY: the rows cover the output, as `Rows` promises.
+    // SAFETY: the rows cover the output, as `Rows` requires.
     unsafe { filled(length, run) }
 }
 
-/// Some queries of one head of one group.
+/// A part of the queries of one head of one group.
 struct HeadPart<'a, R> {
     rows: &'a R,
     sizes: Sizes,
@@ -186,8 +186,8 @@ struct Block<'a, R> {
 }
 
 impl<R: Rows> Block<'_, R> {
-    /// Works in `scores` `[count, KEYS]`, `sums` `[count, width]`, and `stats`: per query the largest score and
-    /// the sum of exponentials so far.
+    /// Uses the buffers `scores` `[count, KEYS]`, `sums` `[count, width]`, and `stats`, which has the largest score
+    /// and the sum of exponentials so far for each query.
     #[inline(always)]
     fn compute<S: Simd>(&self, simd: S, scores: &mut [f32], sums: &mut [f32], stats: &mut [f32]) {
         let Sizes { keys, width, .. } = self.part.sizes;
@@ -207,7 +207,7 @@ impl<R: Rows> Block<'_, R> {
                     (scores.as_mut_ptr(), KEYS),
                 )
             };
-            // SAFETY: the queries' rows are there, the scores' rows are `KEYS` numbers apart.
+            // SAFETY: the queries' rows exist, and the scores' rows are `KEYS` numbers apart.
             unsafe { score.compute(simd) };
             for (i, scores) in scores.chunks_exact_mut(KEYS).take(self.count).enumerate() {
                 let query = Query {
@@ -255,15 +255,15 @@ impl<R: Rows> Block<'_, R> {
             assert!(at + width <= self.part.length, "a row beyond the output");
             let scale = 1.0 / totals[i];
             for (j, sum) in sums.iter().enumerate() {
-                // SAFETY: inside the output, and no other task's row.
+                // SAFETY: inside the output, in a row of this task only.
                 unsafe { self.part.output.get().add(at + j).write(sum * scale) };
             }
         }
     }
 }
 
-/// Replaces scores by their exponentials, `e^(score - largest)` with the largest score so far; returns what
-/// earlier sums must be multiplied by.
+/// Replaces scores by their exponentials `e^(score - largest)`, where `largest` is the largest score so far. Returns
+/// the factor by which earlier sums must be multiplied.
 #[inline(always)]
 fn softmax_part<S: Simd>(
     simd: S,
@@ -273,7 +273,7 @@ fn softmax_part<S: Simd>(
     total: &mut f32,
 ) -> f32 {
     let whole = count.next_multiple_of(S::F32_LANES);
-    // what fills up the last vector is not the largest, and is not added up
+    // padding of the last vector: never the largest, and not added to the sum
     scores[count..whole].fill(f32::NEG_INFINITY);
     let scores = &mut scores[..whole];
     let mut most = simd.splat_f32s(*largest);
@@ -303,15 +303,15 @@ pub fn multihead_attention(set: InstructionSet, rows: &Multihead, sizes: Sizes) 
     attend(set, rows, sizes)
 }
 
-/// Rows of a tensor `[B, N, C]` whose heads lie side by side.
+/// Rows of a tensor `[B, N, C]` whose heads are side by side.
 #[derive(Debug, Clone, Copy)]
 pub struct Heads<'a> {
     pub data: &'a [f32],
-    /// Tokens of one image.
+    /// Number of tokens per image.
     pub tokens: usize,
-    /// Numbers of a token.
+    /// Numbers per token.
     pub stride: usize,
-    /// One image serves all groups.
+    /// Whether one image is shared by all groups.
     pub is_shared: bool,
 }
 
@@ -323,19 +323,19 @@ impl Heads<'_> {
     }
 }
 
-/// Attention of tokens to tokens.
+/// Attention between two sequences of tokens.
 pub struct Multihead<'a> {
     pub query: Heads<'a>,
     pub key: Heads<'a>,
     pub value: Heads<'a>,
-    /// The numbers of an additive bias, and how far apart groups, heads and queries are in it.
+    /// An additive bias, and its strides for groups, heads and queries.
     pub bias: Option<(&'a [f32], [usize; 3])>,
     pub width: usize,
     pub heads: usize,
     pub groups: usize,
 }
 
-// SAFETY: a query's row is found by its group, index and head in this order, so that there are no gaps.
+// SAFETY: a query's row is determined by group, index and head in this order, so the rows have no gaps.
 unsafe impl Rows for Multihead<'_> {
     fn length(&self) -> usize {
         self.groups * self.query.tokens * self.heads * self.width

@@ -10,7 +10,7 @@ use crate::packed::Packed;
 use crate::scratch::{Scratch, Shared, filled};
 use crate::tile::{Epilogue, Tile};
 
-/// Numbers of the patches that a task gathers at once: they stay in the second-level cache.
+/// Size of the patches that a task gathers at once, in numbers; they fit into the second-level cache.
 const GATHERED: usize = 48 << 10;
 
 /// The sizes of a map `[B, H, W, C]`.
@@ -22,8 +22,8 @@ pub struct Map {
     pub channels: usize,
 }
 
-/// A 3x3 convolution, zero-padded by one: `kernel` `[output, 9 * C]`, row by row with channels last. Returns `[B,
-/// ceil(H / stride), ceil(W / stride), output]`.
+/// A 3x3 convolution with a zero padding of one. `kernel` is `[output, 9 * C]`, row by row with channels last.
+/// Returns `[B, ceil(H / stride), ceil(W / stride), output]`.
 pub fn conv3x3(
     xs: &[f32],
     map: Map,
@@ -54,7 +54,7 @@ pub fn conv3x3(
             });
         });
     };
-    // SAFETY: every task writes its cells.
+    // SAFETY: every task writes all of its cells.
     unsafe { filled(cells * kernel.n(), run) }
 }
 
@@ -103,7 +103,7 @@ impl WithSimd for Patches<'_> {
             }
         }
         let n = self.kernel.n();
-        // SAFETY: the cells of this task alone.
+        // SAFETY: only this task writes these cells.
         unsafe {
             let tile = Tile {
                 epilogue: Epilogue {
@@ -123,9 +123,8 @@ impl WithSimd for Patches<'_> {
     }
 }
 
-/// A transposed convolution with kernel 2 and stride 2. Each of `kernels` makes one row of every cell's 2x2
-/// block: `[2 * output, C]`, the left cell's channels first; `bias` `[2 * output]`. Returns `[B, 2 H, 2 W,
-/// output]`.
+/// A transposed convolution with kernel size 2 and stride 2. Each of `kernels` `[2 * output, C]` computes one row of
+/// every 2x2 block, the left pixel's channels first. `bias` is `[2 * output]`. Returns `[B, 2 H, 2 W, output]`.
 pub fn upscale2x(
     xs: &[f32],
     map: Map,
@@ -159,7 +158,7 @@ pub fn upscale2x(
             });
         });
     };
-    // SAFETY: every task writes its line.
+    // SAFETY: every task writes all of its line.
     unsafe { filled(2 * lines * width * n, run) }
 }
 
@@ -191,7 +190,7 @@ impl WithSimd for Line<'_> {
                 (self.output, self.kernel.n()),
             )
         };
-        // SAFETY: the line is this task's alone.
+        // SAFETY: only this task writes the line.
         unsafe { tile.compute(simd) };
     }
 }

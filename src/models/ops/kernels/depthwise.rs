@@ -10,8 +10,8 @@ use crate::convolution::Map;
 use crate::scratch::{Shared, filled};
 use crate::simd::{InstructionSet, load, load_part, multiply_add};
 
-/// Convolves every channel with its own kernel `[9, C]`, zero-padded by one. Returns `[B, ceil(H / stride), ceil(W
-/// / stride), C]`.
+/// Convolves every channel with its own kernel `[9, C]`, with a zero padding of one. Returns
+/// `[B, ceil(H / stride), ceil(W / stride), C]`.
 pub fn depthwise_conv3x3(
     set: InstructionSet,
     xs: &[f32],
@@ -37,7 +37,7 @@ pub fn depthwise_conv3x3(
     let run = |output: Shared<*mut f32>| {
         (0..batch * rows).into_par_iter().for_each(|line| {
             let (image, row) = (line / rows, line % rows);
-            // a row at the edge has no neighbour there
+            // a row at the edge of the map has no neighbour on one side
             let below = [0, 1, 2].map(|k| {
                 let y = (row * stride + k).wrapping_sub(1);
                 let at = (image * height + y.min(height)) * line_length;
@@ -56,18 +56,18 @@ pub fn depthwise_conv3x3(
             }));
         });
     };
-    // SAFETY: every task writes its line.
+    // SAFETY: every task writes all of its line.
     unsafe { filled(batch * rows * columns * channels, run) }
 }
 
 /// One line of the result.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Line<'a> {
-    /// The rows of pixels under the kernel; `None` beyond the map.
+    /// The rows of pixels under the kernel; `None` outside the map.
     pub(crate) rows: [Option<&'a [f32]>; 3],
-    /// Pixels of these rows.
+    /// Number of pixels in these rows.
     pub(crate) width: usize,
-    /// Columns of the first pixel's kernel that lie left of these rows.
+    /// Number of kernel columns that are left of these rows at the first pixel.
     pub(crate) left: usize,
     /// `[9, C]`
     pub(crate) kernel: &'a [f32],
@@ -75,7 +75,7 @@ pub(crate) struct Line<'a> {
     pub(crate) bias: &'a [f32],
     pub(crate) stride: usize,
     pub(crate) activation: Activation,
-    /// Pixels of the result.
+    /// Number of pixels in the result.
     pub(crate) columns: usize,
     pub(crate) output: *mut f32,
 }
@@ -87,7 +87,7 @@ impl WithSimd for ConvolveLine<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // SAFETY: the line is one of the output's.
+        // SAFETY: the line is part of the output.
         unsafe { self.0.convolve(simd) };
     }
 }
@@ -96,7 +96,7 @@ impl Line<'_> {
     /// Computes the line.
     ///
     /// # Safety
-    /// `output` must be valid for writes of `columns` pixels, which nothing else writes meanwhile.
+    /// `output` must be valid for writes of `columns` pixels, and nothing else may write them at the same time.
     #[inline(always)]
     pub(crate) unsafe fn convolve<S: Simd>(&self, simd: S) {
         let channels = self.bias.len();
@@ -106,7 +106,7 @@ impl Line<'_> {
         }
         let lanes = S::F32_LANES;
         for column in 0..self.columns {
-            // the cells of the kernel that lie in the map, and the pixels below them
+            // the kernel cells inside the map, and the pixels under them
             let mut cells = [(0usize, [].as_slice()); 9];
             let mut count = 0;
             for k in 0..9 {
@@ -119,8 +119,8 @@ impl Line<'_> {
             let cells = &cells[..count];
             for first in (0..channels).step_by(lanes) {
                 let valid = lanes.min(channels - first);
-                // SAFETY: `valid` channels from `first` on are in the bias, in every cell of the kernel, in every
-                // pixel, and in the output's line.
+                // SAFETY: `valid` channels from `first` on are inside the bias, every kernel cell, every pixel, and
+                // the output's line.
                 unsafe {
                     let out = self.output.add(column * channels + first);
                     let at = |data: &[f32], from: usize| data.as_ptr().wrapping_add(from + first);

@@ -1,4 +1,4 @@
-//! Two linear layers with an activation between them, without a full hidden tensor.
+//! Two linear layers with an activation between them, without storing the full hidden tensor.
 
 #![allow(unsafe_code)]
 
@@ -11,10 +11,10 @@ use crate::packed::{Packed, Panels};
 use crate::scratch::{Scratch, Shared, filled};
 use crate::tile::{Epilogue, TILE_ROWS, Tile};
 
-/// Hidden channels that are computed at once: with a tile's rows they stay in the second-level cache.
+/// Hidden channels that are computed at once; with a tile's rows they fit into the second-level cache.
 const HIDDEN: usize = 512;
 
-/// `W2 activation(W1 x + b1) + b2 + residual` for `rows` rows of `x`; the residual has the result's shape.
+/// `W2 activation(W1 x + b1) + b2 + residual` for `rows` rows of `x`. The residual has the result's shape.
 pub fn feed_forward(
     x: &[f32],
     rows: usize,
@@ -30,7 +30,7 @@ pub fn feed_forward(
         residual.is_none_or(|r| r.len() == rows * output),
         "residual"
     );
-    // few rows gain nothing from tiles; the parts of one layer are shared out instead
+    // with few rows, tiles are not faster; run the layers one by one, each split among the threads
     if rows < 4 * TILE_ROWS {
         let rows_of = |data, stride| Rows {
             data,
@@ -52,7 +52,7 @@ pub fn feed_forward(
     let run = |c: Shared<*mut f32>| {
         (0..tiles).into_par_iter().for_each(|tile| {
             let first = tile * TILE_ROWS;
-            // SAFETY: the tile's rows lie in the input, the output and the residual.
+            // SAFETY: the tile's rows are inside the input, the output and the residual.
             let tile = unsafe {
                 FeedForwardTile {
                     rows: TILE_ROWS.min(rows - first),
@@ -69,7 +69,7 @@ pub fn feed_forward(
             w1.set().run(tile);
         });
     };
-    // SAFETY: every tile writes its rows.
+    // SAFETY: every tile writes all of its rows.
     unsafe { filled(rows * output, run) }
 }
 
@@ -129,7 +129,7 @@ impl WithSimd for FeedForwardTile<'_> {
                     (self.c, output),
                 )
             };
-            // SAFETY: the rows are this task's; the hidden numbers that are read were written before.
+            // SAFETY: only this task uses the rows; hidden numbers are written before they are read.
             unsafe {
                 widen.compute(simd);
                 narrow.compute(simd);

@@ -1,9 +1,9 @@
 //! Bi-directional attention between many image tokens and few text tokens.
 //!
 //! The reference projects both sides to `heads * width` channels (1024), and back. Here the products are
-//! re-associated: the query projection is folded into the text's keys and the output projection into the text's
-//! values, so that the image tokens only meet matrices of `heads * T` rows. The algebra is the same, for `T`
-//! up to `width` text tokens with fewer operations.
+//! re-associated: the query projection is folded into the text's keys, and the output projection into the text's
+//! values. The image tokens are then multiplied only with matrices of `heads * T` rows. The result is algebraically
+//! the same, and for up to `T = width` text tokens it takes fewer operations.
 
 #![allow(unsafe_code)]
 
@@ -20,27 +20,27 @@ use crate::tile::{Epilogue, TILE_ROWS, Tile};
 /// A linear layer's weight `[output, input]` and bias `[output]`.
 pub type Layer<'a> = (&'a [f32], &'a [f32]);
 
-/// The projections of the image side, head by head, as they meet the text.
+/// The projections of the image side, per head, in the form that is folded into the text.
 #[derive(Debug, Clone)]
 pub struct ImageProjections {
     set: InstructionSet,
-    /// Channels of an image token.
+    /// Channels per image token.
     d: usize,
-    /// Channels of a head.
+    /// Channels per head.
     width: usize,
-    /// Per head, the transposed query projection `[d, width]`, divided by the root of the width.
+    /// Per head, the transposed query projection `[d, width]`, divided by the square root of the width.
     query: Vec<Packed>,
     query_bias: Vec<f32>,
     /// Per head, the value projection `[width, d]`.
     value: Vec<Packed>,
     value_bias: Vec<f32>,
-    /// Per head, the output projection's columns `[d, width]`, scaled.
+    /// Per head, the columns `[d, width]` of the output projection, scaled.
     output: Vec<Packed>,
     output_bias: Vec<f32>,
 }
 
 impl ImageProjections {
-    /// Takes the query, value and output projections; the output's rows are multiplied by `scale` `[d]`.
+    /// Packs the query, value and output projections. The output's rows are multiplied by `scale` `[d]`.
     pub fn new(
         set: InstructionSet,
         query: Layer,
@@ -93,7 +93,7 @@ impl ImageProjections {
         }
     }
 
-    /// Channels of an image token.
+    /// Channels per image token.
     pub fn d(&self) -> usize {
         self.d
     }
@@ -108,7 +108,7 @@ impl ImageProjections {
 pub struct Pair<'a> {
     /// `[N, d]`: image tokens.
     pub vision: &'a [f32],
-    /// `[N]`: 1 for image, 0 for padding, whose tokens the text does not see.
+    /// `[N]`: 1 for image, 0 for padding; the text does not attend to padding.
     pub token_mask: Option<&'a [f32]>,
     /// `[T, heads * width]`: the text's keys and values.
     pub keys: &'a [f32],
@@ -117,16 +117,16 @@ pub struct Pair<'a> {
     pub text_bias: &'a [f32],
 }
 
-/// What both sides see of each other.
+/// The attention outputs of both sides.
 #[derive(Debug)]
 pub struct Attended {
-    /// `[N, d]`: the image tokens with the scaled output projection of what they saw added.
+    /// `[N, d]`: the image tokens plus their attention output, after the scaled output projection.
     pub vision: Vec<f32>,
-    /// `[T, heads * width]`: what the text tokens saw, before their output projection.
+    /// `[T, heads * width]`: the attention output of the text tokens, before the output projection.
     pub text: Vec<f32>,
 }
 
-/// Attention of an image's tokens to its text and of the text to them, on the same scores.
+/// Attention of an image's tokens to its text, and of the text to the image, with the same scores.
 pub fn fusion_attention(projections: &ImageProjections, pair: Pair) -> Attended {
     let ImageProjections {
         set,
@@ -140,7 +140,7 @@ pub fn fusion_attention(projections: &ImageProjections, pair: Pair) -> Attended 
     let tokens = pair.text_bias.len();
     let columns = heads * tokens;
     let count = pair.vision.len() / d;
-    // row (head, text token): what an image token is multiplied by to get its score, and what it gets back
+    // row (head, text token): the factor that gives an image token's score, and the value that it gets
     let (mut folded_keys, mut folded_values, mut key_bias) = (vec![], vec![], vec![]);
     for (head, query) in query.iter().enumerate() {
         let text = |data| Rows {
@@ -168,7 +168,7 @@ pub fn fusion_attention(projections: &ImageProjections, pair: Pair) -> Attended 
         let write_vision = |output: Shared<*mut f32>| {
             (0..tiles).into_par_iter().for_each(|tile| {
                 let first = tile * TILE_ROWS;
-                // SAFETY: the rows lie in both outputs.
+                // SAFETY: the rows are inside both outputs.
                 let (scores, output) = unsafe {
                     (
                         scores.get().add(first * columns),
@@ -189,7 +189,7 @@ pub fn fusion_attention(projections: &ImageProjections, pair: Pair) -> Attended 
                 });
             });
         };
-        // SAFETY: every tile writes its rows.
+        // SAFETY: every tile writes all of its rows.
         vision = unsafe { filled(count * d, write_vision) };
     };
     // SAFETY: as above.
@@ -252,7 +252,7 @@ impl WithSimd for VisionTile<'_> {
         };
         let mut scratch = Scratch::take();
         let [shares, line] = scratch.parts([self.rows * columns, padded]);
-        // SAFETY: the tile's rows lie in the image's tokens and in the scores.
+        // SAFETY: the tile's rows are inside the image tokens and the scores.
         let scores = unsafe {
             score.compute(simd);
             std::slice::from_raw_parts(self.scores, self.rows * columns)
@@ -286,16 +286,16 @@ impl WithSimd for VisionTile<'_> {
                 (self.output, d),
             )
         };
-        // SAFETY: the tile's rows lie in the image's tokens and in the output.
+        // SAFETY: the tile's rows are inside the image tokens and the output.
         unsafe { add.compute(simd) };
     }
 }
 
-/// Rows of image tokens whose part in the text's sums a task computes.
+/// Rows of image tokens per task that computes a part of the text's sums.
 const TEXT_ROWS: usize = 128;
 
-/// `[heads * T, d]`: per head and text token the mean of the image tokens, weighted by the softmax of the scores
-/// `[N, columns]` over the image tokens.
+/// `[heads * T, d]`: for each head and text token, the mean of the image tokens, weighted by the softmax of the
+/// scores `[N, columns]` over the image tokens.
 fn seen_by_text(
     projections: &ImageProjections,
     pair: Pair,
@@ -340,7 +340,7 @@ fn seen_by_text(
         })
     });
     let parts: Vec<(Vec<f32>, Vec<f32>)> = parts.collect();
-    // in the order of the parts, so that the sums do not depend on the threads' timing
+    // added in the order of the parts, so that the result does not depend on the threads' timing
     let (mut sums, mut totals) = (vec![0f32; columns * d], vec![0f32; columns]);
     for (part_sums, part_totals) in &parts {
         for (sum, part) in sums.iter_mut().zip(part_sums) {
@@ -358,7 +358,7 @@ fn seen_by_text(
     sums
 }
 
-/// The text's sums over some image tokens: `[columns, d]` and the sums of their weights `[columns]`.
+/// The text's sums over some image tokens: `[columns, d]`, and the sums of their weights, `[columns]`.
 struct TextPart<'a> {
     vision: &'a [f32],
     mask: Option<&'a [f32]>,
@@ -414,7 +414,8 @@ impl WithSimd for TextPart<'_> {
                     (sums.as_mut_ptr(), d),
                 )
             };
-            // SAFETY: the weights have `columns` rows of `count` numbers, the sums as many of `d`.
+            // SAFETY: the weights have `columns` rows of `count` numbers, and the sums have as many rows of `d`
+            // numbers.
             unsafe { add.compute(simd) };
         }
         (sums, totals)

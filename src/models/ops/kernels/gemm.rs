@@ -1,4 +1,4 @@
-//! Products of whole matrices, shared out among the threads as tiles.
+//! Products of whole matrices, split into tiles among the threads.
 
 #![allow(unsafe_code)]
 
@@ -9,7 +9,7 @@ use crate::packed::Packed;
 use crate::scratch::{Shared, filled};
 use crate::tile::{ComputeTile, Epilogue, TILE_ROWS, Tile};
 
-/// A factor of a product: `rows` rows of numbers, `stride` apart.
+/// A factor of a product: `count` rows of numbers, `stride` numbers apart.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
     pub data: &'a [f32],
@@ -17,8 +17,8 @@ pub struct Rows<'a> {
     pub stride: usize,
 }
 
-/// `activation(A B^T + bias + residual)`: rows of `b.n()` numbers. The residual has as many rows, or a fraction of
-/// them, and is then added again and again.
+/// `activation(A B^T + bias + residual)`, in rows of `b.n()` numbers. The residual has the same number of rows, or a
+/// divisor of it; it is then repeated.
 pub fn product(
     a: Rows,
     b: &Packed,
@@ -37,7 +37,7 @@ pub fn product(
         "rows of A"
     );
     assert!(bias.is_none_or(|bias| bias.len() == n), "bias");
-    // rows with the same residual
+    // number of rows after which the residual repeats
     let period = residual.map_or(rows, |residual| residual.len() / n.max(1));
     assert!(
         residual.is_none_or(|r| r.len() == period * n && rows.is_multiple_of(period.max(1))),
@@ -47,7 +47,7 @@ pub fn product(
     let (count, width) = (b.panels().count(), b.panels().width);
     let (a, panels) = (Shared::new(data.as_ptr()), Shared::new(b.panels()));
     let residual = Shared::new(residual.map(<[f32]>::as_ptr));
-    // few rows are shared out by panels too, so that every thread has something to do
+    // with few rows, the panels are split too, so that every thread has work
     let tiles = of_period * (rows / period.max(1));
     let groups = match tiles {
         0..8 => count.min(16usize.div_ceil(tiles.max(1))).max(1),
@@ -58,13 +58,13 @@ pub fn product(
     let run = |output: Shared<*mut f32>| {
         let task = |index: usize| {
             let tile = index / groups;
-            // rows are cut anew where the residual begins again
+            // tiles start again at each repetition of the residual
             let in_period = tile % of_period * TILE_ROWS;
             let first_row = tile / of_period * period + in_period;
             let first_panel = (index % groups * group).min(count);
             let at = first_row * n + first_panel * width;
             let residual_at = in_period * n + first_panel * width;
-            // SAFETY: the tile's rows and columns lie in the matrices, whose sizes are checked above; no other
+            // SAFETY: the tile's rows and columns are inside the matrices, whose sizes are checked above; no other
             // task writes this part of the output.
             let tile = unsafe {
                 Tile {
@@ -96,7 +96,8 @@ pub fn product(
     unsafe { filled(rows * n, run) }
 }
 
-/// `A B^T + bias`, each image's rows cut into `heads` matrices: `[images, heads, rows / images, b.n() / heads]`.
+/// `A B^T + bias`, with each image's rows split into `heads` matrices:
+/// `[images, heads, rows / images, b.n() / heads]`.
 pub fn product_by_heads(
     a: Rows,
     images: usize,
@@ -109,7 +110,7 @@ pub fn product_by_heads(
     let rows = a.count / images.max(1);
     assert_eq!((heads * head_width, images * rows), (n, a.count), "heads");
     if !head_width.is_multiple_of(b.panels().width) {
-        // a head does not begin with a panel
+        // heads do not start at panel boundaries
         let whole = product(a, b, bias, Activation::None, None);
         let mut output = vec![0.0; whole.len()];
         for (row, numbers) in whole.chunks_exact(n.max(1)).enumerate() {
@@ -133,7 +134,7 @@ pub fn product_by_heads(
         (0..images * tiles).into_par_iter().for_each(|task| {
             let (image, first) = (task / tiles, task % tiles * TILE_ROWS);
             for head in 0..heads {
-                // SAFETY: the tile's rows lie in A; its part of the output is this task's and head's alone.
+                // SAFETY: the tile's rows are inside A; only this task writes this head's part of the output.
                 let tile = unsafe {
                     let at = ((image * heads + head) * rows + first) * head_width;
                     Tile {

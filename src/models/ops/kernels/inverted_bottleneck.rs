@@ -1,5 +1,5 @@
-//! A wide depthwise convolution between two linear layers, without the wide maps (Sandler et al. 2018, "MobileNetV2",
-//! <https://arxiv.org/abs/1801.04381>).
+//! A wide depthwise convolution between two linear layers, without storing the wide maps (Sandler et al. 2018,
+//! "MobileNetV2", <https://arxiv.org/abs/1801.04381>).
 
 #![allow(unsafe_code)]
 
@@ -13,7 +13,7 @@ use crate::packed::Packed;
 use crate::scratch::{Scratch, Shared, filled};
 use crate::tile::{Epilogue, Tile};
 
-/// Rows and columns of the result that a task computes: three rows of the wide map stay in the second-level cache.
+/// Rows and columns of the result that a task computes; three rows of the wide map fit into the second-level cache.
 const ROWS: usize = 32;
 const COLUMNS: usize = 64;
 
@@ -36,8 +36,8 @@ pub struct Layers<'a> {
     pub narrow_bias: &'a [f32],
 }
 
-/// `activation(narrow(gelu(depthwise(gelu(widen(xs))))) + residual)`: `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W /
-/// stride), output]`, the residual's shape.
+/// `activation(narrow(gelu(depthwise(gelu(widen(xs))))) + residual)`: `[B, H, W, C]` to
+/// `[B, ceil(H / stride), ceil(W / stride), output]`, which is also the residual's shape.
 pub fn inverted_bottleneck(
     xs: &[f32],
     map: Map,
@@ -87,13 +87,13 @@ pub fn inverted_bottleneck(
                 });
             });
     };
-    // SAFETY: every task writes its cells.
+    // SAFETY: every task writes all of its cells.
     unsafe { filled(length, run) }
 }
 
-/// A rectangle of the result.
+/// A rectangle of the result, computed by one task.
 struct Block<'a> {
-    /// One image.
+    /// The pixels of one image.
     xs: &'a [f32],
     map: Map,
     layers: Layers<'a>,
@@ -101,7 +101,7 @@ struct Block<'a> {
     activation: Activation,
     rows: (usize, usize),
     columns: (usize, usize),
-    /// The image's first cell in the result.
+    /// The index of the image's first cell in the result.
     first_cell: usize,
     out: Shared<*mut f32>,
 }
@@ -120,7 +120,7 @@ impl WithSimd for Block<'_> {
         } = self.map;
         let (hidden, stride) = (layers.widen.n(), layers.stride);
         let count = self.columns.1 - self.columns.0;
-        // the columns of the wide map that the kernel meets
+        // the columns of the wide map under the kernel
         let first = (self.columns.0 * stride).saturating_sub(1);
         let last = ((self.columns.1 - 1) * stride + 2).min(width);
         let wide = last - first;
@@ -128,7 +128,7 @@ impl WithSimd for Block<'_> {
         let [first_row, second_row, third_row, convolved] =
             scratch.parts([wide * hidden, wide * hidden, wide * hidden, count * hidden]);
         let kept = [first_row, second_row, third_row];
-        // rows of the wide map that are computed
+        // the row of the wide map up to which rows are computed
         let mut until = (self.rows.0 * stride).saturating_sub(1);
         for row in self.rows.0..self.rows.1 {
             let lowest = (row * stride + 2).min(height);
@@ -149,7 +149,7 @@ impl WithSimd for Block<'_> {
                         (kept[y % 3].as_mut_ptr(), hidden),
                     )
                 };
-                // SAFETY: pixels of the image, and a row that is kept.
+                // SAFETY: pixels of the image, and one of the buffered rows.
                 unsafe { tile.compute(simd) };
             }
             until = lowest;
@@ -188,7 +188,7 @@ impl WithSimd for Block<'_> {
                     (self.out.get().wrapping_add(at), output),
                 )
             };
-            // SAFETY: the cells of this task alone.
+            // SAFETY: only this task writes these cells.
             unsafe { tile.compute(simd) };
         }
     }

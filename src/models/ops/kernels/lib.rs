@@ -1,9 +1,10 @@
-//! The kernels: slices in, vectors out, compiled for every instruction set and chosen at run time.
+//! The CPU kernels: slices in, vectors out. They are compiled for every instruction set, and one is selected at run
+//! time.
 //!
-//! They know no tensors; the operations one level up check shapes, and hold each of them together with plain
-//! tensor operations by a test. All arithmetic of the models that is `unsafe` lies here. Most of them
-//! are made of tiles of matrix products (`tile`).
-//! They are a package of their own, so that they are compiled once, as one unit, whoever is built on them.
+//! They do not depend on tensors. The operations one level up check the shapes, and tests compare each kernel with
+//! plain tensor operations. All `unsafe` arithmetic of the models on the CPU is here. Most kernels consist of tiles
+//! of matrix products (`tile`). The kernels are a separate package, so that they are compiled once, as one unit, for
+//! all crates that use them.
 
 pub mod activation;
 pub mod attention;

@@ -1,4 +1,4 @@
-//! Layer norm and group norm whose variance is taken around the mean.
+//! Layer norm and group norm, with the variance computed around the mean.
 
 #![allow(unsafe_code)]
 
@@ -9,10 +9,10 @@ use crate::activation::{Activation, activate};
 use crate::scratch::{Shared, filled};
 use crate::simd::InstructionSet;
 
-/// Numbers that are worth handing out as a task.
+/// Minimum size of a parallel task, in numbers.
 const TASK: usize = 1 << 14;
 
-/// The activation of `(x - mean) / sqrt(variance + eps) * weight + bias` of every row of `weight.len()` numbers.
+/// The activation of `(x - mean) / sqrt(variance + eps) * weight + bias`, for every row of `weight.len()` numbers.
 pub fn layer_norm(
     set: InstructionSet,
     xs: &[f32],
@@ -25,7 +25,7 @@ pub fn layer_norm(
     let step = (TASK / channels + 1) * channels;
     let run = |output: Shared<*mut f32>| {
         xs.par_chunks(step).enumerate().for_each(|(i, xs)| {
-            // SAFETY: the part of the output that belongs to the chunk.
+            // SAFETY: the chunk's part of the output.
             let output = unsafe { output.get().add(i * step) };
             set.run(NormRows {
                 xs,
@@ -37,7 +37,7 @@ pub fn layer_norm(
             });
         });
     };
-    // SAFETY: every task writes as much as its chunk is long.
+    // SAFETY: every task writes as many numbers as its chunk has.
     unsafe { filled(xs.len(), run) }
 }
 
@@ -85,7 +85,7 @@ impl WithSimd for NormRows<'_> {
     }
 }
 
-/// The sum of `x - mean`, or of its square, in lanes: fast, and closer than one running sum.
+/// The sum of `x - mean`, or of its square, in several lanes: faster and more precise than a single running sum.
 #[inline(always)]
 fn sum(xs: &[f32], mean: f32, is_squared: bool) -> f32 {
     let term = |x: f32| {
@@ -118,9 +118,9 @@ fn sum(xs: &[f32], mean: f32, is_squared: bool) -> f32 {
     lanes[0] + rest
 }
 
-/// Group norm of one image's map, channels last: `groups` groups of neighbouring channels over all cells.
+/// Group norm of one image's map, channels last: `groups` groups of neighbouring channels, each over all cells.
 ///
-/// The statistics are in double precision: a group may have few cells, which differ little from their mean.
+/// The statistics are in double precision, because a group may have few cells that differ little from their mean.
 pub fn group_norm(xs: &[f32], groups: usize, weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
     let channels = weight.len().max(1);
     let cells = (TASK / channels).max(1);

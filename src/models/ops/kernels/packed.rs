@@ -1,4 +1,4 @@
-//! One factor of a matrix product, packed into panels: the order in which the product reads it.
+//! One factor of a matrix product, packed into panels in the order in which the product reads it.
 
 use rayon::prelude::*;
 
@@ -6,29 +6,29 @@ use crate::scratch::Aligned;
 use crate::simd::InstructionSet;
 use crate::words::pair;
 
-/// Vectors in a row of a panel.
+/// Vectors per row of a panel.
 pub(crate) const VECTORS: usize = 2;
 
-/// How the numbers of a packed matrix are kept.
+/// The number format of a packed matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
     #[default]
     F32,
-    /// Rounded to 8 significant bits; so are the numbers that they are multiplied with. Takes half the memory.
+    /// Rounded to 8 significant bits, and so are the numbers that are multiplied with them. Needs half the memory.
     Bf16,
 }
 
-/// What the words of a panel hold: see [`crate::words`].
+/// The content of a panel's words: see [`crate::words`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     Singles,
     Pairs,
-    /// For a CPU with an instruction for their products.
+    /// For a CPU with an instruction for products of bf16 pairs.
     DotPairs,
 }
 
-/// Where the panels of a matrix `[n, k]` lie: of its `n` rows, as many as a panel is wide are side by side, word
-/// after word; zeros fill up the last panel.
+/// The panels of a matrix `[n, k]`. A panel has as many of the `n` rows as its width, side by side, word by word. The
+/// last panel is padded with zeros.
 #[derive(Debug, Clone, Copy)]
 pub struct Panels {
     pub(crate) start: *const f32,
@@ -39,17 +39,17 @@ pub struct Panels {
 }
 
 impl Panels {
-    /// Rows that a panel has with vectors of this many lanes.
+    /// Matrix rows per panel, for vectors with this many lanes.
     pub const fn width(lanes: usize) -> usize {
         VECTORS * lanes
     }
 
-    /// Numbers that the panels of a matrix `[n, k]` take.
+    /// Size of the panels of a matrix `[n, k]`, in numbers.
     pub fn size(lanes: usize, n: usize, k: usize) -> usize {
         n.next_multiple_of(Self::width(lanes)) * k
     }
 
-    /// Packs `n` rows of `k` numbers into `panels`; `row` gives each of them.
+    /// Packs `n` rows of `k` numbers into `panels`; `row` returns each row.
     pub fn pack_rows<'a>(
         panels: &mut [f32],
         lanes: usize,
@@ -89,13 +89,13 @@ impl Panels {
         }
     }
 
-    /// How many panels there are.
+    /// Number of panels.
     pub fn count(&self) -> usize {
         self.n.div_ceil(self.width)
     }
 }
 
-/// One panel: `rows` of the matrix become its columns.
+/// Packs one panel: `rows` of the matrix become its columns.
 #[inline(always)]
 fn pack_panel_of_rows<'a>(
     panel: &mut [f32],
@@ -103,7 +103,7 @@ fn pack_panel_of_rows<'a>(
     rows: std::ops::Range<usize>,
     row: &impl Fn(usize) -> &'a [f32],
 ) {
-    // of known widths, so that every depth is gathered in registers
+    // with constant widths, so that each depth is gathered in registers
     match width {
         8 => gather_columns::<8>(panel, rows, row),
         16 => gather_columns::<16>(panel, rows, row),
@@ -135,7 +135,7 @@ fn gather_columns<'a, const WIDTH: usize>(
                 *out = if is_whole {
                     column[depth]
                 } else {
-                    // what fills up the last panel
+                    // padding of the last panel
                     column.get(depth).copied().unwrap_or_default()
                 };
             }
@@ -146,7 +146,7 @@ fn gather_columns<'a, const WIDTH: usize>(
 /// Columns of a panel that are gathered at once.
 const PART: usize = 8;
 
-/// One depth of all panels, of which each has `k`.
+/// Packs one depth of all panels, each of which has `k` depths.
 #[inline(always)]
 fn pack_column(panels: &mut [f32], width: usize, depth: (usize, usize), row: &[f32]) {
     match width {
@@ -170,7 +170,7 @@ fn spread<const WIDTH: usize>(panels: &mut [f32], (depth, k): (usize, usize), ro
     }
 }
 
-/// One panel of pairs: `rows` of `k` numbers become its columns.
+/// Packs one panel of pairs: `rows` of `k` numbers become its columns.
 fn pack_panel_of_pairs<'a>(
     panel: &mut [f32],
     width: usize,
@@ -265,7 +265,7 @@ impl Packed {
         }
     }
 
-    /// The panels, for as long as the matrix lives.
+    /// The panels; they are valid as long as the matrix exists.
     pub fn panels(&self) -> Panels {
         Panels {
             start: self.words.as_ptr(),
@@ -276,17 +276,17 @@ impl Packed {
         }
     }
 
-    /// Rows: the columns of the product.
+    /// Number of rows, which are the columns of the product.
     pub fn n(&self) -> usize {
         self.n
     }
 
-    /// Numbers of a row: the depth of the product.
+    /// Numbers per row, which is the depth of the product.
     pub fn k(&self) -> usize {
         self.k
     }
 
-    /// The instruction set it is packed for.
+    /// The instruction set that it is packed for.
     pub fn set(&self) -> InstructionSet {
         self.set
     }

@@ -14,13 +14,13 @@ pub struct Sizes<'a> {
     pub batch: usize,
     pub queries: usize,
     pub heads: usize,
-    /// Channels of a head.
+    /// Channels per head.
     pub width: usize,
-    /// Places that a head looks at on each level.
+    /// Sampled positions per head and level.
     pub points: usize,
-    /// (height, width) of each level's map.
+    /// `(height, width)` of each level's map.
     pub shapes: &'a [(usize, usize)],
-    /// Numbers of a reference point: 2 for a centre, 4 for a box.
+    /// Numbers per reference point: 2 for a centre, 4 for a box.
     pub reference: usize,
 }
 
@@ -37,14 +37,15 @@ impl Sizes<'_> {
     }
 }
 
-/// Queries of one task.
+/// Queries per task.
 const QUERIES: usize = 64;
 
-/// Below this an integer is what the fraction bits of `2^23 + n` hold.
+/// Limit of integers that the fraction bits of `2^23 + n` can hold.
 const MOST_CELLS: usize = 1 << 23;
 
 /// - `value` `[B, heads, N, width]`
-/// - `samples` `[B, Q, 3 * heads * L * P]`: all heads' offsets in x, those in y, then all heads' logits
+/// - `samples` `[B, Q, 3 * heads * L * P]`: the offsets in x of all heads, then those in y, then the logits of all
+///   heads
 /// - `reference` `[B, Q, L, 2 or 4]`
 ///
 /// Returns `[B, Q, heads * width]`.
@@ -88,7 +89,7 @@ pub fn deformable_sampling(
                 });
             });
     };
-    // SAFETY: every task writes the rows of its queries.
+    // SAFETY: every task writes all rows of its queries.
     unsafe { filled(rows * channels, run) }
 }
 
@@ -124,7 +125,7 @@ impl WithSimd for Part<'_> {
             self.places(self.first + i, places, padded);
         }
         let channels = heads * width;
-        // head by head: the places of neighbouring queries are neighbours
+        // head by head, because neighbouring queries sample neighbouring positions
         for head in 0..heads {
             for (i, places) in places.chunks_exact((4 * padded).max(1)).enumerate() {
                 let row = self.first + i;
@@ -139,7 +140,7 @@ impl WithSimd for Part<'_> {
                     cells,
                     weights,
                 };
-                // SAFETY: the cells are of the image, and the output's row and head are this task's alone.
+                // SAFETY: the cells are in the image's maps; only this task writes this row and head of the output.
                 unsafe { from.add(simd, self.output.get().add(row * channels + head * width)) };
             }
         }
@@ -147,7 +148,7 @@ impl WithSimd for Part<'_> {
 }
 
 impl Part<'_> {
-    /// By sample: the width, the height and the first cell of its map; zeros after the last sample.
+    /// For each sample, the width, the height and the first cell of its map; zeros after the last sample.
     fn maps(&self, maps: &mut [f32], padded: usize) {
         maps.fill(0.0);
         let mut start = 0;
@@ -161,7 +162,7 @@ impl Part<'_> {
         }
     }
 
-    /// By sample of a query: where it is without an offset `x, y`, and what an offset is multiplied by, in cells.
+    /// For each sample of a query, its position `x, y` without an offset, and the factors of the offsets, in cells.
     fn places(&self, row: usize, places: &mut [f32], padded: usize) {
         let Sizes {
             points,
@@ -174,7 +175,7 @@ impl Part<'_> {
         for (level, &(rows, columns)) in shapes.iter().enumerate() {
             let at = &references[level * reference..][..reference];
             let (height, width) = (rows as f32, columns as f32);
-            // offsets are in cells, or in halves of a box's sides shared among the points
+            // offsets are in cells, or in halves of a box's sides divided by the number of points
             let (step_x, step_y) = match at {
                 [_, _, w, h] => {
                     let share = 0.5 / points as f32;
@@ -215,8 +216,8 @@ impl Part<'_> {
         }
     }
 
-    /// The four cells around each place as bits, corner by corner, and their weights: cell 0 with weight 0 where
-    /// the corner lies outside the map, or is not a number.
+    /// The four cells around each position as bits, corner by corner, and their weights. A corner outside the map, or
+    /// of a position that is NaN, is cell 0 with weight 0.
     #[inline(always)]
     fn corners<S: Simd>(
         &self,
@@ -232,14 +233,14 @@ impl Part<'_> {
         let offsets = &self.samples[row * 3 * of_heads + head * samples..];
         let (offsets_x, offsets_y) = (&offsets[..samples], &offsets[of_heads..][..samples]);
         for first in (0..padded).step_by(lanes) {
-            // SAFETY: `lanes` numbers from `first` on of slices of `padded` numbers, parts of `padded` numbers.
+            // SAFETY: `lanes` numbers from `first` on, inside a slice of `padded` numbers.
             let at = |part: usize, from: &[f32]| unsafe {
                 load::<S>(from[part * padded + first..][..lanes].as_ptr())
             };
             let offset = |from: &[f32]| {
                 let count = lanes.min(samples.saturating_sub(first));
                 let from = from.as_ptr().wrapping_add(first);
-                // SAFETY: the samples of the head that are left, at most a vector of them.
+                // SAFETY: the remaining samples of the head, at most one vector.
                 unsafe {
                     if count == lanes {
                         load::<S>(from)
@@ -273,8 +274,8 @@ impl Part<'_> {
     }
 }
 
-/// The two cells next to each of some places along one side of a map, with their weights; cell 0 with weight 0
-/// outside.
+/// The two neighbouring cells of some positions along one side of a map, with their weights. A cell outside the map
+/// is cell 0 with weight 0.
 struct Neighbours<S: Simd>([(S::f32s, S::f32s); 2]);
 
 impl<S: Simd> Neighbours<S> {
@@ -282,7 +283,7 @@ impl<S: Simd> Neighbours<S> {
     fn new(simd: S, at: S::f32s, size: S::f32s) -> Self {
         let splat = |value: f32| simd.splat_f32s(value);
         let (zero, one) = (splat(0.0), splat(1.0));
-        // far outside is as empty as just outside, and is rounded exactly
+        // every position far outside has weight 0, so clamp it to just outside, where rounding is exact
         let at = simd.max_f32s(simd.min_f32s(at, simd.add_f32s(size, one)), splat(-2.0));
         let magic = splat(12_582_912.0);
         let rounded = simd.sub_f32s(simd.add_f32s(at, magic), magic);
@@ -290,7 +291,7 @@ impl<S: Simd> Neighbours<S> {
         let low = simd.select_f32s(is_above, simd.sub_f32s(rounded, one), rounded);
         let high_share = simd.sub_f32s(at, low);
         let inside = |cell: S::f32s, share: S::f32s| {
-            // a place that is not a number fails the comparisons
+            // a NaN position fails the comparisons
             let from = simd.greater_than_or_equal_f32s(cell, zero);
             let until = simd.less_than_f32s(cell, size);
             let keep = |value| simd.select_f32s(from, simd.select_f32s(until, value, zero), zero);
@@ -303,12 +304,12 @@ impl<S: Simd> Neighbours<S> {
     }
 }
 
-/// Cells of an image's maps, as one head sees them.
+/// Cells of an image's maps, for one head.
 struct Cells<'a> {
     value: &'a [f32],
-    /// Channels of a cell.
+    /// Channels per cell.
     width: usize,
-    /// Numbers of cells, in the low bits of `2^23 + n`.
+    /// Cell indices, in the low bits of `2^23 + n`.
     cells: &'a [f32],
     weights: &'a [f32],
 }
@@ -317,13 +318,13 @@ impl Cells<'_> {
     /// Writes the weighted sum of the cells.
     ///
     /// # Safety
-    /// Every cell must be one of the maps, and `out` valid for writes of a cell.
+    /// Every cell must be inside the maps, and `out` must be valid for writes of one cell.
     #[inline(always)]
     unsafe fn add<S: Simd>(&self, simd: S, out: *mut f32) {
         let (width, lanes) = (self.width, S::F32_LANES);
         let whole = width / lanes;
         let mut vector = 0;
-        // SAFETY: the vectors lie in the head's channels.
+        // SAFETY: the vectors are inside the head's channels.
         unsafe {
             while vector + 4 <= whole {
                 self.add_vectors::<S, 4>(simd, vector * lanes, out);
@@ -349,11 +350,11 @@ impl Cells<'_> {
     }
 
     /// # Safety
-    /// See [`Cells::add`]; `N` vectors from `first` on must lie in a cell.
+    /// See [`Cells::add`]; `N` vectors from `first` on must be inside a cell.
     #[inline(always)]
     unsafe fn add_vectors<S: Simd, const N: usize>(&self, simd: S, first: usize, out: *mut f32) {
         let lanes = S::F32_LANES;
-        // two sums side by side: one alone would wait for its own additions
+        // two independent sums, because each addition of a single sum would wait for the one before
         let mut totals = [[simd.splat_f32s(0.0); N]; 2];
         let (cells, _) = self.cells.as_chunks::<2>();
         let (weights, _) = self.weights.as_chunks::<2>();
@@ -363,7 +364,7 @@ impl Cells<'_> {
                 debug_assert!(at + N * lanes <= self.value.len());
                 let weight = simd.splat_f32s(*weight);
                 for (v, total) in totals.iter_mut().enumerate() {
-                    // SAFETY: the caller's promise.
+                    // SAFETY: guaranteed by the caller.
                     let value = unsafe { load::<S>(self.value.as_ptr().add(at + v * lanes)) };
                     *total = multiply_add(simd, weight, value, *total);
                 }
@@ -382,7 +383,7 @@ impl Cells<'_> {
     }
 }
 
-/// The integer that the low bits of `2^23 + n` hold.
+/// The integer in the low bits of `2^23 + n`.
 #[inline(always)]
 fn number(shifted: f32) -> usize {
     (shifted.to_bits() & (MOST_CELLS as u32 - 1)) as usize

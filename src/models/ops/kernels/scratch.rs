@@ -1,23 +1,23 @@
-//! Memory that kernels work in: buffers that every thread keeps, and results that tasks fill.
+//! Working memory of kernels: per-thread buffers, and outputs that parallel tasks fill.
 
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
 
-/// Numbers of a cache line.
+/// Numbers per cache line.
 const LINE: usize = 16;
 
-/// One cache line, to which buffers are aligned.
+/// One cache line; buffers are aligned to it.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Line([f32; LINE]);
 
-/// A buffer of f32 that starts at a cache line.
+/// A buffer of f32 that is aligned to a cache line.
 #[derive(Debug, Clone, Default)]
 pub struct Aligned(Vec<Line>);
 
 impl Aligned {
-    /// `count` zeros, rounded up to whole lines.
+    /// A buffer of `count` zeros, rounded up to whole cache lines.
     pub fn zeros(count: usize) -> Self {
         Self(vec![Line([0.0; LINE]); count.div_ceil(LINE)])
     }
@@ -38,7 +38,7 @@ thread_local! {
     static KEPT: RefCell<Aligned> = const { RefCell::new(Aligned(vec![])) };
 }
 
-/// A buffer that a task works in. It is the thread's own as long as the task runs, and kept for the next one.
+/// A buffer for one task. It is taken from the thread, and returned for the next task.
 #[derive(Debug)]
 pub struct Scratch(Aligned);
 
@@ -48,7 +48,8 @@ impl Scratch {
         Self(KEPT.take())
     }
 
-    /// Parts of these lengths, each of which starts at a cache line. What they hold is left from earlier.
+    /// Splits the buffer into parts of these lengths, each aligned to a cache line. The contents are undefined: they
+    /// may be left from earlier tasks.
     pub fn parts<const N: usize>(&mut self, lengths: [usize; N]) -> [&mut [f32]; N] {
         let whole = lengths.map(|length| length.next_multiple_of(LINE));
         let total = whole.iter().sum::<usize>() / LINE;
@@ -70,12 +71,11 @@ impl Drop for Scratch {
     }
 }
 
-/// A pointer that the tasks of a kernel share; each touches its own part.
+/// A pointer that the tasks of a kernel share; each task accesses its own part.
 #[derive(Debug, Clone, Copy)]
 pub struct Shared<T>(T);
 
-// SAFETY: every kernel that uses it gives each task a part of its own to write, and nothing is read that
-// another task writes.
+// SAFETY: every kernel gives each task its own part to write, and no task reads what another one writes.
 unsafe impl<T> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Shared<T> {}
@@ -85,20 +85,20 @@ impl<T: Copy> Shared<T> {
         Self(pointer)
     }
 
-    /// The pointer; a method, so that closures take the whole wrapper.
+    /// The pointer. It is a method, so that closures capture the whole wrapper.
     pub fn get(self) -> T {
         self.0
     }
 }
 
-/// A vector of `length` numbers that `fill` writes; nothing is cleared before.
+/// Creates a vector of `length` numbers with `fill`; the memory is not initialised before.
 ///
 /// # Safety
-/// `fill` must write every one of the `length` numbers at the pointer it is given.
+/// `fill` must write all `length` numbers at its pointer.
 pub unsafe fn filled(length: usize, fill: impl FnOnce(Shared<*mut f32>)) -> Vec<f32> {
     let mut output: Vec<f32> = Vec::with_capacity(length);
     fill(Shared::new(output.as_mut_ptr()));
-    // SAFETY: the capacity is there, and the caller promises that all is written.
+    // SAFETY: the capacity is sufficient, and the caller guarantees that all numbers are written.
     unsafe { output.set_len(length) };
     output
 }

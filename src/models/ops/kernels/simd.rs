@@ -1,7 +1,7 @@
-//! The instruction sets that the kernels are compiled for, one of which is chosen at run time.
+//! The instruction sets that the kernels are compiled for. One of them is selected at run time.
 //!
-//! A kernel is written once over [`pulp::Simd`], whose vectors have as many lanes as the instruction set
-//! gives, and run by [`InstructionSet::run`].
+//! A kernel is written once with [`pulp::Simd`], whose vectors have as many lanes as the instruction set provides,
+//! and is run by [`InstructionSet::run`].
 
 #![allow(unsafe_code)]
 
@@ -12,21 +12,21 @@ use pulp::{Simd, WithSimd};
 /// An instruction set that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InstructionSet {
-    /// Vectors of 128 bits, without fused multiply-add: what every CPU of the architecture has.
+    /// 128-bit vectors without fused multiply-add, which every CPU of the architecture has.
     Portable,
     /// AVX2 and FMA (x86-64-v3); NEON on arm64.
     Vector,
     /// AVX-512 (x86-64-v4).
     Avx512,
-    /// AVX-512 with products of bf16.
+    /// AVX-512 with bf16 products.
     Avx512Bf16,
 }
 
-/// The best instruction set that kernels may use, where it is not the machine's best.
+/// The upper limit of the instruction sets, if one is set.
 static LIMIT: OnceLock<InstructionSet> = OnceLock::new();
 
 impl InstructionSet {
-    /// Every instruction set that this machine has, the simplest first.
+    /// All instruction sets of this machine, the simplest first.
     pub fn available() -> Vec<Self> {
         let mut sets = vec![Self::Portable];
         #[cfg(target_arch = "x86_64")]
@@ -46,8 +46,8 @@ impl InstructionSet {
         sets
     }
 
-    /// Those of [`InstructionSet::available`] that this process may use: none above what
-    /// [`InstructionSet::limit`] was given.
+    /// The sets of [`InstructionSet::available`] that this process may use: those up to the limit set by
+    /// [`InstructionSet::limit`].
     pub fn permitted() -> Vec<Self> {
         let limit = LIMIT.get().copied().unwrap_or(Self::Avx512Bf16);
         let mut sets = Self::available();
@@ -55,20 +55,20 @@ impl InstructionSet {
         sets
     }
 
-    /// The best one that this process may use.
+    /// The best instruction set that this process may use.
     pub fn current() -> Self {
         static BEST: OnceLock<InstructionSet> = OnceLock::new();
         *BEST.get_or_init(|| Self::permitted().pop().unwrap_or(Self::Portable))
     }
 
-    /// Keeps the kernels of this process from using more than `limit`: for tests of older CPUs. It counts
-    /// if it is called before the first kernel runs.
+    /// Limits the kernels of this process to instruction sets up to `limit`, for tests of older CPUs. It must be
+    /// called before the first kernel runs.
     pub fn limit(limit: Self) {
-        // a second call changes nothing
+        // a second call has no effect
         let _ = LIMIT.set(limit);
     }
 
-    /// What users call it.
+    /// The name for users.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
@@ -79,8 +79,8 @@ impl InstructionSet {
         }
     }
 
-    /// Runs a kernel, compiled for this instruction set. One that the machine does not have is replaced by
-    /// the portable one.
+    /// Runs a kernel that is compiled for this instruction set. If the machine does not have it, the portable one is
+    /// used.
     #[inline]
     pub fn run<K: WithSimd>(self, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
@@ -104,12 +104,12 @@ impl InstructionSet {
         Simd::vectorize(pulp::Scalar128b, kernel)
     }
 
-    /// Whether it has an instruction that multiplies bf16.
+    /// Whether it has an instruction for bf16 products.
     pub fn has_bf16_products(self) -> bool {
         self == Self::Avx512Bf16 && Self::available().contains(&self)
     }
 
-    /// Lanes of a vector of f32.
+    /// Number of f32 lanes of a vector.
     pub fn lanes(self) -> usize {
         struct Lanes;
         impl WithSimd for Lanes {
@@ -122,7 +122,7 @@ impl InstructionSet {
     }
 }
 
-/// `a b + c`. Without the instruction for it the library would call a function for every lane, so that it is
+/// `a b + c`. Without a fused instruction, the library would call a function for every lane; therefore the result is
 /// rounded twice there.
 #[inline(always)]
 pub fn multiply_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
@@ -133,13 +133,13 @@ pub fn multiply_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::
     }
 }
 
-/// `e^x`, to two units in the last place for -87 <= x <= 88; what lies outside gives the value at the
-/// nearer end (Cephes' `expf`).
+/// `e^x`, with an error of at most two units in the last place for -87 <= x <= 88. Outside, it returns the value at
+/// the nearer end (Cephes' `expf`).
 #[inline(always)]
 pub fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let splat = |value: f32| simd.splat_f32s(value);
     let x = simd.min_f32s(simd.max_f32s(x, splat(-87.3)), splat(88.0));
-    // adding 1.5 * 2^23 rounds to an integer, which the low bits of the sum hold
+    // adding 1.5 * 2^23 rounds to an integer, which is in the low bits of the sum
     let magic = splat(12_582_912.0);
     let shifted = multiply_add(simd, x, splat(std::f32::consts::LOG2_E), magic);
     let n = simd.sub_f32s(shifted, magic);
@@ -156,14 +156,14 @@ pub fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         p = multiply_add(simd, p, r, splat(c));
     }
     let p = multiply_add(simd, p, simd.mul_f32s(r, r), simd.add_f32s(r, splat(1.0)));
-    // 2^n by its exponent bits
+    // 2^n, from its exponent bits
     let bits = simd.transmute_u32s_f32s(shifted);
     let bits = simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(23));
     let scale = simd.add_u32s(bits, simd.splat_u32s(127 << 23));
     simd.mul_f32s(p, simd.transmute_f32s_u32s(scale))
 }
 
-/// Replaces numbers by `e^(x - most)`: whole vectors, so that the length must be a multiple of the lanes.
+/// Replaces numbers by `e^(x - most)`. The length must be a multiple of the lanes.
 #[inline(always)]
 pub fn exponentials<S: Simd>(simd: S, numbers: &mut [f32], most: f32) {
     let most = simd.splat_f32s(most);
@@ -174,8 +174,8 @@ pub fn exponentials<S: Simd>(simd: S, numbers: &mut [f32], most: f32) {
     }
 }
 
-/// `x * (1 + erf(x / sqrt 2)) / 2`, with an error function that is exact to 4e-7: the quotient of two polynomials on
-/// -4..4, beyond which it is 1 in f32 (the coefficients of Eigen's `generic_fast_erf_float`).
+/// `x * (1 + erf(x / sqrt 2)) / 2`. The error function has an error of at most 4e-7: it is a quotient of two
+/// polynomials on -4..4, and 1 in f32 beyond that (the coefficients of Eigen's `generic_fast_erf_float`).
 #[inline(always)]
 pub fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let splat = |value: f32| simd.splat_f32s(value);
@@ -211,16 +211,16 @@ pub fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 /// `from` must be valid for reads of a vector.
 #[inline(always)]
 pub unsafe fn load<S: Simd>(from: *const f32) -> S::f32s {
-    // SAFETY: the caller's promise; a vector is plain numbers.
+    // SAFETY: guaranteed by the caller; a vector is plain numbers.
     unsafe { from.cast::<S::f32s>().read_unaligned() }
 }
 
-/// The first `count` lanes; the others are zero.
+/// Loads the first `count` lanes; the others are zero.
 ///
 /// # Safety
 /// `from` must be valid for reads of `count` numbers.
 #[inline(always)]
 pub unsafe fn load_part<S: Simd>(simd: S, from: *const f32, count: usize) -> S::f32s {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     simd.partial_load_f32s(unsafe { std::slice::from_raw_parts(from, count) })
 }

@@ -1,10 +1,10 @@
-//! A tile of a matrix product with one packed factor: the core of every kernel that is not element by element.
+//! A tile of a matrix product with one packed factor: the core of every kernel that is not element-wise.
 //!
-//! The product is `C = A B^T`, where `B` `[n, k]` (a weight in torch's layout, or the keys of an attention) is
-//! packed into panels of as many rows as two vectors have lanes, and `A` is read as it lies. A tile of rows of
-//! `A` and a panel stay in the caches while registers hold a block of `C` (Goto and van de Geijn 2008,
-//! "Anatomy of high-performance matrix multiplication"). What a word of a panel holds, one number or two, and how
-//! it is multiplied, is told in [`crate::words`].
+//! The product is `C = A B^T`. `B` `[n, k]` (a weight in torch's layout, or the keys of an attention) is packed into
+//! panels, each with as many rows as two vectors have lanes; `A` is read in place. A tile of rows of `A` and a panel
+//! stay in the caches, while registers hold a block of `C` (Goto and van de Geijn 2008, "Anatomy of high-performance
+//! matrix multiplication"). [`crate::words`] defines what a word of a panel holds, one number or two, and how it is
+//! multiplied.
 
 #![allow(unsafe_code)]
 
@@ -17,40 +17,40 @@ use crate::simd::{gelu, load, load_part};
 use crate::words::DotPairs;
 use crate::words::{Pairs, Singles, Words};
 
-/// Words of a row that are summed up in registers at once: a panel of them fills half of the first-level cache, or
-/// all of a small one.
+/// Words of a row that are summed in registers at once. A panel of them fills half of the first-level cache, or all
+/// of a small one.
 pub(crate) const DEPTH_WORDS: usize = 256;
 
-/// Rows of `A` that a task computes with at once: they stay in the second-level cache.
+/// Rows of `A` that a task processes at once; they fit into the second-level cache.
 pub const TILE_ROWS: usize = 48;
 
-/// How the product of a tile is finished: `activation(sum + bias + residual)`.
+/// The last step of a tile's product: `activation(sum + bias + residual)`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Epilogue<'a> {
-    /// Per row of the packed matrix.
+    /// One number per row of the packed matrix.
     pub bias: Option<&'a [f32]>,
     pub activation: Activation,
-    /// The number that belongs to the tile's first output, and the distance of rows.
+    /// A pointer to the number for the tile's first output, and the stride of rows.
     pub residual: Option<(*const f32, usize)>,
-    /// Adds to what the output holds instead of replacing it.
+    /// Whether to add to the output instead of replacing it.
     pub accumulate: bool,
 }
 
-/// One tile of a product: some rows of `A`, a range of depth, a range of panels.
+/// One tile of a product: some rows of `A`, a range of depths, and a range of panels.
 #[derive(Debug, Clone, Copy)]
 pub struct Tile<'a> {
-    /// Rows of `A` and of `C`.
+    /// Number of rows of `A` and of `C`.
     pub rows: usize,
-    /// The first row of `A` at the first depth of the range.
+    /// The first row of `A`, at the first depth of the range.
     pub a: *const f32,
     /// Numbers from one row of `A` to the next.
     pub a_stride: usize,
     pub b: Panels,
-    /// First depth of `B`, and how many depths.
+    /// The first depth of `B`, and the number of depths.
     pub depth: (usize, usize),
-    /// First panel, and how many panels.
+    /// The first panel, and the number of panels.
     pub panels: (usize, usize),
-    /// The first row of `C` at the first panel's first column.
+    /// The first row of `C`, at the first panel's first column.
     pub c: *mut f32,
     /// Numbers from one row of `C` to the next.
     pub c_stride: usize,
@@ -58,7 +58,7 @@ pub struct Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
-    /// All of `rows` rows times all of `b`, without an epilogue.
+    /// A tile of all of `rows` rows times all of `b`, without an epilogue.
     pub fn whole(
         rows: usize,
         (a, a_stride): (*const f32, usize),
@@ -78,26 +78,26 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// Computes the tile, in a function of its own: the blocks below would otherwise be compiled once more for every
-    /// kernel that has a product in it.
+    /// Computes the tile. It is a separate function, so that the blocks below are not compiled again for every kernel
+    /// that contains a product.
     ///
     /// # Safety
-    /// `a` must be valid for reads of `rows` rows of `depth.1` numbers, `c` for writes (and, where sums are
-    /// accumulated, reads of initialised numbers) of `rows` rows of the panels' columns, and the residual for
-    /// reads of the same; columns beyond `b.n` are not touched. Nothing else may write them meanwhile. The
-    /// panels must still be there, and packed for vectors like those of `simd`.
+    /// `a` must be valid for reads of `rows` rows of `depth.1` numbers. `c` must be valid for writes of `rows` rows
+    /// of the panels' columns, and, if sums are accumulated, for reads of initialised numbers there. The residual
+    /// must be valid for reads of the same size. Columns beyond `b.n` are not accessed. Nothing else may write this
+    /// memory at the same time. The panels must still exist, and must be packed for vectors like those of `simd`.
     #[inline(always)]
     pub unsafe fn compute<S: Simd>(self, simd: S) {
         simd.vectorize(ComputeTile(self));
     }
 
-    /// Some of the rows.
+    /// A tile of some of the rows.
     ///
     /// # Safety
-    /// They must be the tile's.
+    /// The rows must be inside the tile.
     #[inline(always)]
     unsafe fn some_rows(self, first: usize, rows: usize) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let residual =
                 |(first_row, stride): (*const f32, usize)| (first_row.add(first * stride), stride);
@@ -114,7 +114,7 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// The tile in blocks of `ROWS` rows, where panels hold such words.
+    /// Computes the tile in blocks of `ROWS` rows, for panels with words of type `W`.
     ///
     /// # Safety
     /// See [`Tile::compute`].
@@ -138,7 +138,7 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// The tile depth by depth; the buffer is for its rows.
+    /// Computes the tile in steps of depth. `buffer` is for its rows.
     ///
     /// # Safety
     /// See [`Tile::compute`].
@@ -150,7 +150,7 @@ impl<'a> Tile<'a> {
     ) {
         let (first, depths) = self.depth;
         let mut start = 0;
-        // a product of no depth still has a bias
+        // a product with no depth still has a bias
         loop {
             let depth = (DEPTH_WORDS * W::DEPTHS).min(depths - start);
             let is_last = start + depth >= depths;
@@ -173,7 +173,7 @@ impl<'a> Tile<'a> {
             };
             for panel in 0..self.panels.1 {
                 let mut row = 0;
-                // SAFETY: the rows and the panel are the tile's.
+                // SAFETY: the rows and the panel are inside the tile.
                 unsafe {
                     while row + ROWS <= self.rows {
                         part.block::<S, W, ROWS>(simd, row, panel);
@@ -192,13 +192,13 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// The rows that do not fill a block.
+    /// Computes the rows that do not fill a block.
     ///
     /// # Safety
     /// See [`Tile::block`].
     #[inline(always)]
     unsafe fn last_rows<S: Simd, W: Words>(&self, simd: S, mut row: usize, panel: usize) {
-        // SAFETY: each block ends at the tile's last row.
+        // SAFETY: no block goes beyond the tile's last row.
         unsafe {
             if self.rows - row >= 6 {
                 self.block::<S, W, 6>(simd, row, panel);
@@ -215,10 +215,10 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// `ROWS` rows of one panel. The tile's `A` consists of words already.
+    /// Computes `ROWS` rows of one panel. The tile's `A` already consists of words.
     ///
     /// # Safety
-    /// See [`Tile::compute`]; the rows and the panel must be the tile's.
+    /// See [`Tile::compute`]; the rows and the panel must be inside the tile.
     #[inline(always)]
     unsafe fn block<S: Simd, W: Words, const ROWS: usize>(
         &self,
@@ -230,7 +230,8 @@ impl<'a> Tile<'a> {
         let width = VECTORS * lanes;
         let number = self.panels.0 + panel;
         let (first, depth) = self.depth;
-        // SAFETY: the panel lies in the packed matrix, and the depth in the panel; the rows are the tile's.
+        // SAFETY: the panel is inside the packed matrix, the depth is inside the panel, and the rows are inside the
+        // tile.
         let sums: [_; ROWS] = unsafe {
             let words = number * self.b.k.div_ceil(W::DEPTHS) + first / W::DEPTHS;
             W::sums::<S, ROWS>(
@@ -252,7 +253,7 @@ impl<'a> Tile<'a> {
             let column = panel * width + v * lanes;
             for (r, sums) in sums.iter().enumerate() {
                 let sum = simd.add_f32s(sums[v], bias);
-                // SAFETY: inside the tile's output and residual; columns beyond the matrix are left out.
+                // SAFETY: inside the tile's output and residual; columns beyond the matrix are skipped.
                 unsafe {
                     if count == lanes {
                         self.store(simd, row + r, column, sum);
@@ -264,10 +265,10 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// Finishes a vector of sums and stores it.
+    /// Applies the epilogue to a vector of sums and stores it.
     ///
     /// # Safety
-    /// See [`Tile::compute`]; the row and the columns must be the tile's.
+    /// See [`Tile::compute`]; the row and the columns must be inside the tile.
     #[inline(always)]
     unsafe fn store<S: Simd>(&self, simd: S, row: usize, column: usize, mut sum: S::f32s) {
         let epilogue = &self.epilogue;
@@ -287,7 +288,7 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// [`Tile::store`] of the first `count` lanes.
+    /// Like [`Tile::store`], for the first `count` lanes.
     ///
     /// # Safety
     /// See [`Tile::store`].
@@ -300,7 +301,7 @@ impl<'a> Tile<'a> {
         mut sum: S::f32s,
     ) {
         let epilogue = &self.epilogue;
-        // SAFETY: inside the tile's output, which is initialised where it is read, and residual.
+        // SAFETY: inside the tile's residual and output, which is initialised where it is read.
         unsafe {
             let out = self.c.add(row * self.c_stride + column);
             if epilogue.accumulate {
@@ -319,8 +320,8 @@ impl<'a> Tile<'a> {
     }
 }
 
-/// The GELU of what a tile has stored for one of its panels: a pass of its own, because it needs all the registers
-/// that the sums are held in.
+/// Applies GELU to the stored results of one of a tile's panels. It is a separate pass, because it needs the
+/// registers that hold the sums.
 struct GeluPanel<'a>(&'a Tile<'a>, usize);
 
 impl WithSimd for GeluPanel<'_> {
@@ -335,7 +336,7 @@ impl WithSimd for GeluPanel<'_> {
         for row in 0..tile.rows {
             for first in (0..valid).step_by(lanes) {
                 let count = lanes.min(valid - first);
-                // SAFETY: columns of the tile's output, which are written by now.
+                // SAFETY: columns of the tile's output, which are already written.
                 unsafe {
                     let out = tile.c.add(row * tile.c_stride + panel * width + first);
                     if count == lanes {
@@ -359,7 +360,7 @@ impl ComputeTile<'_> {
     /// See [`Tile::compute`].
     #[inline(always)]
     unsafe fn with_words<S: Simd, W: Words>(self, simd: S) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             if S::REGISTER_COUNT >= 32 {
                 self.0.in_blocks::<S, W, 12>(simd);
@@ -375,7 +376,7 @@ impl WithSimd for ComputeTile<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // SAFETY: whoever made the tile promises what `Tile::compute` asks for.
+        // SAFETY: whoever created the tile guarantees the requirements of `Tile::compute`.
         unsafe {
             match self.0.b.kind {
                 Kind::Singles => self.with_words::<S, Singles>(simd),

@@ -11,21 +11,21 @@ use crate::packed::{Format, Packed};
 use crate::simd::InstructionSet;
 use crate::tile::Tile;
 
-/// How a map `[B, height, width]` is cut into windows, of which the last ones may reach over its edge.
+/// The windows of a map `[B, height, width]`. The last windows may extend beyond the map's edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Windows {
-    /// Images.
+    /// Number of images.
     pub batch: usize,
-    /// Rows of the map.
+    /// Number of rows of the map.
     pub height: usize,
-    /// Columns of the map.
+    /// Number of columns of the map.
     pub width: usize,
-    /// Rows of a window.
+    /// Number of rows of a window.
     pub window_height: usize,
-    /// Columns of a window.
+    /// Number of columns of a window.
     pub window_width: usize,
-    /// Rows and columns by which the map, filled up to whole windows, is rolled to the top left before it is
-    /// cut; what then meets in a window without being neighbours in the map does not attend to each other.
+    /// Rows and columns by which the map, padded to whole windows, is rolled to the top left before it is split.
+    /// Tokens that are in one window only because of the roll do not attend to each other.
     pub shift: usize,
 }
 
@@ -38,17 +38,17 @@ impl Windows {
         self.width.div_ceil(self.window_width)
     }
 
-    /// Windows of the batch.
+    /// Number of windows of the batch.
     pub fn count(&self) -> usize {
         self.batch * self.rows() * self.columns()
     }
 
-    /// Tokens of a window.
+    /// Number of tokens of a window.
     pub fn tokens(&self) -> usize {
         self.window_height * self.window_width
     }
 
-    /// Where a window starts in the rolled map, and its image.
+    /// The image of a window, and its top left position in the rolled map.
     #[inline(always)]
     fn origin(&self, window: usize) -> (usize, usize, usize) {
         let columns = self.columns();
@@ -61,7 +61,7 @@ impl Windows {
         )
     }
 
-    /// The token of the batch's maps that is the window's token `index`; `None` beyond the map's edge.
+    /// The token of the batch's maps for token `index` of a window; `None` beyond the map's edge.
     #[inline(always)]
     fn token(&self, window: usize, index: usize) -> Option<usize> {
         let (image, top, left) = self.origin(window);
@@ -82,17 +82,17 @@ impl Windows {
         (y < self.height && x < self.width).then(|| (image * self.height + y) * self.width + x)
     }
 
-    /// Which of the map's parts a token of a window comes from, where the window holds several.
+    /// The part of the map that a token of a window comes from, if the window contains several parts.
     pub fn region(&self, window: usize, index: usize) -> usize {
         let (_, top, left) = self.origin(window);
-        // untouched, or rolled in from the other side
+        // unchanged, or rolled in from the other side
         let band = |position: usize, size: usize| usize::from(position >= size - self.shift);
         let y = top + index / self.window_width;
         let x = left + index % self.window_width;
         2 * band(y, self.rows() * self.window_height) + band(x, self.columns() * self.window_width)
     }
 
-    /// Whether a window holds parts that were not neighbours before the roll.
+    /// Whether a window contains parts that were not neighbours before the roll.
     fn is_mixed(&self, window: usize) -> bool {
         let (_, top, left) = self.origin(window);
         self.shift > 0
@@ -101,18 +101,18 @@ impl Windows {
     }
 }
 
-/// What is added to the scores of a window.
+/// The position bias that is added to the scores of a window.
 #[derive(Debug, Clone, Copy)]
 pub enum PositionBias<'a> {
     None,
-    /// `[heads, N, N]`: by head, query and key.
+    /// `[heads, N, N]`: per head, query and key.
     Table(&'a [f32]),
-    /// Products of the query with a table by its distance in rows and in columns.
+    /// Products of the query with tables, indexed by the distance in rows and in columns.
     Relative(&'a RelativePositions),
 }
 
-/// Decomposed relative positions, packed: for every row (column) of a window a matrix of what its queries are
-/// multiplied by for each row (column) of keys.
+/// Packed decomposed relative positions. For every row (column) of a window, a matrix that is multiplied with the
+/// queries of this row (column), and gives their biases for each row (column) of keys.
 #[derive(Debug, Clone)]
 pub struct RelativePositions {
     by_row: Vec<Packed>,
@@ -120,8 +120,8 @@ pub struct RelativePositions {
 }
 
 impl RelativePositions {
-    /// Takes tables `[extent, extent, width]` by query and key position. They are multiplied by the root of the
-    /// width, because they meet queries that are divided by it.
+    /// Packs tables `[extent, extent, width]`, indexed by query and key position. They are multiplied by the square
+    /// root of the width, because the queries are already divided by it.
     pub fn new(
         set: InstructionSet,
         (by_row, rows): (&[f32], usize),
@@ -145,22 +145,22 @@ impl RelativePositions {
     }
 }
 
-/// The numbers of one call.
+/// The inputs of one call.
 struct WindowRows<'a> {
     windows: Windows,
     qkv: &'a [f32],
-    /// What a token beyond the edge holds.
+    /// The contents of a token beyond the map's edge.
     filler: &'a [f32],
     bias: PositionBias<'a>,
     heads: usize,
     width: usize,
-    /// By window and index, the token of the batch's maps; [`BEYOND`] where there is none.
+    /// For each window and index, the token of the batch's maps, or [`BEYOND`].
     tokens: Vec<u32>,
-    /// By window, for those that are mixed, the region of each token.
+    /// For each window with mixed parts, the region of each token.
     regions: Vec<Option<Vec<usize>>>,
 }
 
-/// A place of a window beyond the map's edge.
+/// Marks a token of a window beyond the map's edge.
 const BEYOND: u32 = u32::MAX;
 
 impl WindowRows<'_> {
@@ -181,7 +181,7 @@ impl WindowRows<'_> {
     }
 }
 
-// SAFETY: every token of the maps is in one window, and has the rows of all heads.
+// SAFETY: every token of the maps is in exactly one window, and has the rows of all heads.
 unsafe impl Rows for WindowRows<'_> {
     fn length(&self) -> usize {
         self.qkv.len() / 3
@@ -299,18 +299,18 @@ unsafe impl Rows for WindowRows<'_> {
     }
 }
 
-/// Queries that meet the tables of relative positions.
+/// Queries that are multiplied with the tables of relative positions.
 struct Relative<'a> {
     /// `[count, width]`.
     scaled: &'a [f32],
     width: usize,
-    /// The number of the first query.
+    /// The index of the first query.
     first: usize,
     count: usize,
 }
 
 impl Relative<'_> {
-    /// Multiplies `count` queries from `first` on, `step` apart, with a table, into their rows of `out`.
+    /// Multiplies `count` queries from `first` on, `step` apart, with a table, and writes their rows of `out`.
     #[inline(always)]
     fn product<S: Simd>(
         &self,
@@ -332,14 +332,14 @@ impl Relative<'_> {
             table.panels(),
             (out[at * extent..].as_mut_ptr(), step * extent),
         );
-        // SAFETY: all queries are in range, as asserted, and each has a row of its own.
+        // SAFETY: all queries are in range, as asserted, and each has its own row.
         unsafe { tile.compute(simd) };
     }
 }
 
-/// Attention of the tokens of every window to each other. `qkv` holds `3 * heads * width` numbers a token: all
-/// heads' queries, then keys, then values; `filler` as many, for what lies beyond the map's edge. Returns `heads
-/// * width` numbers a token.
+/// Attention among the tokens of every window. `qkv` has `3 * heads * width` numbers per token: the queries of all
+/// heads, then the keys, then the values. `filler` has as many numbers, for tokens beyond the map's edge. Returns
+/// `heads * width` numbers per token.
 pub fn window_attention(
     set: InstructionSet,
     qkv: &[f32],

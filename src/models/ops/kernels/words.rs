@@ -1,7 +1,7 @@
-//! How the numbers of a packed matrix lie in its words of 32 bits, and how products with them are summed up.
+//! The layout of numbers in the 32-bit words of a packed matrix, and the products with them.
 //!
-//! A word is one f32, or two numbers of neighbouring depths in bf16, the first in the lower half. Products of bf16
-//! are exact in f32, and are summed up in f32: only the factors are rounded, to 8 significant bits.
+//! A word is one f32, or two bf16 numbers of neighbouring depths, the first in the lower half. Products of bf16 are
+//! exact in f32 and are summed in f32: only the factors are rounded, to 8 significant bits.
 
 #![allow(unsafe_code)]
 
@@ -17,22 +17,22 @@ use crate::packed::VECTORS;
 use crate::simd::{load, multiply_add};
 use crate::tile::{DEPTH_WORDS, TILE_ROWS};
 
-/// What a word holds.
+/// A kind of word.
 pub(crate) trait Words {
-    /// Depths of a word.
+    /// Depths per word.
     const DEPTHS: usize;
 
-    /// Rows of `A` that [`Words::of_rows`] takes at once.
+    /// Maximum number of rows of `A` for one call of [`Words::of_rows`].
     const MOST_ROWS: usize;
 
-    /// What the rows of `A` are kept in as words, where they do not lie so already.
+    /// The buffer for rows of `A` as words, if they are not stored as words already.
     type Buffer;
 
     /// An empty buffer.
     fn buffer() -> Self::Buffer;
 
-    /// `rows` rows of `depth` numbers, which lie `stride` apart, as words: the first, and the words from one row to
-    /// the next. No more than [`DEPTH_WORDS`] words of a row are taken.
+    /// Converts `rows` rows of `depth` numbers, `stride` numbers apart, to words. Returns a pointer to the first
+    /// word, and the number of words from one row to the next. At most [`DEPTH_WORDS`] words per row are allowed.
     ///
     /// # Safety
     /// `a` must be valid for reads of the rows.
@@ -43,10 +43,10 @@ pub(crate) trait Words {
         depth: usize,
     ) -> (*const f32, usize);
 
-    /// The sums over `count` words of the products of `ROWS` rows, as [`Words::of_rows`] gave them, and a panel.
+    /// The sums of products over `count` words, for `ROWS` rows from [`Words::of_rows`] and a panel.
     ///
     /// # Safety
-    /// The rows and the panel must be valid for reads of `count` words, and the panel as wide as two vectors.
+    /// The rows and the panel must be valid for reads of `count` words, and the panel must be as wide as two vectors.
     unsafe fn sums<S: Simd, const ROWS: usize>(
         simd: S,
         rows: (*const f32, usize),
@@ -55,7 +55,7 @@ pub(crate) trait Words {
     ) -> [[S::f32s; VECTORS]; ROWS];
 }
 
-/// Words between two looks at the loop's end.
+/// Words per iteration of the unrolled loop.
 const UNROLLED: usize = 4;
 
 /// One f32.
@@ -86,7 +86,7 @@ impl Words for Singles {
         panel: *const f32,
         count: usize,
     ) -> [[S::f32s; VECTORS]; ROWS] {
-        // SAFETY: the caller's promises.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let rows: [*const f32; ROWS] = std::array::from_fn(|r| first.add(r * stride));
             let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
@@ -106,7 +106,7 @@ impl Words for Singles {
     }
 }
 
-/// Adds the products of one depth: a row of a panel with a number of every row of `A`.
+/// Adds the products of one depth: a row of a panel with one number of every row of `A`.
 ///
 /// # Safety
 /// The panel and every row must be valid for reads at `depth`.
@@ -118,7 +118,7 @@ unsafe fn add_products<S: Simd, const ROWS: usize>(
     depth: usize,
     sums: &mut [[S::f32s; VECTORS]; ROWS],
 ) {
-    // SAFETY: the caller's promises.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let columns = columns::<S>(simd, panel, depth);
         for (sums, row) in sums.iter_mut().zip(rows) {
@@ -133,21 +133,22 @@ unsafe fn add_products<S: Simd, const ROWS: usize>(
 /// The words of a panel at one depth.
 ///
 /// # Safety
-/// The panel must be valid for reads there.
+/// The panel must be valid for reads at `word`.
 #[inline(always)]
 unsafe fn columns<S: Simd>(simd: S, panel: *const f32, word: usize) -> [S::f32s; VECTORS] {
     let mut columns = [simd.splat_f32s(0.0); VECTORS];
     for (v, column) in columns.iter_mut().enumerate() {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         *column = unsafe { load::<S>(panel.add((word * VECTORS + v) * S::F32_LANES)) };
     }
     columns
 }
 
-/// Two numbers in bf16, multiplied as f32.
+/// Two bf16 numbers, multiplied as f32.
 pub(crate) struct Pairs;
 
-/// From one row of rounded numbers to the next: not a power of two, so that rows do not share sets of the cache.
+/// Words from one row of rounded numbers to the next. It is not a power of two, so that rows do not map to the same
+/// cache sets.
 const ROUNDED_STRIDE: usize = DEPTH_WORDS + 16;
 
 impl Words for Pairs {
@@ -172,7 +173,7 @@ impl Words for Pairs {
             .take(rows)
             .enumerate()
         {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             let numbers = unsafe { std::slice::from_raw_parts(a.add(row * stride), depth) };
             let (pairs, odd) = numbers.as_chunks::<2>();
             for (word, [first, second]) in words.iter_mut().zip(pairs) {
@@ -194,7 +195,7 @@ impl Words for Pairs {
     ) -> [[S::f32s; VECTORS]; ROWS] {
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
         for word in 0..count {
-            // SAFETY: the caller's promises.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 let pairs = columns::<S>(simd, panel, word);
                 let mut halves = [pairs; 2];
@@ -221,7 +222,7 @@ impl Words for Pairs {
     }
 }
 
-/// Two numbers in bf16, multiplied by the instruction of AVX-512 for them.
+/// Two bf16 numbers, multiplied by AVX-512's bf16 instruction.
 #[cfg(target_arch = "x86_64")]
 pub(crate) struct DotPairs;
 
@@ -243,7 +244,7 @@ impl Words for DotPairs {
         a: (*const f32, usize),
         depth: usize,
     ) -> (*const f32, usize) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { Pairs::of_rows(buffer, rows, a, depth) }
     }
 
@@ -256,14 +257,14 @@ impl Words for DotPairs {
     ) -> [[S::f32s; VECTORS]; ROWS] {
         assert_eq!(S::F32_LANES, 16, "panels for AVX-512");
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-        // SAFETY: the caller's promises; a matrix lies in pairs of this kind only where the CPU has the instruction
+        // SAFETY: guaranteed by the caller; a matrix has pairs of this kind only if the CPU has the instruction
         // (`Packed::of_rows`), and a vector of 16 f32 is an `__m512`.
         unsafe { dot_sums::<ROWS>(rows, panel, count, (&raw mut sums).cast()) };
         sums
     }
 }
 
-/// [`DotPairs::sums`], in a function of its own, since its caller is compiled without this instruction.
+/// [`DotPairs::sums`] as a separate function, because its caller is compiled without this instruction.
 ///
 /// # Safety
 /// See [`Words::sums`]; `sums` must be valid for writes.
@@ -277,7 +278,7 @@ unsafe fn dot_sums<const ROWS: usize>(
 ) {
     let mut added = [[_mm512_setzero_ps(); VECTORS]; ROWS];
     for word in 0..count {
-        // SAFETY: the caller's promises; all bits are numbers.
+        // SAFETY: guaranteed by the caller; all bit patterns are valid numbers.
         unsafe {
             let mut columns = [_mm512_setzero_ps(); VECTORS];
             for (v, column) in columns.iter_mut().enumerate() {
@@ -293,20 +294,20 @@ unsafe fn dot_sums<const ROWS: usize>(
             }
         }
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { sums.write(added) };
 }
 
-/// The bits of a f32 that a bf16 has.
+/// The bits of an f32 that a bf16 keeps.
 const UPPER: u32 = 0xffff_0000;
 
-/// Two numbers in bf16 as a word.
+/// Packs two numbers as bf16 into a word.
 #[inline(always)]
 pub(crate) fn pair(first: f32, second: f32) -> u32 {
     rounded(first) >> 16 | rounded(second)
 }
 
-/// The nearest bf16, or of two the even one, as the upper half of a word.
+/// The nearest bf16, ties to even, in the upper half of a word.
 #[inline(always)]
 fn rounded(number: f32) -> u32 {
     let bits = number.to_bits();
