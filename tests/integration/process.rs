@@ -58,7 +58,7 @@ impl Process {
         });
         Self {
             url,
-            client: Client::builder().no_proxy().build().unwrap(),
+            client: groundling::outgoing::client().no_proxy().build().unwrap(),
             child,
             log,
             reader: Some(reader),
