@@ -33,6 +33,8 @@ pub fn folder(name: &str) -> PathBuf {
 impl Process {
     /// Starts the server with these settings and waits until it listens. It logs JSON.
     pub fn start(settings: &[(&str, &str)]) -> Self {
+        let client = groundling::outgoing::client().no_proxy();
+        let client = client.build().unwrap();
         let mut serve = command(&["serve", "--port", "0", "--log-format", "json"]);
         let mut child = serve
             .envs(settings.iter().copied())
@@ -58,7 +60,7 @@ impl Process {
         });
         Self {
             url,
-            client: groundling::outgoing::client().no_proxy().build().unwrap(),
+            client,
             child,
             log,
             reader: Some(reader),

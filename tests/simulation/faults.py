@@ -56,6 +56,7 @@ class Scenarios:
         self.studio = Studio(40, args.seed, tasks=60)
         self.settings = {"LABEL_STUDIO_HOST": self.studio.url, "LABEL_STUDIO_ACCESS_TOKEN": TOKEN, "IMAGE_TIMEOUT_S": "5"}
         self.count = 0
+        self.servers: list[Server] = []
 
     def fresh(self) -> Path:
         """An empty folder for MODEL_DIR."""
@@ -65,7 +66,19 @@ class Scenarios:
         return folder
 
     def server(self, models: Path, settings: dict | None = None, wait: bool = True) -> Server:
-        return Server(self.args.groundling, models, self.args.out / "faults.log", self.settings | (settings or {}), wait)
+        log = self.args.out / "faults.log"
+        server = Server(self.args.groundling, models, log, self.settings | (settings or {}), wait=False)
+        self.servers.append(server)
+        if wait:
+            server.wait_until_ready()
+        return server
+
+    def end_servers(self):
+        """Ends what a scenario that broke off has left."""
+        for server in self.servers:
+            if server.process.poll() is None:
+                server.kill()
+        self.servers.clear()
 
     def type(self, server: Server, project: str, text: str, image: int = 0) -> tuple[int, dict]:
         body = request(CONFIG, [task(100 + image, self.studio.image(image))], project, prompt(text))
@@ -514,6 +527,8 @@ def main():
                 outcome = f"skipped: {reason}"
             except Broken as reason:
                 outcome, failed = f"BROKEN: {reason}", True
+            finally:
+                scenarios.end_servers()
             print(f"| {name.replace('_', ' ')} | {outcome} | {time.monotonic() - started:.0f} |", flush=True)
     if "panicked" in (args.out / "faults.log").read_text(errors="replace"):
         print("something panicked: see faults.log")
