@@ -140,11 +140,6 @@ impl Budget {
         self.state().peak
     }
 
-    /// Size of the whole budget in bytes.
-    pub fn total(&self) -> usize {
-        self.0.total
-    }
-
     /// The number of bytes that may be in use, the new reservation included, when a reservation for this purpose is
     /// granted.
     fn limit(&self, purpose: Purpose) -> usize {

@@ -3,6 +3,9 @@
 
 #![no_main]
 
+#[path = "../../tests/integration/brush_decoder.rs"]
+mod brush_decoder;
+
 use groundling::geometry::{ImageSize, Mask};
 use groundling::regions::brush_rle;
 use groundling::report::coco_rle::CocoRle;
@@ -20,7 +23,7 @@ fuzz_target!(|input: (u8, u8, &[u8])| {
     let mask = Mask::from_pixels(size, bits);
     assert_eq!(mask.pixels().count(), size.area());
 
-    let values = decode(&brush_rle::encode(&mask));
+    let values = brush_decoder::decode(&brush_rle::encode(&mask));
     let expected = mask
         .pixels()
         .flat_map(|is_set| [if is_set { 255 } else { 0 }; 4]);
@@ -44,34 +47,3 @@ fuzz_target!(|input: (u8, u8, &[u8])| {
         }
     }
 });
-
-/// The values of a brush's run lengths, as the editor reads them.
-fn decode(bytes: &[u8]) -> Vec<u8> {
-    let mut at = 0;
-    let mut take = |count: usize| {
-        let mut value = 0usize;
-        for _ in 0..count {
-            let bit = bytes[at / 8] >> (7 - at % 8) & 1;
-            value = value << 1 | usize::from(bit);
-            at += 1;
-        }
-        value
-    };
-    let count = take(32);
-    let word = take(5) + 1;
-    let sizes: Vec<usize> = (0..4).map(|_| take(4) + 1).collect();
-    let mut values = vec![];
-    while values.len() < count {
-        let is_run = take(1) == 1;
-        let size = sizes[take(2)];
-        let length = take(size) + 1;
-        if is_run {
-            let value = take(word) as u8;
-            values.extend(std::iter::repeat_n(value, length));
-        } else {
-            values.extend((0..length).map(|_| take(word) as u8));
-        }
-    }
-    assert_eq!(values.len(), count, "a run reaches over the end");
-    values
-}

@@ -15,15 +15,8 @@ use std::time::{Duration, Instant, SystemTime};
 use ring::digest::{Context, SHA256};
 
 use super::Usage;
-
-/// The key of a result on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct BlobKey {
-    /// The identity of the model that computed it.
-    pub model: [u8; 32],
-    /// The digest of the image's bytes.
-    pub content: [u8; 32],
-}
+pub use super::blob::BlobKey;
+use super::blob::{FRAME_BYTES, HEADER_BYTES, header, payload, payload_length};
 
 /// Why a result was not written.
 #[derive(Debug, thiserror::Error)]
@@ -79,16 +72,6 @@ struct Entry {
     bytes: u64,
     used: SystemTime,
 }
-
-/// The first bytes of every file.
-const MAGIC: &[u8; 16] = b"groundling blob\n";
-/// The version of the format.
-const VERSION: u32 = 1;
-const DIGEST_BYTES: usize = 32;
-/// Magic, version, model, content, and the length of the payload.
-const HEADER_BYTES: usize = MAGIC.len() + 4 + 2 * DIGEST_BYTES + 8;
-/// Size in bytes of everything in a file except its payload.
-const FRAME_BYTES: u64 = (HEADER_BYTES + DIGEST_BYTES) as u64;
 
 /// Extensions of finished and of temporary files.
 const FINISHED: &str = "bin";
@@ -376,55 +359,6 @@ fn is_absent(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
-}
-
-fn header(key: &BlobKey, payload: usize) -> Vec<u8> {
-    let mut header = Vec::with_capacity(HEADER_BYTES);
-    header.extend(MAGIC);
-    header.extend(VERSION.to_le_bytes());
-    header.extend(key.model);
-    header.extend(key.content);
-    header.extend((payload as u64).to_le_bytes());
-    header
-}
-
-/// The length in bytes of the payload after a header; `None` if the header is of another key or format version.
-fn payload_length(header: &[u8], key: &BlobKey) -> Option<u64> {
-    let (start, length) = header.split_at_checked(HEADER_BYTES - 8)?;
-    let expected = self::header(key, 0);
-    if start != &expected[..HEADER_BYTES - 8] {
-        return None;
-    }
-    Some(u64::from_le_bytes(length.try_into().ok()?))
-}
-
-/// Extracts the payload of a file; `None` if it is of another model, content or format version.
-///
-/// # Errors
-/// The way in which the file is damaged.
-fn payload(mut bytes: Vec<u8>, key: &BlobKey) -> Result<Option<Vec<u8>>, &'static str> {
-    if !bytes.starts_with(MAGIC) {
-        return Err("it does not begin as such files do");
-    }
-    let Some(end) = bytes.len().checked_sub(DIGEST_BYTES) else {
-        return Err("it is truncated");
-    };
-    if end < HEADER_BYTES {
-        return Err("it is truncated");
-    }
-    let (content, sum) = bytes.split_at(end);
-    if ring::digest::digest(&SHA256, content).as_ref() != sum {
-        return Err("its checksum is another");
-    }
-    match payload_length(&content[..HEADER_BYTES], key) {
-        None => Ok(None),
-        Some(length) if length == (end - HEADER_BYTES) as u64 => {
-            bytes.truncate(end);
-            bytes.drain(..HEADER_BYTES);
-            Ok(Some(bytes))
-        }
-        Some(_) => Err("its length is another"),
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {

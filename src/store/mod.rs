@@ -5,6 +5,7 @@
 //! new one. Results are kept in [`memory`]. Those that are small in relation to their computing time are also kept on
 //! [`disk`], where they survive a restart.
 
+mod blob;
 pub mod disk;
 pub mod memory;
 

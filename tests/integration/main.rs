@@ -12,6 +12,7 @@ mod annotate;
 mod api_docs;
 mod batch;
 mod bench;
+mod brush_decoder;
 mod checkpoints;
 mod cli;
 mod contract;

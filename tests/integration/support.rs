@@ -15,6 +15,8 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+use crate::brush_decoder;
+
 pub const SHAPES: &[u8] = include_bytes!("../../examples/images/shapes.png");
 
 /// The seed's labeling config with labels the demo model knows.
@@ -225,37 +227,6 @@ pub fn batch_request(config: &str, images: &[&str]) -> Value {
     request
 }
 
-/// Decodes Label Studio's brush RLE, by its description and not by our encoder.
-pub fn decode_rle(bytes: &[u8]) -> Vec<u8> {
-    let mut at = 0;
-    let mut take = |count: usize| {
-        let mut value = 0usize;
-        for _ in 0..count {
-            let bit = bytes[at / 8] >> (7 - at % 8) & 1;
-            value = value << 1 | usize::from(bit);
-            at += 1;
-        }
-        value
-    };
-    let count = take(32);
-    let word = take(5) + 1;
-    let sizes: Vec<usize> = (0..4).map(|_| take(4) + 1).collect();
-    let mut values = vec![];
-    while values.len() < count {
-        let is_run = take(1) == 1;
-        let size = sizes[take(2)];
-        let length = take(size) + 1;
-        if is_run {
-            let value = take(word) as u8;
-            values.extend(std::iter::repeat_n(value, length));
-        } else {
-            values.extend((0..length).map(|_| take(word) as u8));
-        }
-    }
-    assert_eq!(values.len(), count, "a run reaches over the end");
-    values
-}
-
 /// Holds regions against what Label Studio's editor needs of them.
 pub fn check_regions(regions: &Value, width: usize, height: usize, labels: &[&str]) {
     let mut ids = vec![];
@@ -292,7 +263,7 @@ pub fn check_regions(regions: &Value, width: usize, height: usize, labels: &[&st
                 assert_eq!(region["from_name"], "label2");
                 assert_eq!(value["format"], "rle");
                 let rle: Vec<u8> = serde_json::from_value(value["rle"].clone()).unwrap();
-                let values = decode_rle(&rle);
+                let values = brush_decoder::decode(&rle);
                 assert_eq!(values.len(), width * height * 4);
                 assert!(values.iter().all(|v| [0, 255].contains(v)));
                 assert!(values.contains(&255));

@@ -8,9 +8,10 @@ use axum::Router;
 use serde_json::{Value, json};
 
 use crate::annotate::{run_in, text};
+use crate::brush_decoder;
 use crate::stages::counted;
 use crate::studio::{Setup, Studio, personal};
-use crate::support::{SHAPES_CONFIG, decode_rle, post, prompt_request, regions, scratch};
+use crate::support::{SHAPES_CONFIG, post, prompt_request, regions, scratch};
 
 /// A rectangle of the smart tool around the blue star of an upload.
 fn click(upload: &str) -> Value {
@@ -28,7 +29,7 @@ async fn mask(app: &Router, upload: &str) -> Vec<bool> {
     let found = regions(&answer).as_array().unwrap();
     assert_eq!(found.len(), 1, "{found:?}");
     let rle: Vec<u8> = serde_json::from_value(found[0]["value"]["rle"].clone()).unwrap();
-    let channels = decode_rle(&rle);
+    let channels = brush_decoder::decode(&rle);
     channels.iter().step_by(4).map(|v| *v > 0).collect()
 }
 

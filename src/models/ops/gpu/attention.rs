@@ -1,4 +1,4 @@
-//! Attention: the scores as one product, their softmax in place, and another product.
+//! Attention on a GPU: a matrix product for the scores, a softmax in place, and a matrix product with the values.
 
 use candle_core::{D, DType, Result, Tensor};
 
@@ -7,7 +7,7 @@ use super::sums::{self, weighted_sums};
 use super::windows::{Geometry, from_windows, of_tokens, to_windows};
 use crate::models::ops::{PositionBias, Windows};
 
-/// As [`crate::models::ops::attention`], of shapes that fit each other.
+/// See [`crate::models::ops::attention`]; the caller has checked the shapes.
 pub(in crate::models::ops) fn attention(
     query: &Tensor,
     key: &Tensor,
@@ -35,7 +35,7 @@ pub(in crate::models::ops) fn attention(
     from_windows(&attended, of_tokens(batch, queries))?.squeeze(1)
 }
 
-/// As [`crate::models::ops::window_attention`], of shapes that fit each other.
+/// See [`crate::models::ops::window_attention`]; the caller has checked the shapes.
 pub(in crate::models::ops) fn window_attention(
     qkv: &Tensor,
     filler: &Tensor,
@@ -69,7 +69,7 @@ pub(in crate::models::ops) fn window_attention(
             added.relative = Some(Relative {
                 by_row: &by_row,
                 by_column: &by_column,
-                // the queries are scaled already
+                // the queries are already scaled, and the relative positions need the unscaled ones
                 scale: 1.0 / scale,
             });
         }
@@ -78,8 +78,8 @@ pub(in crate::models::ops) fn window_attention(
     from_windows(&attended, windows)
 }
 
-/// What queries `[windows, heads, H * W, D]` say to the rows `[H, windows * heads * W, H]` and to the columns `[W,
-/// windows * heads * H, W]` of their windows.
+/// Decomposed relative position scores of queries `[windows, heads, H * W, D]`: by row `[H, windows * heads * W, H]` and
+/// by column `[W, windows * heads * H, W]`.
 fn relative_positions(
     query: &Tensor,
     by_row: &Tensor,
@@ -87,7 +87,7 @@ fn relative_positions(
 ) -> Result<(Tensor, Tensor)> {
     let (count, heads, _, d) = query.dims4()?;
     let (height, width, groups) = (by_row.dim(0)?, by_column.dim(0)?, count * heads);
-    // rows, or columns, to the front, as if they were heads of `groups`, or of their rows
+    // moves rows or columns to the first dimension; `to_windows` does this when they are passed as its heads
     let by_first = |tokens: usize, first: usize| {
         let query = query.reshape((1, tokens, ()))?;
         to_windows(&query, None, of_tokens(1, tokens), (1, first), 1.0)
@@ -101,8 +101,10 @@ fn relative_positions(
     Ok((of_rows, of_columns))
 }
 
-/// What image tokens `[B, N, inner]` and text tokens `[B, T, inner]` see of each other: queries and values of the image,
-/// keys and values of the text, `token_mask` `[B, N]` (1 image, 0 padding), `text_bias` `[B, 1, T]`.
+/// Attention in both directions between image tokens `[B, N, inner]` and text tokens `[B, T, inner]`, given as the
+/// queries and values of the image and the keys and values of the text. `token_mask` is `[B, N]` with 1 for image and 0
+/// for padding; `text_bias` is `[B, 1, T]` and is added to the scores. Returns the outputs of the image tokens and of the
+/// text tokens.
 pub(in crate::models::ops) fn fusion_attention(
     [query, vision_value, key, text_value]: [&Tensor; 4],
     token_mask: Option<&Tensor>,
@@ -123,7 +125,8 @@ pub(in crate::models::ops) fn fusion_attention(
         ..Added::default()
     };
     let scores = query.matmul(&key.t()?)?;
-    // cuBLAS takes longer to write rows of an odd length than it takes to transpose a few; the softmax is in place
+    // for few text tokens, transposing the scores is faster than a second product with rows of an odd length; a copy is
+    // needed in any case, because the softmax works in place
     let transposed = match texts <= 64 {
         true => {
             let (windows, shape) = (
@@ -155,7 +158,8 @@ pub(in crate::models::ops) fn fusion_attention(
     ))
 }
 
-/// `[B, N]` of 1 and 0 to `[B, 1, 1, N]` of 0 and a number that leaves nothing of a share.
+/// Converts a mask `[B, N]` (1 image, 0 padding) to a bias `[B, 1, 1, N]`: 0 for image tokens, and for padding a number so
+/// low that its softmax weight is 0.
 fn padding_bias(token_mask: &Tensor, dtype: DType) -> Result<Tensor> {
     ((1.0 - token_mask.to_dtype(DType::F32)?)? * -6e4)?
         .unsqueeze(1)?

@@ -1,11 +1,12 @@
-//! 3x3 convolutions.
+//! 3x3 convolutions on a GPU.
 
 use candle_core::{Result, Tensor};
 
 use super::{Argument, Grid, empty, launch, number, size};
 use crate::models::ops::{Activation, Depthwise3x3};
 
-/// What lies under a 3x3 kernel, row by row: `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), 9 * C]`.
+/// Gathers the 3x3 patch around every output position (im2col), row by row: `[B, H, W, C]` to
+/// `[B, ceil(H / stride), ceil(W / stride), 9 * C]`.
 pub(in crate::models::ops) fn neighbourhoods(xs: &Tensor, stride: usize) -> Result<Tensor> {
     let xs = xs.contiguous()?;
     let (batch, height, width, channels) = xs.dims4()?;
@@ -16,7 +17,7 @@ pub(in crate::models::ops) fn neighbourhoods(xs: &Tensor, stride: usize) -> Resu
     for number in [count, height, width, channels, rows, columns, stride] {
         arguments.push(Argument::Size(size(number)?));
     }
-    // SAFETY: the kernel's arguments; it reads inside the map alone, and `out` is new
+    // SAFETY: these are the kernel's arguments; it reads only inside the map, and `out` is new
     #[allow(unsafe_code)]
     unsafe {
         launch("patches", &xs, Grid::of_threads(count), &arguments)?;
@@ -24,7 +25,7 @@ pub(in crate::models::ops) fn neighbourhoods(xs: &Tensor, stride: usize) -> Resu
     Ok(out)
 }
 
-/// As [`crate::models::ops::depthwise_conv3x3`], of shapes that fit each other.
+/// See [`crate::models::ops::depthwise_conv3x3`]; the caller has checked the shapes.
 pub(in crate::models::ops) fn depthwise_conv3x3(
     xs: &Tensor,
     conv: &Depthwise3x3,
@@ -47,8 +48,8 @@ pub(in crate::models::ops) fn depthwise_conv3x3(
         arguments.push(Argument::Size(size(number)?));
     }
     arguments.push(Argument::Size(number(activation)));
-    // SAFETY: the kernel's arguments; kernel and bias have the map's channels, it reads inside the map alone, and `out`
-    // is new
+    // SAFETY: these are the kernel's arguments; the weights and the bias have as many channels as the map, the kernel
+    // reads only inside the map, and `out` is new
     #[allow(unsafe_code)]
     unsafe {
         launch("depthwise", &xs, Grid::of_threads(count), &arguments)?;

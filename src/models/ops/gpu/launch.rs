@@ -1,4 +1,4 @@
-//! How kernels are started.
+//! Launches CUDA kernels.
 
 use candle_core::cuda_backend::cudarc::driver::{
     CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg,
@@ -10,11 +10,11 @@ use groundling_cuda_kernels::PTX;
 /// The name of the module with all kernels.
 const MODULE: &str = "groundling";
 
-/// What a kernel is given.
+/// An argument of a kernel.
 pub(super) enum Argument<'a> {
-    /// The address of a contiguous tensor's first number.
+    /// The address of a contiguous tensor's first element.
     Tensor(&'a Tensor),
-    /// No tensor.
+    /// A null pointer in place of an optional tensor.
     Null,
     /// `unsigned`
     Size(u32),
@@ -30,7 +30,7 @@ impl<'a> From<Option<&'a Tensor>> for Argument<'a> {
     }
 }
 
-/// The most levels that a kernel samples.
+/// The largest number of levels that the sampling kernel supports.
 pub(super) const MOST_LEVELS: usize = 16;
 
 /// `Levels` of `sampling.cu`.
@@ -45,14 +45,14 @@ pub(super) struct Levels {
 #[allow(unsafe_code)]
 unsafe impl candle_core::cuda_backend::cudarc::driver::DeviceRepr for Levels {}
 
-/// Blocks, and the threads of a block in x and in y.
+/// The number of blocks, and the number of threads per block in x and y.
 pub(super) struct Grid {
     pub(super) blocks: usize,
     pub(super) threads: (u32, u32),
 }
 
 impl Grid {
-    /// Blocks of 256 threads.
+    /// One thread for each of `count` elements, in blocks of 256.
     pub(super) fn of_threads(count: usize) -> Self {
         Self {
             blocks: count.div_ceil(256),
@@ -60,7 +60,7 @@ impl Grid {
         }
     }
 
-    /// Blocks of eight warps.
+    /// One warp for each of `count` rows, in blocks of eight warps.
     pub(super) fn of_warps(count: usize) -> Self {
         Self {
             blocks: count.div_ceil(8),
@@ -69,21 +69,21 @@ impl Grid {
     }
 }
 
-/// A tensor for a kernel to fill.
+/// Allocates an uninitialised tensor that a kernel will fill.
 pub(super) fn empty(shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
-    // SAFETY: every caller hands it to a kernel that writes all its numbers, and its numbers have no invalid bits
+    // SAFETY: every caller passes it to a kernel that writes all of its elements, and every bit pattern is a valid number
     #[allow(unsafe_code)]
     unsafe {
         Tensor::empty(shape, like.dtype(), like.device())
     }
 }
 
-/// Starts `<kernel>_<format>`, with the format of `like`, on its device. What the kernel writes is there for all that
-/// is started later, since the device has one stream.
+/// Launches the kernel `<kernel>_<format>` on the device of `like`, whose number format it takes. Later operations see what
+/// the kernel writes, because the device has a single stream.
 ///
 /// # Safety
-/// The arguments are those that the kernel declares, in its order. All that it reads lies inside the tensors, all that
-/// it writes inside tensors that nothing else refers to.
+/// The arguments must be those that the kernel declares, in its order. Everything that it reads must lie inside the given
+/// tensors, and everything that it writes inside tensors that nothing else refers to.
 #[allow(unsafe_code)]
 pub(super) unsafe fn launch(
     kernel: &str,
@@ -119,12 +119,12 @@ pub(super) unsafe fn launch(
         block_dim: (grid.threads.0, grid.threads.1, 1),
         shared_mem_bytes: 0,
     };
-    // SAFETY: the caller's promise; the tensors live until the kernel is queued, and what frees them queues behind it
+    // SAFETY: guaranteed by the caller. The tensors live until the kernel is queued, and freeing them is queued behind it
     unsafe { builder.launch(config) }.w()?;
     Ok(())
 }
 
-/// Where a contiguous tensor's numbers lie on the device.
+/// The device address of a contiguous tensor's first element.
 fn pointer(xs: &Tensor, stream: &CudaStream) -> Result<u64> {
     let (storage, layout) = xs.storage_and_layout();
     let (Storage::Cuda(storage), Some((start, _))) = (&*storage, layout.contiguous_offsets())

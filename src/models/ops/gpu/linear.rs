@@ -1,4 +1,4 @@
-//! Linear layers.
+//! Linear layers on a GPU.
 
 use candle_core::{Module, Result, Tensor};
 
@@ -7,7 +7,8 @@ use super::{Argument, Grid, launch, number, size};
 use crate::models::ops::Activation;
 use crate::models::ops::linear::linear_plain;
 
-/// As [`crate::models::ops::linear`], of a weight `[output, input]`: the product, then all that follows in one pass.
+/// See [`crate::models::ops::linear`]. The weight is `[output, input]`. One kernel applies bias, residual and activation
+/// to the matrix product.
 pub(in crate::models::ops) fn linear(
     xs: &Tensor,
     weight: &Tensor,
@@ -29,21 +30,21 @@ pub(in crate::models::ops) fn linear(
     });
     let bias_fits = bias.is_none_or(|bias| bias.dims() == [channels]);
     if !residual_fits || !bias_fits || u32::try_from(count).is_err() {
-        // other ways to broadcast
+        // the kernel does not support these shapes
         return linear_plain(xs, weight, bias, activation, residual);
     }
     let contiguous = |xs: &Tensor| xs.to_dtype(product.dtype())?.contiguous();
     let bias = bias.map(contiguous).transpose()?;
     let residual = residual.map(contiguous).transpose()?;
-    // the starts of tensors that are parts of others may lie at any number
+    // a view into another tensor may start at any element
     let is_at_four = |xs: &Tensor| xs.layout().start_offset().is_multiple_of(4);
     let all_at_four = [&bias, &residual].into_iter().flatten().all(is_at_four);
     let step = match channels.is_multiple_of(4) && all_at_four {
         true => 4,
         false => 1,
     };
-    // SAFETY: the kernel's arguments; the bias has the channels of the product, the residual its numbers or those of
-    // one of its images, and the step divides the channels. The product is new.
+    // SAFETY: these are the kernel's arguments; the bias has the product's channels, the residual has as many elements as
+    // the product or as one image of it, and the step divides the channels. The product is new.
     #[allow(unsafe_code)]
     unsafe {
         launch(
@@ -65,7 +66,7 @@ pub(in crate::models::ops) fn linear(
     Ok(product)
 }
 
-/// As [`crate::models::ops::linear_by_heads`], of a weight `[output, input]`.
+/// See [`crate::models::ops::linear_by_heads`]. The weight is `[output, input]`.
 pub(in crate::models::ops) fn linear_by_heads(
     xs: &Tensor,
     weight: &Tensor,

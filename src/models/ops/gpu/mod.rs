@@ -1,5 +1,5 @@
-//! The operations on NVIDIA GPUs: products by cuBLAS, and between them kernels that do at once what candle does in
-//! many passes. They take f32, f16 and bf16, and compute in f32.
+//! The operations on NVIDIA GPUs. cuBLAS computes the matrix products; between them, each kernel does in one pass what
+//! plain candle operations do in many. The kernels take f32, f16 and bf16, and compute in f32.
 
 mod attention;
 mod convolution;
@@ -21,18 +21,18 @@ pub(super) use self::norm::{group_norm, layer_norm};
 pub(super) use self::sampling::deformable_sampling;
 use super::Activation;
 
-/// Whether the kernels take this tensor.
+/// Whether the kernels support the tensor's device and number format.
 pub(super) fn takes(xs: &Tensor) -> bool {
     xs.device().is_cuda() && [DType::F32, DType::F16, DType::BF16].contains(&xs.dtype())
 }
 
-/// A size as kernels take it.
+/// Converts a size to the 32-bit integer that kernels take.
 fn size(number: usize) -> Result<u32> {
     u32::try_from(number).map_err(candle_core::Error::wrap)
 }
 
-/// How many numbers a kernel reads at once of tensors whose rows and starts are multiples of it: as many as 16 bytes
-/// hold, or one.
+/// The number of elements that a kernel reads at once: as many as fit 16 bytes if the row lengths and the start offsets
+/// are multiples of that, else one.
 fn step<'a>(row: usize, tensors: impl IntoIterator<Item = &'a Tensor>) -> usize {
     let mut step = 1;
     for xs in tensors {
@@ -44,7 +44,7 @@ fn step<'a>(row: usize, tensors: impl IntoIterator<Item = &'a Tensor>) -> usize 
     step
 }
 
-/// The activation's number in the kernels.
+/// The number that identifies the activation in the kernels.
 fn number(activation: Activation) -> u32 {
     match activation {
         Activation::None => 0,

@@ -1,11 +1,11 @@
-//! Layer norm and group norm.
+//! Layer norm and group norm on a GPU.
 
 use candle_core::{D, Result, Tensor};
 
 use super::{Argument, Grid, empty, launch, number, size};
 use crate::models::ops::Activation;
 
-/// As [`crate::models::ops::layer_norm`], of shapes that fit each other.
+/// See [`crate::models::ops::layer_norm`]; the caller has checked the shapes.
 pub(in crate::models::ops) fn layer_norm(
     xs: &Tensor,
     weight: &Tensor,
@@ -19,7 +19,8 @@ pub(in crate::models::ops) fn layer_norm(
     let of_type = |xs: &Tensor, dtype| xs.to_dtype(dtype)?.contiguous();
     let (weight, bias) = (of_type(weight, xs.dtype())?, of_type(bias, xs.dtype())?);
     let out = empty(xs.shape(), &xs)?;
-    // SAFETY: the kernel's arguments; weight and bias have the row's length, `out` has the input's shape and is new
+    // SAFETY: these are the kernel's arguments; weight and bias have the row's length, and `out` has the input's shape and
+    // is new
     #[allow(unsafe_code)]
     unsafe {
         launch(
@@ -41,7 +42,7 @@ pub(in crate::models::ops) fn layer_norm(
     Ok(out)
 }
 
-/// As [`crate::models::ops::group_norm`], of shapes that fit each other.
+/// See [`crate::models::ops::group_norm`]; the caller has checked the shapes.
 pub(in crate::models::ops) fn group_norm(
     xs: &Tensor,
     groups: usize,
@@ -58,8 +59,8 @@ pub(in crate::models::ops) fn group_norm(
         blocks: images * groups,
         threads: (512, 1),
     };
-    // SAFETY: the kernel's arguments; the groups divide the channels, of which weight and bias have as many, and `out`
-    // has the input's shape and is new
+    // SAFETY: these are the kernel's arguments; the number of groups divides the channels, weight and bias have one number
+    // per channel, and `out` has the input's shape and is new
     #[allow(unsafe_code)]
     unsafe {
         launch(

@@ -1,4 +1,4 @@
-//! The sampling of deformable attention.
+//! The sampling step of multi-scale deformable attention on a GPU.
 
 use candle_core::{DType, Result, Tensor};
 
@@ -7,7 +7,7 @@ use super::{Argument, Grid, empty, launch, size};
 use crate::models::ops::Sampling;
 use crate::models::ops::deformable_sampling::deformable_sampling_plain;
 
-/// As [`crate::models::ops::deformable_sampling`], of shapes that fit each other.
+/// See [`crate::models::ops::deformable_sampling`]; the caller has checked the shapes.
 pub(in crate::models::ops) fn deformable_sampling(
     value: &Tensor,
     samples: &Tensor,
@@ -32,8 +32,8 @@ pub(in crate::models::ops) fn deformable_sampling(
     let samples = samples.contiguous()?;
     let reference = reference.to_dtype(DType::F32)?.contiguous()?;
     let out = empty((batch, queries, heads * width), &value)?;
-    // SAFETY: the kernel's arguments; `check` has compared the shapes, so that it reads no further than the tensors are
-    // long, and only cells inside the maps. `out` is new.
+    // SAFETY: these are the kernel's arguments. `check` has compared the shapes, so the kernel reads only inside the
+    // tensors, and only cells inside the maps. `out` is new.
     #[allow(unsafe_code)]
     unsafe {
         launch(

@@ -1,32 +1,33 @@
-//! The softmax of attention scores, with what is added to them.
+//! The softmax of attention scores on a GPU, with the biases that are added to them first.
 
 use candle_core::{Result, Tensor};
 
 use super::windows::Geometry;
 use super::{Argument, Grid, launch, size};
 
-/// What is added to scores `[images, heads, N, M]`.
+/// The biases that are added to scores `[images, heads, N, M]`.
 #[derive(Default)]
 pub(in crate::models::ops) struct Added<'a> {
     /// `[images or 1, heads or 1, N or 1, M]`.
     pub(in crate::models::ops) bias: Option<&'a Tensor>,
-    /// Relative positions in windows.
+    /// Decomposed relative positions.
     pub(in crate::models::ops) relative: Option<Relative<'a>>,
-    /// The windows that the images are; those that are shifted hold tokens that do not see each other.
+    /// The windows, if the images are windows of a larger map. In shifted windows, tokens that are not neighbours in the
+    /// map are masked from each other.
     pub(in crate::models::ops) windows: Option<Geometry>,
 }
 
-/// Decomposed relative positions of windows of `H` rows and `W` columns, `N = H * W`.
+/// Decomposed relative positions in windows of `H` rows and `W` columns; `N = H * W`.
 pub(in crate::models::ops) struct Relative<'a> {
-    /// `[H, images * heads * W, H]`: by the query's row, its window, head and column, and the key's row.
+    /// `[H, images * heads * W, H]`, indexed by the query's row; by its window, head and column; and by the key's row.
     pub(in crate::models::ops) by_row: &'a Tensor,
     /// `[W, images * heads * H, W]`: the same with rows and columns exchanged.
     pub(in crate::models::ops) by_column: &'a Tensor,
-    /// What they are multiplied by.
+    /// The factor that both are multiplied by.
     pub(in crate::models::ops) scale: f64,
 }
 
-/// The softmax over the last dimension of scores, which nothing else refers to: they become the result.
+/// Computes the softmax over the last dimension in place. Nothing else may refer to the scores.
 pub(in crate::models::ops) fn softmax(scores: Tensor, added: Added) -> Result<Tensor> {
     let (images, heads, queries, keys) = scores.dims4()?;
     let bias = match added.bias {
@@ -44,19 +45,19 @@ pub(in crate::models::ops) fn softmax(scores: Tensor, added: Added) -> Result<Te
     let relative = added.relative.as_ref();
     let window = added.windows.unwrap_or_default();
     let starts = [Some(&scores), relative.map(|relative| relative.by_column)];
-    // what 16 bytes hold divides the keys, and the columns of relative positions
+    // vector loads need the number of keys, and of columns for relative positions, to be a multiple of 16 bytes
     let row = relative.map_or(keys, |_| window.columns as usize);
     let is_wide = (257..=16 * 256).contains(&keys)
         && window.shift == 0
         && keys.is_multiple_of(8)
         && super::step(row, starts.into_iter().flatten()) > 1;
     let grid = match keys {
-        // a thread for every 16 keys
+        // one thread for every 16 keys
         _ if is_wide => Grid {
             blocks: images * heads * queries,
             threads: (size(keys.div_ceil(16 * 32) * 32)?, 1),
         },
-        // a warp for each of eight rows, or as many as are worth their time for one
+        // short rows: eight rows per block with one warp each; long rows: one row per block with several warps
         0..=256 => Grid {
             blocks: (images * heads * queries).div_ceil(8),
             threads: (32, 8),
@@ -66,8 +67,8 @@ pub(in crate::models::ops) fn softmax(scores: Tensor, added: Added) -> Result<Te
             threads: (threads_of_row(keys), 1),
         },
     };
-    // SAFETY: the kernel's arguments; callers give a bias that broadcasts to the scores, and relative positions of
-    // windows that have as many tokens as there are queries and keys. Nothing else refers to the scores.
+    // SAFETY: these are the kernel's arguments. Callers pass a bias that broadcasts to the scores, and relative positions
+    // of windows with as many tokens as there are queries and keys. Nothing else refers to the scores.
     #[allow(unsafe_code)]
     unsafe {
         launch(
@@ -98,7 +99,7 @@ pub(in crate::models::ops) fn softmax(scores: Tensor, added: Added) -> Result<Te
     Ok(scores)
 }
 
-/// The threads that share a row.
+/// The number of threads that work on one row.
 fn threads_of_row(keys: usize) -> u32 {
     match keys {
         0..=1023 => 128,

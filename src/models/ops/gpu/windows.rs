@@ -1,4 +1,4 @@
-//! Maps cut into windows, and their channels into heads.
+//! Splits maps into windows and channels into heads, and back.
 
 use candle_core::{Result, Tensor};
 
@@ -44,7 +44,7 @@ impl Geometry {
     }
 }
 
-/// Tokens `[B, N, C]` as one window of each image.
+/// Describes tokens `[B, N, C]` as one window per image.
 pub(super) fn of_tokens(batch: usize, tokens: usize) -> Windows {
     Windows {
         batch,
@@ -56,8 +56,8 @@ pub(super) fn of_tokens(batch: usize, tokens: usize) -> Windows {
     }
 }
 
-/// Maps `[B, H, W, parts * heads * D]`, or tokens in the same order, to `[parts, windows, heads, N, D]`, the first part
-/// multiplied by `scale`. Beyond the map's edge lies `filler` `[parts * heads * D]`, or zeros.
+/// Splits maps `[B, H, W, parts * heads * D]`, or tokens in the same order, into `[parts, windows, heads, N, D]`, and
+/// multiplies the first part by `scale`. Positions beyond the map's edge get `filler` `[parts * heads * D]`, or zeros.
 pub(super) fn to_windows(
     xs: &Tensor,
     filler: Option<&Tensor>,
@@ -92,8 +92,8 @@ pub(super) fn to_windows(
     }
     arguments.push(Argument::Number(scale as f32));
     let grid = Grid::of_threads(out.elem_count() / step);
-    // SAFETY: the kernel's arguments; the input's size is checked above, and `out` is new and has a place for every
-    // number of every window
+    // SAFETY: these are the kernel's arguments; the input's size is checked above, and `out` is new and has room for every
+    // element of every window
     #[allow(unsafe_code)]
     unsafe {
         launch("to_windows", &xs, grid, &arguments)?;
@@ -119,7 +119,7 @@ pub(super) fn from_windows(xs: &Tensor, windows: Windows) -> Result<Tensor> {
     // the kernel counts threads in 32 bits
     size(out.elem_count() + 256)?;
     let grid = Grid::of_threads(out.elem_count() / step);
-    // SAFETY: the kernel's arguments; there are as many windows and tokens as the map has, and `out` is new
+    // SAFETY: these are the kernel's arguments; the windows and tokens are those of the map, and `out` is new
     #[allow(unsafe_code)]
     unsafe {
         launch("from_windows", &xs, grid, &arguments)?;

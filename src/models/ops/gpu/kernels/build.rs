@@ -4,14 +4,15 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where a CUDA toolkit may be said to lie.
+/// Environment variables that may name the folder of a CUDA toolkit.
 const ROOTS: [&str; 4] = [
     "CUDA_HOME",
     "CUDA_PATH",
     "CUDA_ROOT",
     "CUDA_TOOLKIT_ROOT_DIR",
 ];
-/// The oldest GPUs that the program is built for, unless it is built for older ones: PTX runs on every later one.
+/// The compute capability that the PTX is made for, unless CUDA_COMPUTE_CAP asks for a lower one. PTX runs on every
+/// later GPU.
 const ARCHITECTURE: u32 = 80;
 
 fn main() {

@@ -1,8 +1,8 @@
 // 3x3 convolutions of channels-last maps, zero-padded by one.
 #include "numbers.cuh"
 
-// What lies under the kernel, a thread for every number: of xs [images, height, width, channels] to out [images, rows,
-// columns, 9 * channels], of which there are count.
+// Gathers 3x3 patches (im2col), with one thread per output element: from xs [images, height, width, channels] to out
+// [images, rows, columns, 9 * channels], which has count elements.
 template <typename T>
 __device__ void patches(const T *xs, T *out, unsigned count, unsigned height, unsigned width, unsigned channels,
                         unsigned rows, unsigned columns, unsigned stride) {
@@ -17,14 +17,14 @@ __device__ void patches(const T *xs, T *out, unsigned count, unsigned height, un
     const unsigned column = rest % columns;
     rest /= columns;
     const unsigned row = rest % rows, image = rest / rows;
-    // the row above the map wraps around, and is none of its rows either
+    // row -1 wraps around to a large unsigned number, which is outside the map too
     const unsigned y = row * stride + cell / 3 - 1, x = column * stride + cell % 3 - 1;
     const bool is_inside = y < height && x < width;
     out[i] = is_inside ? xs[(((size_t)image * height + y) * width + x) * channels + channel] : rounded<T>(0.0f);
 }
 
-// A thread for every number of out [images, rows, columns, channels], of which there are count; kernel [9, channels],
-// bias [channels].
+// Depthwise convolution with one thread per element of out [images, rows, columns, channels], which has count elements;
+// kernel is [9, channels] and bias [channels].
 template <typename T>
 __device__ void depthwise(const T *xs, const T *kernel, const T *bias, T *out, unsigned count, unsigned height,
                           unsigned width, unsigned channels, unsigned rows, unsigned columns, unsigned stride,

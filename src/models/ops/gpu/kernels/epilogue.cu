@@ -1,8 +1,9 @@
-// What follows a matrix product.
+// Bias, residual and activation after a matrix product.
 #include "numbers.cuh"
 
-// The activation of xs + bias + residual, in place: xs [count], bias [channels] or null, residual [residual_count],
-// which divides count, or null. A thread takes `step` numbers, which divides channels and residual_count.
+// Computes activation(xs + bias + residual) in place. xs is [count]; bias is [channels] or null; residual is
+// [residual_count] or null, and residual_count divides count. Each thread handles `step` elements; `step` divides
+// channels and residual_count.
 template <typename T>
 __device__ void epilogue(T *xs, const T *bias, const T *residual, unsigned count, unsigned channels,
                          unsigned residual_count, unsigned step, unsigned activation) {

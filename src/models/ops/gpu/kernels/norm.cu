@@ -1,7 +1,8 @@
 // Layer norm and group norm.
 #include "numbers.cuh"
 
-// A warp norms a row of xs [rows, channels], around its mean, into out; weight and bias are [channels].
+// Layer norm with one warp per row of xs [rows, channels]; weight and bias are [channels]. The variance is computed
+// around the mean, in a second pass.
 template <typename T>
 __device__ void layer_norm(const T *xs, const T *weight, const T *bias, T *out, unsigned rows, unsigned channels,
                            float eps, unsigned activation) {
@@ -34,8 +35,8 @@ __device__ void layer_norm(const T *xs, const T *weight, const T *bias, T *out, 
 FOR_EVERY_FORMAT(layer_norm, PARAMETERS, (xs, weight, bias, out, rows, channels, eps, activation))
 #undef PARAMETERS
 
-// A block norms a group of an image of xs [images, cells, groups * width], around its mean, into out; weight and bias
-// are [groups * width].
+// Group norm with one block per image and group of xs [images, cells, groups * width]; weight and bias are
+// [groups * width]. The variance is computed around the mean, in a second pass.
 template <typename T>
 __device__ void group_norm(const T *xs, const T *weight, const T *bias, T *out, unsigned cells, unsigned groups,
                            unsigned width, float eps) {

@@ -32,11 +32,11 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-// The sum over a block of whole warps, for all its threads.
+// Sums over all threads of a block of whole warps; every thread gets the sum.
 __device__ __forceinline__ float block_sum(float x) {
     __shared__ float parts[WARP];
     x = warp_sum(x);
-    // what an earlier sum left has been read
+    // all threads must have read the result of an earlier call
     __syncthreads();
     if (threadIdx.x % WARP == 0)
         parts[threadIdx.x / WARP] = x;
@@ -47,7 +47,7 @@ __device__ __forceinline__ float block_sum(float x) {
     return sum;
 }
 
-// The largest number of a block of whole warps, for all its threads.
+// The maximum over all threads of a block of whole warps; every thread gets it.
 __device__ __forceinline__ float block_max(float x) {
     __shared__ float parts[WARP];
     x = warp_max(x);
@@ -61,7 +61,7 @@ __device__ __forceinline__ float block_max(float x) {
     return largest;
 }
 
-// Numbers that are read and written at once.
+// Elements that are read and written with one instruction.
 template <typename T, unsigned COUNT> struct alignas(COUNT * sizeof(T)) Pack {
     T of[COUNT];
 };
@@ -76,7 +76,8 @@ __device__ __forceinline__ float activated(float x, unsigned activation) {
     return x;
 }
 
-// The kernel NAME for every format: PARAMETERS are declared with T, ARGUMENTS passed on.
+// Defines the kernel NAME for every number format. PARAMETERS are declared with the element type T; ARGUMENTS are passed
+// on.
 #define FOR_EVERY_FORMAT(NAME, PARAMETERS, ARGUMENTS)                                                                  \
     FOR_FORMAT(NAME, f32, PARAMETERS, ARGUMENTS)                                                                       \
     FOR_FORMAT(NAME, f16, PARAMETERS, ARGUMENTS)                                                                       \

@@ -1,4 +1,4 @@
-// The sampling of multi-scale deformable attention.
+// The sampling step of multi-scale deformable attention.
 #include "numbers.cuh"
 
 constexpr unsigned MOST_LEVELS = 16;
@@ -9,10 +9,11 @@ struct Levels {
     unsigned columns[MOST_LEVELS];
 };
 
-// A warp sums the samples of one head of one query; its lanes prepare a place each, then add up a channel each.
+// One warp sums the samples of one head of one query. First each lane computes the location and weight of one sample;
+// then each lane sums one channel over all samples.
 //
-// value [images, heads, tokens, width], samples [images, queries, 3 * heads * count] with count = levels * points: all
-// offsets in x, all in y, all logits; reference [images, queries, levels, coordinates]; out [images, queries, heads *
+// value [images, heads, tokens, width], samples [images, queries, 3 * heads * count] with count = levels * points: all x
+// offsets, all y offsets, all logits; reference [images, queries, levels, coordinates]; out [images, queries, heads *
 // width]. rows = images * queries.
 template <typename T>
 __device__ void sampling(const T *value, const T *samples, const float *reference, T *out, Levels levels,
@@ -45,7 +46,7 @@ __device__ void sampling(const T *value, const T *samples, const float *referenc
         float total = 0.0f;
         for (unsigned first = 0; first < count; first += WARP) {
             const unsigned i = first + lane;
-            // the shares of the four cells around the place, and the cell to its top left
+            // the bilinear weights of the four cells around the location, and the index of the top left cell
             float shares[4] = {0.0f, 0.0f, 0.0f, 0.0f};
             int cell = 0, columns = 0;
             if (i < count) {
@@ -66,7 +67,7 @@ __device__ void sampling(const T *value, const T *samples, const float *referenc
                 }
                 x = x * columns - 0.5f;
                 y = y * height - 0.5f;
-                // otherwise, and where it is not a number, it weighs nothing
+                // a location outside the map, or one that is NaN, gets weight 0
                 if (x > -1.0f && y > -1.0f && x < columns && y < height) {
                     const float weight = expf(number(logits[i]) - largest) / sum;
                     const int left = (int)floorf(x), top = (int)floorf(y);
@@ -96,7 +97,7 @@ __device__ void sampling(const T *value, const T *samples, const float *referenc
                 const float bottom_right = __shfl_sync(ALL, shares[3], place);
                 if (channel >= width)
                     continue;
-                // a share of nothing may be that of a cell outside
+                // a cell with weight 0 may lie outside the map, so it is not read
                 const T *cells = map + (ptrdiff_t)corner * width + channel;
                 if (top_left != 0.0f)
                     total += top_left * number(cells[0]);

@@ -1,9 +1,10 @@
-// The softmax of attention scores, with what is added to them.
+// The softmax of attention scores, with the biases that are added to them first.
 #include "numbers.cuh"
 
-// What is added to the scores of a row; a part whose pointer is null, or for the last whose shift is 0, is left out.
+// The biases of a row of scores. A bias whose pointer is null is left out, and so is the mask of windows if the shift
+// is 0.
 template <typename T> struct Added {
-    // [images or 1, heads or 1, queries or 1, keys], with steps of 0 where there is one for all
+    // [images or 1, heads or 1, queries or 1, keys], with a stride of 0 in dimensions of size 1
     const T *bias;
     unsigned image_step, head_step, query_step;
     // decomposed relative positions in windows of `columns` columns and `rows` rows: by query row [rows, groups,
@@ -16,7 +17,7 @@ template <typename T> struct Added {
     unsigned shift, across, down;
 };
 
-// Whether a token of a window comes from before or behind the edge, in rows and in columns.
+// The part of the map that a token of a shifted window comes from, in rows and in columns.
 __device__ __forceinline__ unsigned region(unsigned top, unsigned left, unsigned y, unsigned x, unsigned bottom_edge,
                                            unsigned right_edge) {
     return 2 * (top + y >= bottom_edge) + (left + x >= right_edge);
@@ -27,7 +28,7 @@ template <typename T> struct Row {
     const T *scores, *bias, *by_row, *by_column;
     unsigned top, left, bottom_edge, right_edge, own_region;
 
-    // `groups` are the images' heads; an image may be a window
+    // `groups` counts the heads of all images; an image may be a window
     __device__ Row(const Added<T> &added, const T *scores, size_t row, unsigned groups, unsigned heads,
                    unsigned queries)
         : added(&added), scores(scores), bias(nullptr), by_row(nullptr), by_column(nullptr) {
@@ -68,18 +69,18 @@ template <typename T> struct Row {
     }
 };
 
-// The sum of two softmaxes' denominators, each with its largest score.
+// Combines the denominators of two parts of a row, each relative to the largest score of its part.
 __device__ __forceinline__ void join(float &largest, float &sum, float other_largest, float other_sum) {
     const float both = fmaxf(largest, other_largest);
-    // an empty part has the largest score of -inf
+    // the largest score of an empty part is -inf
     const float own = sum == 0.0f ? 0.0f : sum * expf(largest - both);
     const float others = other_sum == 0.0f ? 0.0f : other_sum * expf(other_largest - both);
     largest = both;
     sum = own + others;
 }
 
-// In place, scores [groups * queries, keys]. A row is for the threads of one y; more than a warp of them only where a
-// block has one row.
+// Softmax in place of scores [groups * queries, keys]. The threads with the same y work on one row; they are more than one
+// warp only if the block has a single row.
 template <typename T>
 __device__ void softmax(T *scores, Added<T> added, unsigned groups, unsigned heads, unsigned queries, unsigned keys) {
     const size_t row = (size_t)blockIdx.x * blockDim.y + threadIdx.y;
@@ -90,7 +91,7 @@ __device__ void softmax(T *scores, Added<T> added, unsigned groups, unsigned hea
     float largest = -INFINITY, sum = 0.0f;
     constexpr unsigned HELD = 8;
     if (blockDim.x == WARP && keys <= HELD * WARP) {
-        // the row is kept between the passes
+        // the row stays in registers between the passes
         float held[HELD];
 #pragma unroll
         for (unsigned i = 0; i < HELD; ++i) {
@@ -144,9 +145,9 @@ __device__ void softmax(T *scores, Added<T> added, unsigned groups, unsigned hea
         scores[key] = rounded<T>(expf(of_row.score(key) - largest) * share);
 }
 
-// The same for rows of at most 16 numbers for each thread of a block, which has a row: it is read once, 16 bytes at a
-// time, and kept between the passes. The keys, and the columns where there are relative positions, are a multiple of
-// what 16 bytes hold; no windows are shifted.
+// The same with one row per block and at most 16 elements per thread. The row is read once, 16 bytes at a time, and stays
+// in registers between the passes. The number of keys, and of columns if there are relative positions, must be a
+// multiple of the elements in 16 bytes; shifted windows are not supported.
 template <typename T>
 __device__ void softmax_wide(T *scores, Added<T> added, unsigned groups, unsigned heads, unsigned queries,
                              unsigned keys) {

@@ -1,11 +1,12 @@
-// Products of few rows with very many: what some text tokens see of an image.
+// The product of a few rows of attention weights with very many values: text tokens that attend to an image.
 #include "numbers.cuh"
 
-// Rows of a block, and the tokens whose shares lie in shared memory.
+// The rows of a block, and the number of tokens whose weights are in shared memory at a time.
 constexpr unsigned SUMMED = 16, STAGE = 32;
 
-// A block of `width` threads sums over the tokens of one of `splits` parts, each of `part` tokens: of shares [images,
-// heads, rows, tokens] and values [images, tokens, heads * width] to partial [splits, images * heads, rows, width].
+// The tokens are split into `splits` parts of `part` tokens, and a block of `width` threads sums over one part: from
+// weights [images, heads, rows, tokens] and values [images, tokens, heads * width] to partial [splits, images * heads,
+// rows, width].
 template <typename T>
 __device__ void partial_sums(const T *shares, const T *values, float *partial, unsigned groups, unsigned heads,
                              unsigned rows, unsigned tokens, unsigned width, unsigned splits, unsigned part) {
@@ -46,7 +47,7 @@ __device__ void partial_sums(const T *shares, const T *values, float *partial, u
     }
 }
 
-// The sums of the parts, a thread for each of `count` numbers: to out [images, rows, heads * width].
+// Adds the sums of the parts, with one thread per element of out [images, rows, heads * width], which has `count`.
 template <typename T>
 __device__ void joined_sums(const float *partial, T *out, unsigned count, unsigned heads, unsigned rows,
                             unsigned width, unsigned splits) {

@@ -1,11 +1,11 @@
-// Maps cut into windows, and their channels into heads.
+// Splits maps into windows and channels into heads, and back.
 #include "numbers.cuh"
 
-// Windows of maps of `height` rows and `width` columns, which are filled up to whole windows, and rolled by `shift`.
+// The windows of maps with `height` rows and `width` columns. The maps are padded to whole windows and rolled by `shift`.
 struct Windows {
     unsigned height, width, rows, columns, down, across, shift;
 
-    // The place in the map of a window's token, `false` beyond the map's edge.
+    // Computes the position in the map of a window's token; returns false beyond the map's edge.
     __device__ bool place(unsigned window, unsigned token, unsigned &y, unsigned &x) const {
         const unsigned filled_height = down * rows, filled_width = across * columns;
         y = window / across * rows + token / columns + shift;
@@ -16,9 +16,9 @@ struct Windows {
     }
 };
 
-// A thread for every STEP numbers, which divide the channels, of every window's token: of xs [images, height, width,
-// parts * heads * channels] to out [parts, windows, heads, tokens, channels], the first part multiplied by scale; filler
-// [parts * heads * channels] lies beyond the edge, or zeros where there is none.
+// Copies xs [images, height, width, parts * heads * channels] to out [parts, windows, heads, tokens, channels] and
+// multiplies the first part by scale. Each thread copies STEP elements; STEP divides the channels. Positions beyond the
+// edge get filler [parts * heads * channels], or zeros if it is null.
 template <unsigned STEP, typename T>
 __device__ void to_windows_by(const T *xs, const T *filler, T *out, Windows windows, unsigned count, unsigned parts,
                               unsigned heads, unsigned channels, float scale) {
@@ -50,8 +50,8 @@ __device__ void to_windows_by(const T *xs, const T *filler, T *out, Windows wind
     *(Pack<T, STEP> *)to = pack;
 }
 
-// The inverse for one part, a thread for every STEP numbers of `places` in a map: of xs [windows, heads, tokens,
-// channels] to out [images, height, width, heads * channels].
+// The inverse for one part: copies xs [windows, heads, tokens, channels] to out [images, height, width, heads *
+// channels], which has `places` positions. Each thread copies STEP elements.
 template <unsigned STEP, typename T>
 __device__ void from_windows_by(const T *xs, T *out, Windows windows, unsigned places, unsigned heads,
                                 unsigned channels) {
@@ -75,7 +75,7 @@ __device__ void from_windows_by(const T *xs, T *out, Windows windows, unsigned p
     *(Pack<T, STEP> *)(out + (size_t)thread * STEP) = *(const Pack<T, STEP> *)from;
 }
 
-// `step` is 1, or what 16 bytes hold.
+// `step` is 1, or the number of elements in 16 bytes.
 template <typename T>
 __device__ void to_windows(const T *xs, const T *filler, T *out, Windows windows, unsigned step, unsigned count,
                            unsigned parts, unsigned heads, unsigned channels, float scale) {
