@@ -10,8 +10,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use criterion::{Criterion, SamplingMode};
+use groundling::memory::CachingAllocator;
 use groundling::models::ops::InstructionSet;
 use groundling::models::ops::checks::{Extent, all};
+
+// as in the binary
+#[global_allocator]
+static ALLOCATOR: CachingAllocator = CachingAllocator;
 
 fn main() -> anyhow::Result<()> {
     let mut criterion = Criterion::default().configure_from_args();

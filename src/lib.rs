@@ -36,28 +36,50 @@
 //! # }
 //! ```
 
+#[cfg(feature = "server")]
 pub mod budget;
+#[cfg(feature = "hub")]
 pub mod checkpoints;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod commands;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod config;
 pub mod detector;
 pub mod geometry;
+#[cfg(feature = "server")]
 pub mod http;
+#[cfg(feature = "server")]
 pub mod label_studio;
+#[cfg(feature = "server")]
 pub mod labeling;
+#[cfg(feature = "server")]
 pub mod media;
 pub mod memory;
-pub mod memory_limit;
+#[cfg(feature = "cli")]
+mod memory_limit;
+#[cfg(feature = "server")]
 pub mod metrics;
 pub mod models;
+#[cfg(feature = "hub")]
+#[doc(hidden)]
 pub mod outgoing;
+#[cfg(feature = "server")]
 pub mod pipeline;
 pub mod pixels;
+#[cfg(feature = "server")]
 pub mod preannotation;
 pub mod prompt;
+#[cfg(feature = "server")]
 pub mod regions;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod report;
 pub mod segmenter;
+#[cfg(feature = "server")]
 pub mod store;
-pub mod telemetry;
-pub mod threads;
+#[cfg(feature = "cli")]
+mod telemetry;
+#[cfg(feature = "cli")]
+mod threads;

@@ -1,17 +1,21 @@
-//! The global allocator. It caches large freed blocks and reuses them.
+//! A global allocator for programs that run the models. It caches large freed blocks and reuses them.
 //!
 //! Every tensor operation allocates its output. System allocators return blocks of many megabytes to the kernel at
 //! once, and later get them back as fresh pages. The page faults and the clearing of these pages took a third of the
 //! time of a detection. The cache is bounded (1 GiB), and [`give_back`] empties it when the server is idle.
+//!
+//! The binary uses it. A program that uses the library may do the same:
+//!
+//! ```
+//! #[global_allocator]
+//! static ALLOCATOR: groundling::memory::CachingAllocator = groundling::memory::CachingAllocator;
+//! ```
 
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
-
-#[global_allocator]
-static ALLOCATOR: CachingAllocator = CachingAllocator;
 
 /// Minimum size of a cached block in bytes (1 MiB).
 const LARGE: usize = 1 << 20;
@@ -27,7 +31,8 @@ const HUGE_PAGE: usize = 2 << 20;
 const PLACES: usize = 256;
 
 /// The system allocator with a cache for large blocks.
-struct CachingAllocator;
+#[derive(Debug)]
+pub struct CachingAllocator;
 
 /// A cached block.
 #[derive(Clone, Copy)]
@@ -226,11 +231,11 @@ mod tests {
         for _ in 0..3 {
             // SAFETY: only bytes inside the block are written, and it is freed with its layout.
             unsafe {
-                let start = ALLOCATOR.alloc_zeroed(layout);
+                let start = CachingAllocator.alloc_zeroed(layout);
                 assert!(!start.is_null() && start.addr().is_multiple_of(HUGE_PAGE));
                 assert!((0..size).step_by(4095).all(|i| *start.add(i) == 0));
                 start.write_bytes(7, size);
-                ALLOCATOR.dealloc(start, layout);
+                CachingAllocator.dealloc(start, layout);
             }
         }
         assert!(KEPT.lock().expect("kept blocks").bytes <= LIMIT);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Bytes of memory that the process may use; `None` if the system does not report it.
-pub fn bytes() -> Option<u64> {
+pub(crate) fn bytes() -> Option<u64> {
     below(Path::new("/"))
 }
 

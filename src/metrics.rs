@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::budget::Budget;
-use crate::pipeline::loading::{Loading, Status};
+use crate::pipeline::handle::{LoadStatus, ModelsHandle};
 use crate::pipeline::scheduler::Urgency;
 use crate::pipeline::timings::Timings;
 use crate::store::Usage;
@@ -238,12 +238,12 @@ impl Metrics {
         &self,
         waiting: usize,
         steps: [usize; Urgency::ALL.len()],
-        loading: &Loading,
+        models: &ModelsHandle,
         budget: &Budget,
         kept: impl IntoIterator<Item = (&'static str, Usage)>,
     ) -> Result<String, std::fmt::Error> {
         self.waiting.set(waiting as i64);
-        let is_ready = matches!(loading.status(), Status::Ready(_));
+        let is_ready = matches!(models.status(), LoadStatus::Ready(_));
         self.request_memory.set(budget.used() as i64);
         self.request_memory_peak.set(budget.peak() as i64);
         self.ready.set(f64::from(u8::from(is_ready)));

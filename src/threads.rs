@@ -15,7 +15,9 @@ const OF_CANDLE: [&str; 2] = ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"];
 ///
 /// # Errors
 /// If the pool exists already, or a thread cannot be started.
-pub unsafe fn start(count: Option<NonZeroUsize>) -> Result<usize, rayon::ThreadPoolBuildError> {
+pub(crate) unsafe fn start(
+    count: Option<NonZeroUsize>,
+) -> Result<usize, rayon::ThreadPoolBuildError> {
     let of_rayon = || std::env::var(OF_CANDLE[0]).ok()?.parse().ok();
     let count = count
         .or_else(of_rayon)

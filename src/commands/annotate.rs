@@ -7,9 +7,12 @@ use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use tracing::Instrument;
 
-use super::project::{AT_ONCE, Access, Failures, Pages, Progress, loaded, until_stopped};
-use super::{print, road, tell};
+use super::project::{
+    Access, CONCURRENT_TASKS, Failures, Pages, Progress, until_interrupted, wait_for_models,
+};
+use super::{print_result, print_status, setup};
 use crate::config::{AnnotateArgs, PromptMemory};
+use crate::label_studio::LabelStudio;
 use crate::label_studio::api::{self, Api, ApiError};
 use crate::pipeline::scheduler::{StepError, Urgency};
 use crate::pipeline::stages::StageError;
@@ -22,7 +25,7 @@ use crate::prompt::Prompt;
 /// If Label Studio or the models cannot be used. If single tasks failed, the error is returned after all other tasks
 /// are done.
 pub fn run(args: AnnotateArgs) -> anyhow::Result<()> {
-    road::runtime()?.block_on(annotate(args))
+    setup::runtime()?.block_on(annotate(args))
 }
 
 async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
@@ -33,31 +36,31 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         api,
         project,
         config,
-        memory,
+        projects,
         origin,
-    } = Access::new(&args.road, args.project).await?;
+    } = Access::new(&args.setup, args.project).await?;
     // also apply the extra_params of the connected backend
     if let Ok(backends) = api.backends(project.id).await
         && let Some(backend) = backends.first()
     {
-        let nobody = Default::default();
-        memory.remember_setup(&origin.project, &backend.extra_params, nobody);
+        let label_studio = LabelStudio::default();
+        projects.apply_setup(&origin.project, &backend.extra_params, label_studio);
     }
-    let preannotator = Arc::new(road::preannotator(
-        args.road,
-        memory,
+    let preannotator = Arc::new(setup::preannotator(
+        args.setup,
+        projects,
         PromptMemory::Off,
-        AT_ONCE,
+        CONCURRENT_TASKS,
     )?);
     let plan = preannotator.plan(origin, config, args.prompt.as_deref(), Urgency::Batch)?;
     let prompts: Vec<String> = plan.prompts().map(Prompt::to_string).collect();
-    tell(format_args!(
-        "project {} {:?}: looking for {}",
+    print_status(format_args!(
+        "project {} {:?}: searching for {}",
         project.id,
         project.title,
         prompts.join(" and ")
     ));
-    loaded(&preannotator).await?;
+    wait_for_models(&preannotator).await?;
     let mut run = Run {
         api,
         preannotator,
@@ -66,13 +69,15 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         summary: Summary::default(),
         progress: Progress::new(),
     };
-    let outcome = until_stopped(run.all(project.id)).await;
+    let outcome = until_interrupted(run.process_project(project.id)).await;
     run.progress.finish();
     run.summary.print();
     outcome?;
     match run.summary.failures.count() {
         0 => Ok(()),
-        failed => bail!("{failed} tasks have no prediction; run it again to try them again"),
+        failed => bail!(
+            "{failed} tasks failed and have no prediction; run the command again to retry them"
+        ),
     }
 }
 
@@ -93,7 +98,7 @@ struct Summary {
     predicted: u64,
     regions: usize,
     /// Tasks that already had a prediction of this version.
-    known: u64,
+    already_predicted: u64,
     /// Tasks that were skipped because of their annotations.
     annotated: u64,
     failures: Failures,
@@ -104,18 +109,18 @@ struct Summary {
 enum TaskError {
     #[error(transparent)]
     Preannotation(#[from] PreannotationError),
-    #[error("its prediction could not be stored: {0}")]
+    #[error("the prediction could not be stored in Label Studio: {0}")]
     Api(#[from] ApiError),
 }
 
 impl TaskError {
     /// Whether every other task would fail too.
-    fn is_hopeless(&self) -> bool {
+    fn is_fatal(&self) -> bool {
         match self {
             Self::Api(error) => matches!(error, ApiError::Refused { .. } | ApiError::Token(_)),
             Self::Preannotation(PreannotationError::Stage(error)) => matches!(
                 **error,
-                StageError::NotReady(_) | StageError::Step(StepError::Stopped)
+                StageError::ModelsUnavailable(_) | StageError::Step(StepError::Stopped)
             ),
             Self::Preannotation(_) => false,
         }
@@ -125,25 +130,25 @@ impl TaskError {
 impl Run {
     /// Processes the project page by page. It skips tasks that have this prediction already, so an interrupted run
     /// can be resumed.
-    async fn all(&mut self, project: u64) -> anyhow::Result<()> {
+    async fn process_project(&mut self, project: u64) -> anyhow::Result<()> {
         let mut pages = Pages::new(project);
         while let Some((tasks, total)) = pages.next(&self.api).await? {
             self.progress.set_total(total);
-            let mut wanted = tasks;
-            wanted.retain(|task| self.is_wanted(task));
-            self.some(wanted).await?;
+            let mut pending = tasks;
+            pending.retain(|task| self.needs_prediction(task));
+            self.process_page(pending).await?;
         }
         Ok(())
     }
 
-    fn is_wanted(&mut self, task: &api::Task) -> bool {
+    fn needs_prediction(&mut self, task: &api::Task) -> bool {
         self.summary.tasks += 1;
         let version = Some(self.plan.version());
         let mut predictions = task.predictions.iter();
         if self.only_unlabeled && task.total_annotations > 0 {
             self.summary.annotated += 1;
         } else if predictions.any(|p| p.model_version.as_deref() == version) {
-            self.summary.known += 1;
+            self.summary.already_predicted += 1;
         } else {
             return true;
         }
@@ -151,21 +156,21 @@ impl Run {
         false
     }
 
-    async fn some(&mut self, tasks: Vec<api::Task>) -> anyhow::Result<()> {
+    async fn process_page(&mut self, tasks: Vec<api::Task>) -> anyhow::Result<()> {
         let (api, preannotator) = (&self.api, &self.preannotator);
         let plan = &self.plan;
         let work = tasks.into_iter().map(|task| async move {
             let id = task.id;
-            (id, one(api, preannotator, plan, task).await)
+            (id, predict_and_store(api, preannotator, plan, task).await)
         });
-        let mut work = stream::iter(work).buffer_unordered(AT_ONCE);
+        let mut work = stream::iter(work).buffer_unordered(CONCURRENT_TASKS);
         while let Some((task, outcome)) = work.next().await {
             match outcome {
                 Ok(regions) => {
                     self.summary.predicted += 1;
                     self.summary.regions += regions;
                 }
-                Err(error) if error.is_hopeless() => return Err(error.into()),
+                Err(error) if error.is_fatal() => return Err(error.into()),
                 Err(error) => self.summary.failures.add(task, &error, &self.progress),
             }
             self.progress.step();
@@ -184,7 +189,7 @@ struct NewPrediction<'a> {
 }
 
 /// Predicts a task and stores the prediction. Returns the number of its regions.
-async fn one(
+async fn predict_and_store(
     api: &Api,
     preannotator: &Preannotator,
     plan: &BatchPlan,
@@ -214,12 +219,12 @@ async fn one(
 
 impl Summary {
     fn print(&self) {
-        print(format_args!(
-            "{} tasks: {} predicted with {} regions, {} had this prediction already, {} left out for their annotations, {} failed",
+        print_result(format_args!(
+            "{} tasks: {} predicted with {} regions, {} already had this prediction, {} skipped because they have annotations, {} failed",
             self.tasks,
             self.predicted,
             self.regions,
-            self.known,
+            self.already_predicted,
             self.annotated,
             self.failures.count()
         ));

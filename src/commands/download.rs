@@ -5,56 +5,58 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::{print, progress};
+use super::{print_result, progress};
 use crate::checkpoints::registry::{self, REGISTRY};
 use crate::checkpoints::{DEMO, Locator, NONE};
 use crate::config::DownloadArgs;
 use crate::models::weights::Checkpoint;
-use crate::pipeline::Plan;
+use crate::pipeline::ModelLoader;
 
 /// Downloads every model, verifies the checksums of existing files, and checks that each model can be used.
 ///
 /// # Errors
 /// If a model cannot be downloaded, stored or used; the models before it are kept.
 pub fn run(args: &DownloadArgs) -> anyhow::Result<()> {
-    let locator = Locator::new(&args.models);
-    let watcher = progress::shown();
-    for name in wanted(args) {
+    let settings = args.models.settings();
+    let locator = Locator::new(settings.model_dir, settings.hub);
+    let observer = progress::to_terminal();
+    for name in selected_names(args) {
         if [DEMO, NONE].contains(&name.to_lowercase().as_str()) {
-            print(format_args!("{name} needs no download"));
+            print_result(format_args!("{name}: no download needed"));
             continue;
         }
-        let Some(checkpoint) = locator.fetch(&name, &watcher)? else {
+        let Some(checkpoint) = locator.fetch(&name, &observer)? else {
             let known: Vec<&str> = REGISTRY.iter().map(|entry| entry.name).collect();
             bail!(
-                "{name:?} is no model that is known by name ({}); an id of the hub has the form OWNER/NAME",
+                "{name:?} is not a known model (the known ones are {}); a repository of the hub has the form OWNER/NAME",
                 known.join(", ")
             );
         };
         let weights = checkpoint.open()?;
-        let place = match &args.output {
-            Some(folder) => copied(&checkpoint, folder, &name)?,
-            None => place(&checkpoint),
+        let path = match &args.output {
+            Some(folder) => copy_files(&checkpoint, folder, &name)?,
+            None => path_of(&checkpoint),
         };
-        print(format_args!(
+        print_result(format_args!(
             "{name}: {} in {}",
             weights.layout().name,
-            place.display()
+            path.display()
         ));
     }
     Ok(())
 }
 
 /// The named models, else the models that the settings select.
-fn wanted(args: &DownloadArgs) -> Vec<String> {
+fn selected_names(args: &DownloadArgs) -> Vec<String> {
     if !args.names.is_empty() {
         return args.names.clone();
     }
-    let choice = Plan::new(&args.models).choice().clone();
-    vec![choice.detector, choice.segmenter]
+    let loader = ModelLoader::new(args.models.settings());
+    let names = loader.names();
+    vec![names.detector.clone(), names.segmenter.clone()]
 }
 
-fn place(checkpoint: &Checkpoint) -> PathBuf {
+fn path_of(checkpoint: &Checkpoint) -> PathBuf {
     match checkpoint {
         Checkpoint::Folder(path) | Checkpoint::File(path) => path.clone(),
         Checkpoint::Embedded { name, .. } => PathBuf::from(name),
@@ -65,13 +67,13 @@ fn place(checkpoint: &Checkpoint) -> PathBuf {
 ///
 /// # Errors
 /// If the folder cannot be written, or the disk is full.
-fn copied(checkpoint: &Checkpoint, output: &Path, name: &str) -> anyhow::Result<PathBuf> {
+fn copy_files(checkpoint: &Checkpoint, output: &Path, name: &str) -> anyhow::Result<PathBuf> {
     let known = registry::find(name).map(|entry| entry.name);
     let name = known.unwrap_or(name.split('@').next().unwrap_or(name));
     let folder = output.join(name);
     // copy to a temporary name first, so that an existing folder is always complete
     let part = folder.with_extension("part");
-    let stored = |folder: &Path| -> std::io::Result<()> {
+    let copy = |folder: &Path| -> std::io::Result<()> {
         fs::create_dir_all(folder)?;
         let files = match checkpoint {
             Checkpoint::File(path) => vec![path.clone()],
@@ -85,8 +87,8 @@ fn copied(checkpoint: &Checkpoint, output: &Path, name: &str) -> anyhow::Result<
         }
         Ok(())
     };
-    let error = || format!("cannot store {}", folder.display());
-    if let Err(reason) = stored(&part) {
+    let error = || format!("cannot copy the files to {}", folder.display());
+    if let Err(reason) = copy(&part) {
         // a partial copy is useless
         let _ = fs::remove_dir_all(&part);
         return Err(reason).with_context(error);

@@ -2,6 +2,13 @@
 
 use std::fmt::Display;
 use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::config::{Cli, Command};
+use crate::models::ops::InstructionSet;
+use crate::{telemetry, threads};
 
 pub mod annotate;
 pub mod bench;
@@ -11,17 +18,54 @@ pub mod models;
 pub mod predict;
 mod progress;
 mod project;
-mod road;
 pub mod selftest;
 pub mod serve;
+mod setup;
 pub mod warm;
 
+/// The whole binary: parses the command line, initializes logging, and runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::read();
+    let command = cli.command.unwrap_or(Command::Serve(cli.serve));
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print_status(format_args!("Error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    if let Some(cpu) = command.cpu() {
+        if let Some(limit) = cpu.instruction_set {
+            InstructionSet::limit(limit.into());
+        }
+        // SAFETY: the program has only one thread at this point.
+        #[allow(unsafe_code)]
+        unsafe { threads::start(cpu.threads) }.context("cannot start the compute threads")?;
+    }
+    let (log, level) = command.log();
+    telemetry::init(log, level, command.trace())?;
+    match command {
+        Command::Serve(args) => serve::run(args),
+        Command::Predict(args) => predict::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Selftest(args) => selftest::run(&args),
+        Command::Annotate(args) => annotate::run(args),
+        Command::Warm(args) => warm::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Download(args) => download::run(&args),
+        Command::Models(args) => models::run(&args),
+    }
+}
+
 /// Prints a line of the results to stdout. Ignores a closed pipe.
-fn print(line: impl Display) {
+fn print_result(line: impl Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Prints a line that is not part of the results, such as progress, to stderr.
-fn tell(line: impl Display) {
+fn print_status(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use anyhow::bail;
 use serde::Serialize;
 
-use super::{print, progress};
+use super::{print_result, progress};
+use crate::checkpoints::hub::cache;
 use crate::checkpoints::registry::{Entry, REGISTRY};
-use crate::checkpoints::{Locator, Role, cache};
+use crate::checkpoints::{Locator, Role};
 use crate::config::ModelsArgs;
 use crate::models::weights::{Checkpoint, weights_in};
-use crate::pipeline::Plan;
+use crate::pipeline::ModelLoader;
 
 /// One model of the list.
 #[derive(Debug, Serialize)]
@@ -35,21 +36,22 @@ struct Line {
 /// # Errors
 /// If a local model is damaged.
 pub fn run(args: &ModelsArgs) -> anyhow::Result<()> {
-    let locator = Locator::new(&args.models);
+    let settings = args.models.settings();
+    let locator = Locator::new(&settings.model_dir, settings.hub.clone());
     let lines: Vec<Line> = REGISTRY
         .iter()
         .map(|entry| line(entry, &locator, args.verify))
         .collect();
     if args.json {
-        print(serde_json::to_string_pretty(&lines)?);
+        print_result(serde_json::to_string_pretty(&lines)?);
     } else {
-        list(&lines);
-        let plan = Plan::new(&args.models);
-        let choice = plan.choice();
-        print(format_args!(
-            "\nThese settings run the detector {:?} and the segmenter {:?}. \"demo\" is built in.\nSearched: {} (MODEL_DIR), {} (the hub's cache).",
-            choice.detector,
-            choice.segmenter,
+        print_table(&lines);
+        let loader = ModelLoader::new(settings);
+        let names = loader.names();
+        print_result(format_args!(
+            "\nThe settings select the detector {:?} and the segmenter {:?}. \"demo\" is built in.\nSearched folders: {} (MODEL_DIR), {} (the hub's cache).",
+            names.detector,
+            names.segmenter,
             args.models.model_dir.display(),
             locator.hub().cache().display()
         ));
@@ -57,7 +59,7 @@ pub fn run(args: &ModelsArgs) -> anyhow::Result<()> {
     match lines.iter().filter(|line| line.damaged.is_some()).count() {
         0 => Ok(()),
         damaged => bail!(
-            "{damaged} of the models here are not what they should be: fetch them again with `groundling download`, or remove their files"
+            "{damaged} of the local models are damaged: download them again with `groundling download`, or delete their files"
         ),
     }
 }
@@ -107,15 +109,15 @@ fn damage(
     match cache::sha256(path) {
         Ok(found) if found == expected => None,
         Ok(found) => Some(format!(
-            "{} is another file than the published one: its SHA-256 is {found}, not {expected}",
+            "{} differs from the published file: its SHA-256 is {found} instead of {expected}",
             path.display()
         )),
         Err(error) => Some(format!("cannot read {}: {error}", path.display())),
     }
 }
 
-fn list(lines: &[Line]) {
-    print(format_args!(
+fn print_table(lines: &[Line]) {
+    print_result(format_args!(
         "{:<22} {:<10} {:>7} {:>9}  {:<9} {:<11} {}",
         "NAME", "ROLE", "PARAMS", "SIZE", "INPUT", "LICENCE", "HERE"
     ));
@@ -130,7 +132,7 @@ fn list(lines: &[Line]) {
             Some(bytes) => progress::mebibytes(bytes),
             None => format!("~{} MiB", (line.parameters_millions * 4e6) as u64 >> 20),
         };
-        print(format_args!(
+        print_result(format_args!(
             "{:<22} {:<10} {:>5.0} M {size:>9}  {:<9} {:<11} {here}",
             line.name, line.role, line.parameters_millions, line.input, line.licence
         ));

@@ -12,7 +12,7 @@ use super::progress;
 use crate::config::{OutputFormat, PredictArgs};
 use crate::labeling::LabelingConfig;
 use crate::media::decode;
-use crate::pipeline::{Models, Plan};
+use crate::pipeline::{ModelLoader, Models};
 use crate::preannotation::project::version;
 use crate::prompt::Prompt;
 use crate::regions::{Style, Unlabeled};
@@ -36,12 +36,12 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
     };
     if let Some(folder) = &args.overlay {
         fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            .with_context(|| format!("cannot create the folder {}", folder.display()))?;
     }
     let files = image_files(&args.images)?;
-    let plan = Plan::new(&args.models);
-    let version = version::models(plan.choice(), plan.precision(), plan.detector_size());
-    let models = plan.load(&progress::shown())?;
+    let loader = ModelLoader::new(args.models.settings());
+    let version = version::models(loader.names(), loader.precision(), loader.detector_size());
+    let models = loader.load(&progress::to_terminal())?;
     let mut run = Run {
         args,
         prompt,
@@ -52,7 +52,7 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
         reports: vec![],
         tasks: vec![],
     };
-    let progress = progress::counted(files.len(), "images");
+    let progress = progress::bar(files.len(), "images");
     let mut failed = 0;
     for file in &files {
         progress.set_message(file.display().to_string());
@@ -69,13 +69,16 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
                 line
             }
         };
-        progress.suspend(|| super::tell(line));
+        progress.suspend(|| super::print_status(line));
         progress.inc(1);
     }
     progress.finish_and_clear();
     run.write()?;
     if failed > 0 {
-        bail!("{failed} of {} images could not be looked at", files.len());
+        bail!(
+            "{failed} of {} images could not be predicted; the messages above say why",
+            files.len()
+        );
     }
     Ok(())
 }
@@ -103,7 +106,7 @@ impl Run<'_> {
         let length = fs::metadata(file).context("cannot read the file")?.len();
         if length > limits.max_image_bytes as u64 {
             let limit = limits.max_image_bytes;
-            bail!("{length} bytes are more than the {limit} of MAX_IMAGE_BYTES");
+            bail!("the file has {length} bytes, but MAX_IMAGE_BYTES allows only {limit}");
         }
         let bytes = fs::read(file).context("cannot read the file")?;
         let image = decode(&bytes, limits.max_image_pixels)?;
@@ -132,7 +135,9 @@ impl Run<'_> {
                 let (task, dropped) = task(&name, &prediction, &self.labeling, &style, &version)?;
                 self.tasks.push(task);
                 if dropped > 0 {
-                    summary += &format!(", {dropped} left out: no such label in the config");
+                    summary += &format!(
+                        ", {dropped} objects left out, because the labeling config has no label for them"
+                    );
                 }
             }
         }

@@ -6,31 +6,31 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::checkpoints::hub::Watcher;
-use crate::pipeline::loading::Reporter;
+use crate::checkpoints::hub::ProgressObserver;
+use crate::pipeline::handle::LoadProgress;
 
 /// Progress bars on a terminal, else one line per file.
-pub(super) fn shown() -> Arc<dyn Watcher> {
-    Arc::new(Shown::default())
+pub(super) fn to_terminal() -> Arc<dyn ProgressObserver> {
+    Arc::new(TerminalProgress::default())
 }
 
 /// Log lines, and the state that `/ready` reports.
-pub(super) fn logged(reporter: Reporter) -> Arc<dyn Watcher> {
-    Arc::new(Logged {
-        reporter,
-        told: Mutex::default(),
+pub(super) fn to_log(handle: LoadProgress) -> Arc<dyn ProgressObserver> {
+    Arc::new(LogProgress {
+        handle,
+        last: Mutex::default(),
     })
 }
 
 #[derive(Debug, Default)]
-struct Shown(Mutex<Option<(String, ProgressBar)>>);
+struct TerminalProgress(Mutex<Option<(String, ProgressBar)>>);
 
-impl Watcher for Shown {
+impl ProgressObserver for TerminalProgress {
     fn progress(&self, file: &str, bytes: u64, total: u64) {
         let mut bar = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if bar.as_ref().is_none_or(|(name, _)| name != file) {
             if !std::io::stderr().is_terminal() {
-                super::tell(format_args!("fetching {file} ({})", mebibytes(total)));
+                super::print_status(format_args!("downloading {file} ({})", mebibytes(total)));
             }
             *bar = Some((file.to_owned(), file_bar(file, total)));
         }
@@ -43,14 +43,14 @@ impl Watcher for Shown {
         }
     }
 
-    fn waiting(&self, what: &str) {
-        tracing::info!("{what}");
+    fn waiting(&self, reason: &str) {
+        tracing::info!("{reason}");
     }
 }
 
 /// A progress bar over `count` things that are processed one by one, with the name of the current one. Hidden without
 /// a terminal, or if there is only one thing.
-pub(super) fn counted(count: usize, things: &str) -> ProgressBar {
+pub(super) fn bar(count: usize, things: &str) -> ProgressBar {
     if count < 2 || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -72,56 +72,56 @@ fn file_bar(file: &str, total: u64) -> ProgressBar {
 }
 
 /// Interval of log lines, and interval of updates for `/ready`.
-const LOG_EVERY: Duration = Duration::from_secs(10);
-const STEP_EVERY: Duration = Duration::from_millis(500);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+const UPDATE_INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
-struct Logged {
-    reporter: Reporter,
-    told: Mutex<Told>,
+struct LogProgress {
+    handle: LoadProgress,
+    last: Mutex<LastReport>,
 }
 
 /// The current file, and when its progress was last reported.
 #[derive(Debug, Default)]
-struct Told {
+struct LastReport {
     file: String,
-    log: Option<Instant>,
-    step: Option<Instant>,
+    logged: Option<Instant>,
+    updated: Option<Instant>,
 }
 
-impl Watcher for Logged {
+impl ProgressObserver for LogProgress {
     fn progress(&self, file: &str, bytes: u64, total: u64) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.file != file {
-            *told = Told {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.file != file {
+            *last = LastReport {
                 file: file.to_owned(),
-                ..Told::default()
+                ..LastReport::default()
             };
         }
-        let is_due = |last: Option<Instant>, pause| {
-            bytes >= total || last.is_none_or(|last| last.elapsed() >= pause)
+        let is_due = |last: Option<Instant>, interval| {
+            bytes >= total || last.is_none_or(|last| last.elapsed() >= interval)
         };
-        if !is_due(told.step, STEP_EVERY) {
+        if !is_due(last.updated, UPDATE_INTERVAL) {
             return;
         }
         let percent = 100 * bytes / total.max(1);
-        let step = format!("fetching {file}: {percent} % of {}", mebibytes(total));
-        if is_due(told.log, LOG_EVERY) {
+        let step = format!("downloading {file}: {percent} % of {}", mebibytes(total));
+        if is_due(last.logged, LOG_INTERVAL) {
             tracing::info!("{step}");
-            told.log = Some(Instant::now());
+            last.logged = Some(Instant::now());
         }
-        told.step = Some(Instant::now());
-        self.reporter.fetching(step);
+        last.updated = Some(Instant::now());
+        self.handle.downloading(step);
     }
 
-    fn waiting(&self, what: &str) {
-        tracing::info!("{what}");
-        self.reporter.fetching(what);
+    fn waiting(&self, reason: &str) {
+        tracing::info!("{reason}");
+        self.handle.downloading(reason);
     }
 
-    fn loading(&self, what: &str) {
-        tracing::info!("{what}");
-        self.reporter.loading(what);
+    fn loading(&self, reason: &str) {
+        tracing::info!("{reason}");
+        self.handle.loading(reason);
     }
 }
 

@@ -8,29 +8,29 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
-use super::{print, road, tell};
-use crate::config::RoadArgs;
+use super::{print_result, print_status, setup};
+use crate::config::SetupArgs;
 use crate::label_studio::api::{Api, ApiError, Project, Task};
 use crate::labeling::LabelingConfig;
-use crate::pipeline::loading::NotReady;
-use crate::preannotation::project::memory::ProjectMemory;
+use crate::pipeline::handle::ModelsUnavailable;
+use crate::preannotation::project::store::ProjectStore;
 use crate::preannotation::{Origin, Preannotator};
 
 /// Tasks per page; each task includes all its annotations and masks.
-const PAGE: u64 = 50;
+const PAGE_SIZE: u64 = 50;
 /// Tasks in progress at a time: fetched, computed, stored.
-pub(super) const AT_ONCE: usize = 3;
+pub(super) const CONCURRENT_TASKS: usize = 3;
 /// Limit of failures that the summary lists one by one.
-const TOLD: usize = 20;
+const MAX_LISTED_FAILURES: usize = 20;
 /// Interval of progress lines without a terminal.
-const BETWEEN_LINES: Duration = Duration::from_secs(15);
+const PROGRESS_LINE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// A project, and its remembered settings.
 pub(super) struct Access {
     pub(super) api: Api,
     pub(super) project: Project,
     pub(super) config: Arc<LabelingConfig>,
-    pub(super) memory: ProjectMemory,
+    pub(super) projects: ProjectStore,
     pub(super) origin: Origin,
 }
 
@@ -39,16 +39,16 @@ impl Access {
     ///
     /// # Errors
     /// If Label Studio cannot be reached, or the labeling config cannot be used.
-    pub(super) async fn new(args: &RoadArgs, number: u64) -> anyhow::Result<Self> {
-        let api = Api::new(road::label_studio(&args.media)?)?;
+    pub(super) async fn new(args: &SetupArgs, number: u64) -> anyhow::Result<Self> {
+        let api = Api::new(setup::label_studio(&args.media)?)?;
         let project = api
             .project(number)
             .await
-            .with_context(|| format!("project {number} cannot be read"))?;
+            .with_context(|| format!("cannot read project {number}"))?;
         let config = LabelingConfig::parse(&project.label_config)
             .with_context(|| format!("project {}", project.id))?;
-        let memory = ProjectMemory::look(&args.models.model_dir);
-        let name = memory.name_of_number(project.id);
+        let projects = setup::remembered_projects(&args.models.model_dir);
+        let name = projects.name_of_number(project.id);
         let origin = Origin {
             project: name.unwrap_or_else(|| project.id.to_string()),
             login: None,
@@ -57,7 +57,7 @@ impl Access {
             api,
             project,
             config: Arc::new(config),
-            memory,
+            projects,
             origin,
         })
     }
@@ -67,9 +67,9 @@ impl Access {
 ///
 /// # Errors
 /// If they cannot be loaded.
-pub(super) async fn loaded(preannotator: &Preannotator) -> anyhow::Result<()> {
-    match preannotator.loading().fetched().await {
-        Err(NotReady::Failed { reason, .. }) => {
+pub(super) async fn wait_for_models(preannotator: &Preannotator) -> anyhow::Result<()> {
+    match preannotator.models_handle().get_after_download().await {
+        Err(ModelsUnavailable::Failed { reason, .. }) => {
             bail!("the models could not be loaded: {reason}")
         }
         // other states are reported by the next use of the models
@@ -81,12 +81,12 @@ pub(super) async fn loaded(preannotator: &Preannotator) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The error of `work`, or that it was interrupted.
-pub(super) async fn until_stopped(
+pub(super) async fn until_interrupted(
     work: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     tokio::select! {
         outcome = work => outcome,
-        _ = tokio::signal::ctrl_c() => bail!("stopped; run it again to go on"),
+        _ = tokio::signal::ctrl_c() => bail!("interrupted; run the command again to continue"),
     }
 }
 
@@ -111,8 +111,8 @@ impl Pages {
         let Some(number) = self.next else {
             return Ok(None);
         };
-        let page = api.tasks(self.project, number, PAGE).await?;
-        self.next = (number * PAGE < page.total).then_some(number + 1);
+        let page = api.tasks(self.project, number, PAGE_SIZE).await?;
+        self.next = (number * PAGE_SIZE < page.total).then_some(number + 1);
         Ok(Some((page.tasks, page.total)))
     }
 }
@@ -125,7 +125,7 @@ impl Failures {
     /// Prints a failure immediately, and keeps it for the summary.
     pub(super) fn add(&mut self, task: u64, error: &impl Display, progress: &Progress) {
         let line = format!("task {task}: {error}");
-        progress.bar.suspend(|| tell(line));
+        progress.bar.suspend(|| print_status(line));
         self.0.push((task, error.to_string()));
     }
 
@@ -135,11 +135,14 @@ impl Failures {
 
     /// Prints a line for each of the first failures.
     pub(super) fn print(&self) {
-        for (task, cause) in self.0.iter().take(TOLD) {
-            print(format_args!("  task {task}: {cause}"));
+        for (task, cause) in self.0.iter().take(MAX_LISTED_FAILURES) {
+            print_result(format_args!("  task {task}: {cause}"));
         }
-        if self.count() > TOLD {
-            print(format_args!("  and {} more", self.count() - TOLD));
+        if self.count() > MAX_LISTED_FAILURES {
+            print_result(format_args!(
+                "  and {} more",
+                self.count() - MAX_LISTED_FAILURES
+            ));
         }
     }
 }
@@ -187,9 +190,9 @@ impl Progress {
     /// Counts a finished task, and prints a line if one is due.
     pub(super) fn step(&mut self) {
         self.bar.inc(1);
-        if !self.is_drawn && self.last_line.elapsed() > BETWEEN_LINES {
+        if !self.is_drawn && self.last_line.elapsed() > PROGRESS_LINE_INTERVAL {
             self.last_line = Instant::now();
-            tell(format_args!(
+            print_status(format_args!(
                 "{}/{} tasks, {:.1}/s, {} left",
                 self.bar.position(),
                 self.bar.length().unwrap_or(0),

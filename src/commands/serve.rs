@@ -8,15 +8,14 @@ use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::road;
+use super::setup;
 use crate::config::{HttpArgs, ServeArgs};
 use crate::http::{self, AppState, BasicAuth, BodyLimits, ConnectionLimits, Origins, router};
 use crate::memory;
 use crate::preannotation::Preannotator;
-use crate::preannotation::project::memory::ProjectMemory;
 
 /// The default of Label Studio's `ML_TIMEOUT_PREDICT`, in seconds.
-const LABEL_STUDIO_WAITS: u64 = 100;
+const LABEL_STUDIO_TIMEOUT_S: u64 = 100;
 
 /// Listens, loads the models, and serves until the process is told to stop.
 ///
@@ -24,7 +23,7 @@ const LABEL_STUDIO_WAITS: u64 = 100;
 /// If the port is in use or a setting is wrong. Models that cannot be loaded are no error here; `/health` reports
 /// them.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
-    road::runtime()?.block_on(serve(args))
+    setup::runtime()?.block_on(serve(args))
 }
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
@@ -35,7 +34,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "listening");
     let state = state(args)?;
     let stop = state.stop.clone();
-    tokio::spawn(give_back_when_idle(state.preannotator.clone()));
+    tokio::spawn(release_memory_when_idle(state.preannotator.clone()));
     let limits = ConnectionLimits::default();
     http::serve(listener, router(state), limits, stopping(stop)).await;
     tracing::info!("stopped");
@@ -43,14 +42,14 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 /// Interval of the checks for an idle server.
-const LOOK: Duration = Duration::from_secs(20);
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Releases memory after a time without requests, so that the buffers of a busy time are not kept. Health checks do
 /// not count as requests.
-async fn give_back_when_idle(preannotator: Arc<Preannotator>) {
+async fn release_memory_when_idle(preannotator: Arc<Preannotator>) {
     let (mut before, mut was_busy) = (0, false);
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(IDLE_CHECK_INTERVAL).await;
         preannotator.tidy().await;
         let now = preannotator.metrics().answered();
         if now != before {
@@ -68,34 +67,34 @@ async fn give_back_when_idle(preannotator: Arc<Preannotator>) {
 /// If a setting is wrong.
 pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
     let basic_auth = basic_auth(&args.http)?;
-    let media = &args.road.media;
+    let media = &args.setup.media;
     match (media.host(), media.token()) {
         (None, None) => tracing::warn!(
-            "LABEL_STUDIO_HOST is not set: uploads and local files are asked for where the last /setup says, if that address works from here"
+            "LABEL_STUDIO_HOST is not set: uploads and local files are fetched from the address in the last /setup request, if this machine can reach it"
         ),
         (None, Some(_)) => tracing::warn!(
-            "LABEL_STUDIO_HOST is not set, so LABEL_STUDIO_ACCESS_TOKEN goes nowhere"
+            "LABEL_STUDIO_ACCESS_TOKEN is not used, because LABEL_STUDIO_HOST is not set"
         ),
         (Some(_), None) => tracing::warn!(
-            "LABEL_STUDIO_ACCESS_TOKEN is not set: the legacy token of /setup is used, which works only where legacy tokens are enabled"
+            "LABEL_STUDIO_ACCESS_TOKEN is not set: the legacy token of the /setup request is used, which works only if legacy tokens are enabled in Label Studio"
         ),
-        (Some(host), Some(_)) => tracing::info!(host, "Label Studio"),
+        (Some(host), Some(_)) => tracing::info!(host, "the Label Studio server is configured"),
     }
-    if args.http.predict_deadline_s >= LABEL_STUDIO_WAITS {
+    if args.http.predict_deadline_s >= LABEL_STUDIO_TIMEOUT_S {
         tracing::warn!(
             seconds = args.http.predict_deadline_s,
-            "PREDICT_DEADLINE_S is not below the {LABEL_STUDIO_WAITS} s that Label Studio waits for a batch"
+            "PREDICT_DEADLINE_S should be less than the {LABEL_STUDIO_TIMEOUT_S} s that Label Studio waits for a batch"
         );
     }
-    let memory = ProjectMemory::open(&args.road.models.model_dir);
+    let projects = setup::project_store(&args.setup.models.model_dir);
     let origins = Origins::new(
         args.http.allowed_origins.as_deref().unwrap_or_default(),
         args.http.bind_address.is_loopback(),
     )
     .map_err(anyhow::Error::msg)?;
-    let preannotator = road::preannotator(
-        args.road,
-        memory,
+    let preannotator = setup::preannotator(
+        args.setup,
+        projects,
         args.http.prompt_memory,
         args.http.max_queue,
     )?;
@@ -121,13 +120,17 @@ fn basic_auth(args: &HttpArgs) -> anyhow::Result<Option<BasicAuth>> {
         (false, false) => BasicAuth::new(user, password)
             .map(Some)
             .map_err(anyhow::Error::msg),
-        (false, true) => bail!("BASIC_AUTH_USER is set and BASIC_AUTH_PASS is not: set both"),
-        (true, false) => bail!("BASIC_AUTH_PASS is set and BASIC_AUTH_USER is not: set both"),
+        (false, true) => {
+            bail!("BASIC_AUTH_USER is set, but BASIC_AUTH_PASS is not: set both or neither")
+        }
+        (true, false) => {
+            bail!("BASIC_AUTH_PASS is set, but BASIC_AUTH_USER is not: set both or neither")
+        }
     }
 }
 
 /// Completes when the server should stop. Requests in progress are still answered; batches return the tasks that are
-/// done. After a second signal, or after [`STOPPING`], the process exits without waiting.
+/// done. After a second signal, or after [`SHUTDOWN_TIMEOUT`], the process exits without waiting.
 async fn stopping(stop: watch::Sender<bool>) {
     stop_signal().await;
     tracing::info!("stopping");
@@ -135,15 +138,15 @@ async fn stopping(stop: watch::Sender<bool>) {
     tokio::spawn(async {
         tokio::select! {
             () = stop_signal() => {}
-            () = tokio::time::sleep(STOPPING) => {}
+            () = tokio::time::sleep(SHUTDOWN_TIMEOUT) => {}
         }
-        tracing::warn!("stopped before all requests were answered");
+        tracing::warn!("the server stops before all requests are answered");
         std::process::exit(0);
     });
 }
 
 /// Limit of a graceful stop. It is below the ten seconds after which Docker kills the process.
-const STOPPING: Duration = Duration::from_secs(8);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Completes on Ctrl-C, and on SIGTERM if the system has it.
 async fn stop_signal() {

@@ -9,15 +9,17 @@ use tokio::sync::Notify;
 use tracing::Instrument;
 
 use super::progress::mebibytes;
-use super::project::{AT_ONCE, Access, Failures, Pages, Progress, loaded, until_stopped};
-use super::{print, road, tell};
-use crate::config::{PromptMemory, Switch, WarmArgs};
+use super::project::{
+    Access, CONCURRENT_TASKS, Failures, Pages, Progress, until_interrupted, wait_for_models,
+};
+use super::{print_result, print_status, setup};
+use crate::config::{PromptMemory, WarmArgs};
 use crate::label_studio::api::{self, Api};
 use crate::media::Digest;
 use crate::pipeline::PredictError;
 use crate::pipeline::scheduler::StepError;
 use crate::pipeline::stages::StageError;
-use crate::pipeline::warm::{KeepError, Warmed};
+use crate::pipeline::warm::{EmbeddingStoreError, WarmedImage};
 use crate::preannotation::{PreannotationError, Preannotator, Task, WarmPlan, WarmingError};
 use crate::store::DiskStore;
 
@@ -27,7 +29,7 @@ use crate::store::DiskStore;
 /// If Label Studio or the models cannot be used, or the store is full. If single images failed, the error is returned
 /// after all others are done.
 pub fn run(args: WarmArgs) -> anyhow::Result<()> {
-    road::runtime()?.block_on(warm(args))
+    setup::runtime()?.block_on(warm(args))
 }
 
 async fn warm(mut args: WarmArgs) -> anyhow::Result<()> {
@@ -35,48 +37,49 @@ async fn warm(mut args: WarmArgs) -> anyhow::Result<()> {
         api,
         project,
         config,
-        memory,
+        projects,
         origin,
-    } = Access::new(&args.road, args.project).await?;
+    } = Access::new(&args.setup, args.project).await?;
     // this command writes every embedding itself, exactly once
-    args.road.store.warm_on_serve = Switch(false);
-    let preannotator = road::preannotator(args.road, memory, PromptMemory::Off, AT_ONCE)?;
+    args.setup.store.warm_on_serve.0 = false;
+    let preannotator =
+        setup::preannotator(args.setup, projects, PromptMemory::Off, CONCURRENT_TASKS)?;
     let Some(warm) = preannotator.stages().warm_embeddings() else {
-        bail!(KeepError::NoStore);
+        bail!(EmbeddingStoreError::NoStore);
     };
     let disk = warm.disk().clone();
     let plan = preannotator.plan_warming(origin, config)?;
     let images: Vec<&str> = plan.images().iter().map(|image| &*image.name).collect();
-    tell(format_args!(
-        "project {} {:?}: looking at {}",
+    print_status(format_args!(
+        "project {} {:?}: computing image embeddings of {}",
         project.id,
         project.title,
         images.join(" and ")
     ));
-    loaded(&preannotator).await?;
-    let bytes_of_one = preannotator.stages().warm_bytes().await?;
-    if bytes_of_one > disk.bytes_after_eviction() {
+    wait_for_models(&preannotator).await?;
+    let bytes_per_image = preannotator.stages().embedding_file_bytes().await?;
+    if bytes_per_image > disk.bytes_after_eviction() {
         bail!(
-            "an image embedding takes {bytes_of_one} bytes on disk, and WARM_BYTES={} has no room for one",
+            "an image embedding takes {bytes_per_image} bytes on disk, which is more than WARM_BYTES={} allows",
             disk.capacity()
         );
     }
     let mut run = Run {
         api,
-        room: Room::new(disk.bytes_after_eviction(), bytes_of_one),
+        space: DiskSpace::new(disk.bytes_after_eviction(), bytes_per_image),
         preannotator: Arc::new(preannotator),
         plan,
         only_unlabeled: args.only_unlabeled,
         summary: Summary::default(),
         progress: Progress::new(),
     };
-    let outcome = until_stopped(run.all(project.id)).await;
+    let outcome = until_interrupted(run.process_project(project.id)).await;
     run.progress.finish();
     run.summary.print(&disk);
     outcome?;
     match run.summary.failures.count() {
         0 => Ok(()),
-        failed => bail!("{failed} images are not warm; run it again to try them again"),
+        failed => bail!("{failed} images failed; run the command again to retry them"),
     }
 }
 
@@ -85,7 +88,7 @@ struct Run {
     api: Api,
     preannotator: Arc<Preannotator>,
     plan: WarmPlan,
-    room: Room,
+    space: DiskSpace,
     only_unlabeled: bool,
     summary: Summary,
     progress: Progress,
@@ -95,7 +98,7 @@ struct Run {
 struct Summary {
     computed: u64,
     /// Images that were on disk already.
-    known: u64,
+    already_stored: u64,
     /// Tasks that were skipped because of their annotations.
     annotated: u64,
     failures: Failures,
@@ -105,7 +108,7 @@ struct Summary {
 #[derive(Debug, thiserror::Error)]
 enum ImageError {
     #[error(
-        "WARM_BYTES is full of the images of this project: {0} of them are warm, and one more would take the place of another; more bytes keep more of them"
+        "WARM_BYTES is too small for this project: the embeddings of {0} of its images are stored, and one more would evict one of them; increase WARM_BYTES to store all"
     )]
     Full(usize),
     #[error(transparent)]
@@ -114,14 +117,16 @@ enum ImageError {
 
 impl ImageError {
     /// Whether every other image would fail too.
-    fn is_hopeless(&self) -> bool {
+    fn is_fatal(&self) -> bool {
         match self {
             Self::Full(_) => true,
-            Self::Warming(WarmingError::Keep(error)) => !matches!(error, KeepError::Bytes(_)),
+            Self::Warming(WarmingError::Store(error)) => {
+                !matches!(error, EmbeddingStoreError::Bytes(_))
+            }
             Self::Warming(WarmingError::Preannotation(PreannotationError::Stage(error))) => {
                 matches!(
                     **error,
-                    StageError::NotReady(_)
+                    StageError::ModelsUnavailable(_)
                         | StageError::Step(StepError::Stopped)
                         | StageError::Predict(PredictError::NoSegmenter)
                 )
@@ -133,30 +138,30 @@ impl ImageError {
 
 /// Tracks the disk space of this run, so that new embeddings do not evict those of the same run.
 #[derive(Debug)]
-struct Room {
+struct DiskSpace {
     /// The limit of all files together, in bytes.
     bytes: u64,
     /// The size of one image's file, in bytes.
-    bytes_of_one: u64,
-    taken: Mutex<Taken>,
+    bytes_per_image: u64,
+    used: Mutex<Used>,
     /// Notified when a reserved image is stored or has failed.
     settled: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct Used {
     /// Images of this project that are on disk.
-    warm: HashSet<Digest>,
+    stored: HashSet<Digest>,
     /// Number of images in progress.
-    coming: u64,
+    in_progress: u64,
 }
 
-impl Room {
-    fn new(bytes: u64, bytes_of_one: u64) -> Self {
+impl DiskSpace {
+    fn new(bytes: u64, bytes_per_image: u64) -> Self {
         Self {
             bytes,
-            bytes_of_one,
-            taken: Mutex::default(),
+            bytes_per_image,
+            used: Mutex::default(),
             settled: Notify::new(),
         }
     }
@@ -170,13 +175,13 @@ impl Room {
         loop {
             let settled = self.settled.notified();
             {
-                let mut taken = self.taken();
-                let warm = taken.warm.len() as u64;
-                if !self.has_room(warm) {
-                    return Err(ImageError::Full(taken.warm.len()));
+                let mut used = self.used();
+                let stored = used.stored.len() as u64;
+                if !self.fits_one_more(stored) {
+                    return Err(ImageError::Full(used.stored.len()));
                 }
-                if self.has_room(warm + taken.coming) {
-                    taken.coming += 1;
+                if self.fits_one_more(stored + used.in_progress) {
+                    used.in_progress += 1;
                     return Ok(());
                 }
             }
@@ -185,33 +190,33 @@ impl Room {
     }
 
     /// Whether there is space for one more image in addition to `images`.
-    fn has_room(&self, images: u64) -> bool {
-        (images + 1).saturating_mul(self.bytes_of_one) <= self.bytes
+    fn fits_one_more(&self, images: u64) -> bool {
+        (images + 1).saturating_mul(self.bytes_per_image) <= self.bytes
     }
 
     /// Ends a reservation: the image is stored, or has failed.
-    fn settle(&self, warmed: Option<&Warmed>) {
-        let mut taken = self.taken();
-        taken.coming -= 1;
-        taken.warm.extend(warmed.map(|warmed| warmed.digest));
-        drop(taken);
+    fn settle(&self, warmed: Option<&WarmedImage>) {
+        let mut used = self.used();
+        used.in_progress -= 1;
+        used.stored.extend(warmed.map(|warmed| warmed.digest));
+        drop(used);
         self.settled.notify_waiters();
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn used(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Run {
     /// Processes the project page by page. Images on disk are not computed again, so an interrupted run can be
     /// resumed.
-    async fn all(&mut self, project: u64) -> anyhow::Result<()> {
+    async fn process_project(&mut self, project: u64) -> anyhow::Result<()> {
         let mut pages = Pages::new(project);
         while let Some((mut tasks, total)) = pages.next(&self.api).await? {
             self.progress.set_total(total);
             tasks.retain(|task| self.is_wanted(task));
-            self.some(tasks).await?;
+            self.process_page(tasks).await?;
         }
         Ok(())
     }
@@ -225,19 +230,19 @@ impl Run {
         is_wanted
     }
 
-    async fn some(&mut self, tasks: Vec<api::Task>) -> anyhow::Result<()> {
-        let (preannotator, plan, room) = (&self.preannotator, &self.plan, &self.room);
+    async fn process_page(&mut self, tasks: Vec<api::Task>) -> anyhow::Result<()> {
+        let (preannotator, plan, space) = (&self.preannotator, &self.plan, &self.space);
         let work = tasks.into_iter().map(|task| async move {
             let id = task.id;
-            (id, one(preannotator, plan, room, task).await)
+            (id, warm_task(preannotator, plan, space, task).await)
         });
-        let mut work = stream::iter(work).buffer_unordered(AT_ONCE);
+        let mut work = stream::iter(work).buffer_unordered(CONCURRENT_TASKS);
         while let Some((task, outcomes)) = work.next().await {
             for outcome in outcomes {
                 match outcome {
                     Ok(warmed) if warmed.is_new => self.summary.computed += 1,
-                    Ok(_) => self.summary.known += 1,
-                    Err(error) if error.is_hopeless() => return Err(error.into()),
+                    Ok(_) => self.summary.already_stored += 1,
+                    Err(error) if error.is_fatal() => return Err(error.into()),
                     Err(error) => self.summary.failures.add(task, &error, &self.progress),
                 }
             }
@@ -248,12 +253,12 @@ impl Run {
 }
 
 /// Warms the images of a task, one after the other.
-async fn one(
+async fn warm_task(
     preannotator: &Preannotator,
     plan: &WarmPlan,
-    room: &Room,
+    space: &DiskSpace,
     task: api::Task,
-) -> Vec<Result<Warmed, ImageError>> {
+) -> Vec<Result<WarmedImage, ImageError>> {
     let task = Task {
         id: Some(task.id),
         data: task.data,
@@ -261,13 +266,13 @@ async fn one(
     };
     let mut outcomes = vec![];
     for image in plan.images() {
-        if let Err(full) = room.reserve().await {
+        if let Err(full) = space.reserve().await {
             outcomes.push(Err(full));
             break;
         }
         let warmed = preannotator.warm(plan, &task, image);
         let warmed = warmed.instrument(task.span()).await;
-        room.settle(warmed.as_ref().ok());
+        space.settle(warmed.as_ref().ok());
         outcomes.push(warmed.map_err(ImageError::from));
     }
     outcomes
@@ -278,16 +283,16 @@ impl Summary {
         // other processes use the folder too
         disk.tidy();
         let usage = disk.usage();
-        print(format_args!(
-            "{} images: {} computed, {} were there, {} failed; {} tasks left out for their annotations",
-            self.computed + self.known + self.failures.count() as u64,
+        print_result(format_args!(
+            "{} images: {} computed, {} already stored, {} failed; {} tasks skipped because they have annotations",
+            self.computed + self.already_stored + self.failures.count() as u64,
             self.computed,
-            self.known,
+            self.already_stored,
             self.failures.count(),
             self.annotated
         ));
-        print(format_args!(
-            "{} holds {} image embeddings in {} of {} (WARM_BYTES); {} that were not used for longest were deleted",
+        print_result(format_args!(
+            "{} has {} image embeddings in {} of {} (WARM_BYTES); {} least recently used ones were deleted",
             disk.folder().display(),
             usage.entries,
             mebibytes(usage.bytes),
@@ -303,29 +308,36 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_written_does_not_go_for_what_is_written_next() {
-        let room = Room::new(35, 10);
-        let warmed = |bytes: &[u8]| Warmed {
+    async fn embeddings_of_one_run_do_not_evict_each_other() {
+        let space = DiskSpace::new(35, 10);
+        let warmed = |bytes: &[u8]| WarmedImage {
             digest: Digest::of(bytes),
             bytes: 10,
             is_new: true,
         };
         for image in [b"a", b"b", b"a"] {
-            room.reserve().await.unwrap();
-            room.settle(Some(&warmed(image)));
+            space.reserve().await.unwrap();
+            space.settle(Some(&warmed(image)));
         }
         // two images are stored and one is in progress, which fails: the waiting task gets its space
-        room.reserve().await.unwrap();
+        space.reserve().await.unwrap();
         let fails = async {
             tokio::task::yield_now().await;
-            assert_eq!(room.taken().coming, 1, "somebody did not wait");
-            room.settle(None);
+            assert_eq!(
+                space.used().in_progress,
+                1,
+                "the second reservation must wait"
+            );
+            space.settle(None);
         };
-        let (reserved, ()) = tokio::join!(room.reserve(), fails);
+        let (reserved, ()) = tokio::join!(space.reserve(), fails);
         reserved.unwrap();
-        room.settle(Some(&warmed(b"c")));
-        let full = room.reserve().await.unwrap_err();
-        assert!(full.is_hopeless());
-        assert!(full.to_string().contains("3 of them are warm"), "{full}");
+        space.settle(Some(&warmed(b"c")));
+        let full = space.reserve().await.unwrap_err();
+        assert!(full.is_fatal());
+        assert!(
+            full.to_string().contains("embeddings of 3 of its images"),
+            "{full}"
+        );
     }
 }

@@ -5,13 +5,14 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 
+use super::values::InvalidValue;
 use super::{DetectionArgs, ImageLimitArgs, LogArgs, ModelArgs};
 use crate::geometry::ImageSize;
 
 /// `groundling bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// The image to measure with; without one, noise.
+    /// The image to measure with. [default: noise]
     #[arg(
         long,
         short,
@@ -19,30 +20,29 @@ pub struct BenchArgs {
         conflicts_with_all = ["image_size"]
     )]
     pub image: Option<PathBuf>,
-    /// Height and width of the noise, the same on every run.
+    /// Height and width of the noise image; its pixels are the same in every run.
     #[arg(long, value_name = "HxW", default_value = "800x1066")]
     pub image_size: Dimensions,
-    /// What to find; its number of tokens is part of the detector's work.
+    /// The objects to find. The detector's time grows with the number of tokens.
     #[arg(long, short, default_value = "cat. remote. person.")]
     pub prompt: String,
-    /// Have this many boxes cut out, spread over the image, in place of those that the detector finds: as
-    /// many on every image and with every checkpoint.
+    /// Segment this many boxes, spread over the image, instead of the detected ones. The number then does not depend on
+    /// the image and the checkpoint.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub boxes: Option<u32>,
-    /// Load and measure one of the two models alone; the segmenter then cuts out one box, or as many as
-    /// --boxes says.
+    /// Load and measure only one of the two models. The segmenter alone segments one box, or as many as --boxes says.
     #[arg(long, value_enum, value_name = "MODEL")]
     pub only: Option<Half>,
-    /// Repetitions that are timed.
+    /// Number of timed repetitions.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
-    /// Repetitions before them that are not: the first one fills caches and finds its memory.
+    /// Number of untimed repetitions before them: the first one fills caches and allocates memory.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub warm_up: u32,
-    /// JSON, for scripts, with the time of every repetition.
+    /// Print JSON, for scripts, with the time of every repetition.
     #[arg(long)]
     pub json: bool,
-    /// Also write the timed repetitions in Chrome's trace format, for <https://ui.perfetto.dev> or
+    /// Also write the timed repetitions to this file in Chrome's trace format, for <https://ui.perfetto.dev> or
     /// chrome://tracing.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
@@ -73,16 +73,16 @@ pub enum Half {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dimensions(pub ImageSize);
 
-/// Of either side; a mistyped size must not take all memory.
-const LONGEST_SIDE: usize = 1 << 14;
+/// Limit of each side in pixels, so that a typo cannot use up the memory.
+const MAX_SIDE: usize = 1 << 14;
 
 impl FromStr for Dimensions {
-    type Err = String;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let side = |text: &str| {
             let side = text.trim().parse().ok();
-            side.filter(|side| (1..=LONGEST_SIDE).contains(side))
+            side.filter(|side| (1..=MAX_SIDE).contains(side))
         };
         text.split_once(['x', 'X'])
             .and_then(|(height, width)| {
@@ -92,7 +92,9 @@ impl FromStr for Dimensions {
                 }))
             })
             .ok_or_else(|| {
-                format!("it must be HEIGHTxWIDTH, such as 800x1066, of 1 to {LONGEST_SIDE} pixels")
+                InvalidValue(format!(
+                    "it must be HEIGHTxWIDTH, such as 800x1066, with 1 to {MAX_SIDE} pixels each"
+                ))
             })
     }
 }

@@ -2,18 +2,19 @@
 
 use clap::Args;
 
-use super::{CpuArgs, DeviceChoice, LogArgs};
+use super::{CpuArgs, LogArgs};
+use crate::pipeline::settings::DeviceChoice;
 
 /// `groundling selftest`.
 #[derive(Debug, Args)]
 pub struct SelftestArgs {
-    /// Check fewer rows, tokens, windows and pictures: seconds in place of minutes.
+    /// Check fewer rows, tokens, windows and images, which takes seconds instead of minutes.
     #[arg(long)]
     pub quick: bool,
-    /// JSON, for scripts.
+    /// Print JSON, for scripts.
     #[arg(long)]
     pub json: bool,
-    /// The device to check: "auto" is a GPU where the build and the machine have one.
+    /// The device to check; "auto" is a GPU if the build and the machine have one.
     #[arg(
         long,
         env = "DEVICE",

@@ -62,7 +62,7 @@ impl ApiError {
             PreannotationError::Media(error) => of_media(error),
             PreannotationError::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
             PreannotationError::Stage(error) => match &**error {
-                StageError::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+                StageError::ModelsUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
                 StageError::Media(error) => of_media(error),
                 StageError::Predict(
                     PredictError::NoSegmenter
@@ -95,7 +95,7 @@ impl ApiError {
                 PreannotationError::Busy(_)
                 | PreannotationError::Media(MediaError::Memory { .. }) => Some(BUSY_S),
                 PreannotationError::Stage(error) => match &**error {
-                    StageError::NotReady(error) => Some(error.retry_after()),
+                    StageError::ModelsUnavailable(error) => Some(error.retry_after()),
                     StageError::Media(MediaError::Memory { .. }) => Some(BUSY_S),
                     _ => None,
                 },

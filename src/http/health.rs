@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
-use crate::pipeline::loading::Status;
+use crate::pipeline::handle::LoadStatus;
 
 /// The state of the server.
 #[derive(Debug, Serialize, ToSchema)]
@@ -83,14 +83,14 @@ pub(super) async fn root(state: State<AppState>) -> Json<Health> {
     )
 )]
 pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Readiness>) {
-    let reason = match state.preannotator.loading().status() {
-        Status::Ready(_) => {
+    let reason = match state.preannotator.models_handle().status() {
+        LoadStatus::Ready(_) => {
             let (ready, reason) = (true, None);
             return (StatusCode::OK, Json(Readiness { ready, reason }));
         }
-        Status::Loading { step } | Status::Fetching { step } => step,
-        Status::Failed { reason, again } => {
-            let seconds = again.saturating_duration_since(Instant::now()).as_secs();
+        LoadStatus::Loading { step } | LoadStatus::Downloading { step } => step,
+        LoadStatus::Failed { reason, retry_at } => {
+            let seconds = retry_at.saturating_duration_since(Instant::now()).as_secs();
             format!("the models could not be loaded: {reason}; they are tried again in {seconds} s")
         }
     };
@@ -103,10 +103,10 @@ pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Re
 
 fn describe(state: &AppState) -> Health {
     let preannotator = &state.preannotator;
-    let (models, device) = match preannotator.loading().status() {
-        Status::Loading { .. } | Status::Fetching { .. } => (Models::Loading, None),
-        Status::Ready(models) => (Models::Ready, Some(models.device())),
-        Status::Failed { reason, .. } => (Models::Failed(reason), None),
+    let (models, device) = match preannotator.models_handle().status() {
+        LoadStatus::Loading { .. } | LoadStatus::Downloading { .. } => (Models::Loading, None),
+        LoadStatus::Ready(models) => (Models::Ready, Some(models.device())),
+        LoadStatus::Failed { reason, .. } => (Models::Failed(reason), None),
     };
     Health {
         status: "UP",

@@ -259,7 +259,7 @@ async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiErr
         Outcome::Failed(error) => TaskResult::Failed(ErrorBody {
             error: error.to_string(),
         }),
-        Outcome::Later => TaskResult::Failed(ErrorBody {
+        Outcome::NotReached => TaskResult::Failed(ErrorBody {
             error: format!(
                 "not within {seconds} s (PREDICT_DEADLINE_S); it is being worked on: ask again"
             ),

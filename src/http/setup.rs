@@ -14,7 +14,7 @@ use super::request_span::belongs_to;
 use super::wire::{Bounded, ProjectName, read_object};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::labeling::{LabelingConfig, LabelingError};
-use crate::preannotation::project::memory::Writing;
+use crate::preannotation::project::store::PendingWrite;
 
 /// A setup request. Fields that are not listed here are ignored.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -66,7 +66,7 @@ pub(super) async fn setup(
 }
 
 /// Registers a project. Returns its model version, and the write of its settings to disk, which may still be running.
-fn introduce(state: &AppState, body: &[u8]) -> Result<(String, Writing), ApiError> {
+fn introduce(state: &AppState, body: &[u8]) -> Result<(String, PendingWrite), ApiError> {
     let request: SetupRequest = read_object(body)?;
     let project = &request.project.0;
     belongs_to(project);
@@ -75,14 +75,14 @@ fn introduce(state: &AppState, body: &[u8]) -> Result<(String, Writing), ApiErro
         tracing::warn!("predictions will not work here yet: {problem}");
     }
     let preannotator = &state.preannotator;
-    let mut writing = Writing::default();
+    let mut writing = PendingWrite::default();
     if !project.is_empty() {
         let mut studio = introduced(&request);
         if !state.trusts_setup {
             studio = studio.as_stranger();
         }
         let projects = preannotator.projects();
-        writing = projects.take_setup(project, &request.extra_params.0, studio);
+        writing = projects.apply_setup(project, &request.extra_params.0, studio);
     }
     let config = config.and_then(Result::ok);
     let version = preannotator.projects().version(project, config.as_ref());

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, DeviceLocation, Error, Result};
 
-use crate::config::DeviceChoice;
+use super::settings::DeviceChoice;
 
 /// Opens the chosen device.
 ///
@@ -14,7 +14,7 @@ pub fn open(choice: DeviceChoice) -> Result<Device> {
         DeviceChoice::Cuda(number) => gpu(number).map_err(|error| Error::Msg(reason(&error))),
         DeviceChoice::Auto if cfg!(feature = "cuda") => Ok(gpu(0).unwrap_or_else(|error| {
             let reason = reason(&error);
-            tracing::warn!(reason, "the GPU cannot be used, the CPU computes");
+            tracing::warn!(reason, "the GPU cannot be used; the models run on the CPU");
             Device::Cpu
         })),
         DeviceChoice::Auto => Ok(Device::Cpu),
@@ -35,7 +35,7 @@ fn gpu(number: usize) -> Result<Device> {
     prepare(&device)?;
     let two = (candle_core::Tensor::new(1f32, &device)? + 1.0)?.to_scalar::<f32>()?;
     if two != 2.0 {
-        candle_core::bail!("the GPU says that 1 + 1 is {two}")
+        candle_core::bail!("a test computation on the GPU gave a wrong result (1 + 1 = {two})")
     }
     Ok(device)
 }
@@ -62,7 +62,7 @@ fn prepare(device: &Device) -> Result<()> {
     };
     if let Err(error) = kept {
         // the device has no memory pools, or does not allow to change the threshold
-        tracing::debug!("the GPU's memory is not kept: {error}");
+        tracing::debug!("freed GPU memory is not cached: {error}");
     }
     Ok(())
 }

@@ -4,9 +4,11 @@
 //! is a step of the [`scheduler`], and its result is cached for later requests.
 
 pub mod device;
-pub mod loading;
-pub mod plan;
+pub mod handle;
+mod identity;
+mod loader;
 pub mod scheduler;
+pub mod settings;
 pub mod stages;
 pub mod timings;
 pub mod warm;
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use image::RgbImage;
 
-pub use self::plan::Plan;
+pub use self::loader::ModelLoader;
 use self::warm::EmbeddingSource;
 use crate::checkpoints::LocateError;
 use crate::detector::{DetectError, DetectionOptions, Detector};
@@ -67,6 +69,7 @@ pub struct ModelTimes {
 
 /// Why there is no prediction.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PredictError {
     /// The detector failed.
     #[error(transparent)]
@@ -75,12 +78,13 @@ pub enum PredictError {
     #[error(transparent)]
     Segment(#[from] SegmentError),
     /// A mask was requested, but no segmenter is loaded.
-    #[error("no segmenter is loaded (SEGMENTER=none), so nothing can be cut out")]
+    #[error("no segmenter is loaded (SEGMENTER=none), so there can be no masks")]
     NoSegmenter,
 }
 
 /// Why the models cannot be loaded.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LoadError {
     /// The name is unknown, or its checkpoint cannot be downloaded.
     #[error(transparent)]
@@ -89,10 +93,10 @@ pub enum LoadError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The device is not available.
-    #[error("cannot compute on the chosen device: {0}")]
+    #[error("the device cannot be used: {0}")]
     Device(String),
     /// f16 was chosen for a CPU.
-    #[error("PRECISION=f16 needs a GPU: a CPU computes in f32, or with PRECISION=bf16")]
+    #[error("PRECISION=f16 needs a GPU; on a CPU use f32 or bf16")]
     Precision,
 }
 
@@ -176,9 +180,14 @@ pub(crate) mod testing {
     pub(crate) fn demo_models() -> Models {
         let device = Device::Cpu;
         Models {
-            detector: Detector::load(&demo(Role::Detector), DType::F32, &device).unwrap(),
-            segmenter: Some(Segmenter::load(&demo(Role::Segmenter), DType::F32, &device).unwrap()),
-            embedding_source: Some(EmbeddingSource::new(demo(Role::Segmenter), DType::F32)),
+            detector: Detector::load(&demo(Role::Detector).unwrap(), DType::F32, &device).unwrap(),
+            segmenter: Some(
+                Segmenter::load(&demo(Role::Segmenter).unwrap(), DType::F32, &device).unwrap(),
+            ),
+            embedding_source: Some(EmbeddingSource::new(
+                demo(Role::Segmenter).unwrap(),
+                DType::F32,
+            )),
             device,
         }
     }

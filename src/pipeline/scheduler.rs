@@ -56,10 +56,12 @@ impl Urgency {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
     /// A defect: the step panicked. Only this step fails; the server continues.
-    #[error("the models panicked on this request")]
+    #[error(
+        "a model panicked on this request; this is a bug in groundling, and the log has the details"
+    )]
     Panicked,
     /// The threads have ended.
-    #[error("the models' threads have stopped; restart groundling")]
+    #[error("the threads that run the models have ended; restart groundling")]
     Stopped,
 }
 
@@ -95,7 +97,7 @@ struct Lane {
 struct Step {
     number: u64,
     work: Box<dyn FnOnce(Arc<dyn Interrupt>) + Send>,
-    is_given_up: Arc<AtomicBool>,
+    is_cancelled: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Step {
@@ -124,7 +126,7 @@ impl Shared {
 }
 
 /// How long unused memory is kept for the next step.
-const IDLE: Duration = Duration::from_secs(30);
+const MEMORY_RELEASE_DELAY: Duration = Duration::from_secs(30);
 
 impl Scheduler {
     /// Starts one thread per urgency.
@@ -138,7 +140,7 @@ impl Scheduler {
             let shared = shared.clone();
             std::thread::Builder::new()
                 .name(format!("models-{}", urgency.name()))
-                .spawn(move || work_off(&shared, urgency))?;
+                .spawn(move || run_lane(&shared, urgency))?;
         }
         Ok(scheduler)
     }
@@ -154,7 +156,7 @@ impl Scheduler {
     ) -> Result<T, StepError> {
         let (reply, answer) = oneshot::channel();
         let span = tracing::Span::current();
-        let place = self.0.queue(urgency, move |interrupt| {
+        let handle = self.0.queue(urgency, move |interrupt| {
             let result = catch_unwind(AssertUnwindSafe(|| {
                 span.in_scope(|| interruptible(interrupt, work))
             }));
@@ -162,7 +164,7 @@ impl Scheduler {
             let _ = reply.send(result.map_err(|_| StepError::Panicked));
         });
         let result = answer.await.unwrap_or(Err(StepError::Stopped));
-        drop(place);
+        drop(handle);
         result
     }
 
@@ -179,21 +181,21 @@ impl Handle {
         &self,
         urgency: Urgency,
         work: impl FnOnce(Arc<dyn Interrupt>) + Send + 'static,
-    ) -> Place {
+    ) -> StepHandle {
         let number = self.0.numbers.fetch_add(1, Ordering::Relaxed);
-        let is_given_up = Arc::new(AtomicBool::new(false));
+        let is_cancelled = Arc::new(AtomicBool::new(false));
         let step = Step {
             number,
             work: Box::new(work),
-            is_given_up: is_given_up.clone(),
+            is_cancelled: is_cancelled.clone(),
         };
         self.0.state().lanes[urgency.index()].queue.push_back(step);
         self.0.changed.notify_all();
-        Place {
+        StepHandle {
             shared: self.0.clone(),
             urgency,
             number,
-            is_given_up,
+            is_cancelled,
         }
     }
 }
@@ -213,36 +215,36 @@ impl Drop for Handle {
 
 /// A handle to a queued step; dropping it cancels the step.
 #[derive(Debug)]
-struct Place {
+struct StepHandle {
     shared: Arc<Shared>,
     urgency: Urgency,
     number: u64,
-    is_given_up: Arc<AtomicBool>,
+    is_cancelled: Arc<AtomicBool>,
 }
 
-impl Drop for Place {
+impl Drop for StepHandle {
     fn drop(&mut self) {
-        self.is_given_up.store(true, Ordering::Relaxed);
+        self.is_cancelled.store(true, Ordering::Relaxed);
         let mut state = self.shared.state();
         let queue = &mut state.lanes[self.urgency.index()].queue;
         // drop the step after the lock is released: destructors of captured values may run any code
-        let given_up = queue
+        let cancelled = queue
             .iter()
             .position(|step| step.number == self.number)
             .and_then(|at| queue.remove(at));
         drop(state);
-        drop(given_up);
+        drop(cancelled);
         self.shared.changed.notify_all();
     }
 }
 
 /// The thread of one urgency: runs its steps one by one until the scheduler is dropped.
-fn work_off(shared: &Arc<Shared>, urgency: Urgency) {
+fn run_lane(shared: &Arc<Shared>, urgency: Urgency) {
     while let Some(step) = next_step(shared, urgency) {
-        let interrupt = Arc::new(MoreUrgent {
+        let interrupt = Arc::new(Preemption {
             shared: shared.clone(),
             urgency,
-            is_given_up: step.is_given_up,
+            is_cancelled: step.is_cancelled,
         });
         (step.work)(interrupt);
         let mut state = shared.state();
@@ -269,7 +271,7 @@ fn next_step(shared: &Shared, urgency: Urgency) -> Option<Step> {
         }
         let rest = match state.idle_since {
             Some(since) if urgency == Urgency::Annotator => {
-                Some(IDLE.saturating_sub(since.elapsed()))
+                Some(MEMORY_RELEASE_DELAY.saturating_sub(since.elapsed()))
             }
             _ => None,
         };
@@ -292,25 +294,25 @@ fn next_step(shared: &Shared, urgency: Urgency) -> Option<Step> {
     }
 }
 
-/// Pauses a step while more urgent work is pending, and ends a cancelled one.
-struct MoreUrgent {
+/// RetryDelays a step while more urgent work is pending, and ends a cancelled one.
+struct Preemption {
     shared: Arc<Shared>,
     urgency: Urgency,
-    is_given_up: Arc<AtomicBool>,
+    is_cancelled: Arc<AtomicBool>,
 }
 
-impl Interrupt for MoreUrgent {
+impl Interrupt for Preemption {
     fn goes_on(&self) -> bool {
-        let is_given_up = || self.is_given_up.load(Ordering::Relaxed);
-        if is_given_up() {
+        let is_cancelled = || self.is_cancelled.load(Ordering::Relaxed);
+        if is_cancelled() {
             return false;
         }
         let mut state = self.shared.state();
-        while state.has_more_urgent(self.urgency) && !is_given_up() {
+        while state.has_more_urgent(self.urgency) && !is_cancelled() {
             let waited = self.shared.changed.wait(state);
             state = waited.unwrap_or_else(PoisonError::into_inner);
         }
-        !is_given_up()
+        !is_cancelled()
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use super::loading::{Loading, NotReady};
+use super::handle::{ModelsHandle, ModelsUnavailable};
 use super::scheduler::{Scheduler, StepError, Urgency};
 use super::timings::Timings;
 use super::warm::WarmEmbeddings;
@@ -40,7 +40,7 @@ use crate::store::{Kept, Source, Usage};
 pub enum StageError {
     /// The models are not available.
     #[error(transparent)]
-    NotReady(#[from] NotReady),
+    ModelsUnavailable(#[from] ModelsUnavailable),
     /// The image cannot be loaded.
     #[error(transparent)]
     Media(#[from] MediaError),
@@ -65,29 +65,29 @@ impl From<SegmentError> for StageError {
 }
 
 /// A stage's error; all requests that wait for the same stage share it.
-pub type Failed = Arc<StageError>;
+pub type SharedStageError = Arc<StageError>;
 
 /// The stages and their caches; clones share them.
 #[derive(Debug, Clone)]
 pub struct Stages {
     scheduler: Scheduler,
-    loading: Loading,
+    models: ModelsHandle,
     features: Kept<Digest, ImageFeatures>,
     texts: Kept<Vec<u32>, TextFeatures>,
     queries: Kept<(Digest, Vec<u32>), Arc<Queries>>,
     embeddings: Kept<Digest, EncodedImage>,
     warm: Option<WarmEmbeddings>,
-    masks: Kept<(Digest, MarkKey), Arc<ScoredMask>>,
+    masks: Kept<(Digest, PromptKey), Arc<ScoredMask>>,
 }
 
 /// A box and points as a cache key, compared bit by bit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct MarkKey {
+struct PromptKey {
     corners: Option<[u32; 4]>,
     points: Vec<(u32, u32, bool)>,
 }
 
-impl MarkKey {
+impl PromptKey {
     fn of_box(b: &BoundingBox) -> Self {
         Self {
             corners: Some(b.corners().map(f32::to_bits)),
@@ -95,7 +95,7 @@ impl MarkKey {
         }
     }
 
-    fn of_mark(mark: &Mark) -> Self {
+    fn of_prompt(mark: &Mark) -> Self {
         let points = mark.points.iter();
         Self {
             corners: mark.bounding_box.map(|b| b.corners().map(f32::to_bits)),
@@ -117,12 +117,12 @@ pub struct Query {
     pub with_masks: bool,
     /// Whether a phrase that the model cannot encode is skipped instead of failing the request. Used if the prompt is
     /// made of labels.
-    pub skips_unreadable: bool,
+    pub skips_unencodable: bool,
 }
 
 /// The request that needs a stage.
 #[derive(Debug, Clone, Copy)]
-pub struct Asker<'a> {
+pub struct StageRequest<'a> {
     /// The urgency of the request.
     pub urgency: Urgency,
     /// The timings of the request.
@@ -141,14 +141,14 @@ impl Stages {
     /// embeddings are also cached on disk if `warm` is given.
     pub fn new(
         scheduler: Scheduler,
-        loading: Loading,
+        models: ModelsHandle,
         bytes: u64,
         warm: Option<WarmEmbeddings>,
     ) -> Self {
         let share = |percent: u64| bytes / 100 * percent;
         Self {
             scheduler,
-            loading,
+            models,
             features: Kept::new(share(40), UNUSED, ImageFeatures::bytes),
             texts: Kept::new(share(3), UNUSED, TextFeatures::bytes),
             queries: Kept::new(share(10), UNUSED, |queries: &Arc<Queries>| queries.bytes()),
@@ -158,9 +158,9 @@ impl Stages {
         }
     }
 
-    /// The loading state of the models.
-    pub fn loading(&self) -> &Loading {
-        &self.loading
+    /// The models and their loading state.
+    pub fn models_handle(&self) -> &ModelsHandle {
+        &self.models
     }
 
     /// The scheduler of the steps.
@@ -205,13 +205,13 @@ impl Stages {
         &self,
         picture: &Picture<'_>,
         query: &Query,
-        asker: Asker<'_>,
-    ) -> Result<Prediction, Failed> {
+        request: StageRequest<'_>,
+    ) -> Result<Prediction, SharedStageError> {
         let models = self.models().await?;
         let questions = self.questions(&models, query).await?;
         let mut answers = vec![];
         for question in &questions {
-            answers.push(self.queries(&models, picture, question, asker).await?);
+            answers.push(self.queries(&models, picture, question, request).await?);
         }
         let found = {
             let (size, options) = (picture.size, query.options);
@@ -224,7 +224,7 @@ impl Stages {
         let masks = match models.segmenter {
             Some(_) if query.with_masks && !found.is_empty() => {
                 let boxes: Vec<BoundingBox> = found.iter().map(|d| d.bounding_box).collect();
-                self.masks(&models, picture, &boxes, asker).await?
+                self.masks(&models, picture, &boxes, request).await?
             }
             _ => vec![],
         };
@@ -238,26 +238,26 @@ impl Stages {
         })
     }
 
-    /// Segments what an annotator marked: one mask per mark, in the same order.
+    /// Segments the objects that an annotator marked: one mask per prompt, in the same order.
     ///
     /// # Errors
     /// See [`StageError`].
-    pub async fn cut_out(
+    pub async fn segment(
         &self,
         picture: &Picture<'_>,
         marks: Vec<Mark>,
-        asker: Asker<'_>,
-    ) -> Result<Vec<Arc<ScoredMask>>, Failed> {
+        request: StageRequest<'_>,
+    ) -> Result<Vec<Arc<ScoredMask>>, SharedStageError> {
         let models = self.models().await?;
         let mut masks = vec![];
         for mark in marks {
-            let key = (picture.digest, MarkKey::of_mark(&mark));
+            let key = (picture.digest, PromptKey::of_prompt(&mark));
             if let Some(mask) = self.masks.get(&key).await {
-                asker.timings.kept("masks");
+                request.timings.from_memory("masks");
                 masks.push(mask);
                 continue;
             }
-            let embedding = self.embedding(&models, picture, asker).await?;
+            let embedding = self.embedding(&models, picture, request).await?;
             let models = models.clone();
             let step = move || {
                 models
@@ -265,7 +265,7 @@ impl Stages {
                     .segment_mark(&embedding, &mark)
                     .map_err(Into::into)
             };
-            let small: SmallMask = self.step("masks", asker, step).await?;
+            let small: SmallMask = self.step("masks", request, step).await?;
             let mask = off_thread(move || Arc::new(small.to_image_size())).await?;
             self.masks.keep(key, mask.clone()).await;
             masks.push(mask);
@@ -273,8 +273,8 @@ impl Stages {
         Ok(masks)
     }
 
-    pub(super) async fn models(&self) -> Result<Arc<Models>, Failed> {
-        Ok(self.loading.models().await.map_err(StageError::from)?)
+    pub(super) async fn models(&self) -> Result<Arc<Models>, SharedStageError> {
+        Ok(self.models.get().await.map_err(StageError::from)?)
     }
 
     /// Tokenizes the prompt outside the async threads, because thousands of labels take a while.
@@ -282,16 +282,16 @@ impl Stages {
         &self,
         models: &Arc<Models>,
         query: &Query,
-    ) -> Result<Vec<Question>, Failed> {
+    ) -> Result<Vec<Question>, SharedStageError> {
         let (models, query) = (models.clone(), query.clone());
         let questions = off_thread(move || {
             let detector = &models.detector;
             let mut prompt = query.prompt;
-            if query.skips_unreadable {
+            if query.skips_unencodable {
                 for phrase in detector.unreadable(&prompt)? {
                     tracing::warn!(
                         phrase,
-                        "the detector cannot read this label: it is not looked for"
+                        "the detector cannot encode this label, so it does not search for it"
                     );
                     // if no phrase is left, `questions` returns the error
                     prompt = prompt.without(&phrase).unwrap_or(prompt);
@@ -306,17 +306,17 @@ impl Stages {
         &self,
         models: &Arc<Models>,
         picture: &Picture<'_>,
-        asker: Asker<'_>,
-    ) -> Result<ImageFeatures, Failed> {
+        request: StageRequest<'_>,
+    ) -> Result<ImageFeatures, SharedStageError> {
         let make = async {
             let pixels = picture.pixels().await?;
             let models = models.clone();
             let step = move || Ok(models.detector.encode_image(&pixels)?);
-            self.step("image_features", asker, step).await
+            self.step("image_features", request, step).await
         };
         let had = self.features.get_or_make(picture.digest, make).await?;
         if had.source == Source::Kept {
-            asker.timings.kept("image_features");
+            request.timings.from_memory("image_features");
         }
         Ok(had.value)
     }
@@ -325,17 +325,17 @@ impl Stages {
         &self,
         models: &Arc<Models>,
         question: &Question,
-        asker: Asker<'_>,
-    ) -> Result<TextFeatures, Failed> {
+        request: StageRequest<'_>,
+    ) -> Result<TextFeatures, SharedStageError> {
         let make = async {
             let (models, caption) = (models.clone(), question.caption.clone());
             let step = move || Ok(models.detector.encode_text(&caption)?);
-            self.step("text_features", asker, step).await
+            self.step("text_features", request, step).await
         };
         let key = question.caption.ids.clone();
         let had = self.texts.get_or_make(key, make).await?;
         if had.source == Source::Kept {
-            asker.timings.kept("text_features");
+            request.timings.from_memory("text_features");
         }
         Ok(had.value)
     }
@@ -345,19 +345,19 @@ impl Stages {
         models: &Arc<Models>,
         picture: &Picture<'_>,
         question: &Question,
-        asker: Asker<'_>,
-    ) -> Result<Arc<Queries>, Failed> {
+        request: StageRequest<'_>,
+    ) -> Result<Arc<Queries>, SharedStageError> {
         let key = (picture.digest, question.caption.ids.clone());
         if let Some(queries) = self.queries.get(&key).await {
-            asker.timings.kept("queries");
+            request.timings.from_memory("queries");
             return Ok(queries);
         }
-        let features = self.features(models, picture, asker).await?;
-        let text = self.text(models, question, asker).await?;
+        let features = self.features(models, picture, request).await?;
+        let text = self.text(models, question, request).await?;
         let make = async {
             let models = models.clone();
             let step = move || Ok(Arc::new(models.detector.ask(&features, &text)?));
-            self.step("queries", asker, step).await
+            self.step("queries", request, step).await
         };
         Ok(self.queries.get_or_make(key, make).await?.value)
     }
@@ -367,8 +367,8 @@ impl Stages {
         &self,
         models: &Arc<Models>,
         picture: &Picture<'_>,
-        asker: Asker<'_>,
-    ) -> Result<EncodedImage, Failed> {
+        request: StageRequest<'_>,
+    ) -> Result<EncodedImage, SharedStageError> {
         let make = async {
             models.segmenter()?;
             if let Some(image) = self.embedding_on_disk(models, picture).await {
@@ -379,7 +379,7 @@ impl Stages {
                 let models = models.clone();
                 move || Ok(models.segmenter()?.encode(&pixels)?)
             };
-            let image = self.step("image_embeddings", asker, step).await?;
+            let image = self.step("image_embeddings", request, step).await?;
             if let Some(warm) = &self.warm {
                 warm.add(models, picture.digest, &image);
             }
@@ -387,8 +387,8 @@ impl Stages {
         };
         let had = self.embeddings.get_or_find(picture.digest, make).await?;
         match had.source {
-            Source::Kept => asker.timings.kept("image_embeddings"),
-            Source::Warm => asker.timings.warm("image_embeddings"),
+            Source::Kept => request.timings.from_memory("image_embeddings"),
+            Source::Warm => request.timings.from_disk("image_embeddings"),
             Source::Computed => {}
         }
         Ok(had.value)
@@ -413,9 +413,9 @@ impl Stages {
         models: &Arc<Models>,
         picture: &Picture<'_>,
         boxes: &[BoundingBox],
-        asker: Asker<'_>,
-    ) -> Result<Vec<Arc<ScoredMask>>, Failed> {
-        let key = |b: &BoundingBox| (picture.digest, MarkKey::of_box(b));
+        request: StageRequest<'_>,
+    ) -> Result<Vec<Arc<ScoredMask>>, SharedStageError> {
+        let key = |b: &BoundingBox| (picture.digest, PromptKey::of_box(b));
         let mut masks: Vec<Option<Arc<ScoredMask>>> = vec![];
         for bounding_box in boxes {
             masks.push(self.masks.get(&key(bounding_box)).await);
@@ -423,16 +423,16 @@ impl Stages {
         let is_missing = |i: &usize| masks[*i].is_none();
         let missing: Vec<usize> = (0..boxes.len()).filter(is_missing).collect();
         if missing.len() < boxes.len() {
-            asker.timings.kept("masks");
+            request.timings.from_memory("masks");
         }
         let mut scaling = vec![];
         if !missing.is_empty() {
-            let embedding = self.embedding(models, picture, asker).await?;
+            let embedding = self.embedding(models, picture, request).await?;
             for group in missing.chunks(BOXES_AT_ONCE) {
                 let of_group: Vec<BoundingBox> = group.iter().map(|i| boxes[*i]).collect();
                 let (models, embedding) = (models.clone(), embedding.clone());
                 let step = move || Ok(models.segmenter()?.small_masks(&embedding, &of_group)?);
-                let small: Vec<SmallMask> = self.step("masks", asker, step).await?;
+                let small: Vec<SmallMask> = self.step("masks", request, step).await?;
                 scaling.push(tokio::task::spawn_blocking(move || {
                     let scaled = small
                         .par_iter()
@@ -457,7 +457,7 @@ impl Stages {
     async fn step<T: Send + 'static>(
         &self,
         stage: &'static str,
-        asker: Asker<'_>,
+        request: StageRequest<'_>,
         work: impl FnOnce() -> Result<T, StageError> + Send + 'static,
     ) -> Result<T, StageError> {
         let timed = move || {
@@ -465,8 +465,8 @@ impl Stages {
             let start = Instant::now();
             (work(), start.elapsed())
         };
-        let (result, time) = self.scheduler.run(asker.urgency, timed).await?;
-        asker.timings.computed(stage, time);
+        let (result, time) = self.scheduler.run(request.urgency, timed).await?;
+        request.timings.computed(stage, time);
         result
     }
 }

@@ -13,8 +13,8 @@ struct Entry {
     stage: &'static str,
     computed: u32,
     time: Duration,
-    kept: u32,
-    warm: u32,
+    from_memory: u32,
+    from_disk: u32,
 }
 
 impl Timings {
@@ -27,13 +27,13 @@ impl Timings {
     }
 
     /// Adds a result from memory.
-    pub fn kept(&self, stage: &'static str) {
-        self.change(stage, |entry| entry.kept += 1);
+    pub fn from_memory(&self, stage: &'static str) {
+        self.change(stage, |entry| entry.from_memory += 1);
     }
 
     /// Adds a result from disk.
-    pub fn warm(&self, stage: &'static str) {
-        self.change(stage, |entry| entry.warm += 1);
+    pub fn from_disk(&self, stage: &'static str) {
+        self.change(stage, |entry| entry.from_disk += 1);
     }
 
     /// The total compute time of a stage.
@@ -52,15 +52,15 @@ impl Timings {
             stage,
             computed: 0,
             time: Duration::ZERO,
-            kept: 0,
-            warm: 0,
+            from_memory: 0,
+            from_disk: 0,
         };
         change(&mut entry);
         entries.push(entry);
     }
 }
 
-/// For example `image_features kept, queries 1210 ms, masks 2 in 40 ms`.
+/// For example `image_features cached, queries 1210 ms, masks 2 in 40 ms`.
 impl fmt::Display for Timings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,14 +70,14 @@ impl fmt::Display for Timings {
             }
             f.write_str(entry.stage)?;
             let milliseconds = entry.time.as_millis();
-            match (entry.computed, entry.kept) {
-                (0, _) if entry.warm > 0 => f.write_str(" warm")?,
-                (0, _) => f.write_str(" kept")?,
-                (1, _) => write!(f, " {milliseconds} ms")?,
-                (steps, _) => write!(f, " {steps} in {milliseconds} ms")?,
+            match entry.computed {
+                0 if entry.from_disk > 0 => f.write_str(" from disk")?,
+                0 => f.write_str(" cached")?,
+                1 => write!(f, " {milliseconds} ms")?,
+                steps => write!(f, " {steps} in {milliseconds} ms")?,
             }
-            if entry.computed > 0 && entry.kept > 0 {
-                f.write_str(" beside kept ones")?;
+            if entry.computed > 0 && entry.from_memory > 0 {
+                write!(f, " ({} cached)", entry.from_memory)?;
             }
         }
         Ok(())
@@ -89,17 +89,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stages_are_told_in_the_order_they_came() {
+    fn stages_are_listed_in_the_order_of_their_first_use() {
         let timings = Timings::default();
-        timings.kept("image_features");
+        timings.from_memory("image_features");
         timings.computed("queries", Duration::from_millis(1200));
         timings.computed("masks", Duration::from_millis(20));
         timings.computed("masks", Duration::from_millis(21));
-        timings.kept("masks");
-        timings.warm("image_embeddings");
+        timings.from_memory("masks");
+        timings.from_disk("image_embeddings");
         assert_eq!(
             timings.to_string(),
-            "image_features kept, queries 1200 ms, masks 2 in 41 ms beside kept ones, image_embeddings warm"
+            "image_features cached, queries 1200 ms, masks 2 in 41 ms (1 cached), image_embeddings from disk"
         );
         assert_eq!(timings.of("masks"), Duration::from_millis(41));
         assert_eq!(timings.of("text_features"), Duration::ZERO);

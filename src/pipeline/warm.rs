@@ -6,11 +6,12 @@ use candle_core::DType;
 use tokio::sync::Semaphore;
 
 use super::Models;
-use super::stages::{Asker, Failed, StageError, Stages, off_thread};
+use super::identity::embeddings_identity;
+use super::stages::{SharedStageError, StageError, StageRequest, Stages, off_thread};
 use crate::geometry::ImageSize;
 use crate::media::{Digest, Picture};
 use crate::models::weights::Checkpoint;
-use crate::segmenter::{BytesError, EncodedImage, embeddings_identity};
+use crate::segmenter::{BytesError, EncodedImage};
 use crate::store::disk::{BlobKey, DiskError};
 use crate::store::{DiskStore, Usage};
 
@@ -57,7 +58,7 @@ impl EmbeddingSource {
             let read = embeddings_identity(checkpoint, *dtype);
             read.inspect_err(|error| {
                 tracing::warn!(
-                    "image embeddings are neither kept on disk nor read from it: {error}"
+                    "image embeddings are neither stored on disk nor read from it: {error}"
                 );
             })
             .ok()
@@ -67,12 +68,14 @@ impl EmbeddingSource {
 
 /// Why an image embedding cannot be stored on disk.
 #[derive(Debug, thiserror::Error)]
-pub enum KeepError {
+pub enum EmbeddingStoreError {
     /// The settings disable the store.
-    #[error("no bytes may be kept on disk (WARM_BYTES=0)")]
+    #[error("the store of image embeddings on disk is disabled (WARM_BYTES=0)")]
     NoStore,
     /// The weights could not be read to identify the embeddings.
-    #[error("the segmenter's weights could not be read to identify its embeddings; see the log")]
+    #[error(
+        "the segmenter's weights could not be read to compute their digest; the log has the reason"
+    )]
     Unidentified,
     /// The embedding cannot be serialized.
     #[error(transparent)]
@@ -94,7 +97,7 @@ pub struct WarmEmbeddings {
 }
 
 /// Limit of concurrent background writes; further embeddings are not stored.
-const WRITES_AT_ONCE: usize = 4;
+const MAX_CONCURRENT_WRITES: usize = 4;
 
 impl WarmEmbeddings {
     /// Uses the store `disk`. With `adds_computed`, every computed embedding is added to it.
@@ -102,7 +105,7 @@ impl WarmEmbeddings {
         Self {
             disk,
             adds_computed,
-            writing: Arc::new(Semaphore::new(WRITES_AT_ONCE)),
+            writing: Arc::new(Semaphore::new(MAX_CONCURRENT_WRITES)),
         }
     }
 
@@ -129,7 +132,7 @@ impl WarmEmbeddings {
             // another version may decode the same bytes to another size
             Ok(image) => (image.size() == size).then_some(image),
             Err(error) => {
-                tracing::warn!(image = %content, "a kept image embedding cannot be used: {error}");
+                tracing::warn!(image = %content, "an image embedding on disk cannot be used: {error}");
                 None
             }
         }
@@ -150,7 +153,7 @@ impl WarmEmbeddings {
         models: &Models,
         content: Digest,
         image: &EncodedImage,
-    ) -> Result<u64, KeepError> {
+    ) -> Result<u64, EmbeddingStoreError> {
         let key = key(models, content)?;
         Ok(self.disk.put(&key, &image.to_bytes()?)?)
     }
@@ -161,18 +164,20 @@ impl WarmEmbeddings {
             return;
         }
         let Ok(permit) = self.writing.clone().try_acquire_owned() else {
-            tracing::debug!("an image embedding is not kept: the disk is too slow");
+            tracing::debug!(
+                "an image embedding is not stored on disk, because earlier ones are still being written"
+            );
             return;
         };
         let (this, models, image) = (self.clone(), models.clone(), image.clone());
         tokio::task::spawn_blocking(move || {
             match this.write(&models, content, &image) {
                 Ok(_) => {}
-                Err(KeepError::Disk(error)) => this.disk.complain(&error),
+                Err(EmbeddingStoreError::Disk(error)) => this.disk.complain(&error),
                 // already logged where the error was detected
-                Err(KeepError::Unidentified | KeepError::NoStore) => {}
-                Err(error @ KeepError::Bytes(_)) => {
-                    tracing::warn!(image = %content, "an image embedding is not kept: {error}");
+                Err(EmbeddingStoreError::Unidentified | EmbeddingStoreError::NoStore) => {}
+                Err(error @ EmbeddingStoreError::Bytes(_)) => {
+                    tracing::warn!(image = %content, "an image embedding is not stored on disk: {error}");
                 }
             }
             drop(permit);
@@ -180,18 +185,18 @@ impl WarmEmbeddings {
     }
 }
 
-fn key(models: &Models, content: Digest) -> Result<BlobKey, KeepError> {
+fn key(models: &Models, content: Digest) -> Result<BlobKey, EmbeddingStoreError> {
     let source = models.embedding_source.as_ref();
     let model = source.and_then(EmbeddingSource::identity);
     Ok(BlobKey {
-        model: model.ok_or(KeepError::Unidentified)?,
+        model: model.ok_or(EmbeddingStoreError::Unidentified)?,
         content: *content.bytes(),
     })
 }
 
 /// An image whose embedding is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Warmed {
+pub struct WarmedImage {
     /// The digest of the image.
     pub digest: Digest,
     /// Size of the embedding on disk, in bytes.
@@ -205,10 +210,10 @@ pub struct Warmed {
 pub enum WarmError {
     /// The embedding could not be computed.
     #[error(transparent)]
-    Stage(#[from] Failed),
+    Stage(#[from] SharedStageError),
     /// The embedding could not be stored.
     #[error(transparent)]
-    Keep(#[from] KeepError),
+    Store(#[from] EmbeddingStoreError),
 }
 
 impl From<StageError> for WarmError {
@@ -222,7 +227,7 @@ impl Stages {
     ///
     /// # Errors
     /// If the models are not available, or no segmenter is loaded.
-    pub async fn warm_bytes(&self) -> Result<u64, Failed> {
+    pub async fn embedding_file_bytes(&self) -> Result<u64, SharedStageError> {
         let models = self.models().await?;
         let segmenter = models.segmenter().map_err(StageError::from)?;
         Ok(DiskStore::file_bytes(EncodedImage::bytes_on_disk(
@@ -237,25 +242,28 @@ impl Stages {
     pub async fn warm_on_disk(
         &self,
         picture: &Picture<'_>,
-        asker: Asker<'_>,
-    ) -> Result<Warmed, WarmError> {
-        let warm = self.warm_embeddings().cloned().ok_or(KeepError::NoStore)?;
+        request: StageRequest<'_>,
+    ) -> Result<WarmedImage, WarmError> {
+        let warm = self
+            .warm_embeddings()
+            .cloned()
+            .ok_or(EmbeddingStoreError::NoStore)?;
         let models = self.models().await?;
         let digest = picture.digest;
-        let there = {
+        let stored = {
             let (warm, models) = (warm.clone(), models.clone());
             off_thread(move || warm.touch(&models, digest)).await?
         };
-        if let Some(bytes) = there {
-            return Ok(Warmed {
+        if let Some(bytes) = stored {
+            return Ok(WarmedImage {
                 digest,
                 bytes,
                 is_new: false,
             });
         }
-        let image = self.embedding(&models, picture, asker).await?;
+        let image = self.embedding(&models, picture, request).await?;
         let bytes = off_thread(move || warm.write(&models, digest, &image)).await??;
-        Ok(Warmed {
+        Ok(WarmedImage {
             digest,
             bytes,
             is_new: true,

@@ -8,20 +8,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Admission control for annotator requests; clones share one limit.
 #[derive(Debug, Clone)]
 pub struct Admission {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     limit: usize,
 }
 
 /// The limit of annotator requests in progress is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0} requests of annotators are waiting or being worked on, and no more may be (MAX_QUEUE): ask again later"
+    "{0} annotator requests are waiting or being processed, which is the limit (MAX_QUEUE): try again later"
 )]
 pub struct Busy(pub usize);
 
 /// RAII permit of one request; released on drop.
 #[derive(Debug)]
-pub struct Place {
+pub struct Permit {
     _permit: OwnedSemaphorePermit,
 }
 
@@ -30,23 +30,23 @@ impl Admission {
     pub fn new(limit: usize) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            places: Arc::new(Semaphore::new(limit)),
+            permits: Arc::new(Semaphore::new(limit)),
             limit,
         }
     }
 
     /// Number of requests in progress.
     pub fn count(&self) -> usize {
-        self.limit - self.places.available_permits()
+        self.limit - self.permits.available_permits()
     }
 
     /// Admits a request.
     ///
     /// # Errors
     /// [`Busy`] if the limit is reached.
-    pub fn enter(&self) -> Result<Place, Busy> {
-        match self.places.clone().try_acquire_owned() {
-            Ok(permit) => Ok(Place { _permit: permit }),
+    pub fn acquire(&self) -> Result<Permit, Busy> {
+        match self.permits.clone().try_acquire_owned() {
+            Ok(permit) => Ok(Permit { _permit: permit }),
             Err(_) => Err(Busy(self.count())),
         }
     }
@@ -57,13 +57,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_who_leave_make_room() {
+    fn a_dropped_permit_admits_the_next_request() {
         let admission = Admission::new(2);
-        let (first, _second) = (admission.enter().unwrap(), admission.enter().unwrap());
-        let refused = admission.enter().unwrap_err();
+        let (first, _second) = (admission.acquire().unwrap(), admission.acquire().unwrap());
+        let refused = admission.acquire().unwrap_err();
         assert_eq!((refused, admission.count()), (Busy(2), 2));
         drop(first);
         assert_eq!(admission.count(), 1);
-        assert!(admission.enter().is_ok());
+        assert!(admission.acquire().is_ok());
     }
 }

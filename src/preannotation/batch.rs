@@ -7,12 +7,10 @@ use futures_util::stream;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::Instrument;
 
-use super::interaction::numbers;
-use super::project::{Origin, View};
-use super::{
-    BATCH_AT_ONCE, PreannotationError, Preannotator, Search, Task, TaskPrediction,
-    needs_region_control,
-};
+use super::interaction::control_thresholds;
+use super::project::{Origin, ProjectSnapshot};
+use super::search::{Search, needs_region_control};
+use super::{CONCURRENT_BATCH_TASKS, PreannotationError, Preannotator, Task, TaskPrediction};
 use crate::budget::Reservation;
 use crate::geometry::ImageSize;
 use crate::labeling::{ControlKind, ImageTag, Label, LabelingConfig, LabelingError};
@@ -24,11 +22,11 @@ use crate::regions::{Region, Unlabeled, typed};
 /// What to detect in every task of a batch.
 #[derive(Debug, Clone)]
 pub struct BatchPlan {
-    view: View,
+    snapshot: ProjectSnapshot,
     /// One search per image tag.
     searches: Vec<Search>,
     /// The prompt as it was typed. It is added to the result if the labeling config has a text area for prompts.
-    typed: Option<String>,
+    typed_prompt: Option<String>,
 }
 
 /// Result of one task of a batch.
@@ -39,11 +37,11 @@ pub enum Outcome {
     /// The prediction failed.
     Failed(PreannotationError),
     /// The time limit came before the task was predicted.
-    Later,
+    NotReached,
 }
 
 /// Bounds the batches that continue in the background after their time limit, over all requests.
-static GOING_ON: Semaphore = Semaphore::const_new(8);
+static BACKGROUND_BATCHES: Semaphore = Semaphore::const_new(8);
 
 impl BatchPlan {
     /// The prompt of each searched image, for display.
@@ -59,7 +57,7 @@ impl BatchPlan {
 
     /// The model version of the predictions.
     pub fn version(&self) -> &str {
-        &self.view.version
+        &self.snapshot.version
     }
 
     /// The prompt as a region of its text area, so that the annotator sees what was searched for and can edit it.
@@ -67,10 +65,13 @@ impl BatchPlan {
     /// text, which must not be overwritten.
     fn shown_prompt(&self, found: &[Region]) -> Option<Region> {
         let (first, search) = (found.first()?, self.searches.first()?);
-        let area = self.view.config.text_area(&search.image).ok()?;
+        let area = self.snapshot.config.text_area(&search.image).ok()?;
         let is_prompt = area.kind == ControlKind::TextArea { is_prompt: true };
         let is_attached = area.to_names.contains(&search.image.name);
-        let text = self.typed.as_ref().filter(|_| is_prompt && is_attached)?;
+        let text = self
+            .typed_prompt
+            .as_ref()
+            .filter(|_| is_prompt && is_attached)?;
         let size = ImageSize {
             height: first.original_height,
             width: first.original_width,
@@ -92,22 +93,22 @@ impl Preannotator {
         prompt: Option<&str>,
         urgency: Urgency,
     ) -> Result<BatchPlan, PreannotationError> {
-        let view = self.projects.view(origin, config, prompt);
-        let search = |image: &ImageTag, prompt, is_of_labels| Search {
+        let snapshot = self.projects.snapshot(origin, config, prompt);
+        let search = |image: &ImageTag, prompt, is_from_labels| Search {
             image: image.clone(),
             prompt,
             unlabeled: Unlabeled::Drop,
-            is_of_labels,
+            is_from_labels,
             urgency,
         };
-        let image = view.config.image()?;
-        needs_region_control(&view.config, image)?;
-        let searches = match view.prompt.as_deref().map(Prompt::parse).transpose()? {
+        let image = snapshot.config.image()?;
+        needs_region_control(&snapshot.config, image)?;
+        let searches = match snapshot.prompt.as_deref().map(Prompt::parse).transpose()? {
             Some(prompt) => vec![search(image, prompt, false)],
             None => {
-                let images = view.config.images_with_regions();
+                let images = snapshot.config.images_with_regions();
                 let labeled = images.filter_map(|image| {
-                    let labels = view.config.labels(image);
+                    let labels = snapshot.config.labels(image);
                     let phrases = labels.iter().flat_map(|label| Label::phrases(label));
                     Some(search(image, Prompt::from_phrases(phrases).ok()?, true))
                 });
@@ -119,8 +120,8 @@ impl Preannotator {
         }
         Ok(BatchPlan {
             searches,
-            typed: view.prompt.clone(),
-            view,
+            typed_prompt: snapshot.prompt.clone(),
+            snapshot,
         })
     }
 
@@ -134,14 +135,16 @@ impl Preannotator {
         task: &Task,
     ) -> Result<TaskPrediction, PreannotationError> {
         // bounds the decoded images: an image stays in memory from the fetch to the prediction
-        let _place = match plan.is_urgent() {
+        let _permit = match plan.is_urgent() {
             true => None,
-            false => self.of_batches.acquire().await.ok(),
+            false => self.batch_tasks.acquire().await.ok(),
         };
         let (mut result, mut scores) = (vec![], vec![]);
-        let numbers = numbers(&plan.view.config, &[], &task.regions);
+        let thresholds = control_thresholds(&plan.snapshot.config, &[], &task.regions);
         for search in &plan.searches {
-            let found = self.find(&plan.view, search, numbers, task).await?;
+            let found = self
+                .predict_image(&plan.snapshot, search, thresholds, task)
+                .await?;
             if !found.regions.is_empty() {
                 scores.push(found.score);
             }
@@ -150,7 +153,7 @@ impl Preannotator {
         if let Some(region) = plan.shown_prompt(&result) {
             result.insert(0, region);
         }
-        Ok(self.answer(result, mean(scores), plan.view.version.clone()))
+        Ok(self.prediction(result, mean(scores), plan.snapshot.version.clone()))
     }
 
     /// Predicts tasks until `time_is_up` completes, and returns one outcome per task, in task order. The remaining
@@ -164,9 +167,9 @@ impl Preannotator {
         time_is_up: impl Future<Output = ()>,
     ) -> Vec<Outcome> {
         let total = tasks.len();
-        let (sender, mut made) = mpsc::unbounded_channel();
+        let (sender, mut predictions) = mpsc::unbounded_channel();
         let this = self.clone();
-        let going_on = async move {
+        let background = async move {
             let _memory = memory;
             let (this, plan) = (&this, &plan);
             let work = tasks.into_iter().enumerate().map(|(i, task)| async move {
@@ -178,7 +181,7 @@ impl Preannotator {
                 }
                 (i, predicted)
             });
-            let mut work = stream::iter(work).buffer_unordered(BATCH_AT_ONCE);
+            let mut work = stream::iter(work).buffer_unordered(CONCURRENT_BATCH_TASKS);
             let (mut late, mut permit) = (0, None);
             while let Some(outcome) = work.next().await {
                 if sender.send(outcome).is_ok() {
@@ -187,29 +190,31 @@ impl Preannotator {
                 // the receiver is gone: the time is up
                 late += 1;
                 if permit.is_none() {
-                    permit = GOING_ON.try_acquire().ok();
+                    permit = BACKGROUND_BATCHES.try_acquire().ok();
                 }
                 if permit.is_none() {
-                    tracing::warn!("too many batches go on already: this one stops here");
+                    tracing::warn!(
+                        "the rest of this batch is not computed, because too many batches are already continuing in the background"
+                    );
                     return;
                 }
             }
             if late > 0 {
                 tracing::info!(
                     tasks = late,
-                    "the rest of the batch is ready: ask again for it"
+                    "the rest of the batch is computed; a repeated request gets it from the cache"
                 );
             }
         };
         // its log lines belong to the request's span, also after the answer
-        tokio::spawn(going_on.in_current_span());
-        let mut outcomes: Vec<Outcome> = (0..total).map(|_| Outcome::Later).collect();
+        tokio::spawn(background.in_current_span());
+        let mut outcomes: Vec<Outcome> = (0..total).map(|_| Outcome::NotReached).collect();
         tokio::pin!(time_is_up);
         let mut count = 0;
         loop {
             tokio::select! {
                 biased;
-                outcome = made.recv() => match outcome {
+                outcome = predictions.recv() => match outcome {
                     Some((i, predicted)) => {
                         count += 1;
                         outcomes[i] = match predicted {
@@ -224,9 +229,9 @@ impl Preannotator {
         }
         if count < total {
             tracing::warn!(
-                answered = count,
-                left = total - count,
-                "a batch is answered before it is done (PREDICT_DEADLINE_S is over, or the server stops): unless it stops, work on the tasks that are left goes on; ask again (Retrieve predictions)"
+                predicted = count,
+                remaining = total - count,
+                "a batch was answered before all of its tasks were predicted, because PREDICT_DEADLINE_S has passed or the server is stopping; unless it is stopping, the remaining tasks are computed in the background: request the predictions again (Retrieve predictions)"
             );
         }
         outcomes

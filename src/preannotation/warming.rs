@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use super::project::{Origin, View};
-use super::{PreannotationError, Preannotator, Task, needs_region_control};
+use super::project::{Origin, ProjectSnapshot};
+use super::search::needs_region_control;
+use super::{PreannotationError, Preannotator, Task};
 use crate::labeling::{ImageTag, LabelingConfig};
 use crate::pipeline::scheduler::Urgency;
-use crate::pipeline::stages::Asker;
+use crate::pipeline::stages::StageRequest;
 use crate::pipeline::timings::Timings;
-use crate::pipeline::warm::{KeepError, WarmError, Warmed};
+use crate::pipeline::warm::{EmbeddingStoreError, WarmError, WarmedImage};
 
 /// The images of a project whose embeddings are computed ahead of time.
 #[derive(Debug, Clone)]
 pub struct WarmPlan {
-    view: View,
+    snapshot: ProjectSnapshot,
     images: Vec<ImageTag>,
 }
 
@@ -24,15 +25,15 @@ pub enum WarmingError {
     #[error(transparent)]
     Preannotation(#[from] PreannotationError),
     /// The embedding cannot be stored.
-    #[error("its image embedding could not be kept: {0}")]
-    Keep(#[from] KeepError),
+    #[error("the image embedding could not be stored: {0}")]
+    Store(#[from] EmbeddingStoreError),
 }
 
 impl From<WarmError> for WarmingError {
     fn from(error: WarmError) -> Self {
         match error {
             WarmError::Stage(error) => Self::Preannotation(error.into()),
-            WarmError::Keep(error) => Self::Keep(error),
+            WarmError::Store(error) => Self::Store(error),
         }
     }
 }
@@ -58,8 +59,8 @@ impl Preannotator {
         if images.is_empty() {
             needs_region_control(&config, config.image()?)?;
         }
-        let view = self.projects.view(origin, config, None);
-        Ok(WarmPlan { view, images })
+        let snapshot = self.projects.snapshot(origin, config, None);
+        Ok(WarmPlan { snapshot, images })
     }
 
     /// Computes the embedding of one image of a task and writes it to disk, unless it is stored already.
@@ -71,17 +72,17 @@ impl Preannotator {
         plan: &WarmPlan,
         task: &Task,
         image: &ImageTag,
-    ) -> Result<Warmed, WarmingError> {
+    ) -> Result<WarmedImage, WarmingError> {
         let url = image.url(&task.data).map_err(PreannotationError::from)?;
         let timings = Timings::default();
-        let asker = Asker {
+        let request = StageRequest {
             urgency: Urgency::Warming,
             timings: &timings,
         };
-        let picture = self.picture(&plan.view, task, &url).await;
+        let picture = self.picture(&plan.snapshot, task, &url).await;
         let picture = picture.map_err(PreannotationError::from)?;
-        let warmed = self.stages.warm_on_disk(&picture, asker).await?;
-        tracing::info!(is_new = warmed.is_new, timings = %timings, "warm");
+        let warmed = self.stages.warm_on_disk(&picture, request).await?;
+        tracing::info!(is_new = warmed.is_new, timings = %timings, "the image embedding is stored");
         Ok(warmed)
     }
 }

@@ -2,12 +2,10 @@
 
 use candle_core::{DType, Tensor};
 use half::f16;
-use ring::digest::{Context, SHA256};
 
+use super::Segmenter;
 use super::image_processor::Frame;
-use super::{IMAGES, Segmenter};
 use crate::geometry::ImageSize;
-use crate::models::weights::{Checkpoint, CheckpointError};
 
 /// The embedding of an image; any number of prompts can use it.
 #[derive(Debug, Clone)]
@@ -41,8 +39,8 @@ pub enum BytesError {
     Tensor(#[from] candle_core::Error),
 }
 
-/// Part of every identity. Change it whenever [`EncodedImage::to_bytes`] or the preprocessing of images changes.
-const FORMAT: &str = "groundling image embeddings, format 1: f16";
+/// The format of [`EncodedImage::to_bytes`]. It changes whenever the bytes or the preprocessing of images change.
+pub const EMBEDDING_FORMAT: &str = "groundling image embeddings, format 1: f16";
 
 /// The header: the image's height and width, and the embedding's shape, each a u32.
 const HEADER_BYTES: usize = 6 * 4;
@@ -133,43 +131,19 @@ impl EncodedImage {
     }
 }
 
-/// A digest that distinguishes the image embeddings of a segmenter from all others'. It covers the format, the
-/// precision, the weights and the configuration files. Reads the whole weights file.
-///
-/// # Errors
-/// If a file cannot be read.
-pub fn embeddings_identity(
-    checkpoint: &Checkpoint,
-    dtype: DType,
-) -> Result<[u8; 32], CheckpointError> {
-    let mut sum = Context::new(&SHA256);
-    let mut add = |part: &[u8]| {
-        // the length separates the parts
-        sum.update(&(part.len() as u64).to_le_bytes());
-        sum.update(part);
-    };
-    add(FORMAT.as_bytes());
-    add(dtype.as_str().as_bytes());
-    for file in ["config.json", IMAGES] {
-        add(&checkpoint.read(file)?.unwrap_or_default());
-    }
-    add(&checkpoint.weights_digest()?);
-    let mut identity = [0; 32];
-    identity.copy_from_slice(sum.finish().as_ref());
-    Ok(identity)
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
     use image::RgbImage;
 
     use super::*;
-    use crate::checkpoints::{Role, demo};
     use crate::geometry::BoundingBox;
+    use crate::models::weights::Checkpoint;
 
     fn segmenter() -> Segmenter {
-        Segmenter::load(&demo(Role::Segmenter), DType::F32, &Device::Cpu).unwrap()
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/segmenter");
+        let checkpoint = Checkpoint::Folder(folder.into());
+        Segmenter::load(&checkpoint, DType::F32, &Device::Cpu).unwrap()
     }
 
     fn picture() -> RgbImage {
@@ -245,21 +219,5 @@ mod tests {
         let mut large = segmenter.encode(&picture()).unwrap();
         large.embeddings = (large.embeddings * 1e9).unwrap();
         assert!(matches!(large.to_bytes(), Err(BytesError::NotFinite)));
-    }
-
-    #[test]
-    fn the_identity_changes_with_weights_and_precision() {
-        let of = |role, dtype| embeddings_identity(&demo(role), dtype).unwrap();
-        let ours = of(Role::Segmenter, DType::F32);
-        assert_eq!(ours, of(Role::Segmenter, DType::F32));
-        assert_ne!(ours, of(Role::Segmenter, DType::BF16));
-        assert_ne!(ours, of(Role::Detector, DType::F32));
-        // the same files in a folder are the same model
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/segmenter");
-        let on_disk = Checkpoint::Folder(folder.into());
-        assert_eq!(ours, embeddings_identity(&on_disk, DType::F32).unwrap());
-        let gone = Checkpoint::File("no-such-file.pth".into());
-        let error = embeddings_identity(&gone, DType::F32).unwrap_err();
-        assert!(error.to_string().contains("no-such-file.pth"), "{error}");
     }
 }

@@ -12,7 +12,7 @@ use candle_core::{DType, Device};
 use image::RgbImage;
 use rayon::prelude::*;
 
-pub use self::encoded::{BytesError, EncodedImage, embeddings_identity};
+pub use self::encoded::{BytesError, EMBEDDING_FORMAT, EncodedImage};
 use self::image_processor::{Frame, ImageProcessor};
 use self::post_process::upscale_mask;
 use crate::geometry::{BoundingBox, Mark, Mask, Point};

@@ -21,7 +21,7 @@ use crate::config::{LogArgs, LogFormat};
 ///
 /// # Errors
 /// If the level is neither a log level nor a filter, or the trace cannot be written.
-pub fn init(args: &LogArgs, default: &str, trace: Option<&Path>) -> anyhow::Result<()> {
+pub(crate) fn init(args: &LogArgs, default: &str, trace: Option<&Path>) -> anyhow::Result<()> {
     // Python's level names are accepted too
     let level = match args
         .log_level

@@ -51,7 +51,7 @@ fn a_point_on_an_object_finds_it() {
     let file = path("../../examples/images/shapes.png");
     let image = decode(&fs::read(file).unwrap(), 1 << 24).unwrap();
     let device = &Device::Cpu;
-    let segmenter = demo(Role::Segmenter);
+    let segmenter = demo(Role::Segmenter).unwrap();
     let segmenter = Segmenter::load(&segmenter, DType::F32, device).unwrap();
     let encoded = segmenter.encode(&image).unwrap();
     // the red circle: its box, its middle, and a place beside it that is off it
@@ -82,9 +82,10 @@ fn half_precision_finds_the_same() {
     let prompt = Prompt::parse("red circle. blue star.").unwrap();
     let options = DetectionOptions::default();
     let run = |dtype| {
-        let detector = Detector::load(&demo(Role::Detector), dtype, &Device::Cpu).unwrap();
+        let detector = Detector::load(&demo(Role::Detector).unwrap(), dtype, &Device::Cpu).unwrap();
         let found = detector.detect(&image, &prompt, &options).unwrap();
-        let segmenter = Segmenter::load(&demo(Role::Segmenter), dtype, &Device::Cpu).unwrap();
+        let segmenter =
+            Segmenter::load(&demo(Role::Segmenter).unwrap(), dtype, &Device::Cpu).unwrap();
         let encoded = segmenter.encode(&image).unwrap();
         let boxes: Vec<BoundingBox> = found.iter().map(|d| d.bounding_box).collect();
         let masks = segmenter.segment_boxes(&encoded, &boxes).unwrap();

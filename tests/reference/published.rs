@@ -11,7 +11,7 @@ use std::time::Duration;
 use candle_core::{DType, Device, IndexOp, Tensor};
 use clap::Parser;
 use groundling::budget::Budget;
-use groundling::checkpoints::hub::Watcher;
+use groundling::checkpoints::hub::ProgressObserver;
 use groundling::checkpoints::{Locator, Role};
 use groundling::config::ModelArgs;
 use groundling::detector::image_processor::ImageProcessor as DetectorImages;
@@ -37,12 +37,12 @@ struct Settings {
     models: ModelArgs,
 }
 
-struct Told;
+struct PrintedProgress;
 
-impl Watcher for Told {
+impl ProgressObserver for PrintedProgress {
     fn progress(&self, file: &str, bytes: u64, total: u64) {
         if bytes == total {
-            println!("fetched {file}, {total} bytes");
+            println!("downloaded {file}, {total} bytes");
         }
     }
 
@@ -56,9 +56,10 @@ fn settings() -> Settings {
 }
 
 fn checkpoint(role: Role, name: &str) -> Checkpoint {
-    let watcher: Arc<dyn Watcher> = Arc::new(Told);
-    let locator = Locator::new(&settings().models);
-    locator.locate(role, name, &watcher).unwrap()
+    let observer: Arc<dyn ProgressObserver> = Arc::new(PrintedProgress);
+    let settings = settings().models.settings();
+    let locator = Locator::new(settings.model_dir, settings.hub);
+    locator.locate(role, name, &observer).unwrap()
 }
 
 fn picture(url: &str) -> RgbImage {

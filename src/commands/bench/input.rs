@@ -38,7 +38,7 @@ impl Input {
             fs::read(file).with_context(|| format!("cannot read the file {}", file.display()))?;
         let (length, limit) = (bytes.len(), args.limits.max_image_bytes);
         if length > limit {
-            bail!("{length} bytes are more than the {limit} of MAX_IMAGE_BYTES");
+            bail!("the file has {length} bytes, but MAX_IMAGE_BYTES allows only {limit}");
         }
         Ok(Self::File {
             name: file.display().to_string(),
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn boxes_lie_inside_and_differ() {
+    fn fixed_boxes_are_inside_the_image_and_distinct() {
         let size = ImageSize {
             height: 80,
             width: 120,
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_is_the_same_every_time() {
+    fn noise_is_the_same_in_every_run() {
         let size = ImageSize {
             height: 5,
             width: 7,

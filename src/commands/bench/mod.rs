@@ -25,7 +25,7 @@ use crate::config::{BenchArgs, Half};
 use crate::detector::{DetectionOptions, Detector};
 use crate::geometry::{BoundingBox, ImageSize};
 use crate::models::ops::InstructionSet;
-use crate::pipeline::{Plan, device};
+use crate::pipeline::{ModelLoader, device};
 use crate::prompt::Prompt;
 use crate::segmenter::Segmenter;
 
@@ -36,24 +36,24 @@ use crate::segmenter::Segmenter;
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let prompt = Prompt::parse(&args.prompt)?;
     let input = Input::new(args)?;
-    let plan = Plan::new(&args.models);
-    let (choice, precision) = (plan.choice().clone(), plan.precision());
-    let watcher = progress::shown();
+    let loader = ModelLoader::new(args.models.settings());
+    let (names, precision) = (loader.names().clone(), loader.precision());
+    let observer = progress::to_terminal();
     let start = Instant::now();
     let detector = match args.only {
         Some(Half::Segmenter) => None,
-        _ => Some(plan.load_detector(&watcher)?),
+        _ => Some(loader.load_detector(&observer)?),
     };
     let segmenter = match args.only {
         Some(Half::Detector) => None,
-        _ => plan.load_segmenter(&watcher)?,
+        _ => loader.load_segmenter(&observer)?,
     };
     let load_s = start.elapsed().as_secs_f64();
     if detector.is_none() && segmenter.is_none() {
-        bail!("--only segmenter, but SEGMENTER=none: there is nothing to measure");
+        bail!("nothing to measure: --only segmenter was given, but SEGMENTER is none");
     }
 
-    let device = plan.device()?;
+    let device = loader.device()?;
     let recorder = Recorder::new(device);
     let mut bench = Bench {
         detector,
@@ -100,9 +100,9 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
             height: bench.size.height,
             width: bench.size.width,
         },
-        detector: bench.describe_detector(choice.detector)?,
+        detector: bench.describe_detector(names.detector)?,
         segmenter: bench.segmenter.as_ref().map(|_| SegmenterReport {
-            name: choice.segmenter,
+            name: names.segmenter,
             boxes: bench.segmented,
         }),
         repeat: args.repeat,
@@ -113,7 +113,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         total,
         stages,
     };
-    super::print(match args.json {
+    super::print_result(match args.json {
         true => serde_json::to_string_pretty(&report)?,
         false => report.table(),
     });

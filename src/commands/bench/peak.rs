@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_processor_computes() {
+    fn the_measured_peak_is_plausible() {
         // from a slow emulator to a large server
         let peak = gflops();
         assert!((1e-3..1e6).contains(&peak), "{peak} GFLOP/s");

@@ -6,7 +6,7 @@ use std::fs;
 use serde::Serialize;
 
 use super::stages::{Stage, Times};
-use crate::config::Precision;
+use crate::pipeline::settings::Precision;
 
 /// The JSON of `--json`. Fields may be added, but not renamed or removed.
 #[derive(Debug, Serialize)]

@@ -117,13 +117,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_are_recorded_with_their_place() {
+    fn spans_are_recorded_with_the_names_of_their_parents() {
         let recorder = Recorder::new(&Device::Cpu);
         let subscriber = tracing_subscriber::registry().with(recorder.layer());
         tracing::subscriber::with_default(subscriber, || {
             let _outer = tracing::debug_span!("outer").entered();
             tracing::debug_span!("inner").in_scope(|| ());
-            tracing::debug_span!(target: "somebody_else", "foreign").in_scope(|| ());
+            tracing::debug_span!(target: "another_crate", "foreign").in_scope(|| ());
         });
         let intervals = recorder.take();
         let paths: Vec<_> = intervals.iter().map(|i| i.path.join("/")).collect();

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_of_one_path_add_up() {
+    fn the_times_of_spans_with_the_same_path_are_added() {
         let repetition = |factor: u64| {
             vec![
                 interval(&["run"], 100 * factor),
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_of_two_lies_between() {
+    fn the_median_of_two_samples_is_their_mean() {
         assert_eq!(Times::of(vec![3.0, 1.0]).median_s, 2.0);
         assert_eq!(Times::of(vec![3.0, 1.0, 2.0]).median_s, 2.0);
     }

@@ -5,11 +5,12 @@ use candle_core::{DType, Device};
 
 use super::report::{Found, Row};
 use super::scenes::{Answer, Scene, Scenes};
-use crate::checkpoints::{Role, demo};
+use crate::checkpoints::{LocateError, Role, demo};
 use crate::detector::{DetectionOptions, Detector};
 use crate::geometry::{BoundingBox, Detection};
 use crate::models::ops::InstructionSet;
 use crate::models::ops::checks::Extent;
+use crate::models::weights::Checkpoint;
 use crate::pipeline::device;
 use crate::prompt::Prompt;
 use crate::segmenter::{ScoredMask, Segmenter};
@@ -46,7 +47,7 @@ impl Differences {
         let theirs: Vec<&str> = scene.detections.iter().map(|d| d.phrase.as_str()).collect();
         if ours != theirs || masks.len() != found.len() {
             self.wrong.push(format!(
-                "in {} {ours:?} with {} masks in place of {theirs:?}",
+                "in {}: found {ours:?} with {} masks instead of {theirs:?}",
                 scene.image,
                 masks.len()
             ));
@@ -93,8 +94,8 @@ fn larger(one: f32, other: f32) -> f32 {
 /// If a model fails, or a stored answer is damaged.
 pub fn compare(scenes: &Scenes, device: &Device) -> anyhow::Result<Differences> {
     let models = Models {
-        detector: Detector::load(&demo(Role::Detector), DType::F32, device)?,
-        segmenter: Segmenter::load(&demo(Role::Segmenter), DType::F32, device)?,
+        detector: Detector::load(&demo_model(Role::Detector)?, DType::F32, device)?,
+        segmenter: Segmenter::load(&demo_model(Role::Segmenter)?, DType::F32, device)?,
         options: scenes.options(),
     };
     let mut differences = Differences::default();
@@ -105,6 +106,11 @@ pub fn compare(scenes: &Scenes, device: &Device) -> anyhow::Result<Differences> 
     Ok(differences)
 }
 
+/// The compiled-in model of a role.
+fn demo_model(role: Role) -> anyhow::Result<Checkpoint> {
+    Ok(demo(role).ok_or(LocateError::NoDemo)?)
+}
+
 struct Models {
     detector: Detector,
     segmenter: Segmenter,
@@ -113,7 +119,7 @@ struct Models {
 
 impl Models {
     fn predict(&self, scene: &Scene) -> anyhow::Result<(Vec<Detection>, Vec<ScoredMask>)> {
-        let (image, prompt) = (scene.picture()?, Prompt::parse(&scene.prompt)?);
+        let (image, prompt) = (scene.image()?, Prompt::parse(&scene.prompt)?);
         let found = self.detector.detect(&image, &prompt, &self.options)?;
         if found.is_empty() {
             return Ok((found, vec![]));
@@ -126,10 +132,10 @@ impl Models {
 }
 
 /// Tolerance of box edges in pixels, for images of up to 320 pixels.
-const BOXES: f64 = 0.05;
-const SCORES: f64 = 1e-4;
+const BOX_TOLERANCE: f64 = 0.05;
+const SCORE_TOLERANCE: f64 = 1e-4;
 /// Tolerance of masks: one pixel of a mask of 200 pixels. Rounding may change a pixel at the edge.
-const MASKS: f64 = 5e-3;
+const MASK_TOLERANCE: f64 = 5e-3;
 
 /// Runs the demo models and compares them with the reference; in a quick run, on every third scene.
 pub(super) fn rows(device: &Device, extent: Extent) -> Vec<Row> {
@@ -160,7 +166,7 @@ pub(super) fn rows(device: &Device, extent: Extent) -> Vec<Row> {
             return vec![row("demo phrases", "demo models", found, 0.0, "scenes")];
         }
     };
-    measured(&differences)
+    measurements(&differences)
         .map(|(check, found, allowed, unit)| Row {
             shape: format!(
                 "{} objects in {} scenes",
@@ -172,9 +178,9 @@ pub(super) fn rows(device: &Device, extent: Extent) -> Vec<Row> {
 }
 
 /// Name, finding, tolerance and its unit.
-type Measured = (&'static str, Found, f64, &'static str);
+type Measurement = (&'static str, Found, f64, &'static str);
 
-fn measured(differences: &Differences) -> [Measured; 5] {
+fn measurements(differences: &Differences) -> [Measurement; 5] {
     let objects = match differences.wrong.as_slice() {
         [] => Found::Difference(0.0),
         wrong => Found::Wrong(wrong.join("; ")),
@@ -185,23 +191,28 @@ fn measured(differences: &Differences) -> [Measured; 5] {
     };
     [
         ("demo phrases", objects, 0.0, "scenes"),
-        ("demo boxes", found(differences.boxes), BOXES, "pixels"),
+        (
+            "demo boxes",
+            found(differences.boxes),
+            BOX_TOLERANCE,
+            "pixels",
+        ),
         (
             "demo scores",
             found(differences.scores),
-            SCORES,
+            SCORE_TOLERANCE,
             "of 0 to 1",
         ),
         (
             "demo masks",
             found(differences.masks),
-            MASKS,
+            MASK_TOLERANCE,
             "below an IoU of 1",
         ),
         (
             "demo mask scores",
             found(differences.quality),
-            SCORES,
+            SCORE_TOLERANCE,
             "of 0 to 1",
         ),
     ]
@@ -240,7 +251,7 @@ mod tests {
             Found::Difference(difference) => *difference > allowed,
             Found::Wrong(_) => true,
         };
-        measured(&differences)
+        measurements(&differences)
             .iter()
             .filter(|(_, found, allowed, _)| is_bad(found, *allowed))
             .map(|(check, ..)| *check)
@@ -248,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_answers_are_found() {
+    fn wrong_results_are_detected() {
         let (scene, found, masks) = first_scene();
         assert!(failing(&scene, &found, &masks).is_empty());
 

@@ -42,7 +42,7 @@ pub fn run(args: &SelftestArgs) -> anyhow::Result<()> {
         ok: rows.iter().all(Row::is_ok),
         checks: rows,
     };
-    super::print(match args.json {
+    super::print_result(match args.json {
         true => serde_json::to_string_pretty(&report)?,
         false => report.table(),
     });
@@ -52,7 +52,7 @@ pub fn run(args: &SelftestArgs) -> anyhow::Result<()> {
 /// Runs the demo models first, because they take only seconds and exercise everything.
 fn rows(device: &Device, extent: Extent) -> Vec<Row> {
     let checks = checks::all(extent);
-    let progress = progress::counted(checks.len() + 1, "checks");
+    let progress = progress::bar(checks.len() + 1, "checks");
     progress.set_message("demo models");
     let mut rows = demo::rows(device, extent);
     progress.inc(1);

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 
-use super::report::{Found, OF_SCALE, Row};
+use super::report::{Found, RELATIVE, Row};
 use crate::models::ops::InstructionSet;
 use crate::models::ops::checks::{Check, Comparison, Target};
 use crate::pipeline::device;
@@ -24,7 +24,7 @@ pub(super) fn rows(check: &Check, device: &Device) -> Vec<Row> {
                 other => Found::Wrong(other.to_string()),
             },
             allowed: check.tolerance_for(target),
-            unit: OF_SCALE,
+            unit: RELATIVE,
         })
         .collect()
 }

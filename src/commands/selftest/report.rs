@@ -116,7 +116,7 @@ impl Row {
             self.on.clone(),
             difference,
             match self.unit {
-                OF_SCALE => scientific(self.allowed, 0),
+                RELATIVE => scientific(self.allowed, 0),
                 unit => format!("{} {unit}", scientific(self.allowed, 0)),
             },
             result,
@@ -133,7 +133,7 @@ fn scientific(number: f64, digits: usize) -> String {
 }
 
 /// The unit of most differences; the table mentions it once.
-pub(super) const OF_SCALE: &str = "of the largest expected number";
+pub(super) const RELATIVE: &str = "of the largest expected number";
 
 const HEADS: [&str; 7] = [
     "CHECK",
@@ -154,7 +154,7 @@ impl Report {
             .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
             .collect();
         let mut text = format!(
-            "groundling {} on {}, {} threads, {}{}\nDIFFERENCE and ALLOWED without a unit: {OF_SCALE}\n\n",
+            "groundling {} on {}, {} threads, {}{}\nDIFFERENCE and ALLOWED without a unit: {RELATIVE}\n\n",
             self.version,
             self.device,
             self.threads,
@@ -172,7 +172,7 @@ impl Report {
         let failing = self.failing().len();
         let verdict = match failing {
             0 => "all within tolerance".to_owned(),
-            _ => format!("{failing} of them not within tolerance"),
+            _ => format!("{failing} of them exceed the tolerance"),
         };
         let _ = write!(
             text,
@@ -201,7 +201,7 @@ impl Report {
             }
         }
         bail!(
-            "{} of {} checks differ: {}. {} Please report this with the table above and the name of the processor.",
+            "{} of {} checks failed: {}. {} Please report this with the table above and the name of the processor.",
             failing.len(),
             self.checks.len(),
             names.join(", "),
@@ -211,12 +211,12 @@ impl Report {
 
     fn advice(&self) -> &'static str {
         if self.device != "cpu" {
-            return "Do not trust results of this device: `--device cpu` (DEVICE=cpu) computes without it, and `groundling selftest --device cpu` checks that.";
+            return "Do not trust results of this device. Use the CPU instead (DEVICE=cpu), and check it with `groundling selftest --device cpu`.";
         }
         if self.instruction_set == InstructionSet::Portable.name() {
             return "Do not trust results of this build on this machine.";
         }
-        "Do not trust results of these instruction sets on this machine. Run `groundling selftest --instruction-set portable`: if it finds no difference, GROUNDLING_INSTRUCTION_SET=portable computes right results, only slower."
+        "Do not trust results of these instruction sets on this machine. Run `groundling selftest --instruction-set portable`: if it passes, GROUNDLING_INSTRUCTION_SET=portable gives correct results and is only slower."
     }
 }
 
@@ -232,7 +232,7 @@ mod tests {
             on: on.to_owned(),
             found,
             allowed: 5e-6,
-            unit: OF_SCALE,
+            unit: RELATIVE,
         };
         let checks = vec![
             row("linear", "portable", Found::Difference(1e-7)),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_within_tolerance() {
+    fn a_difference_equal_to_the_tolerance_passes() {
         let report = report(Found::Difference(5e-6));
         assert!(report.ok && report.verdict().is_ok());
         let table = report.table();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_named() {
+    fn a_failing_check_is_named_with_its_reason() {
         for (found, difference, reason) in [
             (Found::Difference(6e-6), "6.0e-6", None),
             (
@@ -282,13 +282,13 @@ mod tests {
             assert!(!report.ok);
             let table = report.table();
             let line = table.lines().find(|line| line.contains("DIFFERS"));
-            let line = line.unwrap_or_else(|| panic!("nothing differs in\n{table}"));
+            let line = line.unwrap_or_else(|| panic!("no check failed in\n{table}"));
             assert!(line.contains("avx2") && line.contains(difference), "{line}");
             assert!(reason.is_none_or(|reason| line.ends_with(reason)), "{line}");
-            assert!(table.contains("1 of them not within tolerance"), "{table}");
+            assert!(table.contains("1 of them exceed the tolerance"), "{table}");
             let error = report.verdict().unwrap_err().to_string();
             assert!(
-                error.starts_with("1 of 2 checks differ: linear on avx2."),
+                error.starts_with("1 of 2 checks failed: linear on avx2."),
                 "{error}"
             );
             assert!(error.contains("--instruction-set portable"), "{error}");

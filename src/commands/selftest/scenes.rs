@@ -58,7 +58,7 @@ impl Scenes {
     /// If the answers are damaged.
     pub fn read() -> anyhow::Result<Self> {
         let answers = include_bytes!("../../../tests/reference/demo/expected.json");
-        serde_json::from_slice(answers).context("the stored answers")
+        serde_json::from_slice(answers).context("the compiled-in reference answers are damaged")
     }
 
     /// Keeps only every `step`th scene.
@@ -87,14 +87,14 @@ impl Scene {
     ///
     /// # Errors
     /// If the image is not compiled in, or damaged.
-    pub fn picture(&self) -> anyhow::Result<RgbImage> {
-        let picture = PICTURES.iter().find(|(name, _)| *name == self.image);
-        let (_, bytes) = picture.with_context(|| format!("{} is not compiled in", self.image))?;
+    pub fn image(&self) -> anyhow::Result<RgbImage> {
+        let image = IMAGES.iter().find(|(name, _)| *name == self.image);
+        let (_, bytes) = image.with_context(|| format!("{} is not compiled in", self.image))?;
         decode(bytes, usize::MAX).with_context(|| self.image.clone())
     }
 }
 
-macro_rules! pictures {
+macro_rules! scene_images {
     ($($number:literal)+) => {
         &[$((
             concat!("scene_", $number, ".png"),
@@ -103,7 +103,7 @@ macro_rules! pictures {
     };
 }
 
-const PICTURES: &[(&str, &[u8])] = pictures!(
+const IMAGES: &[(&str, &[u8])] = scene_images!(
     "00" "01" "02" "03" "04" "05" "06" "07" "08" "09" "10" "11"
     "12" "13" "14" "15" "16" "17" "18" "19" "20" "21" "22" "23"
 );
@@ -113,11 +113,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scene_has_its_picture_and_masks() {
+    fn every_scene_has_an_image_and_masks() {
         let scenes = Scenes::read().unwrap().scenes;
-        assert_eq!(scenes.len(), PICTURES.len());
+        assert_eq!(scenes.len(), IMAGES.len());
         for scene in scenes {
-            let (width, height) = scene.picture().unwrap().dimensions();
+            let (width, height) = scene.image().unwrap().dimensions();
             for answer in scene.detections {
                 assert!(scene.phrases.contains(&answer.phrase));
                 assert_eq!(answer.mask.size, [height as usize, width as usize]);

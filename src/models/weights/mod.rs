@@ -13,8 +13,6 @@ mod torch_file;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use ring::digest::{Context, SHA256};
-
 pub use self::layout::{Architecture, Layout};
 pub use self::opened::{Weights, tensor_type};
 use self::tensor_file::TensorFile;
@@ -264,29 +262,23 @@ impl Checkpoint {
             .map_err(|reason| CheckpointError::Unusable { file, reason })
     }
 
-    /// The SHA-256 of the file of weights. It reads the whole file, about one second per gigabyte.
+    /// Reads the file of weights from its start to its end, block by block: for a digest of it.
     ///
     /// # Errors
     /// If there is no file of weights, or it cannot be read.
-    pub fn weights_digest(&self) -> Result<[u8; 32], CheckpointError> {
-        let mut sum = Context::new(&SHA256);
+    pub fn read_weights(&self, mut read: impl FnMut(&[u8])) -> Result<(), CheckpointError> {
         let path = match self {
             Self::Embedded { .. } => {
-                sum.update(self.embedded(WEIGHTS[0]).unwrap_or_default());
-                None
+                read(self.embedded(WEIGHTS[0]).unwrap_or_default());
+                return Ok(());
             }
-            Self::File(path) => Some(path.clone()),
-            Self::Folder(folder) => Some(weights_in(folder)?),
+            Self::File(path) => path.clone(),
+            Self::Folder(folder) => weights_in(folder)?,
         };
-        if let Some(path) = path {
-            add_file(&mut sum, &path).map_err(|source| CheckpointError::Read {
-                file: path.display().to_string(),
-                source,
-            })?;
-        }
-        let mut digest = [0; 32];
-        digest.copy_from_slice(sum.finish().as_ref());
-        Ok(digest)
+        read_blocks(&path, read).map_err(|source| CheckpointError::Read {
+            file: path.display().to_string(),
+            source,
+        })
     }
 
     fn embedded(&self, file: &str) -> Option<&'static [u8]> {
@@ -300,13 +292,13 @@ impl Checkpoint {
     }
 }
 
-fn add_file(sum: &mut Context, path: &Path) -> std::io::Result<()> {
+fn read_blocks(path: &Path, mut read: impl FnMut(&[u8])) -> std::io::Result<()> {
     let mut file = std::fs::File::open(path)?;
     let mut block = vec![0; 1 << 18];
     loop {
         match file.read(&mut block) {
             Ok(0) => return Ok(()),
-            Ok(count) => sum.update(&block[..count]),
+            Ok(count) => read(&block[..count]),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

@@ -1,17 +1,20 @@
 //! The state of a project: its settings, prompt, Label Studio and model version.
 
+#[cfg(feature = "sqlite")]
 mod file;
-pub mod memory;
 pub mod settings;
+pub mod store;
 pub mod version;
+#[cfg(feature = "sqlite")]
+mod writer;
 
 use std::sync::Arc;
 
 use secrecy::SecretString;
 use serde_json::Value;
 
-use self::memory::{ProjectMemory, Remembered, Writing};
-use self::settings::{Numbers, ProjectSettings, Settings};
+use self::settings::{ControlThresholds, ImageSettings, ProjectSettings};
+use self::store::{PendingWrite, ProjectState, ProjectStore};
 use crate::detector::DetectionOptions;
 use crate::label_studio::LabelStudio;
 use crate::labeling::{ImageTag, LabelingConfig};
@@ -44,12 +47,12 @@ pub struct Defaults {
 #[derive(Debug)]
 pub struct Projects {
     defaults: Defaults,
-    memory: ProjectMemory,
+    store: ProjectStore,
 }
 
 /// A snapshot of a project for one request: later changes by other requests do not affect it.
 #[derive(Debug, Clone)]
-pub(super) struct View {
+pub(super) struct ProjectSnapshot {
     pub origin: Origin,
     pub config: Arc<LabelingConfig>,
     /// The given prompt, else the project's.
@@ -62,34 +65,43 @@ pub(super) struct View {
     options: DetectionOptions,
 }
 
-impl View {
+impl ProjectSnapshot {
     /// The settings for one of its images.
-    pub(super) fn settings(&self, numbers: Numbers, image: &ImageTag) -> Settings {
-        Settings::resolve(&self.options, &self.settings, numbers, &self.config, image)
+    pub(super) fn settings(
+        &self,
+        thresholds: ControlThresholds,
+        image: &ImageTag,
+    ) -> ImageSettings {
+        ImageSettings::resolve(
+            &self.options,
+            &self.settings,
+            thresholds,
+            &self.config,
+            image,
+        )
     }
 }
 
 impl Projects {
     /// Combines the defaults with the remembered state.
-    pub fn new(defaults: Defaults, memory: ProjectMemory) -> Self {
-        Self { defaults, memory }
+    pub fn new(defaults: Defaults, store: ProjectStore) -> Self {
+        Self { defaults, store }
     }
 
     /// The current model version of a project's predictions.
     pub fn version(&self, project: &str, config: Option<&LabelingConfig>) -> String {
-        let known = self.memory.project(project);
+        let known = self.store.project(project);
         self.version_of(&known.settings, known.prompt(), config)
     }
 
     /// Applies the `/setup` request of a project.
-    pub fn take_setup(
+    pub fn apply_setup(
         &self,
         project: &str,
         extra_params: &Value,
         label_studio: LabelStudio,
-    ) -> Writing {
-        self.memory
-            .remember_setup(project, extra_params, label_studio)
+    ) -> PendingWrite {
+        self.store.apply_setup(project, extra_params, label_studio)
     }
 
     fn version_of(
@@ -115,20 +127,20 @@ impl Projects {
     }
 
     /// A snapshot of a project; `prompt`, if given, replaces the project's own.
-    pub(super) fn view(
+    pub(super) fn snapshot(
         &self,
         origin: Origin,
         config: Arc<LabelingConfig>,
         prompt: Option<&str>,
-    ) -> View {
-        let known = self.memory.project(&origin.project);
+    ) -> ProjectSnapshot {
+        let known = self.store.project(&origin.project);
         let prompt = prompt.map(str::trim).or(known.prompt()).map(str::to_owned);
-        let Remembered {
+        let ProjectState {
             settings,
             label_studio,
             ..
         } = known;
-        View {
+        ProjectSnapshot {
             version: self.version_of(&settings, prompt.as_deref(), Some(&config)),
             label_studio: self.defaults.label_studio.or(&label_studio),
             polygon_tolerance: self.defaults.polygon_tolerance,
@@ -141,11 +153,11 @@ impl Projects {
     }
 
     /// Remembers a typed prompt for the project's next tasks.
-    pub(super) fn typed(&self, project: &str, prompt: &str) -> Writing {
+    pub(super) fn remember_prompt(&self, project: &str, prompt: &str) -> PendingWrite {
         if self.defaults.remembers_prompts && !project.is_empty() {
-            self.memory.remember_prompt(project, prompt)
+            self.store.remember_prompt(project, prompt)
         } else {
-            Writing::default()
+            PendingWrite::default()
         }
     }
 }

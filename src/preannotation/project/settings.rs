@@ -29,18 +29,18 @@ pub struct ProjectSettings {
 /// Thresholds of `<Number>` controls, 0..1.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[allow(missing_docs)]
-pub struct Numbers {
+pub struct ControlThresholds {
     pub box_threshold: Option<f32>,
     pub text_threshold: Option<f32>,
 }
 
 /// The settings for one image.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Settings {
+pub struct ImageSettings {
     /// Options of the detector.
     pub options: DetectionOptions,
     /// The box threshold of labels without their own one, 0..1. Set only if per-label thresholds apply.
-    pub label_thresholds: Option<f32>,
+    pub default_label_threshold: Option<f32>,
     /// Whether to segment the detections.
     pub segment: bool,
 }
@@ -78,26 +78,33 @@ impl ProjectSettings {
                 "prompt" => {
                     let text = value.as_str().map(str::trim).map(str::to_owned);
                     settings.prompt = text;
-                    settings.prompt.is_none().then_some("a text")
+                    settings.prompt.is_none().then_some("it must be a text")
                 }
                 "box_threshold" => set(&mut settings.box_threshold, fraction(value)),
                 "text_threshold" => set(&mut settings.text_threshold, fraction(value)),
                 "nms_iou" => set(&mut settings.nms_iou, fraction(value)),
                 "max_detections" => {
-                    let whole = number(value).filter(|n| *n >= 1.0 && n.fract() == 0.0);
-                    settings.max_detections = whole.map(|n| n as usize);
-                    whole.is_none().then_some("a whole number of 1 or more")
+                    let integer = number(value).filter(|n| *n >= 1.0 && n.fract() == 0.0);
+                    settings.max_detections = integer.map(|n| n as usize);
+                    integer
+                        .is_none()
+                        .then_some("it must be an integer of at least 1")
                 }
                 "segment" => {
-                    settings.segment = truth(value);
-                    settings.segment.is_none().then_some("true or false")
+                    settings.segment = boolean(value);
+                    settings
+                        .segment
+                        .is_none()
+                        .then_some("it must be true or false")
                 }
                 _ => Some(
-                    "left out: groundling knows prompt, box_threshold, text_threshold, nms_iou, max_detections and segment",
+                    "the known settings are prompt, box_threshold, text_threshold, nms_iou, max_detections and segment",
                 ),
             };
             if let Some(expected) = expected {
-                problems.push(format!("extra_params.{key} = {value} must be {expected}"));
+                problems.push(format!(
+                    "extra_params.{key} = {value} is ignored: {expected}"
+                ));
             }
         }
         (settings, problems)
@@ -105,9 +112,9 @@ impl ProjectSettings {
 }
 
 /// Sets a fraction of 0..1; returns the expected format if the value is invalid.
-fn set(place: &mut Option<f32>, value: Option<f32>) -> Option<&'static str> {
-    *place = value;
-    value.is_none().then_some("a number from 0 to 1")
+fn set(field: &mut Option<f32>, value: Option<f32>) -> Option<&'static str> {
+    *field = value;
+    value.is_none().then_some("it must be a number from 0 to 1")
 }
 
 /// A number, or a number in a string.
@@ -122,9 +129,9 @@ pub(in super::super) fn fraction(value: &Value) -> Option<f32> {
     number.filter(|number| (0.0..=1.0).contains(number))
 }
 
-fn truth(value: &Value) -> Option<bool> {
+fn boolean(value: &Value) -> Option<bool> {
     match value {
-        Value::Bool(truth) => Some(*truth),
+        Value::Bool(value) => Some(*value),
         Value::String(text) => match text.trim().to_lowercase().as_str() {
             "true" | "yes" | "1" => Some(true),
             "false" | "no" | "0" => Some(false),
@@ -134,37 +141,37 @@ fn truth(value: &Value) -> Option<bool> {
     }
 }
 
-impl Settings {
+impl ImageSettings {
     /// Resolves the settings for one image; see the module's order of precedence.
     pub fn resolve(
         defaults: &DetectionOptions,
         project: &ProjectSettings,
-        numbers: Numbers,
+        thresholds: ControlThresholds,
         config: &LabelingConfig,
         image: &ImageTag,
     ) -> Self {
         let mut options = DetectionOptions {
             box_threshold: defaults.box_threshold,
-            text_threshold: numbers
+            text_threshold: thresholds
                 .text_threshold
                 .or(project.text_threshold)
                 .unwrap_or(defaults.text_threshold),
             nms_iou: project.nms_iou.unwrap_or(defaults.nms_iou),
             max_detections: project.max_detections.or(defaults.max_detections),
         };
-        let mut label_thresholds = None;
+        let mut default_label_threshold = None;
         let labels = config.labels(image);
-        let of_labels = labels.iter().filter_map(|label| label.score_threshold);
-        if let Some(chosen) = numbers.box_threshold.or(project.box_threshold) {
+        let label_thresholds = labels.iter().filter_map(|label| label.score_threshold);
+        if let Some(chosen) = thresholds.box_threshold.or(project.box_threshold) {
             options.box_threshold = chosen;
-        } else if let Some(lowest) = of_labels.reduce(f32::min) {
+        } else if let Some(lowest) = label_thresholds.reduce(f32::min) {
             // detect with the lowest threshold; each label's own threshold is applied later
-            label_thresholds = Some(options.box_threshold);
+            default_label_threshold = Some(options.box_threshold);
             options.box_threshold = options.box_threshold.min(lowest);
         }
         Self {
             options,
-            label_thresholds,
+            default_label_threshold,
             segment: project.segment.unwrap_or(true),
         }
     }
@@ -177,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn extra_params_come_in_four_shapes() {
+    fn extra_params_may_be_an_object_a_string_empty_or_null() {
         let object =
             json!({"box_threshold": 0.4, "nms_iou": "0.5", "segment": false, "prompt": " cup "});
         let (settings, problems) = ProjectSettings::parse(&object);
@@ -195,16 +202,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_in_extra_params_is_named() {
+    fn an_invalid_setting_in_extra_params_is_named() {
         for (value, expected) in [
             (
                 json!({"box_threshold": 30}),
-                "box_threshold = 30 must be a number from 0 to 1",
+                "box_threshold = 30 is ignored: it must be a number from 0 to 1",
             ),
             (json!({"max_detections": 0.5}), "max_detections"),
             (json!({"segment": "maybe"}), "true or false"),
-            (json!({"prompt": 5}), "a text"),
-            (json!({"treshold": 1}), "groundling knows prompt"),
+            (json!({"prompt": 5}), "must be a text"),
+            (json!({"treshold": 1}), "the known settings are prompt"),
             (json!([1]), "must be an object"),
             (json!("{"), "not JSON"),
         ] {
@@ -215,11 +222,11 @@ mod tests {
     }
 
     #[test]
-    fn one_order_of_precedence() {
+    fn thresholds_have_one_order_of_precedence() {
         let config = |attribute: &str| {
             let labels = format!("<Label value='a' {attribute}/><Label value='b'/>");
             let xml = format!(
-                "<View><Image name='i' value='$i'/><BrushLabels name='b' toName='i'>{labels}</BrushLabels></View>"
+                "<ProjectSnapshot><Image name='i' value='$i'/><BrushLabels name='b' toName='i'>{labels}</BrushLabels></ProjectSnapshot>"
             );
             LabelingConfig::parse(&xml).unwrap()
         };
@@ -230,21 +237,25 @@ mod tests {
             text_threshold: Some(0.15),
             ..ProjectSettings::default()
         };
-        let numbers = Numbers {
+        let numbers = ControlThresholds {
             box_threshold: Some(0.6),
             text_threshold: None,
         };
-        let none = (ProjectSettings::default(), Numbers::default());
+        let none = (ProjectSettings::default(), ControlThresholds::default());
         let resolve = |project: &ProjectSettings, numbers, config: &LabelingConfig| {
             let settings =
-                Settings::resolve(&defaults, project, numbers, config, &config.images[0]);
-            (settings.options.box_threshold, settings.label_thresholds)
+                ImageSettings::resolve(&defaults, project, numbers, config, &config.images[0]);
+            (
+                settings.options.box_threshold,
+                settings.default_label_threshold,
+            )
         };
         assert_eq!(resolve(&none.0, none.1, &plain), (0.3, None));
         assert_eq!(resolve(&none.0, none.1, &of_label), (0.1, Some(0.3)));
         assert_eq!(resolve(&project, none.1, &of_label), (0.5, None));
         assert_eq!(resolve(&project, numbers, &of_label), (0.6, None));
-        let settings = Settings::resolve(&defaults, &project, numbers, &plain, &plain.images[0]);
+        let settings =
+            ImageSettings::resolve(&defaults, &project, numbers, &plain, &plain.images[0]);
         assert_eq!(settings.options.text_threshold, 0.15);
     }
 }

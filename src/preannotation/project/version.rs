@@ -7,14 +7,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use super::settings::ProjectSettings;
-use crate::checkpoints::choice::Choice;
-use crate::config::Precision;
 use crate::detector::DetectionOptions;
 use crate::labeling::{LabelingConfig, Shape};
+use crate::pipeline::settings::{ModelNames, Precision};
 use crate::prompt::Prompt;
 
 /// The start of every model version, for example `groundling 0.1.0 demo+demo`.
-pub fn models(choice: &Choice, precision: Precision, detector_size: Option<usize>) -> String {
+pub fn models(names: &ModelNames, precision: Precision, detector_size: Option<usize>) -> String {
     let name = |model: &str| {
         let file_name = Path::new(model).file_name();
         file_name.map_or(model.to_owned(), |name| name.to_string_lossy().into_owned())
@@ -29,8 +28,8 @@ pub fn models(choice: &Choice, precision: Precision, detector_size: Option<usize
     format!(
         "groundling {} {}+{}{precision}{size}",
         env!("CARGO_PKG_VERSION"),
-        name(&choice.detector),
-        name(&choice.segmenter)
+        name(&names.detector),
+        name(&names.segmenter)
     )
 }
 
@@ -100,12 +99,27 @@ fn digest(text: &str) -> u64 {
 mod tests {
     use super::*;
 
+    /// A changed version makes Label Studio request every task again, so a release must not change it by accident.
     #[test]
-    fn it_changes_with_what_changes_results_and_with_nothing_else() {
+    fn the_version_of_a_project_is_stable() {
+        let xml = include_str!("../../../examples/label-studio/labeling_config.xml");
+        let config = LabelingConfig::parse(xml).unwrap();
+        let settings = ProjectSettings::default();
+        let options = DetectionOptions::default();
+        let version = of_project("groundling", &options, 0.2, &settings, None, Some(&config));
+        assert_eq!(
+            version,
+            "groundling box=0.3 text=0.25 nms=0.7 labels=247379"
+        );
+    }
+
+    #[test]
+    fn the_version_changes_exactly_with_what_changes_predictions() {
         let defaults = DetectionOptions::default();
         let xml = |label: &str| {
             let control = format!("<BrushLabels name='b' toName='i'>{label}</BrushLabels>");
-            let xml = format!("<View><Image name='i' value='$i'/>{control}</View>");
+            let xml =
+                format!("<ProjectSnapshot><Image name='i' value='$i'/>{control}</ProjectSnapshot>");
             LabelingConfig::parse(&xml).unwrap()
         };
         let version =

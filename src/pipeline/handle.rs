@@ -1,4 +1,4 @@
-//! Loads the models in the background: locates and downloads them, and retries after a failure.
+//! A handle to models that are loaded in the background. A failed attempt to load them is retried.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use super::Models;
 
 /// The loading state of the models.
 #[derive(Debug, Clone)]
-pub enum Status {
+pub enum LoadStatus {
     /// The models are being loaded from disk, which takes seconds.
     Loading {
         /// The current step.
         step: String,
     },
     /// The models are being downloaded, which may take minutes.
-    Fetching {
+    Downloading {
         /// The progress of the download.
         step: String,
     },
@@ -28,30 +28,30 @@ pub enum Status {
         /// The error message.
         reason: String,
         /// The time of the next attempt.
-        again: Instant,
+        retry_at: Instant,
     },
 }
 
 /// Why the models are not available.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotReady {
+pub enum ModelsUnavailable {
     /// They are being downloaded.
-    #[error("the models are not here yet: {0}")]
-    Fetching(String),
+    #[error("the models are still being downloaded: {0}")]
+    Downloading(String),
     /// Loading failed; it will be retried.
-    #[error("the models could not be loaded: {reason}; they are tried again in {seconds} s")]
+    #[error("the models could not be loaded: {reason}; the next attempt is in {seconds} s")]
     #[allow(missing_docs)]
     Failed { reason: String, seconds: u64 },
     /// The loading thread has ended without a result.
-    #[error("the thread that loads the models has stopped; restart groundling")]
+    #[error("the thread that loads the models has ended without a result; restart groundling")]
     Stopped,
 }
 
-impl NotReady {
+impl ModelsUnavailable {
     /// Seconds after which a client should retry.
     pub fn retry_after(&self) -> u64 {
         match self {
-            Self::Fetching(_) => 10,
+            Self::Downloading(_) => 10,
             Self::Failed { seconds, .. } => (*seconds).max(1),
             Self::Stopped => 60,
         }
@@ -60,30 +60,32 @@ impl NotReady {
 
 /// Reports the progress of loading.
 #[derive(Debug, Clone)]
-pub struct Reporter(watch::Sender<Status>);
+pub struct LoadProgress(watch::Sender<LoadStatus>);
 
-impl Reporter {
+impl LoadProgress {
     /// Reports a step on this machine.
     pub fn loading(&self, step: impl Into<String>) {
-        self.0.send_replace(Status::Loading { step: step.into() });
+        self.0
+            .send_replace(LoadStatus::Loading { step: step.into() });
     }
 
     /// Reports the progress of a download.
-    pub fn fetching(&self, step: impl Into<String>) {
-        self.0.send_replace(Status::Fetching { step: step.into() });
+    pub fn downloading(&self, step: impl Into<String>) {
+        self.0
+            .send_replace(LoadStatus::Downloading { step: step.into() });
     }
 }
 
 /// Delays between attempts; each delay is twice the one before.
 #[derive(Debug, Clone, Copy)]
-pub struct Pauses {
+pub struct RetryDelays {
     /// The delay after the first failure.
     pub first: Duration,
     /// The maximum delay.
     pub longest: Duration,
 }
 
-impl Default for Pauses {
+impl Default for RetryDelays {
     fn default() -> Self {
         Self {
             first: Duration::from_secs(5),
@@ -94,28 +96,28 @@ impl Default for Pauses {
 
 /// A handle to the models and their loading state; clones share it.
 #[derive(Debug, Clone)]
-pub struct Loading(watch::Receiver<Status>);
+pub struct ModelsHandle(watch::Receiver<LoadStatus>);
 
-impl Loading {
+impl ModelsHandle {
     /// Starts the thread that calls `load` until it succeeds or all handles are dropped.
     ///
     /// # Errors
     /// If the thread cannot be started.
     pub fn start<E: std::fmt::Display>(
-        pauses: Pauses,
-        load: impl Fn(Reporter) -> Result<Models, E> + Send + 'static,
+        delays: RetryDelays,
+        load: impl Fn(LoadProgress) -> Result<Models, E> + Send + 'static,
     ) -> std::io::Result<Self> {
-        let (report, status) = watch::channel(Status::Loading {
-            step: "the models are being looked up".to_owned(),
+        let (report, status) = watch::channel(LoadStatus::Loading {
+            step: "locating the models".to_owned(),
         });
         std::thread::Builder::new()
             .name("loading".to_owned())
-            .spawn(move || until_loaded(&report, pauses, load))?;
+            .spawn(move || load_with_retries(&report, delays, load))?;
         Ok(Self(status))
     }
 
     /// The current state.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> LoadStatus {
         self.0.borrow().clone()
     }
 
@@ -123,26 +125,26 @@ impl Loading {
     ///
     /// # Errors
     /// Immediately if they are being downloaded or if loading failed.
-    pub async fn models(&self) -> Result<Arc<Models>, NotReady> {
+    pub async fn get(&self) -> Result<Arc<Models>, ModelsUnavailable> {
         let mut status = self.0.clone();
         let settled = status
-            .wait_for(|status| !matches!(status, Status::Loading { .. }))
+            .wait_for(|status| !matches!(status, LoadStatus::Loading { .. }))
             .await
             .map(|status| status.clone());
         match settled {
-            Ok(Status::Ready(models)) => Ok(models),
-            Ok(Status::Fetching { step }) => Err(NotReady::Fetching(step)),
-            Ok(Status::Failed { reason, again }) => Err(NotReady::Failed {
+            Ok(LoadStatus::Ready(models)) => Ok(models),
+            Ok(LoadStatus::Downloading { step }) => Err(ModelsUnavailable::Downloading(step)),
+            Ok(LoadStatus::Failed { reason, retry_at }) => Err(ModelsUnavailable::Failed {
                 reason,
-                seconds: again
+                seconds: retry_at
                     .saturating_duration_since(Instant::now())
                     .as_secs_f32()
                     .ceil() as u64,
             }),
             // the thread has ended; the last status is still valid
-            Ok(Status::Loading { .. }) | Err(_) => match self.status() {
-                Status::Ready(models) => Ok(models),
-                _ => Err(NotReady::Stopped),
+            Ok(LoadStatus::Loading { .. }) | Err(_) => match self.status() {
+                LoadStatus::Ready(models) => Ok(models),
+                _ => Err(ModelsUnavailable::Stopped),
             },
         }
     }
@@ -151,39 +153,40 @@ impl Loading {
     ///
     /// # Errors
     /// At the first failure.
-    pub async fn fetched(&self) -> Result<Arc<Models>, NotReady> {
+    pub async fn get_after_download(&self) -> Result<Arc<Models>, ModelsUnavailable> {
         let mut status = self.0.clone();
-        let is_settled =
-            |status: &Status| matches!(status, Status::Ready(_) | Status::Failed { .. });
+        let is_settled = |status: &LoadStatus| {
+            matches!(status, LoadStatus::Ready(_) | LoadStatus::Failed { .. })
+        };
         // an error means that the thread has ended; the status then no longer changes
         let _ = status.wait_for(is_settled).await;
-        self.models().await
+        self.get().await
     }
 }
 
-fn until_loaded<E: std::fmt::Display>(
-    report: &watch::Sender<Status>,
-    pauses: Pauses,
-    load: impl Fn(Reporter) -> Result<Models, E>,
+fn load_with_retries<E: std::fmt::Display>(
+    report: &watch::Sender<LoadStatus>,
+    delays: RetryDelays,
+    load: impl Fn(LoadProgress) -> Result<Models, E>,
 ) {
-    let mut pause = pauses.first;
+    let mut delay = delays.first;
     loop {
         // without this, a panic would leave all requests waiting
-        let loaded = catch_unwind(AssertUnwindSafe(|| load(Reporter(report.clone()))));
+        let loaded = catch_unwind(AssertUnwindSafe(|| load(LoadProgress(report.clone()))));
         let reason = match loaded {
             Ok(Ok(models)) => {
                 tracing::info!(device = models.device(), "the models are loaded");
-                report.send_replace(Status::Ready(Arc::new(models)));
+                report.send_replace(LoadStatus::Ready(Arc::new(models)));
                 return;
             }
             Ok(Err(error)) => error.to_string(),
-            Err(_) => "loading them panicked, which is a defect of groundling".to_owned(),
+            Err(_) => "loading them panicked; this is a bug in groundling".to_owned(),
         };
-        let seconds = pause.as_secs_f32();
-        tracing::error!(%reason, "the models could not be loaded; they are tried again in {seconds} s");
-        let again = Instant::now() + pause;
-        report.send_replace(Status::Failed { reason, again });
-        while let Some(rest) = again.checked_duration_since(Instant::now()) {
+        let seconds = delay.as_secs_f32();
+        tracing::error!(%reason, "the models could not be loaded; the next attempt is in {seconds} s");
+        let retry_at = Instant::now() + delay;
+        report.send_replace(LoadStatus::Failed { reason, retry_at });
+        while let Some(rest) = retry_at.checked_duration_since(Instant::now()) {
             if report.is_closed() {
                 return;
             }
@@ -192,7 +195,7 @@ fn until_loaded<E: std::fmt::Display>(
         if report.is_closed() {
             return;
         }
-        pause = (pause * 2).min(pauses.longest);
+        delay = (delay * 2).min(delays.longest);
     }
 }
 
@@ -203,15 +206,15 @@ mod tests {
     use super::*;
     use crate::pipeline::testing::demo_models;
 
-    const SOON: Pauses = Pauses {
+    const SOON: RetryDelays = RetryDelays {
         first: Duration::from_millis(20),
         longest: Duration::from_millis(40),
     };
 
-    async fn ready(loading: &Loading) -> Arc<Models> {
+    async fn ready(models: &ModelsHandle) -> Arc<Models> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            match loading.models().await {
+            match models.get().await {
                 Ok(models) => return models,
                 Err(error) => assert!(Instant::now() < deadline, "{error}"),
             }
@@ -220,10 +223,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_and_a_panic_are_tried_again() {
+    async fn loading_is_retried_after_a_failure_and_after_a_panic() {
         let tries = Arc::new(AtomicU32::new(0));
         let counted = tries.clone();
-        let loading = Loading::start(SOON, move |_| {
+        let models = ModelsHandle::start(SOON, move |_| {
             match counted.fetch_add(1, Ordering::SeqCst) {
                 0 => Err("the hub is away"),
                 1 => panic!("a defect"),
@@ -231,27 +234,32 @@ mod tests {
             }
         })
         .unwrap();
-        let failed = loading.fetched().await.unwrap_err();
-        assert!(matches!(&failed, NotReady::Failed { reason, .. } if reason == "the hub is away"));
-        assert!(failed.to_string().contains("tried again in"), "{failed}");
-        ready(&loading).await;
+        let failed = models.get_after_download().await.unwrap_err();
+        assert!(
+            matches!(&failed, ModelsUnavailable::Failed { reason, .. } if reason == "the hub is away")
+        );
+        assert!(
+            failed.to_string().contains("next attempt is in"),
+            "{failed}"
+        );
+        ready(&models).await;
         assert_eq!(tries.load(Ordering::SeqCst), 3);
     }
 
     #[tokio::test]
-    async fn whoever_asks_waits_for_loading_and_not_for_fetching() {
+    async fn requests_wait_for_loading_and_not_for_downloads() {
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let wait = std::sync::Mutex::new(wait);
-        let loading = Loading::start(SOON, move |reporter| {
-            reporter.fetching("model.safetensors: 12 %");
+        let models = ModelsHandle::start(SOON, move |progress| {
+            progress.downloading("model.safetensors: 12 %");
             wait.lock().unwrap().recv().unwrap();
-            reporter.loading("from disk");
+            progress.loading("from disk");
             wait.lock().unwrap().recv().unwrap();
             Ok::<_, String>(demo_models())
         })
         .unwrap();
         let refused = loop {
-            match tokio::time::timeout(Duration::from_millis(5), loading.models()).await {
+            match tokio::time::timeout(Duration::from_millis(5), models.get()).await {
                 Ok(refused) => break refused.unwrap_err(),
                 // the download has not started yet
                 Err(_) => continue,
@@ -259,20 +267,20 @@ mod tests {
         };
         assert_eq!(
             refused,
-            NotReady::Fetching("model.safetensors: 12 %".to_owned())
+            ModelsUnavailable::Downloading("model.safetensors: 12 %".to_owned())
         );
         assert!(refused.retry_after() > 0);
         go.send(()).unwrap();
         let asked = tokio::spawn({
-            let loading = loading.clone();
-            async move { loading.models().await.is_ok() }
+            let models = models.clone();
+            async move { models.get().await.is_ok() }
         });
-        while matches!(loading.status(), Status::Fetching { .. }) {
+        while matches!(models.status(), LoadStatus::Downloading { .. }) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         go.send(()).unwrap();
         // the request came during the download or during loading, whichever was first
         let _ = asked.await.unwrap();
-        ready(&loading).await;
+        ready(&models).await;
     }
 }

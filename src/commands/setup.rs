@@ -7,16 +7,16 @@ use anyhow::Context;
 
 use super::progress;
 use crate::budget::Budget;
-use crate::config::{MediaArgs, PromptMemory, RoadArgs, StoreArgs};
+use crate::config::{MediaArgs, PromptMemory, SetupArgs, StoreArgs};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::media::guard::AllowedHosts;
 use crate::media::{Fetcher, FetcherConfig, ImageLimits, Images};
-use crate::pipeline::Plan;
-use crate::pipeline::loading::{Loading, Pauses};
+use crate::pipeline::ModelLoader;
+use crate::pipeline::handle::{ModelsHandle, RetryDelays};
 use crate::pipeline::scheduler::Scheduler;
 use crate::pipeline::stages::{STAGES_PERCENT, Stages};
 use crate::pipeline::warm::WarmEmbeddings;
-use crate::preannotation::project::memory::ProjectMemory;
+use crate::preannotation::project::store::ProjectStore;
 use crate::preannotation::project::version;
 use crate::preannotation::{Defaults, Preannotator, Projects};
 use crate::store::DiskStore;
@@ -36,52 +36,77 @@ pub(super) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// # Errors
 /// If a setting is wrong.
 pub(super) fn preannotator(
-    args: RoadArgs,
-    memory: ProjectMemory,
+    args: SetupArgs,
+    projects: ProjectStore,
     prompts: PromptMemory,
     queue: usize,
 ) -> anyhow::Result<Preannotator> {
-    let RoadArgs {
+    let SetupArgs {
         media,
         models,
         detection,
         store,
         ..
     } = args;
-    let plan = Plan::new(&models);
+    let loader = ModelLoader::new(models.settings());
     let defaults = Defaults {
         label_studio: label_studio(&media)?,
         options: detection.options(),
         polygon_tolerance: detection.polygon_tolerance.0,
-        models: version::models(plan.choice(), plan.precision(), plan.detector_size()),
+        models: version::models(loader.names(), loader.precision(), loader.detector_size()),
         remembers_prompts: prompts == PromptMemory::Project,
     };
     let warm = warm_embeddings(&store, &models.model_dir);
     let disk = warm.as_ref().map(|warm| warm.disk().clone());
-    let plan = match disk {
-        Some(_) => plan.identifying(),
-        None => plan,
+    let loader = match disk {
+        Some(_) => loader.with_weights_digest(),
+        None => loader,
     };
-    let loading = Loading::start(Pauses::default(), move |reporter| {
+    let models = ModelsHandle::start(RetryDelays::default(), move |progress| {
         // on the loading thread, because listing many files takes a while
         if let Some(disk) = &disk {
             disk.tidy();
         }
-        plan.load(&progress::logged(reporter))
+        loader.load(&progress::to_log(progress))
     })?;
     let bytes = store.memory_bytes();
-    let stages = Stages::new(Scheduler::start()?, loading, bytes, warm);
+    let stages = Stages::new(Scheduler::start()?, models, bytes, warm);
     // the share that the stages leave
     let limits = ImageLimits {
         kept_bytes: bytes / 100 * (100 - STAGES_PERCENT),
         ..ImageLimits::default()
     };
     Ok(Preannotator::new(
-        Projects::new(defaults, memory),
+        Projects::new(defaults, projects),
         Images::new(fetcher(&media, store.request_bytes)?, limits),
         stages,
         queue,
     ))
+}
+
+/// The remembered prompts and settings of projects.
+#[cfg(feature = "sqlite")]
+pub(super) fn project_store(model_dir: &Path) -> ProjectStore {
+    ProjectStore::open(model_dir)
+}
+
+/// The prompts and settings of projects; this build cannot keep them across restarts.
+#[cfg(not(feature = "sqlite"))]
+pub(super) fn project_store(_: &Path) -> ProjectStore {
+    tracing::warn!("prompts are lost at a restart, because this build has no SQLite");
+    ProjectStore::in_memory()
+}
+
+/// What a server that uses the same `MODEL_DIR` remembers, read without writing to its file.
+#[cfg(feature = "sqlite")]
+pub(super) fn remembered_projects(model_dir: &Path) -> ProjectStore {
+    ProjectStore::open_read_only(model_dir)
+}
+
+/// This build cannot read what a server remembers.
+#[cfg(not(feature = "sqlite"))]
+pub(super) fn remembered_projects(_: &Path) -> ProjectStore {
+    ProjectStore::in_memory()
 }
 
 /// The store of image embeddings on disk; `None` if the settings disable it.

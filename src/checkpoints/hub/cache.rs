@@ -13,11 +13,11 @@ use std::time::Duration;
 use hf_hub::{Cache, Repo, RepoType};
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
-use super::hub::Source;
+use super::revision::{RepoRevision, is_commit};
 
 /// The folder of one repository in the cache.
 #[derive(Debug)]
-pub(super) struct Repository {
+pub(super) struct CachedRepo {
     /// `models--OWNER--NAME`
     name: String,
     root: PathBuf,
@@ -26,15 +26,22 @@ pub(super) struct Repository {
 
 /// A blob that is being downloaded. Its lock keeps other processes from downloading it at the same time.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct BlobLock {
     blob: PathBuf,
     etag: String,
     _lock: Option<File>,
 }
 
-impl Repository {
-    pub(super) fn new(cache: &Path, source: &Source) -> Self {
-        let name = Repo::new(source.id.clone(), RepoType::Model).folder_name();
+/// The two checksums of a damaged file, in hexadecimal.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mismatch {
+    pub(super) found: String,
+    pub(super) expected: String,
+}
+
+impl CachedRepo {
+    pub(super) fn new(cache: &Path, repo: &RepoRevision) -> Self {
+        let name = Repo::new(repo.id.clone(), RepoType::Model).folder_name();
         Self {
             root: cache.join(&name),
             name,
@@ -42,21 +49,26 @@ impl Repository {
         }
     }
 
+    /// The folder of the whole cache.
+    pub(super) fn cache_folder(&self) -> &Path {
+        &self.cache
+    }
+
     /// The folder of a revision's files; `None` if none of them was ever downloaded.
-    pub(super) fn snapshot(&self, source: &Source) -> Option<PathBuf> {
-        let commit = if is_commit(&source.revision) {
-            source.revision.clone()
+    pub(super) fn snapshot(&self, repo: &RepoRevision) -> Option<PathBuf> {
+        let commit = if repo.is_commit() {
+            repo.revision.clone()
         } else {
-            let reference = self.root.join("refs").join(&source.revision);
+            let reference = self.root.join("refs").join(&repo.revision);
             let commit = fs::read_to_string(reference).ok()?.trim().to_owned();
             is_commit(&commit).then_some(commit)?
         };
-        let folder = self.folder(source, &commit);
+        let folder = self.folder(repo, &commit);
         folder.is_dir().then_some(folder)
     }
 
-    fn folder(&self, source: &Source, commit: &str) -> PathBuf {
-        let repo = Repo::with_revision(source.id.clone(), RepoType::Model, source.revision.clone());
+    fn folder(&self, repo: &RepoRevision, commit: &str) -> PathBuf {
+        let repo = Repo::with_revision(repo.id.clone(), RepoType::Model, repo.revision.clone());
         Cache::new(self.cache.clone())
             .repo(repo)
             .pointer_path(commit)
@@ -66,20 +78,20 @@ impl Repository {
     ///
     /// # Errors
     /// If the cache cannot be written.
-    pub(super) fn slot(&self, etag: &str, waiting: impl Fn()) -> io::Result<Slot> {
+    pub(super) fn lock(&self, etag: &str, waiting: impl Fn()) -> io::Result<BlobLock> {
         let blobs = self.root.join("blobs");
         fs::create_dir_all(&blobs)?;
         let locks = self.cache.join(".locks").join(&self.name);
         fs::create_dir_all(&locks)?;
         let file = File::create(locks.join(format!("{etag}.lock")))?;
-        let mut told = false;
+        let mut has_reported = false;
         let lock = loop {
             match file.try_lock() {
                 Ok(()) => break Some(file),
                 Err(TryLockError::WouldBlock) => {
-                    if !told {
+                    if !has_reported {
                         waiting();
-                        told = true;
+                        has_reported = true;
                     }
                     std::thread::sleep(Duration::from_millis(300));
                 }
@@ -87,7 +99,7 @@ impl Repository {
                 Err(TryLockError::Error(_)) => break None,
             }
         };
-        Ok(Slot {
+        Ok(BlobLock {
             blob: blobs.join(etag),
             etag: etag.to_owned(),
             _lock: lock,
@@ -100,12 +112,12 @@ impl Repository {
     /// If the cache cannot be written.
     pub(super) fn publish(
         &self,
-        slot: &Slot,
-        source: &Source,
+        blob: &BlobLock,
+        repo: &RepoRevision,
         commit: &str,
         file: &str,
     ) -> io::Result<PathBuf> {
-        let folder = self.folder(source, commit);
+        let folder = self.folder(repo, commit);
         fs::create_dir_all(&folder)?;
         let pointer = folder.join(file);
         if !pointer.is_file() {
@@ -114,10 +126,10 @@ impl Repository {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            link(&slot.blob, &slot.etag, &pointer)?;
+            link(&blob.blob, &blob.etag, &pointer)?;
         }
-        if source.revision != commit {
-            let reference = self.root.join("refs").join(&source.revision);
+        if repo.revision != commit {
+            let reference = self.root.join("refs").join(&repo.revision);
             if let Some(parent) = reference.parent() {
                 fs::create_dir_all(parent)?;
             }
@@ -141,42 +153,42 @@ fn link(blob: &Path, _: &str, pointer: &Path) -> io::Result<()> {
     fs::copy(blob, pointer).map(|_| ())
 }
 
-impl Slot {
+impl BlobLock {
     /// The path of the complete file.
     pub(super) fn blob(&self) -> &Path {
         &self.blob
     }
 
     /// The path of the partial download.
-    pub(super) fn part(&self) -> PathBuf {
+    pub(super) fn partial(&self) -> PathBuf {
         self.blob
             .with_file_name(format!("{}.incomplete", self.etag))
     }
 
-    /// Compares the checksum of a file with its etag. Returns the found and the expected checksum if they differ.
+    /// Compares the checksum of a file with the blob's etag; `None` if they are equal.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub(super) fn differs(&self, file: &Path) -> io::Result<Option<(String, String)>> {
-        differs(file, &self.etag)
+    pub(super) fn checksum_mismatch(&self, file: &Path) -> io::Result<Option<Mismatch>> {
+        checksum_mismatch(file, &self.etag)
     }
 }
 
-/// See [`Slot::differs`].
-pub(super) fn differs(file: &Path, etag: &str) -> io::Result<Option<(String, String)>> {
+/// Compares the checksum of a file with its etag; `None` if they are equal, or if the etag is no checksum.
+///
+/// # Errors
+/// If the file cannot be read.
+pub(super) fn checksum_mismatch(file: &Path, etag: &str) -> io::Result<Option<Mismatch>> {
     let found = match etag.len() {
         64 => sha256(file)?,
         40 => git_sha1(file)?,
         // a mirror's own etag, which is no checksum
         _ => return Ok(None),
     };
-    Ok((found != etag).then(|| (found, etag.to_owned())))
-}
-
-/// Whether a revision is a commit, not a branch or a tag.
-pub(super) fn is_commit(revision: &str) -> bool {
-    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    revision.len() == 40 && revision.bytes().all(is_digit)
+    Ok((found != etag).then(|| Mismatch {
+        found,
+        expected: etag.to_owned(),
+    }))
 }
 
 /// A file's SHA-256 in hexadecimal.
@@ -212,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksums_as_the_hub_names_them() {
+    fn checksums_are_those_of_the_hub() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("hello");
         fs::write(&file, "hello\n").unwrap();
@@ -220,10 +232,10 @@ mod tests {
         let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
         let sha1 = "ce013625030ba8dba906f756967f9e9ca394464a";
         for etag in [sha256, sha1, "abc"] {
-            assert_eq!(differs(&file, etag).unwrap(), None);
+            assert_eq!(checksum_mismatch(&file, etag).unwrap(), None);
         }
         fs::write(&file, "hallo\n").unwrap();
-        assert!(differs(&file, sha256).unwrap().is_some());
-        assert!(differs(&file, sha1).unwrap().is_some());
+        assert!(checksum_mismatch(&file, sha256).unwrap().is_some());
+        assert!(checksum_mismatch(&file, sha1).unwrap().is_some());
     }
 }

@@ -1,70 +1,69 @@
-//! Resolves which models run on which device, before anything is downloaded or loaded.
+//! Opens the device, locates the configured models and loads them.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
+use super::settings::{DeviceChoice, ModelNames, ModelSettings, Precision};
 use super::warm::EmbeddingSource;
 use super::{LoadError, Models, device};
-use crate::checkpoints::choice::Choice;
-use crate::checkpoints::hub::Watcher;
+use crate::checkpoints::hub::ProgressObserver;
 use crate::checkpoints::{DEMO, Locator, NONE, Role};
-use crate::config::{DeviceChoice, ModelArgs, Precision};
 use crate::detector::Detector;
 use crate::models::ops::InstructionSet;
 use crate::models::weights::Checkpoint;
 use crate::segmenter::Segmenter;
 
-/// The models and the device that the settings select.
+/// Loads the models that the settings select.
 #[derive(Debug)]
-pub struct Plan {
-    choice: Choice,
+pub struct ModelLoader {
+    names: ModelNames,
     precision: Precision,
     detector_size: Option<usize>,
     locator: Locator,
     /// Whether a digest of the segmenter's weights is computed while they are loaded.
-    identifies: bool,
+    computes_weights_digest: bool,
     /// An error of the device is reported when the models are loaded.
     device: Result<Device, String>,
 }
 
-impl Plan {
-    /// Opens the device and selects the models for it.
-    pub fn new(args: &ModelArgs) -> Self {
-        let device = device::open(args.device).map_err(|error| error.to_string());
+impl ModelLoader {
+    /// Opens the device and selects the models for it. Neither locates nor loads them.
+    pub fn new(settings: ModelSettings) -> Self {
+        let device = device::open(settings.device).map_err(|error| error.to_string());
         let on_gpu = match &device {
             Ok(device) => !device.is_cpu(),
-            Err(_) => matches!(args.device, DeviceChoice::Cuda(_)),
+            Err(_) => matches!(settings.device, DeviceChoice::Cuda(_)),
         };
         Self {
-            choice: Choice::new(args, on_gpu),
-            precision: args.precision,
-            detector_size: args.detector_size.map(usize::from),
-            locator: Locator::new(args),
-            identifies: false,
+            names: ModelNames::new(&settings, on_gpu),
+            precision: settings.precision,
+            detector_size: settings.detector_size,
+            locator: Locator::new(settings.model_dir, settings.hub),
+            computes_weights_digest: false,
             device,
         }
     }
 
     /// Also computes the digest of the segmenter's weights during loading. Image embeddings on disk are stored under
     /// it.
-    pub fn identifying(mut self) -> Self {
-        self.identifies = true;
+    pub fn with_weights_digest(mut self) -> Self {
+        self.computes_weights_digest = true;
         self
     }
 
-    /// The selected models.
-    pub fn choice(&self) -> &Choice {
-        &self.choice
+    /// The names of the selected models.
+    pub fn names(&self) -> &ModelNames {
+        &self.names
     }
 
     /// The names of the models that would have to be downloaded.
     pub fn missing(&self) -> Vec<&str> {
-        let names = [&self.choice.detector, &self.choice.segmenter];
-        let is_here =
+        let names = [&self.names.detector, &self.names.segmenter];
+        let is_local =
             |name: &str| name == DEMO || name == NONE || self.locator.local(name).is_some();
         let missing = names.into_iter().map(String::as_str);
-        missing.filter(|name| !is_here(name)).collect()
+        missing.filter(|name| !is_local(name)).collect()
     }
 
     /// The precision of the models' tensors.
@@ -90,16 +89,19 @@ impl Plan {
     ///
     /// # Errors
     /// If a checkpoint is unknown, cannot be downloaded, is incomplete or damaged, or has another architecture.
-    pub fn load(&self, watcher: &Arc<dyn Watcher>) -> Result<Models, LoadError> {
+    pub fn load(&self, observer: &Arc<dyn ProgressObserver>) -> Result<Models, LoadError> {
         let (device, dtype) = self.placement()?;
         self.warn_of_demo();
         // download both before loading the first one
-        let detector = self.locate_detector(watcher)?;
-        let segmenter = self.locate_segmenter(watcher)?;
-        watcher.loading("the models are being loaded");
+        let detector = self.locate_detector(observer)?;
+        let segmenter = self.locate_segmenter(observer)?;
+        observer.loading("loading the models");
         let source = |checkpoint: &Checkpoint| EmbeddingSource::new(checkpoint.clone(), dtype);
         let embedding_source = segmenter.as_ref().map(source);
-        if let Some(source) = embedding_source.as_ref().filter(|_| self.identifies) {
+        if let Some(source) = embedding_source
+            .as_ref()
+            .filter(|_| self.computes_weights_digest)
+        {
             source.identify();
         }
         let detector = self.open_detector(&detector, dtype, device)?;
@@ -117,9 +119,12 @@ impl Plan {
     ///
     /// # Errors
     /// See [`Self::load`].
-    pub fn load_detector(&self, watcher: &Arc<dyn Watcher>) -> Result<Detector, LoadError> {
+    pub fn load_detector(
+        &self,
+        observer: &Arc<dyn ProgressObserver>,
+    ) -> Result<Detector, LoadError> {
         let (device, dtype) = self.placement()?;
-        let checkpoint = self.locate_detector(watcher)?;
+        let checkpoint = self.locate_detector(observer)?;
         self.open_detector(&checkpoint, dtype, device)
     }
 
@@ -143,10 +148,10 @@ impl Plan {
     /// See [`Self::load`].
     pub fn load_segmenter(
         &self,
-        watcher: &Arc<dyn Watcher>,
+        observer: &Arc<dyn ProgressObserver>,
     ) -> Result<Option<Segmenter>, LoadError> {
         let (device, dtype) = self.placement()?;
-        let checkpoint = self.locate_segmenter(watcher)?;
+        let checkpoint = self.locate_segmenter(observer)?;
         let segmenter = checkpoint.map(|checkpoint| Segmenter::load(&checkpoint, dtype, device));
         Ok(segmenter.transpose()?)
     }
@@ -154,49 +159,48 @@ impl Plan {
     /// The device and the dtype of the models on it.
     fn placement(&self) -> Result<(&Device, DType), LoadError> {
         let device = self.device()?;
-        let dtype = match self.precision {
-            Precision::F32 => DType::F32,
-            Precision::F16 => DType::F16,
-            Precision::Bf16 => DType::BF16,
-        };
+        let dtype = self.precision.dtype();
         if device.is_cpu() && dtype == DType::F16 {
             return Err(LoadError::Precision);
         }
         if device.is_cpu() && dtype == DType::BF16 && !InstructionSet::current().has_bf16_products()
         {
             tracing::warn!(
-                "PRECISION=bf16 takes less memory here, but more time: this CPU has no instructions for it (avx512_bf16)"
+                "PRECISION=bf16 saves memory but is slower than f32 on this CPU, because the CPU has no bf16 instructions (avx512_bf16)"
             );
         }
         Ok((device, dtype))
     }
 
     fn warn_of_demo(&self) {
-        let Choice {
+        let ModelNames {
             detector,
             segmenter,
-        } = &self.choice;
-        if self.choice.has_demo() {
+        } = &self.names;
+        if self.names.has_demo() {
             tracing::warn!(
                 detector,
                 segmenter,
-                "the demo models know coloured shapes only"
+                "the demo models detect only coloured shapes; set DETECTOR and SEGMENTER for real images"
             );
         }
     }
 
-    fn locate_detector(&self, watcher: &Arc<dyn Watcher>) -> Result<Checkpoint, LoadError> {
-        let name = &self.choice.detector;
-        Ok(self.locator.locate(Role::Detector, name, watcher)?)
+    fn locate_detector(
+        &self,
+        observer: &Arc<dyn ProgressObserver>,
+    ) -> Result<Checkpoint, LoadError> {
+        let name = &self.names.detector;
+        Ok(self.locator.locate(Role::Detector, name, observer)?)
     }
 
     fn locate_segmenter(
         &self,
-        watcher: &Arc<dyn Watcher>,
+        observer: &Arc<dyn ProgressObserver>,
     ) -> Result<Option<Checkpoint>, LoadError> {
-        Ok(match self.choice.segmenter.as_str() {
+        Ok(match self.names.segmenter.as_str() {
             NONE => None,
-            name => Some(self.locator.locate(Role::Segmenter, name, watcher)?),
+            name => Some(self.locator.locate(Role::Segmenter, name, observer)?),
         })
     }
 }

@@ -1,0 +1,106 @@
+//! Where images come from, and how large they may be.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+
+/// Where images come from.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Images")]
+pub struct MediaArgs {
+    /// Label Studio's address as seen from this machine, such as http://localhost:8080.
+    #[arg(long, env = "LABEL_STUDIO_HOST", value_name = "URL")]
+    pub label_studio_host: Option<String>,
+    /// Another name of the same setting.
+    #[arg(long, env = "LABEL_STUDIO_URL", value_name = "URL", hide = true)]
+    pub label_studio_url: Option<String>,
+    /// Label Studio's access token (Account & Settings): a personal access token, or a legacy token.
+    #[arg(
+        long,
+        env = "LABEL_STUDIO_ACCESS_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub label_studio_access_token: Option<SecretString>,
+    /// Another name of the same setting.
+    #[arg(
+        long,
+        env = "LABEL_STUDIO_API_KEY",
+        value_name = "TOKEN",
+        hide = true,
+        hide_env_values = true
+    )]
+    pub label_studio_api_key: Option<SecretString>,
+    /// The folder that Label Studio serves local files from, if this machine has it too. Local files are then read from
+    /// disk and not requested from Label Studio.
+    #[arg(long, env = "LOCAL_FILES_DOCUMENT_ROOT", value_name = "DIR")]
+    pub local_files_document_root: Option<PathBuf>,
+    /// Another name of the same setting.
+    #[arg(
+        long,
+        env = "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
+        value_name = "DIR",
+        hide = true
+    )]
+    pub label_studio_local_files_document_root: Option<PathBuf>,
+    /// Hosts with private addresses from which images may be fetched, besides Label Studio's, such as "minio:9000,
+    /// nas"; "*" allows all.
+    #[arg(
+        long,
+        env = "ALLOWED_IMAGE_HOSTS",
+        default_value = "",
+        value_name = "HOST[:PORT],...",
+        hide_default_value = true
+    )]
+    pub allowed_image_hosts: String,
+    /// Time limit for fetching one image, in seconds.
+    #[arg(long, env = "IMAGE_TIMEOUT_S", default_value_t = 30)]
+    pub image_timeout_s: u64,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub limits: ImageLimitArgs,
+}
+
+impl MediaArgs {
+    /// Label Studio's address under either name; an empty one counts as unset.
+    pub fn host(&self) -> Option<&str> {
+        [&self.label_studio_host, &self.label_studio_url]
+            .into_iter()
+            .flatten()
+            .map(|host| host.trim())
+            .find(|host| !host.is_empty())
+    }
+
+    /// The token under either name, trimmed; an empty one counts as unset.
+    pub fn token(&self) -> Option<SecretString> {
+        [&self.label_studio_access_token, &self.label_studio_api_key]
+            .into_iter()
+            .flatten()
+            .map(|token| SecretString::from(token.expose_secret().trim()))
+            .find(|token| !token.expose_secret().is_empty())
+    }
+
+    /// The folder of local files under either name; an empty one counts as unset.
+    pub fn local_files(&self) -> Option<&PathBuf> {
+        [
+            &self.local_files_document_root,
+            &self.label_studio_local_files_document_root,
+        ]
+        .into_iter()
+        .flatten()
+        .find(|folder| !folder.as_os_str().is_empty())
+    }
+}
+
+/// Limits of images.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Images")]
+pub struct ImageLimitArgs {
+    /// Maximum size of an image file, in bytes.
+    #[arg(long, env = "MAX_IMAGE_BYTES", default_value_t = 100 << 20)]
+    pub max_image_bytes: usize,
+    /// Maximum number of pixels of an image, checked before it is decoded.
+    #[arg(long, env = "MAX_IMAGE_PIXELS", default_value_t = 120_000_000)]
+    pub max_image_pixels: usize,
+}

@@ -1,0 +1,57 @@
+//! Types of values that several settings share.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A value that cannot be parsed; the message says what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidValue(pub(super) String);
+
+/// Yes or no, in the words that Label Studio's and the hub's tools accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Switch(pub bool);
+
+impl FromStr for Switch {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match text.trim().to_lowercase().as_str() {
+            "1" | "true" | "yes" | "on" => Ok(Self(true)),
+            "0" | "false" | "no" | "not" | "off" => Ok(Self(false)),
+            _ => Err(InvalidValue(
+                "it must be 1 or 0, true or false, yes or no, on or off".to_owned(),
+            )),
+        }
+    }
+}
+
+/// A number from 0 to `MAX`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UpTo<const MAX: u8>(pub f32);
+
+/// A number from 0 to 1.
+pub(super) type Fraction = UpTo<1>;
+/// A number from 0 to 100.
+pub(super) type Percent = UpTo<100>;
+
+impl<const MAX: u8> FromStr for UpTo<MAX> {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        text.trim()
+            .parse()
+            .ok()
+            .filter(|value| (0.0..=f32::from(MAX)).contains(value))
+            .map(Self)
+            .ok_or_else(|| {
+                InvalidValue(format!("it must be a number from 0 to {MAX}, such as 0.3"))
+            })
+    }
+}
+
+impl<const MAX: u8> fmt::Display for UpTo<MAX> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
