@@ -12,7 +12,7 @@ use secrecy::ExposeSecret;
 
 use super::cache::{Repository, Slot, is_commit};
 use super::hub::{Hub, HubError, Source, Watcher};
-use crate::outgoing::{self, causes, client};
+use crate::outgoing::{self, client, error_chain};
 
 /// The hub's metadata of a file.
 #[derive(Debug)]
@@ -56,7 +56,8 @@ impl Transfer<'_> {
         let url = self.url(&format!("api/models/{id}/revision/{revision}"))?;
         let response = self.ask(&client, Method::GET, url, None).await?;
         let response = self.expect_success(response)?;
-        let answer = tokio::time::timeout(PATIENCE, outgoing::read(response, MAX_LISTING)).await;
+        let answer =
+            tokio::time::timeout(PATIENCE, outgoing::read_body(response, MAX_LISTING)).await;
         let answer = answer.map_err(|_| self.unreachable(self.silence()))?;
         let answer = answer.map_err(|error| self.strange(error.to_string()))?;
         serde_json::from_slice(&answer).map_err(|error| self.strange(error.to_string()))
@@ -90,7 +91,9 @@ impl Transfer<'_> {
 
     fn client(&self) -> Result<Client, HubError> {
         let builder = client().no_gzip().connect_timeout(CONNECT);
-        builder.build().map_err(|e| self.unreachable(causes(&e)))
+        builder
+            .build()
+            .map_err(|e| self.unreachable(error_chain(&e)))
     }
 
     fn url(&self, path: &str) -> Result<Url, HubError> {
@@ -133,7 +136,7 @@ impl Transfer<'_> {
         }
         match tokio::time::timeout(PATIENCE, request.send()).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(self.unreachable(causes(&error.without_url()))),
+            Ok(Err(error)) => Err(self.unreachable(error_chain(&error.without_url()))),
             Err(_) => Err(self.unreachable(self.silence())),
         }
     }
@@ -268,7 +271,7 @@ impl Transfer<'_> {
                 Ok(Ok(Some(piece))) => piece,
                 Ok(Ok(None)) => break,
                 Ok(Err(error)) => {
-                    let reason = causes(&error.without_url());
+                    let reason = error_chain(&error.without_url());
                     return Err(Attempt::Again(self.unreachable(reason)));
                 }
                 Err(_) => return Err(Attempt::Over(self.unreachable(self.silence()))),

@@ -136,7 +136,7 @@ impl Run {
         Ok(())
     }
 
-    fn is_wanted(&mut self, task: &api::Task) -> bool {
+    fn is_wanted(&mut self, task: &api::StoredTask) -> bool {
         self.summary.tasks += 1;
         let version = Some(self.plan.version());
         let mut predictions = task.predictions.iter();
@@ -151,7 +151,7 @@ impl Run {
         false
     }
 
-    async fn some(&mut self, tasks: Vec<api::Task>) -> anyhow::Result<()> {
+    async fn some(&mut self, tasks: Vec<api::StoredTask>) -> anyhow::Result<()> {
         let (api, preannotator) = (&self.api, &self.preannotator);
         let plan = &self.plan;
         let work = tasks.into_iter().map(|task| async move {
@@ -188,7 +188,7 @@ async fn one(
     api: &Api,
     preannotator: &Preannotator,
     plan: &BatchPlan,
-    task: api::Task,
+    task: api::StoredTask,
 ) -> Result<usize, TaskError> {
     let wanted = Task {
         id: Some(task.id),

@@ -316,7 +316,7 @@ fn store(args: &RoadArgs, findings: &mut Findings) {
     let folder = args.store.embeddings(&args.models.model_dir);
     // with no limit, so that this check deletes nothing
     let disk = DiskStore::new(folder, u64::MAX);
-    disk.tidy();
+    disk.scan_and_evict();
     let usage = disk.usage();
     findings.good(format!(
         "{} image embeddings in {} of {} on disk (WARM_BYTES), in {} (CACHE_DIR)",

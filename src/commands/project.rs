@@ -10,7 +10,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
 use super::{print, road, tell};
 use crate::config::RoadArgs;
-use crate::label_studio::api::{Api, ApiError, Project, Task};
+use crate::label_studio::api::{Api, ApiError, Project, StoredTask};
 use crate::labeling::LabelingConfig;
 use crate::pipeline::loading::NotReady;
 use crate::preannotation::project::memory::ProjectMemory;
@@ -107,7 +107,10 @@ impl Pages {
     ///
     /// # Errors
     /// See [`ApiError`].
-    pub(super) async fn next(&mut self, api: &Api) -> Result<Option<(Vec<Task>, u64)>, ApiError> {
+    pub(super) async fn next(
+        &mut self,
+        api: &Api,
+    ) -> Result<Option<(Vec<StoredTask>, u64)>, ApiError> {
         let Some(number) = self.next else {
             return Ok(None);
         };

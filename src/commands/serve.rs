@@ -10,7 +10,9 @@ use tokio::sync::watch;
 
 use super::road;
 use crate::config::{HttpArgs, ServeArgs};
-use crate::http::{self, AppState, BasicAuth, BodyLimits, ConnectionLimits, Origins, router};
+use crate::http::{
+    self, AllowedOrigins, AppState, BasicAuth, BodyLimits, ConnectionLimits, router,
+};
 use crate::memory;
 use crate::preannotation::Preannotator;
 use crate::preannotation::project::memory::ProjectMemory;
@@ -52,12 +54,12 @@ async fn give_back_when_idle(preannotator: Arc<Preannotator>) {
     loop {
         tokio::time::sleep(LOOK).await;
         preannotator.tidy().await;
-        let now = preannotator.metrics().answered();
+        let now = preannotator.metrics().work_requests();
         if now != before {
             (before, was_busy) = (now, true);
         } else if std::mem::take(&mut was_busy) {
             // it takes locks and unmaps memory, so it must not run on an async thread
-            let _ = tokio::task::spawn_blocking(memory::give_back).await;
+            let _ = tokio::task::spawn_blocking(memory::release_cached).await;
         }
     }
 }
@@ -88,7 +90,7 @@ pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
         );
     }
     let memory = ProjectMemory::open(&args.road.models.model_dir);
-    let origins = Origins::new(
+    let origins = AllowedOrigins::new(
         args.http.allowed_origins.as_deref().unwrap_or_default(),
         args.http.bind_address.is_loopback(),
     )

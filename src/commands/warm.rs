@@ -216,7 +216,7 @@ impl Run {
         Ok(())
     }
 
-    fn is_wanted(&mut self, task: &api::Task) -> bool {
+    fn is_wanted(&mut self, task: &api::StoredTask) -> bool {
         let is_wanted = !self.only_unlabeled || task.total_annotations == 0;
         if !is_wanted {
             self.summary.annotated += 1;
@@ -225,7 +225,7 @@ impl Run {
         is_wanted
     }
 
-    async fn some(&mut self, tasks: Vec<api::Task>) -> anyhow::Result<()> {
+    async fn some(&mut self, tasks: Vec<api::StoredTask>) -> anyhow::Result<()> {
         let (preannotator, plan, room) = (&self.preannotator, &self.plan, &self.room);
         let work = tasks.into_iter().map(|task| async move {
             let id = task.id;
@@ -252,7 +252,7 @@ async fn one(
     preannotator: &Preannotator,
     plan: &WarmPlan,
     room: &Room,
-    task: api::Task,
+    task: api::StoredTask,
 ) -> Vec<Result<Warmed, ImageError>> {
     let task = Task {
         id: Some(task.id),
@@ -276,7 +276,7 @@ async fn one(
 impl Summary {
     fn print(&self, disk: &DiskStore) {
         // other processes use the folder too
-        disk.tidy();
+        disk.scan_and_evict();
         let usage = disk.usage();
         print(format_args!(
             "{} images: {} computed, {} were there, {} failed; {} tasks left out for their annotations",

@@ -30,10 +30,10 @@ use crate::detector::{
     DetectError, DetectionOptions, ImageFeatures, Queries, Question, TextFeatures, detections,
 };
 use crate::geometry::{BoundingBox, Mark};
-use crate::media::{Digest, MediaError, Picture};
+use crate::media::{Digest, MediaError, TaskImage};
 use crate::prompt::Prompt;
 use crate::segmenter::{BOXES_AT_ONCE, EncodedImage, ScoredMask, SegmentError, SmallMask};
-use crate::store::{Kept, Source, Usage};
+use crate::store::{MemoryCache, Source, Usage};
 
 /// Why a stage has no result.
 #[derive(Debug, thiserror::Error)]
@@ -72,12 +72,12 @@ pub type Failed = Arc<StageError>;
 pub struct Stages {
     scheduler: Scheduler,
     loading: Loading,
-    features: Kept<Digest, ImageFeatures>,
-    texts: Kept<Vec<u32>, TextFeatures>,
-    queries: Kept<(Digest, Vec<u32>), Arc<Queries>>,
-    embeddings: Kept<Digest, EncodedImage>,
+    features: MemoryCache<Digest, ImageFeatures>,
+    texts: MemoryCache<Vec<u32>, TextFeatures>,
+    queries: MemoryCache<(Digest, Vec<u32>), Arc<Queries>>,
+    embeddings: MemoryCache<Digest, EncodedImage>,
     warm: Option<WarmEmbeddings>,
-    masks: Kept<(Digest, MarkKey), Arc<ScoredMask>>,
+    masks: MemoryCache<(Digest, MarkKey), Arc<ScoredMask>>,
 }
 
 /// A box and points as a cache key, compared bit by bit.
@@ -149,12 +149,12 @@ impl Stages {
         Self {
             scheduler,
             loading,
-            features: Kept::new(share(40), UNUSED, ImageFeatures::bytes),
-            texts: Kept::new(share(3), UNUSED, TextFeatures::bytes),
-            queries: Kept::new(share(10), UNUSED, |queries: &Arc<Queries>| queries.bytes()),
-            embeddings: Kept::new(share(32), UNUSED, EncodedImage::bytes),
+            features: MemoryCache::new(share(40), UNUSED, ImageFeatures::bytes),
+            texts: MemoryCache::new(share(3), UNUSED, TextFeatures::bytes),
+            queries: MemoryCache::new(share(10), UNUSED, |queries: &Arc<Queries>| queries.bytes()),
+            embeddings: MemoryCache::new(share(32), UNUSED, EncodedImage::bytes),
             warm,
-            masks: Kept::new(share(10), UNUSED, |mask: &Arc<ScoredMask>| mask.bytes()),
+            masks: MemoryCache::new(share(10), UNUSED, |mask: &Arc<ScoredMask>| mask.bytes()),
         }
     }
 
@@ -170,11 +170,11 @@ impl Stages {
 
     /// Removes expired results from the caches.
     pub async fn tidy(&self) {
-        self.features.tidy().await;
-        self.texts.tidy().await;
-        self.queries.tidy().await;
-        self.embeddings.tidy().await;
-        self.masks.tidy().await;
+        self.features.run_maintenance().await;
+        self.texts.run_maintenance().await;
+        self.queries.run_maintenance().await;
+        self.embeddings.run_maintenance().await;
+        self.masks.run_maintenance().await;
     }
 
     /// The usage of each stage's cache.
@@ -203,7 +203,7 @@ impl Stages {
     /// See [`StageError`].
     pub async fn predict(
         &self,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
         query: &Query,
         asker: Asker<'_>,
     ) -> Result<Prediction, Failed> {
@@ -244,7 +244,7 @@ impl Stages {
     /// See [`StageError`].
     pub async fn cut_out(
         &self,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
         marks: Vec<Mark>,
         asker: Asker<'_>,
     ) -> Result<Vec<Arc<ScoredMask>>, Failed> {
@@ -267,7 +267,7 @@ impl Stages {
             };
             let small: SmallMask = self.step("masks", asker, step).await?;
             let mask = off_thread(move || Arc::new(small.to_image_size())).await?;
-            self.masks.keep(key, mask.clone()).await;
+            self.masks.insert(key, mask.clone()).await;
             masks.push(mask);
         }
         Ok(masks)
@@ -305,7 +305,7 @@ impl Stages {
     async fn features(
         &self,
         models: &Arc<Models>,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
         asker: Asker<'_>,
     ) -> Result<ImageFeatures, Failed> {
         let make = async {
@@ -314,8 +314,8 @@ impl Stages {
             let step = move || Ok(models.detector.encode_image(&pixels)?);
             self.step("image_features", asker, step).await
         };
-        let had = self.features.get_or_make(picture.digest, make).await?;
-        if had.source == Source::Kept {
+        let had = self.features.get_or_compute(picture.digest, make).await?;
+        if had.source == Source::Memory {
             asker.timings.kept("image_features");
         }
         Ok(had.value)
@@ -333,8 +333,8 @@ impl Stages {
             self.step("text_features", asker, step).await
         };
         let key = question.caption.ids.clone();
-        let had = self.texts.get_or_make(key, make).await?;
-        if had.source == Source::Kept {
+        let had = self.texts.get_or_compute(key, make).await?;
+        if had.source == Source::Memory {
             asker.timings.kept("text_features");
         }
         Ok(had.value)
@@ -343,7 +343,7 @@ impl Stages {
     async fn queries(
         &self,
         models: &Arc<Models>,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
         question: &Question,
         asker: Asker<'_>,
     ) -> Result<Arc<Queries>, Failed> {
@@ -359,20 +359,20 @@ impl Stages {
             let step = move || Ok(Arc::new(models.detector.ask(&features, &text)?));
             self.step("queries", asker, step).await
         };
-        Ok(self.queries.get_or_make(key, make).await?.value)
+        Ok(self.queries.get_or_compute(key, make).await?.value)
     }
 
     /// The image embedding: from memory, else from disk, else computed.
     pub(super) async fn embedding(
         &self,
         models: &Arc<Models>,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
         asker: Asker<'_>,
     ) -> Result<EncodedImage, Failed> {
         let make = async {
             models.segmenter()?;
             if let Some(image) = self.embedding_on_disk(models, picture).await {
-                return Ok((image, Source::Warm));
+                return Ok((image, Source::Disk));
             }
             let pixels = picture.pixels().await?;
             let step = {
@@ -385,10 +385,10 @@ impl Stages {
             }
             Ok((image, Source::Computed))
         };
-        let had = self.embeddings.get_or_find(picture.digest, make).await?;
+        let had = self.embeddings.get_or_load(picture.digest, make).await?;
         match had.source {
-            Source::Kept => asker.timings.kept("image_embeddings"),
-            Source::Warm => asker.timings.warm("image_embeddings"),
+            Source::Memory => asker.timings.kept("image_embeddings"),
+            Source::Disk => asker.timings.warm("image_embeddings"),
             Source::Computed => {}
         }
         Ok(had.value)
@@ -397,7 +397,7 @@ impl Stages {
     async fn embedding_on_disk(
         &self,
         models: &Arc<Models>,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
     ) -> Option<EncodedImage> {
         let (warm, models) = (self.warm.clone()?, models.clone());
         let (content, size) = (picture.digest, picture.size);
@@ -411,7 +411,7 @@ impl Stages {
     async fn masks(
         &self,
         models: &Arc<Models>,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
         boxes: &[BoundingBox],
         asker: Asker<'_>,
     ) -> Result<Vec<Arc<ScoredMask>>, Failed> {
@@ -446,7 +446,7 @@ impl Stages {
                 .await
                 .map_err(|_| StageError::Step(StepError::Panicked))?;
             for (i, mask) in group.iter().zip(scaled) {
-                self.masks.keep(key(&boxes[*i]), mask.clone()).await;
+                self.masks.insert(key(&boxes[*i]), mask.clone()).await;
                 masks[*i] = Some(mask);
             }
         }

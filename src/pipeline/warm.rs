@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use super::Models;
 use super::stages::{Asker, Failed, StageError, Stages, off_thread};
 use crate::geometry::ImageSize;
-use crate::media::{Digest, Picture};
+use crate::media::{Digest, TaskImage};
 use crate::models::weights::Checkpoint;
 use crate::segmenter::{BytesError, EncodedImage, embeddings_identity};
 use crate::store::disk::{BlobKey, DiskError};
@@ -168,7 +168,7 @@ impl WarmEmbeddings {
         tokio::task::spawn_blocking(move || {
             match this.write(&models, content, &image) {
                 Ok(_) => {}
-                Err(KeepError::Disk(error)) => this.disk.complain(&error),
+                Err(KeepError::Disk(error)) => this.disk.warn_once(&error),
                 // already logged where the error was detected
                 Err(KeepError::Unidentified | KeepError::NoStore) => {}
                 Err(error @ KeepError::Bytes(_)) => {
@@ -236,7 +236,7 @@ impl Stages {
     /// If it cannot be computed or written.
     pub async fn warm_on_disk(
         &self,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
         asker: Asker<'_>,
     ) -> Result<Warmed, WarmError> {
         let warm = self.warm_embeddings().cloned().ok_or(KeepError::NoStore)?;

@@ -28,7 +28,7 @@ pub use self::project::{Defaults, Origin, Projects};
 pub use self::warming::{WarmPlan, WarmingError};
 use crate::budget::{Budget, Reservation};
 use crate::labeling::{ImageTag, LabelingConfig, LabelingError, Shape};
-use crate::media::{Digest, ImageRequest, Images, MediaError, Picture};
+use crate::media::{Digest, ImageRequest, Images, MediaError, TaskImage};
 use crate::metrics::Metrics;
 use crate::pipeline::loading::Loading;
 use crate::pipeline::scheduler::Urgency;
@@ -36,7 +36,7 @@ use crate::pipeline::stages::{Asker, Failed, Query, StageError, Stages, off_thre
 use crate::pipeline::timings::Timings;
 use crate::prompt::{EmptyPrompt, Prompt};
 use crate::regions::scores::mean;
-use crate::regions::{Region, Regions, Style, Unlabeled, cutouts, regions};
+use crate::regions::{Region, RegionOptions, Regions, Unlabeled, mask_regions, regions};
 
 /// Turns tasks into predictions.
 #[derive(Debug)]
@@ -194,7 +194,7 @@ impl Preannotator {
 
     /// Frees cached results that should not be kept. Call it when the server is idle.
     pub async fn tidy(&self) {
-        self.images.tidy().await;
+        self.images.run_maintenance().await;
         self.stages.tidy().await;
     }
 
@@ -296,7 +296,7 @@ impl Preannotator {
             result,
             score,
             model_version,
-            memory: self.budget().count(bytes),
+            memory: self.budget().reserve_unchecked(bytes),
         }
     }
 
@@ -333,17 +333,18 @@ impl Preannotator {
         let predicted = predicted.await;
         note(&timings);
         let prediction = predicted?;
-        let _masks = self.budget().count(prediction.bytes());
-        self.metrics.looked_at(prediction.objects.len(), &timings);
-        let style = Style {
+        let _masks = self.budget().reserve_unchecked(prediction.bytes());
+        self.metrics
+            .record_prediction(prediction.objects.len(), &timings);
+        let style = RegionOptions {
             unlabeled: search.unlabeled,
-            label_thresholds: settings.label_thresholds,
+            default_label_threshold: settings.label_thresholds,
             polygon_tolerance: view.polygon_tolerance,
         };
         let (config, image) = (config.clone(), image.clone());
         let found = prediction.objects.len();
         let made = made(move || regions(&prediction, &config, &image, &style)).await?;
-        self.metrics.regions(made.regions.len());
+        self.metrics.record_regions(made.regions.len());
         let options = &query.options;
         tracing::info!(
             prompt = %search.prompt,
@@ -391,20 +392,20 @@ impl Preannotator {
         let cut_out = cut_out.await;
         note(&timings);
         let masks = cut_out?;
-        self.metrics.looked_at(0, &timings);
+        self.metrics.record_prediction(0, &timings);
         let _masks = self
             .budget()
-            .count(masks.iter().map(|scored| scored.bytes()).sum());
-        let style = Style {
+            .reserve_unchecked(masks.iter().map(|scored| scored.bytes()).sum());
+        let style = RegionOptions {
             unlabeled: Unlabeled::Keep,
-            label_thresholds: None,
+            default_label_threshold: None,
             polygon_tolerance: view.polygon_tolerance,
         };
         let (config, image) = (view.config.clone(), image.clone());
-        let make = move || cutouts(&masks, label.as_deref(), &config, &image, &style);
+        let make = move || mask_regions(&masks, label.as_deref(), &config, &image, &style);
         let regions = made(make).await?;
         let score = mean(regions.iter().filter_map(|region| region.score));
-        self.metrics.regions(regions.len());
+        self.metrics.record_regions(regions.len());
         tracing::info!(drawn = drawn.len(), regions = regions.len(), "cut out");
         Ok(self.answer(regions, score, view.version))
     }
@@ -422,7 +423,7 @@ impl Preannotator {
         view: &'a View,
         task: &Task,
         url: &'a str,
-    ) -> Result<Picture<'a>, MediaError> {
+    ) -> Result<TaskImage<'a>, MediaError> {
         let request = ImageRequest {
             value: url,
             label_studio: &view.label_studio,

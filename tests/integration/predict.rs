@@ -147,7 +147,7 @@ async fn what_is_wrong_with_a_request_is_named() {
                 "<View><Image name='image' value='$image'/><TextArea name='prompt' toName='image'/></View>",
                 "star",
             ),
-            "results have nowhere to go",
+            "add one for the regions",
         ),
         (json!("text"), "not usable"),
     ] {
