@@ -106,7 +106,7 @@ impl Budget {
             let mut state = self.state();
             let is_first = state.waiting[purpose.index()].is_empty();
             if is_first && state.used + bytes <= self.limit_in_use(purpose) {
-                state.take(bytes);
+                state.add(bytes);
                 return Ok(self.reservation(bytes));
             }
             let (grant, receiver) = oneshot::channel();
@@ -126,7 +126,7 @@ impl Budget {
 
     /// Counts memory that is already in use, without waiting and even if it exceeds the budget.
     pub fn reserve_unchecked(&self, bytes: usize) -> Reservation {
-        self.state().take(bytes);
+        self.state().add(bytes);
         self.reservation(bytes)
     }
 
@@ -188,7 +188,7 @@ impl Budget {
                 if is_abandoned {
                     continue;
                 }
-                state.take(next.bytes);
+                state.add(next.bytes);
                 if let Err(mut undelivered) = next.grant.send(self.reservation(next.bytes)) {
                     // the receiver was dropped at this moment; dropping the reservation unchanged would lock the state
                     // again
@@ -200,7 +200,7 @@ impl Budget {
 }
 
 impl State {
-    fn take(&mut self, bytes: usize) {
+    fn add(&mut self, bytes: usize) {
         self.used += bytes;
         self.peak = self.peak.max(self.used);
     }

@@ -105,9 +105,5 @@ fn label_studio_from_request(request: &SetupRequest) -> LabelStudio {
 /// Checks that a config has an image and a control for regions.
 fn check_config(config: &Result<LabelingConfig, LabelingError>) -> Result<(), LabelingError> {
     let config = config.as_ref().map_err(Clone::clone)?;
-    let image = config.image()?;
-    match config.region_controls(image).next() {
-        Some(_) => Ok(()),
-        None => Err(LabelingError::NoRegionControl(image.name.clone())),
-    }
+    config.require_region_control(config.image()?)
 }

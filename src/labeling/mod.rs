@@ -92,8 +92,7 @@ impl LabelingConfig {
 
     /// The images with at least one region control, in order.
     pub fn images_with_regions(&self) -> impl Iterator<Item = &ImageTag> {
-        let takes_regions = |image: &&ImageTag| self.region_controls(image).next().is_some();
-        self.images.iter().filter(takes_regions)
+        self.images.iter().filter(|image| self.takes_regions(image))
     }
 
     /// The image that prompts refer to: the one that the prompt's text area is attached to, else the first image with
@@ -109,10 +108,9 @@ impl LabelingConfig {
             });
             areas.find_map(|area| area.to_names.iter().find_map(|name| self.image_named(name)))
         };
-        let takes_regions = |image: &&ImageTag| self.region_controls(image).next().is_some();
         of_prompt(true)
             .or_else(|| of_prompt(false))
-            .filter(takes_regions)
+            .filter(|image| self.takes_regions(image))
             .or_else(|| self.images_with_regions().next())
             .or_else(|| of_prompt(false))
             .or_else(|| self.images.first())
@@ -152,6 +150,21 @@ impl LabelingConfig {
                 }),
                 _ => None,
             })
+    }
+
+    /// Checks that an image has a control that takes regions.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn require_region_control(&self, image: &ImageTag) -> Result<(), LabelingError> {
+        match self.takes_regions(image) {
+            true => Ok(()),
+            false => Err(LabelingError::NoRegionControl(image.name.clone())),
+        }
+    }
+
+    fn takes_regions(&self, image: &ImageTag) -> bool {
+        self.region_controls(image).next().is_some()
     }
 
     /// The text area that holds an image's prompt. Among the text areas attached to the image, one with the name or

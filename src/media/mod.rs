@@ -3,6 +3,7 @@
 mod data_uri;
 pub mod decode;
 mod digest;
+mod download;
 mod fetch;
 mod fetch_permits;
 pub mod guard;

@@ -27,8 +27,8 @@ pub fn regions(
     let mut regions = vec![];
     let (mut dropped, mut scores) = (0, vec![]);
     for object in &prediction.objects {
-        let kept = selection::destinations(&object.detection, config, image, options);
-        let Some(destinations) = kept else {
+        let Some(destinations) = selection::destinations(&object.detection, config, image, options)
+        else {
             continue;
         };
         let before = regions.len();

@@ -213,14 +213,14 @@ fn simplify(ring: &[[f32; 2]], tolerance: f32) -> Ring {
             spans.extend([(from, i), (i, to)]);
         }
     }
-    let kept: Ring = (0..ring.len())
+    let simplified: Ring = (0..ring.len())
         .filter(|i| is_kept[*i])
         .map(|i| ring[i])
         .collect();
-    if kept.len() < 3 {
+    if simplified.len() < 3 {
         return simplify(ring, tolerance / 2.0);
     }
-    kept
+    simplified
 }
 
 /// Distance from the point `p` to the segment from `a` to `b`.

@@ -1,5 +1,8 @@
 //! The part of Label Studio's API that `annotate` and `doctor` use.
 
+mod error;
+mod types;
+
 use std::time::Duration;
 
 use reqwest::header::AUTHORIZATION;
@@ -8,116 +11,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{LabelStudio, TokenError};
+pub use self::error::ApiError;
+pub use self::types::{Backend, Project, StoredPrediction, StoredTask, TaskPage, User};
+use super::LabelStudio;
 use crate::outgoing::{self, client, error_chain};
-
-/// Why an API call failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ApiError {
-    /// The address of Label Studio is not configured.
-    #[error("LABEL_STUDIO_HOST is not set: it must be the address of Label Studio")]
-    NoHost,
-    /// There is no usable token.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// The connection failed.
-    #[error("cannot reach Label Studio at {url}: {reason} (LABEL_STUDIO_HOST)")]
-    #[allow(missing_docs)]
-    Unreachable { url: String, reason: String },
-    /// The response has status 401 or 403.
-    #[error("{path} answered {status}: {hint}")]
-    #[allow(missing_docs)]
-    Refused {
-        path: String,
-        status: u16,
-        hint: &'static str,
-    },
-    /// The response has another error status; `text` is the beginning of its body.
-    #[error("{path} answered {status}: {text}")]
-    #[allow(missing_docs)]
-    Status {
-        path: String,
-        status: u16,
-        text: String,
-        /// The `Retry-After` of the response, if it has one.
-        retry_after: Option<Duration>,
-    },
-    /// The response does not have the expected form.
-    #[error("{path} returned an unexpected response: {reason}")]
-    #[allow(missing_docs)]
-    InvalidResponse { path: String, reason: String },
-}
 
 /// Maximum size of a response in bytes. It is large because a page of tasks contains all their annotations, including
 /// masks.
 const MAX_RESPONSE_BYTES: usize = 1 << 30;
-
-/// A project.
-#[derive(Debug, Clone, Deserialize)]
-#[allow(missing_docs)]
-pub struct Project {
-    pub id: u64,
-    #[serde(default)]
-    pub title: String,
-    pub label_config: String,
-}
-
-/// A task. Annotations and the regions of predictions are not kept.
-#[derive(Debug, Clone, Deserialize)]
-#[allow(missing_docs)]
-pub struct StoredTask {
-    pub id: u64,
-    #[serde(default)]
-    pub data: Map<String, Value>,
-    #[serde(default)]
-    pub total_annotations: u64,
-    #[serde(default)]
-    pub predictions: Vec<StoredPrediction>,
-}
-
-/// A prediction stored in Label Studio.
-#[derive(Debug, Clone, Deserialize)]
-#[allow(missing_docs)]
-pub struct StoredPrediction {
-    #[serde(default)]
-    pub model_version: Option<String>,
-}
-
-/// One page of a project's tasks.
-#[derive(Debug, Clone, Deserialize)]
-pub struct TaskPage {
-    /// The tasks, ordered by id.
-    pub tasks: Vec<StoredTask>,
-    /// Number of tasks in the whole project.
-    pub total: u64,
-}
-
-/// A connected ML backend.
-#[derive(Debug, Clone, Deserialize)]
-#[allow(missing_docs)]
-pub struct Backend {
-    #[serde(default)]
-    pub title: String,
-    #[serde(default)]
-    pub url: String,
-    #[serde(default)]
-    pub readable_state: String,
-    #[serde(default)]
-    pub error_message: Option<String>,
-    #[serde(default)]
-    pub is_interactive: bool,
-    #[serde(default)]
-    pub extra_params: Value,
-}
-
-/// The user that a token belongs to.
-#[derive(Debug, Clone, Deserialize)]
-#[allow(missing_docs)]
-pub struct User {
-    #[serde(default)]
-    pub email: String,
-}
 
 /// A client for the API that authenticates its requests.
 #[derive(Debug, Clone)]
@@ -130,9 +31,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Number of attempts. A busy Label Studio answers 500 or does not answer for a short time, and a restart takes longer.
 /// The delays between attempts are 0.5, 1, 2, 4 and 8 s, or the `Retry-After` of the response.
 const MAX_ATTEMPTS: u32 = 6;
-const FIRST_RETRY_DELAY: Duration = Duration::from_millis(500);
-/// Upper limit for a delay from `Retry-After`.
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 impl Api {
     /// Creates an API client with its own connections.
@@ -345,26 +243,5 @@ impl Api {
             url: self.label_studio.base().unwrap_or_default().to_owned(),
             reason: error_chain(&error.without_url()),
         }
-    }
-}
-
-impl ApiError {
-    /// Whether a retry may succeed.
-    fn is_transient(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } => true,
-            Self::Status { status, .. } => *status >= 500 || *status == 429,
-            _ => false,
-        }
-    }
-
-    /// How long to wait before the next attempt, after `attempts` attempts (at least 1).
-    fn retry_delay(&self, attempts: u32) -> Duration {
-        let requested = match self {
-            Self::Status { retry_after, .. } => *retry_after,
-            _ => None,
-        };
-        let default = FIRST_RETRY_DELAY * 2u32.pow(attempts.saturating_sub(1));
-        requested.map_or(default, |requested| requested.min(MAX_RETRY_DELAY))
     }
 }
