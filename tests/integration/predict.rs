@@ -149,7 +149,7 @@ async fn what_is_wrong_with_a_request_is_named() {
             ),
             "add one for the regions",
         ),
-        (json!("text"), "not usable"),
+        (json!("text"), "invalid request"),
     ] {
         let (status, error) = refused(&app, &request).await;
         assert_eq!(status, 400, "{error}");
