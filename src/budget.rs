@@ -47,13 +47,13 @@ struct State {
     /// The largest value that `used` has had.
     peak: usize,
     /// The queue of waiting reservations of each purpose, in order of arrival.
-    waiting: [VecDeque<Waiting>; Purpose::ALL.len()],
+    waiting: [VecDeque<WaitingReservation>; Purpose::ALL.len()],
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct WaitingReservation {
     bytes: usize,
-    turn: oneshot::Sender<Reservation>,
+    grant: oneshot::Sender<Reservation>,
 }
 
 /// A reserved part of the budget, in bytes. It is released on drop.
@@ -66,7 +66,7 @@ pub struct Reservation {
 /// A reservation timed out because other requests use too much memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{needed} bytes of memory are needed, and other requests use {used} of the {total} that there are for all of them (REQUEST_BYTES): ask again later"
+    "{needed} bytes of memory are needed, and all requests together use {used} of {total} bytes (REQUEST_BYTES): try again later"
 )]
 pub struct OutOfMemory {
     /// Bytes that the reservation needs.
@@ -86,7 +86,7 @@ impl Budget {
         }))
     }
 
-    /// Reserves memory, and waits up to `patience` for other requests to end. A reservation of more than the purpose's
+    /// Reserves memory, and waits up to `timeout` for other requests to end. A reservation of more than the purpose's
     /// share is reduced to that share, so that a single request of any size that the other limits allow can always
     /// proceed.
     ///
@@ -96,27 +96,27 @@ impl Budget {
         &self,
         purpose: Purpose,
         bytes: usize,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Reservation, OutOfMemory> {
-        let bytes = bytes.min(self.most(purpose));
-        // lets the next in the queue proceed if this call times out or is cancelled; declared before `turn`, so that it
-        // is dropped after it, when the closed channel marks this entry as abandoned
-        let _leaving = Leaving(self);
-        let mut turn = {
+        let bytes = bytes.min(self.max_reservation(purpose));
+        // lets the next in the queue proceed if this call times out or is cancelled; declared before `receiver`, so that
+        // it is dropped after it, when the closed channel marks this entry as abandoned
+        let _cleanup = QueueCleanup(self);
+        let mut receiver = {
             let mut state = self.state();
             let is_first = state.waiting[purpose.index()].is_empty();
-            if is_first && state.used + bytes <= self.limit(purpose) {
-                state.take(bytes);
+            if is_first && state.used + bytes <= self.limit_in_use(purpose) {
+                state.add(bytes);
                 return Ok(self.reservation(bytes));
             }
-            let (turn, coming) = oneshot::channel();
-            state.waiting[purpose.index()].push_back(Waiting { bytes, turn });
-            coming
+            let (grant, receiver) = oneshot::channel();
+            state.waiting[purpose.index()].push_back(WaitingReservation { bytes, grant });
+            receiver
         };
-        match tokio::time::timeout(patience, &mut turn).await {
+        match tokio::time::timeout(timeout, &mut receiver).await {
             Ok(Ok(reservation)) => Ok(reservation),
             // the reservation may have arrived at the moment of the timeout
-            _ => turn.try_recv().map_err(|_| OutOfMemory {
+            _ => receiver.try_recv().map_err(|_| OutOfMemory {
                 needed: bytes,
                 used: self.state().used,
                 total: self.0.total,
@@ -125,8 +125,8 @@ impl Budget {
     }
 
     /// Counts memory that is already in use, without waiting and even if it exceeds the budget.
-    pub fn count(&self, bytes: usize) -> Reservation {
-        self.state().take(bytes);
+    pub fn reserve_unchecked(&self, bytes: usize) -> Reservation {
+        self.state().add(bytes);
         self.reservation(bytes)
     }
 
@@ -142,7 +142,7 @@ impl Budget {
 
     /// The number of bytes that may be in use, the new reservation included, when a reservation for this purpose is
     /// granted.
-    fn limit(&self, purpose: Purpose) -> usize {
+    fn limit_in_use(&self, purpose: Purpose) -> usize {
         match purpose {
             Purpose::Body => self.0.total / 4,
             Purpose::File => self.0.total / 2,
@@ -151,11 +151,13 @@ impl Budget {
     }
 
     /// The largest size in bytes of one reservation: what is left when the earlier steps have filled their parts.
-    fn most(&self, purpose: Purpose) -> usize {
+    fn max_reservation(&self, purpose: Purpose) -> usize {
         match purpose {
-            Purpose::Body => self.limit(Purpose::Body),
-            Purpose::File => self.limit(Purpose::File) - self.limit(Purpose::Body),
-            Purpose::Pixels => self.limit(Purpose::Pixels) - self.limit(Purpose::File),
+            Purpose::Body => self.limit_in_use(Purpose::Body),
+            Purpose::File => self.limit_in_use(Purpose::File) - self.limit_in_use(Purpose::Body),
+            Purpose::Pixels => {
+                self.limit_in_use(Purpose::Pixels) - self.limit_in_use(Purpose::File)
+            }
         }
     }
 
@@ -171,26 +173,26 @@ impl Budget {
     }
 
     /// Releases `freed` bytes and grants the waiting reservations that fit now, those of later steps first.
-    fn give_back(&self, freed: usize) {
+    fn release(&self, freed: usize) {
         let mut state = self.state();
         state.used -= freed;
         for purpose in Purpose::ALL.into_iter().rev() {
             while let Some(first) = state.waiting[purpose.index()].front() {
-                let is_gone = first.turn.is_closed();
-                if !is_gone && state.used + first.bytes > self.limit(purpose) {
+                let is_abandoned = first.grant.is_closed();
+                if !is_abandoned && state.used + first.bytes > self.limit_in_use(purpose) {
                     break;
                 }
                 let Some(next) = state.waiting[purpose.index()].pop_front() else {
                     break;
                 };
-                if is_gone {
+                if is_abandoned {
                     continue;
                 }
-                state.take(next.bytes);
-                if let Err(mut unwanted) = next.turn.send(self.reservation(next.bytes)) {
+                state.add(next.bytes);
+                if let Err(mut undelivered) = next.grant.send(self.reservation(next.bytes)) {
                     // the receiver was dropped at this moment; dropping the reservation unchanged would lock the state
                     // again
-                    state.used -= std::mem::take(&mut unwanted.bytes);
+                    state.used -= std::mem::take(&mut undelivered.bytes);
                 }
             }
         }
@@ -198,7 +200,7 @@ impl Budget {
 }
 
 impl State {
-    fn take(&mut self, bytes: usize) {
+    fn add(&mut self, bytes: usize) {
         self.used += bytes;
         self.peak = self.peak.max(self.used);
     }
@@ -220,7 +222,7 @@ impl Reservation {
         let freed = self.bytes.saturating_sub(bytes);
         self.bytes -= freed;
         if freed > 0 {
-            self.budget.give_back(freed);
+            self.budget.release(freed);
         }
     }
 }
@@ -232,11 +234,11 @@ impl Drop for Reservation {
 }
 
 /// On drop, removes abandoned entries from the queues.
-struct Leaving<'a>(&'a Budget);
+struct QueueCleanup<'a>(&'a Budget);
 
-impl Drop for Leaving<'_> {
+impl Drop for QueueCleanup<'_> {
     fn drop(&mut self) {
-        self.0.give_back(0);
+        self.0.release(0);
     }
 }
 
@@ -246,76 +248,108 @@ mod tests {
 
     use super::*;
 
-    const SOON: Duration = Duration::from_millis(50);
-    const LONG: Duration = Duration::from_secs(20);
+    const SHORT_TIMEOUT: Duration = Duration::from_millis(50);
+    const LONG_TIMEOUT: Duration = Duration::from_secs(20);
 
     #[tokio::test]
-    async fn earlier_steps_leave_room_for_later_ones() {
+    async fn earlier_steps_leave_memory_for_later_steps() {
         let budget = Budget::new(1000);
-        let body = budget.reserve(Purpose::Body, 250, SOON).await.unwrap();
-        let error = budget.reserve(Purpose::Body, 1, SOON).await.unwrap_err();
+        let body = budget
+            .reserve(Purpose::Body, 250, SHORT_TIMEOUT)
+            .await
+            .unwrap();
+        let error = budget
+            .reserve(Purpose::Body, 1, SHORT_TIMEOUT)
+            .await
+            .unwrap_err();
         assert_eq!((error.needed, error.used, error.total), (1, 250, 1000));
-        let file = budget.reserve(Purpose::File, 250, SOON).await.unwrap();
-        budget.reserve(Purpose::File, 1, SOON).await.unwrap_err();
+        let file = budget
+            .reserve(Purpose::File, 250, SHORT_TIMEOUT)
+            .await
+            .unwrap();
+        budget
+            .reserve(Purpose::File, 1, SHORT_TIMEOUT)
+            .await
+            .unwrap_err();
         // a reservation that is larger than its share is reduced to it
-        let pixels = budget.reserve(Purpose::Pixels, 5000, SOON).await.unwrap();
+        let pixels = budget
+            .reserve(Purpose::Pixels, 5000, SHORT_TIMEOUT)
+            .await
+            .unwrap();
         assert_eq!((pixels.bytes(), budget.used()), (500, 1000));
-        let results = budget.count(300);
+        let results = budget.reserve_unchecked(300);
         assert_eq!((budget.used(), budget.peak()), (1300, 1300));
         drop((body, file, pixels, results));
         assert_eq!((budget.used(), budget.peak()), (0, 1300));
     }
 
     #[tokio::test]
-    async fn those_who_wait_come_in_their_order_and_those_who_leave_hold_up_nobody() {
+    async fn waiting_reservations_are_granted_in_order_and_abandoned_ones_are_skipped() {
         let budget = Budget::new(400);
-        let mut first = budget.reserve(Purpose::Body, 100, SOON).await.unwrap();
-        let wait = |bytes: usize, patience: Duration| {
+        let mut first = budget
+            .reserve(Purpose::Body, 100, SHORT_TIMEOUT)
+            .await
+            .unwrap();
+        let wait = |bytes: usize, timeout: Duration| {
             let budget = budget.clone();
-            tokio::spawn(async move { budget.reserve(Purpose::Body, bytes, patience).await })
+            tokio::spawn(async move { budget.reserve(Purpose::Body, bytes, timeout).await })
         };
-        let large = wait(80, SOON);
+        let large = wait(80, SHORT_TIMEOUT);
         tokio::task::yield_now().await;
-        let gone = wait(70, LONG);
+        let cancelled = wait(70, LONG_TIMEOUT);
         tokio::task::yield_now().await;
-        let small = wait(40, LONG);
+        let small = wait(40, LONG_TIMEOUT);
         tokio::task::yield_now().await;
         // there is room for the small reservation, but larger ones are before it in the queue
         first.shrink_to(50);
         assert!(!small.is_finished());
-        gone.abort();
-        assert!(gone.await.unwrap_err().is_cancelled());
+        cancelled.abort();
+        assert!(cancelled.await.unwrap_err().is_cancelled());
         // the large one times out, and the small one is granted
         assert!(large.await.unwrap().is_err());
-        let small = timeout(LONG, small).await.unwrap().unwrap().unwrap();
+        let small = timeout(LONG_TIMEOUT, small)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
         assert_eq!(budget.used(), 90);
         drop((first, small));
         assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn many_requests_end_and_give_everything_back() {
+    async fn concurrent_requests_finish_and_release_all_memory() {
         let budget = Budget::new(1000);
         let one = |i: usize| {
             let budget = budget.clone();
             async move {
-                let _body = budget.reserve(Purpose::Body, 1 + i % 200, LONG).await?;
+                let _body = budget
+                    .reserve(Purpose::Body, 1 + i % 200, LONG_TIMEOUT)
+                    .await?;
                 tokio::task::yield_now().await;
-                let file = budget.reserve(Purpose::File, 1 + i % 230, LONG).await?;
+                let file = budget
+                    .reserve(Purpose::File, 1 + i % 230, LONG_TIMEOUT)
+                    .await?;
                 tokio::task::yield_now().await;
-                let _pixels = budget.reserve(Purpose::Pixels, 1 + i % 700, LONG).await?;
+                let _pixels = budget
+                    .reserve(Purpose::Pixels, 1 + i % 700, LONG_TIMEOUT)
+                    .await?;
                 drop(file);
-                let _results = budget.count(i % 50);
+                let _results = budget.reserve_unchecked(i % 50);
                 tokio::task::yield_now().await;
                 Ok::<_, OutOfMemory>(())
             }
         };
         let all: Vec<_> = (0..500).map(|i| tokio::spawn(one(i))).collect();
         for (i, request) in all.into_iter().enumerate() {
-            let patience = if i % 7 == 0 { SOON } else { LONG };
+            let limit = if i % 7 == 0 {
+                SHORT_TIMEOUT
+            } else {
+                LONG_TIMEOUT
+            };
             // some requests are no longer awaited, but continue in the background
-            if let Ok(ended) = timeout(patience, request).await {
-                ended.unwrap().unwrap();
+            if let Ok(finished) = timeout(limit, request).await {
+                finished.unwrap().unwrap();
             }
         }
         let empty = async {
@@ -323,7 +357,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(LONG, empty).await.unwrap();
+        timeout(LONG_TIMEOUT, empty).await.unwrap();
         assert!(budget.peak() <= 1000 + 500 * 50);
     }
 }

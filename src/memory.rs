@@ -2,7 +2,7 @@
 //!
 //! Every tensor operation allocates its output. System allocators return blocks of many megabytes to the kernel at
 //! once, and later get them back as fresh pages. The page faults and the clearing of these pages took a third of the
-//! time of a detection. The cache is bounded (1 GiB), and [`give_back`] empties it when the server is idle.
+//! time of a detection. The cache is bounded (1 GiB), and [`release_cached`] empties it when the server is idle.
 //!
 //! The binary uses it. A program that uses the library may do the same:
 //!
@@ -18,17 +18,17 @@ use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
 /// Minimum size of a cached block in bytes (1 MiB).
-const LARGE: usize = 1 << 20;
+const MIN_CACHED_BYTES: usize = 1 << 20;
 
 /// Maximum size of the cache in bytes.
-const LIMIT: usize = 1 << 30;
+const MAX_CACHED_BYTES: usize = 1 << 30;
 
 /// Size of a huge page in bytes. Blocks of at least this size are aligned to it, so that Linux can back them with huge
 /// pages.
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Maximum number of cached blocks.
-const PLACES: usize = 256;
+const MAX_BLOCKS: usize = 256;
 
 /// The system allocator with a cache for large blocks.
 #[derive(Debug)]
@@ -41,30 +41,30 @@ struct Block {
     size: usize,
 }
 
-struct Kept {
+struct BlockCache {
     /// The first `count` entries are valid, ordered from the least to the most recently freed.
-    blocks: [Block; PLACES],
+    blocks: [Block; MAX_BLOCKS],
     count: usize,
     bytes: usize,
 }
 
 // SAFETY: a cached block has no other owner; the code that removes it from the cache becomes its owner.
-unsafe impl Send for Kept {}
+unsafe impl Send for BlockCache {}
 
-static KEPT: Mutex<Kept> = Mutex::new(Kept {
+static CACHE: Mutex<BlockCache> = Mutex::new(BlockCache {
     blocks: [Block {
         start: ptr::null_mut(),
         size: 0,
-    }; PLACES],
+    }; MAX_BLOCKS],
     count: 0,
     bytes: 0,
 });
 
-impl Kept {
+impl BlockCache {
     /// Removes and returns the most recently freed block of exactly this size.
     fn take(&mut self, size: usize) -> Option<*mut u8> {
-        let kept = &self.blocks[..self.count];
-        let index = kept.iter().rposition(|block| block.size == size)?;
+        let blocks = &self.blocks[..self.count];
+        let index = blocks.iter().rposition(|block| block.size == size)?;
         Some(self.remove(index).start)
     }
 
@@ -79,11 +79,11 @@ impl Kept {
     /// Adds a block to the cache. If a limit would be exceeded, the blocks that were cached the longest time ago are
     /// freed first.
     fn put(&mut self, block: Block) {
-        if block.size > LIMIT {
+        if block.size > MAX_CACHED_BYTES {
             free(block);
             return;
         }
-        while self.count == PLACES || self.bytes + block.size > LIMIT {
+        while self.count == MAX_BLOCKS || self.bytes + block.size > MAX_CACHED_BYTES {
             free(self.remove(0));
         }
         self.blocks[self.count] = block;
@@ -93,12 +93,12 @@ impl Kept {
 }
 
 /// Returns all cached blocks to the system, and with glibc also the free memory that its own allocator holds.
-pub fn give_back() {
+pub fn release_cached() {
     {
-        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-        while kept.count > 0 {
-            let last = kept.count - 1;
-            free(kept.remove(last));
+        let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+        while cache.count > 0 {
+            let last = cache.count - 1;
+            free(cache.remove(last));
         }
     }
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -110,14 +110,14 @@ pub fn give_back() {
 
 /// Whether blocks of this layout are cached.
 fn is_large(layout: Layout) -> bool {
-    layout.size() >= LARGE
+    layout.size() >= MIN_CACHED_BYTES
         && layout.size() <= isize::MAX as usize / 2
         && layout.align() <= HUGE_PAGE
 }
 
 /// Rounds the size of a large block up. There are eight sizes between one power of two and the next, so that blocks of
 /// similar sizes can replace each other.
-fn rounded(size: usize) -> usize {
+fn rounded_size(size: usize) -> usize {
     size.next_multiple_of(1 << (size.ilog2() - 3))
 }
 
@@ -134,15 +134,15 @@ fn free(block: Block) {
 }
 
 /// Allocates a large block. It is not cleared: it may contain data of an earlier owner.
-fn large(size: usize) -> *mut u8 {
-    let kept = KEPT
+fn alloc_large(size: usize) -> *mut u8 {
+    let cached = CACHE
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .take(size);
-    if let Some(start) = kept {
+    if let Some(start) = cached {
         return start;
     }
-    // SAFETY: the size is not zero: it is at least `LARGE`.
+    // SAFETY: the size is not zero: it is at least `MIN_CACHED_BYTES`.
     let start = unsafe { System.alloc(system_layout(size)) };
     #[cfg(target_os = "linux")]
     if !start.is_null() && size >= HUGE_PAGE {
@@ -158,7 +158,7 @@ fn large(size: usize) -> *mut u8 {
 unsafe impl GlobalAlloc for CachingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_large(layout) {
-            return large(rounded(layout.size()));
+            return alloc_large(rounded_size(layout.size()));
         }
         // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
@@ -169,7 +169,7 @@ unsafe impl GlobalAlloc for CachingAllocator {
             // SAFETY: the caller upholds the contract of `alloc_zeroed`.
             return unsafe { System.alloc_zeroed(layout) };
         }
-        let start = large(rounded(layout.size()));
+        let start = alloc_large(rounded_size(layout.size()));
         if !start.is_null() {
             // SAFETY: the block has at least this size.
             unsafe { start.write_bytes(0, layout.size()) };
@@ -179,8 +179,9 @@ unsafe impl GlobalAlloc for CachingAllocator {
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
         if is_large(layout) {
-            let size = rounded(layout.size());
-            KEPT.lock()
+            let size = rounded_size(layout.size());
+            CACHE
+                .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .put(Block { start, size });
             return;
@@ -195,7 +196,7 @@ unsafe impl GlobalAlloc for CachingAllocator {
         match (is_large(layout), is_large(new)) {
             // SAFETY: the caller upholds the contract of `realloc`.
             (false, false) => unsafe { System.realloc(start, layout, size) },
-            (true, true) if rounded(layout.size()) == rounded(size) => start,
+            (true, true) if rounded_size(layout.size()) == rounded_size(size) => start,
             // SAFETY: the new block does not overlap the old one, and only the smaller of the two sizes is copied
             // before the old block is freed.
             _ => unsafe {
@@ -216,18 +217,24 @@ mod tests {
 
     #[test]
     fn sizes_are_rounded_by_an_eighth_at_most() {
-        for size in [LARGE, LARGE + 1, 3 * LARGE - 5, 18_248_704, (1 << 27) - 1] {
-            let rounded = rounded(size);
+        for size in [
+            MIN_CACHED_BYTES,
+            MIN_CACHED_BYTES + 1,
+            3 * MIN_CACHED_BYTES - 5,
+            18_248_704,
+            (1 << 27) - 1,
+        ] {
+            let rounded = rounded_size(size);
             assert!(rounded >= size && rounded - size <= size / 8, "{size}");
-            assert_eq!(super::rounded(rounded), rounded, "{size}");
+            assert_eq!(rounded_size(rounded), rounded, "{size}");
         }
     }
 
     #[test]
-    fn kept_blocks_are_cleared_where_zeros_are_asked_for_and_given_back() {
+    fn alloc_zeroed_clears_cached_blocks_and_release_cached_frees_them() {
         // a size that no other test allocates
-        let size = 37 * LARGE + 12_345;
-        let layout = Layout::from_size_align(size, 8).expect("a layout");
+        let size = 37 * MIN_CACHED_BYTES + 12_345;
+        let layout = Layout::from_size_align(size, 8).expect("a valid layout");
         for _ in 0..3 {
             // SAFETY: only bytes inside the block are written, and it is freed with its layout.
             unsafe {
@@ -238,13 +245,13 @@ mod tests {
                 CachingAllocator.dealloc(start, layout);
             }
         }
-        assert!(KEPT.lock().expect("kept blocks").bytes <= LIMIT);
-        give_back();
-        let kept = KEPT.lock().expect("kept blocks");
+        assert!(CACHE.lock().expect("the lock of the cache").bytes <= MAX_CACHED_BYTES);
+        release_cached();
+        let cache = CACHE.lock().expect("the lock of the cache");
         assert!(
-            !kept.blocks[..kept.count]
+            !cache.blocks[..cache.count]
                 .iter()
-                .any(|block| block.size == rounded(size))
+                .any(|block| block.size == rounded_size(size))
         );
     }
 

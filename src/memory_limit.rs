@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of memory that the process may use; `None` if the system does not report it.
 pub(crate) fn bytes() -> Option<u64> {
-    below(Path::new("/"))
+    bytes_below_root(Path::new("/"))
 }
 
 /// Like [`bytes`], with the system files read below `root`.
-fn below(root: &Path) -> Option<u64> {
+fn bytes_below_root(root: &Path) -> Option<u64> {
     let read = |path: PathBuf| fs::read_to_string(path).ok();
     let machine = read(root.join("proc/meminfo"));
     let machine = machine.and_then(|text| total_memory(&text));
     let groups = read(root.join("proc/self/cgroup")).unwrap_or_default();
-    let group = limit_files(&groups)
+    let group = cgroup_limit_files(&groups)
         .into_iter()
-        .filter_map(|file| limit(&read(root.join("sys/fs/cgroup").join(file))?))
+        .filter_map(|file| parse_limit(&read(root.join("sys/fs/cgroup").join(file))?))
         .min();
     match (machine, group) {
         // version 1 reports no limit as a number that is larger than any machine, so the minimum is correct
@@ -35,7 +35,7 @@ fn total_memory(meminfo: &str) -> Option<u64> {
 /// The files below `/sys/fs/cgroup` that may limit the memory of the control groups listed in `/proc/self/cgroup`: one
 /// for each group and one for each of its ancestors. In a container, the path of the group may be its path on the host;
 /// then only the outermost of these files exist.
-fn limit_files(groups: &str) -> Vec<PathBuf> {
+fn cgroup_limit_files(groups: &str) -> Vec<PathBuf> {
     let mut files = vec![];
     for line in groups.lines() {
         let mut fields = line.splitn(3, ':');
@@ -62,7 +62,7 @@ fn limit_files(groups: &str) -> Vec<PathBuf> {
 }
 
 /// Parses a limit in bytes; `None` for `max`, which means no limit.
-fn limit(text: &str) -> Option<u64> {
+fn parse_limit(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
@@ -74,14 +74,14 @@ mod tests {
         "MemTotal:       16316412 kB\nMemFree:          871040 kB\nMemAvailable:    9127648 kB\n";
 
     #[test]
-    fn texts_are_read() {
+    fn system_files_are_parsed() {
         assert_eq!(total_memory(MEMINFO), Some(16_316_412 << 10));
         assert_eq!(total_memory("MemFree: 5 kB"), None);
         assert_eq!(total_memory("MemTotal: much"), None);
-        assert_eq!(limit("536870912\n"), Some(512 << 20));
-        assert_eq!(limit("max\n"), None);
+        assert_eq!(parse_limit("536870912\n"), Some(512 << 20));
+        assert_eq!(parse_limit("max\n"), None);
         let files = |groups: &str| -> Vec<String> {
-            let files = limit_files(groups).into_iter();
+            let files = cgroup_limit_files(groups).into_iter();
             files.map(|file| file.display().to_string()).collect()
         };
         assert_eq!(
@@ -113,7 +113,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        let found = || below(root.path());
+        let found = || bytes_below_root(root.path());
         assert_eq!(found(), None);
         write("proc/meminfo", MEMINFO);
         let machine = Some(16_316_412 << 10);

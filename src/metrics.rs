@@ -34,11 +34,11 @@ pub struct Metrics {
     steps: Family<UrgencyLabels, Gauge>,
     hits: Family<StageLabels, Counter>,
     misses: Family<StageLabels, Counter>,
-    kept_bytes: Family<StageLabels, Gauge>,
+    cached_bytes: Family<StageLabels, Gauge>,
     request_memory: Gauge,
     request_memory_peak: Gauge,
     ready: Gauge<f64, AtomicU64>,
-    answered: Arc<AtomicU64>,
+    work_requests: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -78,7 +78,11 @@ impl Default for Metrics {
         let (detections, regions) = (Counter::default(), Counter::default());
         let (detector_time, segmenter_time) = (histogram(), histogram());
         let (waiting, ready) = (Gauge::default(), Gauge::default());
-        registry.register("requests", "HTTP requests answered", requests.clone());
+        registry.register(
+            "requests",
+            "HTTP requests that were answered",
+            requests.clone(),
+        );
         registry.register_with_unit(
             "request_duration",
             "Time to answer a request",
@@ -87,43 +91,47 @@ impl Default for Metrics {
         );
         registry.register(
             "predictions",
-            "Images that the models looked at",
+            "Images for which the models computed something",
             predictions.clone(),
         );
         registry.register(
             "prediction_failures",
-            "Tasks of a batch, and interactive requests, without a prediction",
+            "Batch tasks and interactive requests that got no prediction",
             failures.clone(),
         );
-        registry.register("detections", "Objects found", detections.clone());
-        registry.register("regions", "Regions answered", regions.clone());
+        registry.register(
+            "detections",
+            "Objects that the detector found",
+            detections.clone(),
+        );
+        registry.register("regions", "Regions in responses", regions.clone());
         registry.register_with_unit(
             "detector_duration",
-            "Time of the detector for an image",
+            "Time of the detector's stages for an image",
             Unit::Seconds,
             detector_time.clone(),
         );
         registry.register_with_unit(
             "segmenter_duration",
-            "Time of the segmenter for an image, where there was something to segment",
+            "Time of the segmenter's stages for an image with objects to segment",
             Unit::Seconds,
             segmenter_time.clone(),
         );
         registry.register(
             "waiting",
-            "Requests of annotators that wait or are worked on",
+            "Interactive requests that wait or are computed",
             waiting.clone(),
         );
         let steps = Family::<UrgencyLabels, Gauge>::default();
         registry.register(
             "steps",
-            "Steps of the models that wait or are computed",
+            "Model steps that wait or are computed",
             steps.clone(),
         );
         let (hits, misses) = (Family::default(), Family::default());
         registry.register(
             "store_hits",
-            "Results of a stage that were kept",
+            "Results of a stage that were cached",
             Family::clone(&hits),
         );
         registry.register(
@@ -131,23 +139,23 @@ impl Default for Metrics {
             "Results of a stage that were computed or fetched",
             Family::clone(&misses),
         );
-        let kept_bytes = Family::<StageLabels, Gauge>::default();
+        let cached_bytes = Family::<StageLabels, Gauge>::default();
         registry.register_with_unit(
             "store",
-            "Results of a stage that are kept now",
+            "Size of the cached results of a stage",
             Unit::Bytes,
-            kept_bytes.clone(),
+            cached_bytes.clone(),
         );
         let (request_memory, request_memory_peak) = (Gauge::default(), Gauge::default());
         registry.register_with_unit(
             "request_memory",
-            "Memory that requests take now: bodies, image files, pixels, results",
+            "Memory that all requests use: bodies, image files, pixels, results",
             Unit::Bytes,
             request_memory.clone(),
         );
         registry.register_with_unit(
             "request_memory_peak",
-            "The most memory that requests took at a time",
+            "Largest memory that all requests used at the same time",
             Unit::Bytes,
             request_memory_peak.clone(),
         );
@@ -166,11 +174,11 @@ impl Default for Metrics {
             steps,
             hits,
             misses,
-            kept_bytes,
+            cached_bytes,
             request_memory,
             request_memory_peak,
             ready,
-            answered: Arc::default(),
+            work_requests: Arc::default(),
         }
     }
 }
@@ -178,9 +186,9 @@ impl Default for Metrics {
 impl Metrics {
     /// Counts an answered request. `route` must be a route of the server, or `other`, so that clients cannot create new
     /// label values.
-    pub fn request(&self, route: &str, status: u16, time: Duration) {
+    pub fn record_request(&self, route: &str, status: u16, time: Duration) {
         if matches!(route, "/predict" | "/setup" | "/webhook") {
-            self.answered.fetch_add(1, Ordering::Relaxed);
+            self.work_requests.fetch_add(1, Ordering::Relaxed);
         }
         let labels = RequestLabels {
             route: route.to_owned(),
@@ -194,7 +202,7 @@ impl Metrics {
 
     /// Records that the models processed an image, and how many objects the detector found (0 if it did not run).
     /// Nothing is recorded if all results came from the cache.
-    pub fn looked_at(&self, found: usize, timings: &Timings) {
+    pub fn record_prediction(&self, detections: usize, timings: &Timings) {
         let sum = |stages: &[&str]| stages.iter().map(|stage| timings.of(stage)).sum();
         let detector: Duration = sum(&["image_features", "text_features", "queries"]);
         let segmenter: Duration = sum(&["image_embeddings", "masks"]);
@@ -202,7 +210,7 @@ impl Metrics {
             return;
         }
         self.predictions.inc();
-        self.detections.inc_by(found as u64);
+        self.detections.inc_by(detections as u64);
         for (time, histogram) in [
             (detector, &self.detector_time),
             (segmenter, &self.segmenter_time),
@@ -215,22 +223,22 @@ impl Metrics {
 
     /// The number of `/predict`, `/setup` and `/webhook` requests answered so far. Health checks are not counted: they
     /// arrive all the time, also when the server is idle.
-    pub fn answered(&self) -> u64 {
-        self.answered.load(Ordering::Relaxed)
+    pub fn work_requests(&self) -> u64 {
+        self.work_requests.load(Ordering::Relaxed)
     }
 
-    /// Counts the regions of an answer.
-    pub fn regions(&self, count: usize) {
+    /// Counts the regions of a response.
+    pub fn record_regions(&self, count: usize) {
         self.regions.inc_by(count as u64);
     }
 
     /// Counts a task that got no prediction.
-    pub fn failed(&self) {
+    pub fn record_failure(&self) {
         self.failures.inc();
     }
 
     /// Renders all metrics in the OpenMetrics text format, with the current state of the queue, the models and the
-    /// store.
+    /// caches.
     ///
     /// # Errors
     /// If the text cannot be encoded.
@@ -240,7 +248,7 @@ impl Metrics {
         steps: [usize; Urgency::ALL.len()],
         models: &ModelsHandle,
         budget: &Budget,
-        kept: impl IntoIterator<Item = (&'static str, Usage)>,
+        caches: impl IntoIterator<Item = (&'static str, Usage)>,
     ) -> Result<String, std::fmt::Error> {
         self.waiting.set(waiting as i64);
         let is_ready = matches!(models.status(), LoadStatus::Ready(_));
@@ -252,9 +260,9 @@ impl Metrics {
             let labels = UrgencyLabels { urgency };
             self.steps.get_or_create(&labels).set(count as i64);
         }
-        for (stage, usage) in kept {
+        for (stage, usage) in caches {
             let labels = StageLabels { stage };
-            self.kept_bytes
+            self.cached_bytes
                 .get_or_create(&labels)
                 .set(usage.bytes as i64);
             // a counter can only be increased, so only the difference is added

@@ -28,12 +28,13 @@ pub fn retry_after(response: &reqwest::Response) -> Option<Duration> {
 
 /// Why the body of a response could not be read.
 #[derive(Debug, thiserror::Error)]
-pub enum AnswerError {
+#[non_exhaustive]
+pub enum ReadBodyError {
     /// The connection failed before the end of the body.
-    #[error("{}", causes(.0))]
-    Broken(reqwest::Error),
+    #[error("{}", error_chain(.0))]
+    Interrupted(reqwest::Error),
     /// The body is longer than the limit.
-    #[error("the answer has more than {0} bytes")]
+    #[error("the response is longer than {0} bytes")]
     TooLong(usize),
 }
 
@@ -41,12 +42,15 @@ pub enum AnswerError {
 ///
 /// # Errors
 /// If the connection fails, or the body is longer than `limit`.
-pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>, AnswerError> {
-    let broken = |error: reqwest::Error| AnswerError::Broken(error.without_url());
+pub async fn read_body(
+    mut response: reqwest::Response,
+    limit: usize,
+) -> Result<Vec<u8>, ReadBodyError> {
+    let interrupted = |error: reqwest::Error| ReadBodyError::Interrupted(error.without_url());
     let mut bytes = vec![];
-    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+    while let Some(chunk) = response.chunk().await.map_err(interrupted)? {
         if bytes.len() + chunk.len() > limit {
-            return Err(AnswerError::TooLong(limit));
+            return Err(ReadBodyError::TooLong(limit));
         }
         bytes.extend_from_slice(&chunk);
     }
@@ -54,7 +58,7 @@ pub async fn read(mut response: reqwest::Response, limit: usize) -> Result<Vec<u
 }
 
 /// Formats an error and its chain of causes on one line.
-pub fn causes(error: &dyn std::error::Error) -> String {
+pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -73,7 +77,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_answer_without_end_is_not_read_to_it() {
+    async fn an_endless_response_is_read_up_to_the_limit() {
         let endless = || {
             let chunks = std::iter::repeat_with(|| Ok::<_, std::io::Error>(vec![b'x'; 4096]));
             Body::from_stream(futures_util::stream::iter(chunks))
@@ -85,12 +89,12 @@ mod tests {
         let host = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, app).await });
         let client = client().no_proxy().build().unwrap();
-        let ask = async |path: &str| {
+        let get_body = async |path: &str| {
             let response = client.get(format!("{host}{path}")).send().await.unwrap();
-            read(response, 100_000).await
+            read_body(response, 100_000).await
         };
-        assert_eq!(ask("/short").await.unwrap(), b"short");
-        let error = ask("/endless").await.unwrap_err();
-        assert!(matches!(error, AnswerError::TooLong(100_000)), "{error}");
+        assert_eq!(get_body("/short").await.unwrap(), b"short");
+        let error = get_body("/endless").await.unwrap_err();
+        assert!(matches!(error, ReadBodyError::TooLong(100_000)), "{error}");
     }
 }

@@ -7,7 +7,7 @@
 use std::path::{Component, Path};
 
 use groundling::label_studio::LabelStudio;
-use groundling::media::{Location, Surroundings, locate};
+use groundling::media::{Location, ResolveContext, locate};
 use libfuzzer_sys::fuzz_target;
 
 /// A folder that is not there: nothing of the disk is looked at.
@@ -21,7 +21,7 @@ fuzz_target!(|input: (u8, &str)| {
         _ => Some("https://studio.example/prefix/"),
     };
     let label_studio = LabelStudio::new(host, None).expect("an address");
-    let around = Surroundings {
+    let around = ResolveContext {
         label_studio: &label_studio,
         task: (around & 4 != 0).then_some(7),
         local_files: (around & 8 != 0).then_some(Path::new(ROOT)),
@@ -42,13 +42,13 @@ fuzz_target!(|input: (u8, &str)| {
             let is_plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
             assert!(below.components().all(is_plain), "{path:?}");
         }
-        Location::Remote { url, otherwise } => {
-            for url in std::iter::once(&url).chain(&otherwise) {
+        Location::Remote { url, fallback } => {
+            for url in std::iter::once(&url).chain(&fallback) {
                 assert!(["http", "https"].contains(&url.scheme()), "{url}");
                 assert!(url.has_host(), "{url}");
             }
-            if let Some(other) = otherwise {
-                assert!(label_studio.owns(&url) && label_studio.owns(&other));
+            if let Some(other) = fallback {
+                assert!(label_studio.is_same_origin(&url) && label_studio.is_same_origin(&other));
             }
             let name = url::Url::parse(&name).expect("the name is a URL");
             assert!(name.password().is_none() && name.username().is_empty());

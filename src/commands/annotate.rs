@@ -193,7 +193,7 @@ async fn predict_and_store(
     api: &Api,
     preannotator: &Preannotator,
     plan: &BatchPlan,
-    task: api::Task,
+    task: api::StoredTask,
 ) -> Result<usize, TaskError> {
     let wanted = Task {
         id: Some(task.id),

@@ -326,7 +326,7 @@ fn store(args: &SetupArgs, findings: &mut Findings) {
     let folder = args.store.embeddings(&args.models.model_dir);
     // with no limit, so that this check deletes nothing
     let disk = DiskStore::new(folder, u64::MAX);
-    disk.tidy();
+    disk.scan_and_evict();
     let usage = disk.usage();
     findings.ok(format!(
         "{} image embeddings are stored in {} of {} (WARM_BYTES), in the folder {} (CACHE_DIR)",

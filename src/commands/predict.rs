@@ -15,9 +15,9 @@ use crate::media::decode;
 use crate::pipeline::{ModelLoader, Models};
 use crate::preannotation::project::version;
 use crate::prompt::Prompt;
-use crate::regions::{Style, Unlabeled};
-use crate::report::label_studio::{Task, config_for, task};
-use crate::report::{Done, ImageReport, Report, overlay};
+use crate::regions::{RegionOptions, Unlabeled};
+use crate::report::label_studio::{ImportTask, default_config, import_task};
+use crate::report::{ImageReport, PredictionReport, Report, overlay};
 
 /// Predicts every image and writes the results. An image that fails does not stop the others.
 ///
@@ -32,7 +32,7 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
                 .with_context(|| format!("cannot read {}", file.display()))?;
             LabelingConfig::parse(&xml).with_context(|| file.display().to_string())?
         }
-        None => config_for(&prompt),
+        None => default_config(&prompt),
     };
     if let Some(folder) = &args.overlay {
         fs::create_dir_all(folder)
@@ -94,7 +94,7 @@ struct Run<'a> {
     /// Paths of overlays that are already written.
     overlays: HashSet<PathBuf>,
     reports: Vec<ImageReport>,
-    tasks: Vec<Task>,
+    tasks: Vec<ImportTask>,
 }
 
 impl Run<'_> {
@@ -114,7 +114,8 @@ impl Run<'_> {
         let options = self.args.detection.options();
         let (prediction, times) = self.models.predict(&image, &self.prompt, &options)?;
 
-        let report = Done::new(name.clone(), &self.prompt, &prediction, decode_time, times);
+        let report =
+            PredictionReport::new(name.clone(), &self.prompt, &prediction, decode_time, times);
         let objects = prediction.objects.iter();
         let found: Vec<String> = objects.map(|object| object.detection.describe()).collect();
         let found = if found.is_empty() {
@@ -124,15 +125,16 @@ impl Run<'_> {
         };
         let mut summary = format!("{name}: {found} ({:.0} ms)", report.timings.total_ms);
         match self.args.format {
-            OutputFormat::Json => self.reports.push(ImageReport::Done(report)),
+            OutputFormat::Json => self.reports.push(ImageReport::Predicted(report)),
             OutputFormat::LabelStudio => {
                 let version = version::plain(&self.version, &options);
-                let style = Style {
+                let style = RegionOptions {
                     unlabeled: Unlabeled::Drop,
-                    label_thresholds: None,
+                    default_label_threshold: None,
                     polygon_tolerance: self.args.detection.polygon_tolerance.0,
                 };
-                let (task, dropped) = task(&name, &prediction, &self.labeling, &style, &version)?;
+                let (task, dropped) =
+                    import_task(&name, &prediction, &self.labeling, &style, &version)?;
                 self.tasks.push(task);
                 if dropped > 0 {
                     summary += &format!(

@@ -107,7 +107,10 @@ impl Pages {
     ///
     /// # Errors
     /// See [`ApiError`].
-    pub(super) async fn next(&mut self, api: &Api) -> Result<Option<(Vec<Task>, u64)>, ApiError> {
+    pub(super) async fn next(
+        &mut self,
+        api: &Api,
+    ) -> Result<Option<(Vec<StoredTask>, u64)>, ApiError> {
         let Some(number) = self.next else {
             return Ok(None);
         };

@@ -10,7 +10,9 @@ use tokio::sync::watch;
 
 use super::setup;
 use crate::config::{HttpArgs, ServeArgs};
-use crate::http::{self, AppState, BasicAuth, BodyLimits, ConnectionLimits, Origins, router};
+use crate::http::{
+    self, AllowedOrigins, AppState, BasicAuth, BodyLimits, ConnectionLimits, router,
+};
 use crate::memory;
 use crate::preannotation::Preannotator;
 
@@ -51,12 +53,12 @@ async fn release_memory_when_idle(preannotator: Arc<Preannotator>) {
     loop {
         tokio::time::sleep(IDLE_CHECK_INTERVAL).await;
         preannotator.tidy().await;
-        let now = preannotator.metrics().answered();
+        let now = preannotator.metrics().work_requests();
         if now != before {
             (before, was_busy) = (now, true);
         } else if std::mem::take(&mut was_busy) {
             // it takes locks and unmaps memory, so it must not run on an async thread
-            let _ = tokio::task::spawn_blocking(memory::give_back).await;
+            let _ = tokio::task::spawn_blocking(memory::release_cached).await;
         }
     }
 }

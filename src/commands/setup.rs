@@ -65,7 +65,7 @@ pub(super) fn preannotator(
     let models = ModelsHandle::start(RetryDelays::default(), move |progress| {
         // on the loading thread, because listing many files takes a while
         if let Some(disk) = &disk {
-            disk.tidy();
+            disk.scan_and_evict();
         }
         loader.load(&progress::to_log(progress))
     })?;
@@ -73,7 +73,7 @@ pub(super) fn preannotator(
     let stages = Stages::new(Scheduler::start()?, models, bytes, warm);
     // the share that the stages leave
     let limits = ImageLimits {
-        kept_bytes: bytes / 100 * (100 - STAGES_PERCENT),
+        cache_bytes: bytes / 100 * (100 - STAGES_PERCENT),
         ..ImageLimits::default()
     };
     Ok(Preannotator::new(

@@ -221,7 +221,7 @@ impl Run {
         Ok(())
     }
 
-    fn is_wanted(&mut self, task: &api::Task) -> bool {
+    fn is_wanted(&mut self, task: &api::StoredTask) -> bool {
         let is_wanted = !self.only_unlabeled || task.total_annotations == 0;
         if !is_wanted {
             self.summary.annotated += 1;
@@ -281,7 +281,7 @@ async fn warm_task(
 impl Summary {
     fn print(&self, disk: &DiskStore) {
         // other processes use the folder too
-        disk.tidy();
+        disk.scan_and_evict();
         let usage = disk.usage();
         print_result(format_args!(
             "{} images: {} computed, {} already stored, {} failed; {} tasks skipped because they have annotations",

@@ -19,12 +19,12 @@ use crate::preannotation::PreannotationError;
 
 /// Why a request failed. The text goes to the client and to the log.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ApiError {
+pub(super) enum RequestError {
     /// The body does not have the form that Label Studio sends.
-    #[error("the request is not usable: {0}")]
+    #[error("invalid request: {0}")]
     Body(String),
     /// A thread of the server panicked. The request is not the cause.
-    #[error("groundling failed on this request, which is a defect of it ({0}); see its log")]
+    #[error("internal error: {0}; the log has details")]
     Defect(String),
     /// Other requests use the memory budget.
     #[error(transparent)]
@@ -41,13 +41,13 @@ pub(super) enum ApiError {
     },
 }
 
-impl From<LabelingError> for ApiError {
+impl From<LabelingError> for RequestError {
     fn from(error: LabelingError) -> Self {
         Self::Preannotation(error.into())
     }
 }
 
-impl ApiError {
+impl RequestError {
     fn status(&self) -> StatusCode {
         let error = match self {
             Self::Body(_) => return StatusCode::BAD_REQUEST,
@@ -59,11 +59,11 @@ impl ApiError {
             PreannotationError::Labeling(_)
             | PreannotationError::Prompt(_)
             | PreannotationError::LongPrompt(_) => StatusCode::BAD_REQUEST,
-            PreannotationError::Media(error) => of_media(error),
+            PreannotationError::Media(error) => media_status(error),
             PreannotationError::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
             PreannotationError::Stage(error) => match &**error {
                 StageError::ModelsUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-                StageError::Media(error) => of_media(error),
+                StageError::Media(error) => media_status(error),
                 StageError::Predict(
                     PredictError::NoSegmenter
                     | PredictError::Detect(
@@ -93,32 +93,32 @@ impl ApiError {
         match self {
             Self::Preannotation(error) | Self::Task { error, .. } => match error {
                 PreannotationError::Busy(_)
-                | PreannotationError::Media(MediaError::Memory { .. }) => Some(BUSY_S),
+                | PreannotationError::Media(MediaError::Memory { .. }) => Some(BUSY_RETRY_SECONDS),
                 PreannotationError::Stage(error) => match &**error {
                     StageError::ModelsUnavailable(error) => Some(error.retry_after()),
-                    StageError::Media(MediaError::Memory { .. }) => Some(BUSY_S),
+                    StageError::Media(MediaError::Memory { .. }) => Some(BUSY_RETRY_SECONDS),
                     _ => None,
                 },
                 _ => None,
             },
-            Self::Memory(_) => Some(BUSY_S),
+            Self::Memory(_) => Some(BUSY_RETRY_SECONDS),
             Self::Body(_) | Self::Defect(_) => None,
         }
     }
 }
 
 /// Runs blocking work outside of the async threads.
-pub(super) async fn off_thread<T: Send + 'static>(
+pub(super) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ApiError> {
+) -> Result<T, RequestError> {
     let done = crate::pipeline::stages::off_thread(work).await;
-    done.map_err(|error| ApiError::Defect(error.to_string()))
+    done.map_err(|error| RequestError::Defect(error.to_string()))
 }
 
 /// Value of `Retry-After` in seconds when the server is busy: by then some of the waiting requests are answered.
-const BUSY_S: u64 = 5;
+const BUSY_RETRY_SECONDS: u64 = 5;
 
-fn of_media(error: &MediaError) -> StatusCode {
+fn media_status(error: &MediaError) -> StatusCode {
     match error {
         MediaError::Location(_)
         | MediaError::Private(_)
@@ -133,13 +133,13 @@ fn of_media(error: &MediaError) -> StatusCode {
     }
 }
 
-impl IntoResponse for ApiError {
+impl IntoResponse for RequestError {
     fn into_response(self) -> Response {
         let status = self.status();
         if !matches!(self, Self::Task { .. }) {
             self.log();
         }
-        let mut response = failure(status, &self.to_string());
+        let mut response = error_response(status, &self.to_string());
         if let Some(seconds) = self.retry_after() {
             let headers = response.headers_mut();
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -158,28 +158,28 @@ pub(super) struct ErrorBody {
 }
 
 /// A response with the body `{"error": text}`.
-pub(super) fn failure(status: StatusCode, text: &str) -> Response {
+pub(super) fn error_response(status: StatusCode, text: &str) -> Response {
     let error = text.to_owned();
     (status, Json(ErrorBody { error })).into_response()
 }
 
 pub(super) async fn not_found(uri: Uri) -> Response {
     let text = format!(
-        "there is no {}; see /health, /setup, /predict and /api-docs",
+        "there is no route {}; GET /api-docs lists all routes",
         uri.path()
     );
-    failure(StatusCode::NOT_FOUND, &text)
+    error_response(StatusCode::NOT_FOUND, &text)
 }
 
 pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Response {
-    let text = format!("{} does not take {method}", uri.path());
-    failure(StatusCode::METHOD_NOT_ALLOWED, &text)
+    let text = format!("{} does not support the method {method}", uri.path());
+    error_response(StatusCode::METHOD_NOT_ALLOWED, &text)
 }
 
 pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
     tracing::error!("a handler panicked");
-    failure(
+    error_response(
         StatusCode::INTERNAL_SERVER_ERROR,
-        "groundling failed on this request; see its log",
+        "internal error; the log has details",
     )
 }

@@ -57,7 +57,7 @@ pub(super) struct Readiness {
 #[utoipa::path(
     get,
     path = "/health",
-    responses((status = 200, description = "It is up, whatever the state of the models", body = Health))
+    responses((status = 200, description = "The server runs, whatever the state of the models", body = Health))
 )]
 pub(super) async fn health(State(state): State<AppState>) -> Json<Health> {
     Json(describe(&state))
@@ -67,7 +67,7 @@ pub(super) async fn health(State(state): State<AppState>) -> Json<Health> {
 #[utoipa::path(
     get,
     path = "/",
-    responses((status = 200, description = "As /health", body = Health))
+    responses((status = 200, description = "The same as /health", body = Health))
 )]
 pub(super) async fn root(state: State<AppState>) -> Json<Health> {
     health(state).await
@@ -79,7 +79,7 @@ pub(super) async fn root(state: State<AppState>) -> Json<Health> {
     path = "/ready",
     responses(
         (status = 200, description = "The models are loaded", body = Readiness),
-        (status = 503, description = "They are not; the reason", body = Readiness)
+        (status = 503, description = "The models are not loaded; `reason` says why", body = Readiness)
     )
 )]
 pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Readiness>) {
@@ -91,14 +91,14 @@ pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Re
         LoadStatus::Loading { step } | LoadStatus::Downloading { step } => step,
         LoadStatus::Failed { reason, retry_at } => {
             let seconds = retry_at.saturating_duration_since(Instant::now()).as_secs();
-            format!("the models could not be loaded: {reason}; they are tried again in {seconds} s")
+            format!("the models could not be loaded: {reason}; the next attempt is in {seconds} s")
         }
     };
-    let answer = Json(Readiness {
+    let readiness = Json(Readiness {
         ready: false,
         reason: Some(reason),
     });
-    (StatusCode::SERVICE_UNAVAILABLE, answer)
+    (StatusCode::SERVICE_UNAVAILABLE, readiness)
 }
 
 fn describe(state: &AppState) -> Health {

@@ -14,19 +14,20 @@ use tokio_io_timeout::TimeoutWriter;
 
 /// Limits for client connections.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct ConnectionLimits {
     /// Maximum number of open connections. Further ones wait until others are closed.
     pub connections: usize,
     /// Maximum time to wait for the headers of a request, for the next request on a keep-alive connection, and for a
     /// client to receive more of a response.
-    pub idle: Duration,
+    pub idle_timeout: Duration,
 }
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             connections: 512,
-            idle: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -39,15 +40,15 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let permits = Arc::new(Semaphore::new(limits.connections));
     tokio::pin!(stop);
     loop {
         // the semaphore is never closed
         let next = async {
-            let place = places.clone().acquire_owned().await.ok();
-            (place, listener.accept().await)
+            let permit = permits.clone().acquire_owned().await.ok();
+            (permit, listener.accept().await)
         };
-        let (place, accepted) = tokio::select! {
+        let (permit, accepted) = tokio::select! {
             () = &mut stop => break,
             next = next => next,
         };
@@ -55,7 +56,7 @@ pub async fn serve(
             Ok((stream, _)) => stream,
             Err(error) => {
                 // the usual cause is too many open files: wait until others are closed
-                tracing::warn!(%error, "a connection could not be taken");
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -63,10 +64,10 @@ pub async fn serve(
         // sends small responses without delay; an error only means that they are sent a little later
         let _ = stream.set_nodelay(true);
         let mut stream = TimeoutWriter::new(stream);
-        stream.set_timeout(Some(limits.idle));
+        stream.set_timeout(Some(limits.idle_timeout));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(limits.idle)
+            .header_read_timeout(limits.idle_timeout)
             .serve_connection(
                 TokioIo::new(Box::pin(stream)),
                 TowerToHyperService::new(app.clone()),
@@ -74,9 +75,9 @@ pub async fn serve(
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended");
+                tracing::debug!(%error, "a connection ended with an error");
             }
-            drop(place);
+            drop(permit);
         });
     }
     drop(listener);
@@ -92,9 +93,9 @@ mod tests {
 
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(20);
+    const TEST_TIMEOUT: Duration = Duration::from_secs(20);
     /// Size of a long response in bytes: larger than the socket buffers of the system.
-    const ANSWER: usize = 64 << 20;
+    const RESPONSE_BYTES: usize = 64 << 20;
 
     /// Starts a server with the given limits. Returns its address, a sender that stops it, and its task.
     async fn start(
@@ -111,7 +112,7 @@ mod tests {
         let app = Router::new()
             .route("/", get(async || "here"))
             .route("/slow", get(late))
-            .route("/long", get(async || vec![b'x'; ANSWER]));
+            .route("/long", get(async || vec![b'x'; RESPONSE_BYTES]));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -123,44 +124,46 @@ mod tests {
         (address, stop, server)
     }
 
-    async fn answer(stream: &mut TcpStream, path: &str) -> String {
+    async fn get_text(stream: &mut TcpStream, path: &str) -> String {
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
     }
 
     #[tokio::test]
-    async fn silent_connections_are_closed_and_make_room() {
+    async fn idle_connections_are_closed_so_that_others_are_accepted() {
         let limits = ConnectionLimits {
             connections: 3,
-            idle: Duration::from_millis(200),
+            idle_timeout: Duration::from_millis(200),
         };
         let (address, _stop, _server) = start(limits).await;
         let mut silent = vec![];
-        for begin in ["", "GET / HT", "GET / HTTP/1.1\r\nHost: localhost\r\nX-Y"] {
+        for start in ["", "GET / HT", "GET / HTTP/1.1\r\nHost: localhost\r\nX-Y"] {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(begin.as_bytes()).await.unwrap();
+            stream.write_all(start.as_bytes()).await.unwrap();
             silent.push(stream);
         }
         // all connections are in use, until the server closes the idle ones
         let mut fourth = TcpStream::connect(address).await.unwrap();
-        let answered = timeout(LONG, answer(&mut fourth, "/")).await.unwrap();
-        assert!(answered.ends_with("here"), "{answered}");
+        let response = timeout(TEST_TIMEOUT, get_text(&mut fourth, "/"))
+            .await
+            .unwrap();
+        assert!(response.ends_with("here"), "{response}");
         for mut stream in silent {
             let mut rest = vec![];
-            let closed = timeout(LONG, stream.read_to_end(&mut rest)).await;
-            assert!(closed.is_ok(), "it is still open");
+            let closed = timeout(TEST_TIMEOUT, stream.read_to_end(&mut rest)).await;
+            assert!(closed.is_ok(), "the connection is still open");
         }
     }
 
     #[tokio::test]
-    async fn a_client_that_takes_no_answer_makes_room() {
+    async fn a_client_that_does_not_read_its_response_is_disconnected() {
         let limits = ConnectionLimits {
             connections: 1,
-            idle: Duration::from_millis(200),
+            idle_timeout: Duration::from_millis(200),
         };
         let (address, _stop, _server) = start(limits).await;
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -168,22 +171,30 @@ mod tests {
         stream.write_all(request).await.unwrap();
         // the client reads nothing and occupies the only connection, until the server closes it
         let mut second = TcpStream::connect(address).await.unwrap();
-        let answered = timeout(LONG, answer(&mut second, "/")).await.unwrap();
-        assert!(answered.ends_with("here"), "{answered}");
+        let response = timeout(TEST_TIMEOUT, get_text(&mut second, "/"))
+            .await
+            .unwrap();
+        assert!(response.ends_with("here"), "{response}");
         let mut rest = vec![];
-        let read = timeout(LONG, stream.read_to_end(&mut rest)).await.unwrap();
-        assert!(read.is_err() || rest.len() < ANSWER, "{} bytes", rest.len());
+        let read = timeout(TEST_TIMEOUT, stream.read_to_end(&mut rest))
+            .await
+            .unwrap();
+        assert!(
+            read.is_err() || rest.len() < RESPONSE_BYTES,
+            "{} bytes",
+            rest.len()
+        );
     }
 
     #[tokio::test]
-    async fn what_is_under_way_is_answered_before_it_stops() {
+    async fn running_requests_are_answered_before_the_server_stops() {
         let (address, stop, server) = start(ConnectionLimits::default()).await;
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let asked = tokio::spawn(async move { answer(&mut stream, "/slow").await });
+        let running = tokio::spawn(async move { get_text(&mut stream, "/slow").await });
         tokio::time::sleep(Duration::from_millis(100)).await;
         stop.send(()).unwrap();
-        assert!(asked.await.unwrap().ends_with("late"));
-        timeout(LONG, server).await.unwrap().unwrap();
+        assert!(running.await.unwrap().ends_with("late"));
+        timeout(TEST_TIMEOUT, server).await.unwrap().unwrap();
         assert!(TcpStream::connect(address).await.is_err());
     }
 }

@@ -43,10 +43,10 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use self::auth::BasicAuth;
+pub use self::auth::{BasicAuth, InvalidUserName};
 pub use self::body::BodyLimits;
 pub use self::listen::{ConnectionLimits, serve};
-pub use self::origin::Origins;
+pub use self::origin::{AllowedOrigins, InvalidOrigin};
 use self::request_span::{RandomId, request_span};
 use crate::preannotation::Preannotator;
 
@@ -58,7 +58,7 @@ pub struct AppState {
     /// Required credentials; `None` lets everyone in.
     pub basic_auth: Option<BasicAuth>,
     /// The web origins that may call the API from a browser.
-    pub origins: Origins,
+    pub origins: AllowedOrigins,
     /// Limits for request bodies.
     pub bodies: BodyLimits,
     /// Time limit for answering a batch. It must be below 100 s, the time that Label Studio waits.
@@ -72,7 +72,7 @@ pub struct AppState {
 
 /// The router with all routes and middleware.
 pub fn router(state: AppState) -> Router {
-    let (guarded, guarded_docs) = OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
+    let (protected, protected_docs) = OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
         .routes(routes!(health::root))
         .routes(routes!(health::health))
         .routes(routes!(setup::setup))
@@ -81,24 +81,24 @@ pub fn router(state: AppState) -> Router {
         .routes(routes!(operations::metrics))
         .routes(routes!(openapi::api_docs))
         .split_for_parts();
-    let (open, open_docs) = OpenApiRouter::new()
+    let (public, public_docs) = OpenApiRouter::new()
         // these need no credentials: Label Studio sends none with webhooks, and readiness is not a secret
         .routes(routes!(webhook::webhook))
         .routes(routes!(health::ready))
         .split_for_parts();
-    let docs = openapi::ApiDocs::new(guarded_docs, open_docs, &state);
-    let guarded = guarded
+    let docs = openapi::ApiDocs::new(protected_docs, public_docs, &state);
+    let protected = protected
         .layer(Extension(docs))
-        .route_layer(from_fn_with_state(state.clone(), auth::require));
-    guarded
-        .merge(open)
+        .route_layer(from_fn_with_state(state.clone(), auth::require_credentials));
+    protected
+        .merge(public)
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(DefaultBodyLimit::disable())
-        .layer(from_fn(encoding::require))
-        .layer(from_fn_with_state(state.clone(), origin::require))
+        .layer(from_fn(encoding::check_encoding))
+        .layer(from_fn_with_state(state.clone(), origin::check_origin))
         .layer(CatchPanicLayer::custom(error::panicked))
-        .layer(from_fn_with_state(state.clone(), count))
+        .layer(from_fn_with_state(state.clone(), record_request))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(
             TraceLayer::new_for_http()
@@ -107,22 +107,22 @@ pub fn router(state: AppState) -> Router {
                 .on_failure(()),
         )
         .layer(SetRequestIdLayer::x_request_id(RandomId))
-        // other encodings are rejected by an inner layer (`encoding::require`), where requests have an id and are
-        // counted
+        // other encodings are rejected by an inner layer (`encoding::check_encoding`), where requests have an id and
+        // are counted
         .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
-        .layer(from_fn(body::mark_packed))
+        .layer(from_fn(body::track_compressed))
         .layer(CompressionLayer::new())
         .with_state(state)
 }
 
 /// Middleware that records each request's route, status and duration.
-async fn count(State(state): State<AppState>, request: Request, next: Next) -> Response {
+async fn record_request(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     // only known routes become labels, so that clients cannot create any number of them
     let path = request.extensions().get::<MatchedPath>();
     let route = path.map_or("other".to_owned(), |path| path.as_str().to_owned());
     let response = next.run(request).await;
     let metrics = state.preannotator.metrics();
-    metrics.request(&route, response.status().as_u16(), start.elapsed());
+    metrics.record_request(&route, response.status().as_u16(), start.elapsed());
     response
 }

@@ -8,7 +8,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{AppState, error};
+use super::AppState;
+use super::error::error_response;
 
 /// The available model versions.
 #[derive(Debug, Serialize, ToSchema)]
@@ -20,7 +21,7 @@ pub(super) struct Versions {
 #[utoipa::path(
     get,
     path = "/versions",
-    responses((status = 200, description = "The one version there is", body = Versions))
+    responses((status = 200, description = "The only version", body = Versions))
 )]
 pub(super) async fn versions(State(state): State<AppState>) -> Json<Versions> {
     Json(Versions {
@@ -40,6 +41,6 @@ pub(super) async fn metrics(State(state): State<AppState>) -> Response {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(CONTENT_TYPE, kind)], text).into_response()
         }
-        Err(error) => error::failure(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        Err(error) => error_response(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }

@@ -12,31 +12,35 @@ use axum::middleware::Next;
 use axum::response::Response;
 use reqwest::Url;
 
-use super::{AppState, error};
+use super::AppState;
+use super::error::error_response;
 
 /// The allowed origins, and whether the server is only for this machine.
 #[derive(Debug, Clone, Default)]
-pub struct Origins {
+pub struct AllowedOrigins {
     /// Origins such as `https://host:port`, in lower case.
     allowed: Vec<String>,
     is_local: bool,
 }
 
-impl Origins {
+/// An entry of `ALLOWED_ORIGINS` that is not an origin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "ALLOWED_ORIGINS contains {0:?}, which is not an origin such as https://studio.example.org"
+)]
+pub struct InvalidOrigin(pub String);
+
+impl AllowedOrigins {
     /// Parses a list separated by commas. `is_local` must be true if the server listens on loopback only.
     ///
     /// # Errors
     /// If an entry is not an origin.
-    pub fn new(allowed: &str, is_local: bool) -> Result<Self, String> {
+    pub fn new(allowed: &str, is_local: bool) -> Result<Self, InvalidOrigin> {
         let entries = allowed.split(',').map(str::trim);
         let allowed = entries.filter(|entry| !entry.is_empty()).map(|entry| {
             let url = Url::parse(entry).ok().filter(|url| url.has_host());
             url.map(|url| url.origin().ascii_serialization())
-                .ok_or_else(|| {
-                    format!(
-                        "ALLOWED_ORIGINS has {entry:?}, which is no origin: it must be like https://studio.example.org"
-                    )
-                })
+                .ok_or_else(|| InvalidOrigin(entry.to_owned()))
         });
         Ok(Self {
             allowed: allowed.collect::<Result<_, _>>()?,
@@ -44,26 +48,26 @@ impl Origins {
         })
     }
 
-    /// Returns the reason if a request with these headers must be refused.
-    fn refuses(&self, headers: &HeaderMap) -> Option<&'static str> {
+    /// Returns the reason if a request with these headers must be rejected.
+    fn rejection_reason(&self, headers: &HeaderMap) -> Option<&'static str> {
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or(""));
         let host = text(HOST);
-        if self.is_local && host.is_some_and(|host| !self.is_own_name(host)) {
+        if self.is_local && host.is_some_and(|host| !self.is_allowed_host(host)) {
             return Some(
-                "the server is there for this machine alone, and the request names another host: set ALLOWED_ORIGINS, or BIND_ADDRESS",
+                "the server listens on loopback only, and the Host header names another host: add its origin to ALLOWED_ORIGINS, or change BIND_ADDRESS",
             );
         }
         let origin = text(ORIGIN)?.to_ascii_lowercase();
         let is_own = origin
             .split_once("://")
-            .is_some_and(|(_, place)| host.is_some_and(|host| host.eq_ignore_ascii_case(place)));
+            .is_some_and(|(_, own)| host.is_some_and(|host| host.eq_ignore_ascii_case(own)));
         (!is_own && !self.allowed.contains(&origin))
-            .then_some("requests of pages of other sites are refused: see ALLOWED_ORIGINS")
+            .then_some("requests from pages of other sites are rejected: ALLOWED_ORIGINS lists the sites that are allowed")
     }
 
     /// Whether a `Host` value is a loopback name of this machine or the host of an allowed origin. Any other name could
     /// be a DNS name that an attacker points at this machine (DNS rebinding).
-    fn is_own_name(&self, host: &str) -> bool {
+    fn is_allowed_host(&self, host: &str) -> bool {
         let Some(url) = Url::parse(&format!("http://{host}")).ok() else {
             return false;
         };
@@ -73,24 +77,24 @@ impl Origins {
             Ok(address) => address.is_loopback(),
             Err(_) => name == "localhost" || name.ends_with(".localhost"),
         };
-        let of_allowed = |origin: &String| {
+        let is_its_host = |origin: &String| {
             let origin = Url::parse(origin).ok();
             origin.is_some_and(|origin| origin.host_str() == url.host_str())
         };
-        is_loopback || self.allowed.iter().any(of_allowed)
+        is_loopback || self.allowed.iter().any(is_its_host)
     }
 }
 
 /// Middleware that answers 403 to requests from pages of other sites.
-pub(super) async fn require(
+pub(super) async fn check_origin(
     State(state): State<AppState>,
     request: Request,
     next: Next,
 ) -> Response {
-    match state.origins.refuses(request.headers()) {
+    match state.origins.rejection_reason(request.headers()) {
         Some(reason) => {
-            tracing::warn!(path = request.uri().path(), "refused: {reason}");
-            error::failure(StatusCode::FORBIDDEN, reason)
+            tracing::warn!(path = request.uri().path(), "request rejected: {reason}");
+            error_response(StatusCode::FORBIDDEN, reason)
         }
         None => next.run(request).await,
     }
@@ -100,18 +104,19 @@ pub(super) async fn require(
 mod tests {
     use super::*;
 
-    fn refused(origins: &Origins, host: &str, origin: Option<&str>) -> bool {
+    fn is_rejected(origins: &AllowedOrigins, host: &str, origin: Option<&str>) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, host.parse().unwrap());
         if let Some(origin) = origin {
             headers.insert(ORIGIN, origin.parse().unwrap());
         }
-        origins.refuses(&headers).is_some()
+        origins.rejection_reason(&headers).is_some()
     }
 
     #[test]
-    fn pages_of_other_sites_are_refused() {
-        let open = Origins::new("https://studio.example.org, http://10.0.0.5:8080", false).unwrap();
+    fn requests_from_pages_of_other_sites_are_rejected() {
+        let open =
+            AllowedOrigins::new("https://studio.example.org, http://10.0.0.5:8080", false).unwrap();
         for (host, origin) in [
             ("groundling:9090", None),
             ("any.name.of.a.container", None),
@@ -119,7 +124,7 @@ mod tests {
             ("groundling:9090", Some("https://studio.example.org")),
             ("groundling:9090", Some("HTTP://10.0.0.5:8080")),
         ] {
-            assert!(!refused(&open, host, origin), "{host} {origin:?}");
+            assert!(!is_rejected(&open, host, origin), "{host} {origin:?}");
         }
         for origin in [
             "https://evil.example",
@@ -129,13 +134,16 @@ mod tests {
             "http://studio.example.org",
             "http://localhost:8080",
         ] {
-            assert!(refused(&open, "localhost:9090", Some(origin)), "{origin}");
+            assert!(
+                is_rejected(&open, "localhost:9090", Some(origin)),
+                "{origin}"
+            );
         }
     }
 
     #[test]
-    fn on_loopback_only_this_machines_names_for_itself_count() {
-        let local = Origins::new("https://studio.example.org", true).unwrap();
+    fn on_loopback_only_local_and_allowed_hosts_are_accepted() {
+        let local = AllowedOrigins::new("https://studio.example.org", true).unwrap();
         for host in [
             "localhost:9090",
             "LOCALHOST",
@@ -145,7 +153,7 @@ mod tests {
             "[::1]:9090",
             "studio.example.org",
         ] {
-            assert!(!refused(&local, host, None), "{host}");
+            assert!(!is_rejected(&local, host, None), "{host}");
         }
         for host in [
             "evil.example:9090",
@@ -154,8 +162,8 @@ mod tests {
             "a b",
             "",
         ] {
-            assert!(refused(&local, host, None), "{host}");
+            assert!(is_rejected(&local, host, None), "{host}");
         }
-        assert!(Origins::new("studio.example.org", true).is_err());
+        assert!(AllowedOrigins::new("studio.example.org", true).is_err());
     }
 }

@@ -14,11 +14,11 @@ use tracing::Instrument;
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::body::{Sent, Whole};
-use super::error::{ApiError, ErrorBody, off_thread};
-use super::openapi::{BodyRefusals, shapes};
-use super::request_span::belongs_to;
-use super::wire::{Bounded, List, Object, ProjectName, read_object, values};
+use super::body::{JsonBody, TrackedBody};
+use super::error::{ErrorBody, RequestError, run_blocking};
+use super::openapi::{BodyErrorResponses, schemas};
+use super::request_span::record_project;
+use super::wire::{BoundedJson, BoundedList, Object, ProjectName, max_value_count, parse_object};
 use crate::budget::Reservation;
 use crate::labeling::{ControlKind, LabelingConfig};
 use crate::pipeline::scheduler::Urgency;
@@ -27,19 +27,19 @@ use crate::preannotation::{Origin, Outcome, Task, TaskPrediction};
 /// Maximum number of tasks in a request. Label Studio sends at most a thousand.
 const MAX_TASKS: usize = 10_000;
 /// Maximum number of JSON values in the data of all tasks of a request.
-const MAX_DATA: usize = 1_000_000;
+const MAX_DATA_VALUES: usize = 1_000_000;
 /// Maximum number of JSON values in `params.context`.
-const MAX_CONTEXT: usize = 100_000;
+const MAX_CONTEXT_VALUES: usize = 100_000;
 /// Maximum number of JSON values in the annotations, and in the drafts, of a task that are searched for thresholds. It
 /// is large because masks are lists of numbers.
-const MAX_ANNOTATED: usize = 2_000_000;
+const MAX_ANNOTATION_VALUES: usize = 2_000_000;
 
 /// A prediction request as Label Studio sends it. Fields that are not listed here are ignored.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct PredictRequest<'a> {
     #[schema(value_type = Vec<WireTask>, max_items = 10000)]
     #[serde(borrow)]
-    tasks: List<Object<WireTask<'a>>, MAX_TASKS>,
+    tasks: BoundedList<Object<WireTask<'a>>, MAX_TASKS>,
     /// The labeling config: XML with an `<Image>` tag, at most 4 MiB.
     #[schema(
         format = "labeling-config",
@@ -60,16 +60,16 @@ pub(super) struct PredictRequest<'a> {
 #[schema(as = Task)]
 struct WireTask<'a> {
     #[serde(default)]
-    #[schema(schema_with = shapes::task_id)]
+    #[schema(schema_with = schemas::task_id)]
     id: Value,
     #[serde(borrow, default)]
-    #[schema(schema_with = shapes::task_data)]
+    #[schema(schema_with = schemas::task_data)]
     data: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    #[schema(schema_with = shapes::annotations)]
+    #[schema(schema_with = schemas::annotations)]
     annotations: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    #[schema(schema_with = shapes::annotations)]
+    #[schema(schema_with = schemas::annotations)]
     drafts: Option<&'a RawValue>,
 }
 
@@ -77,8 +77,8 @@ struct WireTask<'a> {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 struct Params {
     #[serde(default)]
-    #[schema(schema_with = shapes::context)]
-    context: Bounded<MAX_CONTEXT>,
+    #[schema(schema_with = schemas::context)]
+    context: BoundedJson<MAX_CONTEXT_VALUES>,
     /// The user for protected image URLs.
     login: Option<String>,
     /// The password for protected image URLs.
@@ -95,7 +95,7 @@ pub(super) struct PredictResponse {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum TaskResult {
-    Done(TaskPrediction),
+    Predicted(TaskPrediction),
     /// The task failed. Because there is no `result` field, Label Studio stores nothing and will ask again.
     Failed(ErrorBody),
 }
@@ -111,41 +111,41 @@ enum TaskResult {
     request_body = PredictRequest,
     responses(
         (status = 200, description = "One result per task, in their order", body = PredictResponse),
-        (status = 422, description = "Interactively: the image is not usable", body = ErrorBody),
-        (status = 502, description = "Interactively: the image's host does not give it", body = ErrorBody),
-        BodyRefusals
+        (status = 422, description = "Interactive request: the image cannot be used", body = ErrorBody),
+        (status = 502, description = "Interactive request: the image cannot be fetched from its host", body = ErrorBody),
+        BodyErrorResponses
     )
 )]
 pub(super) async fn predict(
     State(state): State<AppState>,
-    body: Whole,
-) -> Result<Response, ApiError> {
+    body: JsonBody,
+) -> Result<Response, RequestError> {
     // a body may contain many MB of annotations, so it is parsed outside of the async threads
-    let asked = off_thread(move || read(body)).await??;
-    belongs_to(&asked.origin.project);
-    let results = match asked.context.get("result").and_then(Value::as_array) {
-        Some(context) => interact(&state, &asked, context).await?,
-        None => batch(&state, asked).await?,
+    let input = run_blocking(move || parse(body)).await??;
+    record_project(&input.origin.project);
+    let results = match input.context.get("result").and_then(Value::as_array) {
+        Some(context) => interact(&state, &input, context).await?,
+        None => batch(&state, input).await?,
     };
-    answer(&state, PredictResponse { results }).await
+    respond(&state, PredictResponse { results }).await
 }
 
 /// Serializes the response as JSON. Its memory is released when it was sent.
-async fn answer(state: &AppState, response: PredictResponse) -> Result<Response, ApiError> {
+async fn respond(state: &AppState, response: PredictResponse) -> Result<Response, RequestError> {
     let budget = state.preannotator.budget().clone();
     // masks are large, so they are serialized outside of the async threads
-    let write = move || {
+    let serialize = move || {
         let bytes = serde_json::to_vec(&response)?;
-        Ok::<_, serde_json::Error>(Sent::new(bytes, &budget))
+        Ok::<_, serde_json::Error>(TrackedBody::new(bytes, &budget))
     };
-    let sent = off_thread(write).await?;
-    let sent = sent.map_err(|e| ApiError::Defect(e.to_string()))?;
+    let body = run_blocking(serialize).await?;
+    let body = body.map_err(|e| RequestError::Defect(e.to_string()))?;
     let kind = (CONTENT_TYPE, "application/json");
-    Ok(([kind], Body::from(sent)).into_response())
+    Ok(([kind], Body::from(body)).into_response())
 }
 
 /// A parsed prediction request.
-struct Asked {
+struct PredictInput {
     origin: Origin,
     config: Arc<LabelingConfig>,
     tasks: Vec<Task>,
@@ -154,30 +154,30 @@ struct Asked {
     memory: Reservation,
 }
 
-fn read(body: Whole) -> Result<Asked, ApiError> {
-    let request: PredictRequest = read_object(&body.bytes)?;
+fn parse(body: JsonBody) -> Result<PredictInput, RequestError> {
+    let request: PredictRequest = parse_object(&body.bytes)?;
     if request.label_config.trim().is_empty() {
         let text = "label_config is empty: it must be the project's labeling config";
-        return Err(ApiError::Body(text.to_owned()));
+        return Err(RequestError::Body(text.to_owned()));
     }
     let config = LabelingConfig::parse(&request.label_config)?;
     let params = request.params.map(|Object(params)| params);
     let params = params.unwrap_or_default();
     let login = params.login.filter(|login| !login.is_empty());
     let mut tasks = vec![];
-    let mut in_data = 0;
+    let mut data_values = 0;
     for (i, Object(task)) in request.tasks.0.into_iter().enumerate() {
-        in_data += task.data.map_or(0, |data| values(data.get()));
-        if in_data > MAX_DATA {
-            return Err(ApiError::Body(format!(
-                "tasks[{i}].data: with it the tasks have more than the {MAX_DATA} values that a request may have"
+        data_values += task.data.map_or(0, |data| max_value_count(data.get()));
+        if data_values > MAX_DATA_VALUES {
+            return Err(RequestError::Body(format!(
+                "tasks[{i}].data: the data of the tasks up to this one has more than {MAX_DATA_VALUES} JSON values"
             )));
         }
-        tasks.push(task.read(&config));
+        tasks.push(task.parse(&config));
     }
     let mut memory = body.memory;
     memory.shrink_to(tasks.iter().map(Task::bytes).sum());
-    Ok(Asked {
+    Ok(PredictInput {
         origin: Origin {
             project: request.project.0,
             login: login.map(|user| {
@@ -196,41 +196,41 @@ fn read(body: Whole) -> Result<Asked, ApiError> {
 /// the error.
 async fn interact(
     state: &AppState,
-    asked: &Asked,
+    input: &PredictInput,
     context: &[Value],
-) -> Result<Vec<TaskResult>, ApiError> {
+) -> Result<Vec<TaskResult>, RequestError> {
     let preannotator = &state.preannotator;
     let mut results = vec![];
-    for task in &asked.tasks {
+    for task in &input.tasks {
         let span = task.span();
-        let answer = preannotator
-            .interact(&asked.origin, &asked.config, task, context)
+        let prediction = preannotator
+            .interact(&input.origin, &input.config, task, context)
             .instrument(span.clone())
             .await;
-        let answer = answer.map_err(|error| {
-            preannotator.metrics().failed();
-            let error = ApiError::Task {
+        let prediction = prediction.map_err(|error| {
+            preannotator.metrics().record_failure();
+            let error = RequestError::Task {
                 task: task.id,
                 error,
             };
             span.in_scope(|| error.log());
             error
         });
-        results.push(TaskResult::Done(answer?));
+        results.push(TaskResult::Predicted(prediction?));
     }
     Ok(results)
 }
 
 /// Answers a batch. A task that fails gets an error entry, and the others are not affected.
-async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiError> {
+async fn batch(state: &AppState, input: PredictInput) -> Result<Vec<TaskResult>, RequestError> {
     let preannotator = &state.preannotator;
-    let Asked {
+    let PredictInput {
         origin,
         config,
         tasks,
         memory,
         ..
-    } = asked;
+    } = input;
     // Label Studio requests a single task when an annotator opens it
     let urgency = match tasks.len() {
         1 => Urgency::Opened,
@@ -239,7 +239,7 @@ async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiErr
     let planning = {
         let preannotator = preannotator.clone();
         // planning is slow if the labeling config has thousands of labels
-        off_thread(move || preannotator.plan(origin, config, None, urgency))
+        run_blocking(move || preannotator.plan(origin, config, None, urgency))
     };
     let plan = planning.await??;
     let mut stop = state.stop.subscribe();
@@ -255,13 +255,13 @@ async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiErr
         .await;
     let seconds = state.predict_deadline.as_secs();
     let result = |outcome| match outcome {
-        Outcome::Done(prediction) => TaskResult::Done(prediction),
+        Outcome::Done(prediction) => TaskResult::Predicted(prediction),
         Outcome::Failed(error) => TaskResult::Failed(ErrorBody {
             error: error.to_string(),
         }),
         Outcome::NotReached => TaskResult::Failed(ErrorBody {
             error: format!(
-                "not within {seconds} s (PREDICT_DEADLINE_S); it is being worked on: ask again"
+                "the task was not finished within {seconds} s (PREDICT_DEADLINE_S) and continues in the background: request it again"
             ),
         }),
     };
@@ -271,11 +271,11 @@ async fn batch(state: &AppState, asked: Asked) -> Result<Vec<TaskResult>, ApiErr
 impl WireTask<'_> {
     /// Converts the task. Its annotations and drafts are parsed only if the labeling config has `<Number>` controls,
     /// which hold thresholds.
-    fn read(self, config: &LabelingConfig) -> Task {
+    fn parse(self, config: &LabelingConfig) -> Task {
         let is_number = |kind: &ControlKind| matches!(kind, ControlKind::Number { .. });
         let mut controls = config.controls.iter();
         let regions = match controls.any(|control| is_number(&control.kind)) {
-            true => asked_before(self.annotations, self.drafts),
+            true => previous_regions(self.annotations, self.drafts),
             false => vec![],
         };
         Task {
@@ -293,16 +293,16 @@ impl WireTask<'_> {
 /// Collects the regions that may hold earlier settings, such as thresholds, in increasing priority: first those of the
 /// annotation, if there is exactly one (several are by different people), then those of the newest draft, which belongs
 /// to the user who asks.
-fn asked_before(annotations: Option<&RawValue>, drafts: Option<&RawValue>) -> Vec<Value> {
+fn previous_regions(annotations: Option<&RawValue>, drafts: Option<&RawValue>) -> Vec<Value> {
     let entries = |part: Option<&RawValue>| -> Vec<Value> {
         let part = part.filter(|part| {
-            let is_readable = values(part.get()) <= MAX_ANNOTATED;
-            if !is_readable {
+            let is_small = max_value_count(part.get()) <= MAX_ANNOTATION_VALUES;
+            if !is_small {
                 tracing::warn!(
-                    "annotations of more than {MAX_ANNOTATED} values are not searched for what was typed before"
+                    "annotations with more than {MAX_ANNOTATION_VALUES} JSON values are not searched for thresholds"
                 );
             }
-            is_readable
+            is_small
         });
         let part = part.and_then(|part| serde_json::from_str(part.get()).ok());
         part.unwrap_or_default()
@@ -334,11 +334,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_draft_counts_and_the_only_annotation() {
+    fn regions_come_from_the_only_annotation_and_the_newest_draft() {
         let raw = |value: Value| serde_json::value::to_raw_value(&value).unwrap();
         let entry = |time: &str, region: &str| json!({"updated_at": time, "result": [region]});
         let read = |annotations: Value, drafts: Value| {
-            asked_before(Some(&raw(annotations)), Some(&raw(drafts)))
+            previous_regions(Some(&raw(annotations)), Some(&raw(drafts)))
         };
         let drafts = json!([
             entry("2026-02-01T00:00:00Z", "new"),

@@ -22,14 +22,14 @@ impl MakeRequestId for RandomId {
 }
 
 /// Maximum number of characters of a request id in the log. The id comes from the client, so it cannot be trusted.
-const MAX_ID: usize = 64;
+const MAX_ID_CHARS: usize = 64;
 
 /// Creates the span of a request.
 pub(super) fn request_span(request: &Request) -> Span {
     let extensions = request.extensions();
     let id = extensions.get::<RequestId>();
     let id = id.and_then(|id| id.header_value().to_str().ok());
-    let id: String = id.unwrap_or_default().chars().take(MAX_ID).collect();
+    let id: String = id.unwrap_or_default().chars().take(MAX_ID_CHARS).collect();
     let route = extensions.get::<MatchedPath>().map(MatchedPath::as_str);
     let route = route.unwrap_or("other");
     // at level error, so that the span exists at every LOG_LEVEL
@@ -37,6 +37,6 @@ pub(super) fn request_span(request: &Request) -> Span {
 }
 
 /// Records the project in the span of the current request.
-pub(super) fn belongs_to(project: &str) {
+pub(super) fn record_project(project: &str) {
     Span::current().record("project", project);
 }

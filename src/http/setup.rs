@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::body::Whole;
-use super::error::{ApiError, off_thread};
-use super::openapi::{BodyRefusals, shapes};
-use super::request_span::belongs_to;
-use super::wire::{Bounded, ProjectName, read_object};
+use super::body::JsonBody;
+use super::error::{RequestError, run_blocking};
+use super::openapi::{BodyErrorResponses, schemas};
+use super::request_span::record_project;
+use super::wire::{BoundedJson, ProjectName, parse_object};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::labeling::{LabelingConfig, LabelingError};
 use crate::preannotation::project::store::PendingWrite;
@@ -30,13 +30,13 @@ pub(super) struct SetupRequest {
     /// A legacy API token of Label Studio.
     access_token: Option<String>,
     #[serde(default)]
-    #[schema(schema_with = shapes::extra_params)]
-    extra_params: Bounded<10_000>,
+    #[schema(schema_with = schemas::extra_params)]
+    extra_params: BoundedJson<10_000>,
 }
 
 /// The model version, which Label Studio compares with the version of its stored predictions.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct SetupAnswer {
+pub(super) struct SetupResponse {
     /// Identifies the models and all settings that change results.
     #[schema(min_length = 1)]
     model_version: String,
@@ -51,35 +51,36 @@ pub(super) struct SetupAnswer {
     path = "/setup",
     request_body = SetupRequest,
     responses(
-        (status = 200, description = "The model version of the project", body = SetupAnswer),
-        BodyRefusals
+        (status = 200, description = "The model version of the project", body = SetupResponse),
+        BodyErrorResponses
     )
 )]
 pub(super) async fn setup(
     State(state): State<AppState>,
-    body: Whole,
-) -> Result<Json<SetupAnswer>, ApiError> {
+    body: JsonBody,
+) -> Result<Json<SetupResponse>, RequestError> {
     // a labeling config may be large, so it is parsed outside of the async threads
-    let (model_version, writing) = off_thread(move || introduce(&state, &body.bytes)).await??;
+    let (model_version, writing) =
+        run_blocking(move || register_project(&state, &body.bytes)).await??;
     writing.done().await;
-    Ok(Json(SetupAnswer { model_version }))
+    Ok(Json(SetupResponse { model_version }))
 }
 
 /// Registers a project. Returns its model version, and the write of its settings to disk, which may still be running.
-fn introduce(state: &AppState, body: &[u8]) -> Result<(String, PendingWrite), ApiError> {
-    let request: SetupRequest = read_object(body)?;
+fn register_project(state: &AppState, body: &[u8]) -> Result<(String, PendingWrite), RequestError> {
+    let request: SetupRequest = parse_object(body)?;
     let project = &request.project.0;
-    belongs_to(project);
+    record_project(project);
     let config = request.schema.as_deref().map(LabelingConfig::parse);
-    if let Some(Err(problem)) = config.as_ref().map(usable) {
-        tracing::warn!("predictions will not work here yet: {problem}");
+    if let Some(Err(problem)) = config.as_ref().map(check_config) {
+        tracing::warn!("the labeling config cannot be used for predictions: {problem}");
     }
     let preannotator = &state.preannotator;
     let mut writing = PendingWrite::default();
     if !project.is_empty() {
-        let mut studio = introduced(&request);
+        let mut studio = label_studio_from_request(&request);
         if !state.trusts_setup {
-            studio = studio.as_stranger();
+            studio = studio.untrusted();
         }
         let projects = preannotator.projects();
         writing = projects.apply_setup(project, &request.extra_params.0, studio);
@@ -90,23 +91,19 @@ fn introduce(state: &AppState, body: &[u8]) -> Result<(String, PendingWrite), Ap
 }
 
 /// Label Studio as described by the request. It is used only where the settings have no host or no token.
-fn introduced(request: &SetupRequest) -> LabelStudio {
+fn label_studio_from_request(request: &SetupRequest) -> LabelStudio {
     let text = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
     let token = text(&request.access_token).map(|token| SecretString::from(token.as_str()));
     let credentials = token.map(|token| Credentials::new(token, TokenSource::Setup));
     let host = text(&request.hostname);
     LabelStudio::new(host.as_deref(), credentials).unwrap_or_else(|error| {
-        tracing::debug!(%error, "the hostname of /setup is of no use");
+        tracing::debug!(%error, "the hostname of /setup is ignored");
         LabelStudio::default()
     })
 }
 
 /// Checks that a config has an image and a control for regions.
-fn usable(config: &Result<LabelingConfig, LabelingError>) -> Result<(), LabelingError> {
+fn check_config(config: &Result<LabelingConfig, LabelingError>) -> Result<(), LabelingError> {
     let config = config.as_ref().map_err(Clone::clone)?;
-    let image = config.image()?;
-    match config.region_controls(image).next() {
-        Some(_) => Ok(()),
-        None => Err(LabelingError::NoRegionControl(image.name.clone())),
-    }
+    config.require_region_control(config.image()?)
 }

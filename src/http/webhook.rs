@@ -7,14 +7,14 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::body::beginning;
+use super::body::read_prefix;
 
 /// Bytes of the body that are kept. Label Studio writes the action first; the rest may be many MB and is ignored.
-const HELD: usize = 4 << 10;
+const PREFIX_BYTES: usize = 4 << 10;
 
 /// The acknowledgement of an event.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct WebhookAnswer {
+pub(super) struct WebhookResponse {
     /// `ok` or `Unknown event`.
     status: &'static str,
     /// Always an empty object, because events cause no action.
@@ -31,8 +31,8 @@ pub(super) struct WebhookAnswer {
 #[derive(Debug, Serialize)]
 struct NoResult {}
 
-impl WebhookAnswer {
-    fn heard(message: Option<&'static str>) -> Json<Self> {
+impl WebhookResponse {
+    fn acknowledged(message: Option<&'static str>) -> Json<Self> {
         Json(Self {
             status: "ok",
             result: Some(NoResult {}),
@@ -47,25 +47,28 @@ impl WebhookAnswer {
 #[utoipa::path(
     post,
     path = "/webhook",
-    request_body(content = Option<serde_json::Value>, description = "Label Studio's event, `{\"action\": ..., ...}` with the action first; anything else is an unknown event"),
+    request_body(content = Option<serde_json::Value>, description = "Label Studio's event, `{\"action\": ..., ...}` with the action first; any other body is an unknown event"),
     responses(
-        (status = 201, description = "A known event", body = WebhookAnswer),
-        (status = 200, description = "Any other event", body = WebhookAnswer)
+        (status = 201, description = "A known event", body = WebhookResponse),
+        (status = 200, description = "Any other event", body = WebhookResponse)
     )
 )]
 pub(super) async fn webhook(
     State(state): State<AppState>,
     request: Request,
-) -> (StatusCode, Json<WebhookAnswer>) {
+) -> (StatusCode, Json<WebhookResponse>) {
     // this route needs no credentials, so only the first bytes are kept
-    let start = beginning(request.into_body(), HELD, state.bodies.limit()).await;
-    let action = action(&start).unwrap_or_default();
+    let prefix = read_prefix(request.into_body(), PREFIX_BYTES, state.bodies.max_bytes()).await;
+    let action = action(&prefix).unwrap_or_default();
     tracing::debug!(action, "webhook");
     match action {
         "START_TRAINING" => {
-            tracing::info!("training was asked for: groundling does not train");
-            let text = "groundling does not train: its models find what words name as they are";
-            (StatusCode::CREATED, WebhookAnswer::heard(Some(text)))
+            tracing::info!("START_TRAINING is ignored: groundling does not train models");
+            let text = "groundling does not train models: its models find what the prompt names without training";
+            (
+                StatusCode::CREATED,
+                WebhookResponse::acknowledged(Some(text)),
+            )
         }
         "ANNOTATION_CREATED"
         | "ANNOTATION_UPDATED"
@@ -73,9 +76,9 @@ pub(super) async fn webhook(
         | "ANNOTATION_DELETED"
         | "TASKS_CREATED"
         | "TASKS_DELETED"
-        | "PROJECT_UPDATED" => (StatusCode::CREATED, WebhookAnswer::heard(None)),
+        | "PROJECT_UPDATED" => (StatusCode::CREATED, WebhookResponse::acknowledged(None)),
         _ => {
-            let unknown = WebhookAnswer {
+            let unknown = WebhookResponse {
                 status: "Unknown event",
                 result: None,
                 message: None,
@@ -86,15 +89,15 @@ pub(super) async fn webhook(
 }
 
 /// Extracts the action from the first bytes of an event: the string under the first key, if that key is `action`.
-fn action(start: &[u8]) -> Option<&str> {
-    let start = start.trim_ascii_start().strip_prefix(b"{")?;
-    let start = start.trim_ascii_start().strip_prefix(b"\"action\"")?;
-    let start = start.trim_ascii_start().strip_prefix(b":")?;
-    let start = start.trim_ascii_start().strip_prefix(b"\"")?;
-    let end = start
+fn action(prefix: &[u8]) -> Option<&str> {
+    let prefix = prefix.trim_ascii_start().strip_prefix(b"{")?;
+    let prefix = prefix.trim_ascii_start().strip_prefix(b"\"action\"")?;
+    let prefix = prefix.trim_ascii_start().strip_prefix(b":")?;
+    let prefix = prefix.trim_ascii_start().strip_prefix(b"\"")?;
+    let end = prefix
         .iter()
         .position(|byte| !(byte.is_ascii_uppercase() || *byte == b'_'))?;
-    let (name, rest) = start.split_at(end);
+    let (name, rest) = prefix.split_at(end);
     // a name with other characters is not an action of Label Studio
     rest.starts_with(b"\"")
         .then(|| str::from_utf8(name).ok())
@@ -106,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_action_is_read_from_the_beginning() {
+    fn the_action_is_the_first_key_of_the_body() {
         for (body, expected) in [
             (
                 &br#"{"action": "TASKS_CREATED", "project": {"id": 1"#[..],

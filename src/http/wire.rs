@@ -13,26 +13,28 @@ use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::error::ApiError;
+use super::error::RequestError;
 
 /// Parses a body that must be a JSON object.
 ///
 /// # Errors
 /// If it is not one, or a field has the wrong type; the error names the field and what it must be.
-pub(super) fn read_object<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, ApiError> {
+pub(super) fn parse_object<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, RequestError> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    let Object(read) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let Object(parsed) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let cause = error.into_inner();
-        ApiError::Body(match path.as_str() {
+        RequestError::Body(match path.as_str() {
             _ if !cause.is_data() => format!("the body is not JSON: {cause}"),
             "." | "?" => format!("the body: {cause}"),
             path => format!("{path}: {cause}"),
         })
     })?;
     let end = json.end();
-    end.map_err(|error| ApiError::Body(format!("after the object: {error}")))?;
-    Ok(read)
+    end.map_err(|error| {
+        RequestError::Body(format!("the body has text after its JSON object: {error}"))
+    })?;
+    Ok(parsed)
 }
 
 /// A struct that must be written as a JSON object. Without this wrapper, serde would also accept an array of the field
@@ -60,17 +62,17 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
-/// Any JSON of at most `MOST` values. Each value takes much more memory than a short text such as `{},`: without this
+/// Any JSON of at most `MAX` values. Each value takes much more memory than a short text such as `{},`: without this
 /// limit, a parsed body could take thirty times the bytes of its text.
 #[derive(Debug, Default)]
-pub(super) struct Bounded<const MOST: usize>(pub(super) Value);
+pub(super) struct BoundedJson<const MAX: usize>(pub(super) Value);
 
-impl<'de, const MOST: usize> Deserialize<'de> for Bounded<MOST> {
+impl<'de, const MAX: usize> Deserialize<'de> for BoundedJson<MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&RawValue>::deserialize(deserializer)?;
-        if values(raw.get()) > MOST {
+        if max_value_count(raw.get()) > MAX {
             return Err(Error::custom(format_args!(
-                "it has more than the {MOST} values that may be there"
+                "it has more than {MAX} JSON values"
             )));
         }
         serde_json::from_str(raw.get())
@@ -80,7 +82,7 @@ impl<'de, const MOST: usize> Deserialize<'de> for Bounded<MOST> {
 }
 
 /// An upper bound for the number of values in a JSON text, counted without parsing it.
-pub(super) fn values(json: &str) -> usize {
+pub(super) fn max_value_count(json: &str) -> usize {
     let (mut count, mut is_text, mut is_escaped) = (1, false, false);
     for byte in json.bytes() {
         match byte {
@@ -94,39 +96,39 @@ pub(super) fn values(json: &str) -> usize {
     count
 }
 
-/// An array of at most `MOST` entries.
+/// An array of at most `MAX` entries.
 #[derive(Debug)]
-pub(super) struct List<T, const MOST: usize>(pub(super) Vec<T>);
+pub(super) struct BoundedList<T, const MAX: usize>(pub(super) Vec<T>);
 
-impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for List<T, MOST> {
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for BoundedList<T, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(ListVisitor(PhantomData))
+        deserializer.deserialize_seq(BoundedListVisitor(PhantomData))
     }
 }
 
-struct ListVisitor<T, const MOST: usize>(PhantomData<T>);
+struct BoundedListVisitor<T, const MAX: usize>(PhantomData<T>);
 
-impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for ListVisitor<T, MOST> {
-    type Value = List<T, MOST>;
+impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for BoundedListVisitor<T, MAX> {
+    type Value = BoundedList<T, MAX>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a list of at most {MOST} entries")
+        write!(f, "a list of at most {MAX} entries")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<List<T, MOST>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<BoundedList<T, MAX>, A::Error> {
         let mut list = vec![];
         while let Some(entry) = entries.next_element()? {
-            if list.len() == MOST {
-                return Err(Error::invalid_length(MOST + 1, &self));
+            if list.len() == MAX {
+                return Err(Error::invalid_length(MAX + 1, &self));
             }
             list.push(entry);
         }
-        Ok(List(list))
+        Ok(BoundedList(list))
     }
 }
 
 /// Maximum number of characters of a project name; Label Studio's have about twenty.
-const MAX_NAME: usize = 200;
+const MAX_PROJECT_CHARS: usize = 200;
 
 /// Label Studio's name of a project: a string, or a number from other clients. Empty if there is none.
 #[derive(Debug, Default)]
@@ -134,25 +136,25 @@ pub(super) struct ProjectName(pub(super) String);
 
 impl<'de> Deserialize<'de> for ProjectName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NameVisitor)
+        deserializer.deserialize_any(ProjectNameVisitor)
     }
 }
 
-struct NameVisitor;
+struct ProjectNameVisitor;
 
-impl Visitor<'_> for NameVisitor {
+impl Visitor<'_> for ProjectNameVisitor {
     type Value = ProjectName;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "a project's name: a text of at most {MAX_NAME} characters, a number, or null"
+            "a project name: a string of at most {MAX_PROJECT_CHARS} characters, a number or null"
         )
     }
 
     fn visit_str<E: Error>(self, name: &str) -> Result<ProjectName, E> {
         match name.chars().count() {
-            0..=MAX_NAME => Ok(ProjectName(name.to_owned())),
+            0..=MAX_PROJECT_CHARS => Ok(ProjectName(name.to_owned())),
             length => Err(E::invalid_length(length, &self)),
         }
     }
@@ -179,8 +181,8 @@ impl PartialSchema for ProjectName {
         let kinds = [Type::String, Type::Number, Type::Null];
         ObjectBuilder::new()
             .schema_type(SchemaType::from_iter(kinds))
-            .max_length(Some(MAX_NAME))
-            .description(Some("Label Studio's name of a project: `<id>.<created at>`. Without one nothing is remembered."))
+            .max_length(Some(MAX_PROJECT_CHARS))
+            .description(Some("Label Studio's name of the project: `<id>.<created at>`. Without it, no prompt and no setting is stored for the project."))
             .examples(["79.1795353181"])
             .into()
     }
@@ -208,8 +210,8 @@ mod tests {
         name: String,
     }
 
-    fn refusal(body: &str) -> String {
-        read_object::<Body>(body.as_bytes())
+    fn error_text(body: &str) -> String {
+        parse_object::<Body>(body.as_bytes())
             .unwrap_err()
             .to_string()
     }
@@ -221,28 +223,28 @@ mod tests {
             (r#"["1.2", []]"#, ["the body", "an object"]),
             ("", ["the body is not JSON", "EOF"]),
             (r#"{"project": x}"#, ["the body is not JSON", "column 13"]),
-            ("{} {}", ["after the object", "trailing"]),
+            ("{} {}", ["after its JSON object", "trailing"]),
             (r#"{"project": true}"#, ["project:", "200 characters"]),
-            (r#"{"project": {}}"#, ["project:", "a project's name"]),
+            (r#"{"project": {}}"#, ["project:", "a project name"]),
             (r#"{"parts": [["x"]]}"#, ["parts[0]:", "an object"]),
             (r#"{"parts": [{"name": 5}]}"#, ["parts[0].name", "a string"]),
             (r#"{"parts": [{}]}"#, ["parts[0]", "missing field `name`"]),
         ] {
-            let error = refusal(body);
+            let error = error_text(body);
             assert!(
                 parts.iter().all(|part| error.contains(part)),
                 "{body}: {error}"
             );
         }
-        let body = read_object::<Body>(br#"{"parts": [{"name": "x"}], "more": 1}"#).unwrap();
+        let body = parse_object::<Body>(br#"{"parts": [{"name": "x"}], "more": 1}"#).unwrap();
         assert_eq!(body.parts[0].0.name, "x");
     }
 
     #[test]
-    fn a_project_is_a_short_text_or_a_number() {
+    fn a_project_name_is_a_short_string_or_a_number() {
         let name = |project: &str| {
             let body = format!(r#"{{"project": {project}}}"#);
-            read_object::<Body>(body.as_bytes()).unwrap().project.0
+            parse_object::<Body>(body.as_bytes()).unwrap().project.0
         };
         assert_eq!(name(r#""79.1795353181""#), "79.1795353181");
         assert_eq!(
@@ -252,7 +254,7 @@ mod tests {
         assert_eq!(name("null"), "");
         let long = "ü".repeat(200);
         assert_eq!(name(&format!("\"{long}\"")), long);
-        let error = refusal(&format!(r#"{{"project": "{long}ü"}}"#));
+        let error = error_text(&format!(r#"{{"project": "{long}ü"}}"#));
         assert!(
             error.contains("201") && error.contains("200 characters"),
             "{error}"

@@ -13,13 +13,13 @@ pub use token::{Credentials, TokenError, TokenKind, TokenSource};
 pub struct LabelStudio {
     base: Option<Url>,
     credentials: Option<Credentials>,
-    is_stranger: bool,
+    is_untrusted: bool,
 }
 
 /// A setting that is not a valid address of Label Studio.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{host:?} is not an address of Label Studio ({reason}): it must be like http://localhost:8080"
+    "{host:?} is not an address of Label Studio ({reason}); an example of one is http://localhost:8080"
 )]
 #[allow(missing_docs)]
 pub struct AddressError {
@@ -38,37 +38,37 @@ impl LabelStudio {
         Ok(Self {
             base,
             credentials,
-            is_stranger: false,
+            is_untrusted: false,
         })
     }
 
-    /// Fills in missing parts: if `self` has an address but no token, the result has the token of `other`; if `self`
-    /// has no address, the result is `other` as a whole. A token of `self` is never combined with the address of
-    /// `other`, because `other` comes from `/setup`, which anyone may send.
-    pub fn or(&self, other: &Self) -> Self {
+    /// Fills in missing parts from `fallback`: if `self` has an address but no token, the result has the token of
+    /// `fallback`; if `self` has no address, the result is `fallback` as a whole. A token of `self` is never combined
+    /// with the address of `fallback`, because `fallback` comes from `/setup`, which anyone may send.
+    pub fn with_fallback(&self, fallback: &Self) -> Self {
         if self.base.is_none() {
-            return other.clone();
+            return fallback.clone();
         }
-        let credentials = self.credentials.as_ref().or(other.credentials.as_ref());
+        let credentials = self.credentials.as_ref().or(fallback.credentials.as_ref());
         Self {
             base: self.base.clone(),
             credentials: credentials.cloned(),
-            is_stranger: false,
+            is_untrusted: false,
         }
     }
 
     /// Marks the address as untrusted: it came from an unauthenticated request, so it gets no more trust than the host
     /// of any image.
-    pub fn as_stranger(self) -> Self {
+    pub fn untrusted(self) -> Self {
         Self {
-            is_stranger: true,
+            is_untrusted: true,
             ..self
         }
     }
 
     /// Whether the address is untrusted.
-    pub fn is_stranger(&self) -> bool {
-        self.is_stranger
+    pub fn is_untrusted(&self) -> bool {
+        self.is_untrusted
     }
 
     /// The address without a trailing slash.
@@ -91,7 +91,7 @@ impl LabelStudio {
     }
 
     /// Whether a URL has the same origin (scheme, host and port) as Label Studio.
-    pub fn owns(&self, url: &Url) -> bool {
+    pub fn is_same_origin(&self, url: &Url) -> bool {
         let base = self.base.as_ref();
         base.is_some_and(|base| base.origin() == url.origin())
     }
@@ -119,11 +119,11 @@ impl LabelStudio {
         }
     }
 
-    /// Discards an access token that was refused. Returns whether a retry makes sense, which is true for personal
+    /// Discards an access token that was rejected. Returns whether a retry makes sense, which is true for personal
     /// access tokens only.
-    pub async fn forget_access(&self) -> bool {
+    pub async fn discard_access_token(&self) -> bool {
         match &self.credentials {
-            Some(credentials) => credentials.forget_access().await,
+            Some(credentials) => credentials.discard_access_token().await,
             None => false,
         }
     }
@@ -146,13 +146,14 @@ fn parse(host: &str) -> Result<Url, AddressError> {
     };
     let mut base = Url::parse(host.trim()).map_err(|e| malformed(&e.to_string()))?;
     if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
-        return Err(malformed("it is neither http nor https"));
+        return Err(malformed("its scheme must be http or https"));
     }
     if !base.username().is_empty() || base.password().is_some() {
         // the message does not repeat the address, because it contains a password
         return Err(AddressError {
             host: "...@".to_owned(),
-            reason: "it has a user name in it; use LABEL_STUDIO_ACCESS_TOKEN".to_owned(),
+            reason: "it must not contain a user name or password; use LABEL_STUDIO_ACCESS_TOKEN"
+                .to_owned(),
         });
     }
     base.set_query(None);
@@ -165,23 +166,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_http_with_a_host() {
+    fn an_address_is_an_http_url_without_credentials() {
         let studio = LabelStudio::new(Some(" http://ls:8080/studio/ "), None).unwrap();
         assert_eq!(studio.base(), Some("http://ls:8080/studio"));
         assert_eq!(studio.prefix(), "/studio");
         assert_eq!(studio.origin().unwrap(), "http://ls:8080");
-        let owns = |url: &str| studio.owns(&Url::parse(url).unwrap());
-        assert!(owns("http://ls:8080/x"));
-        assert!(!owns("https://ls:8080/x") && !owns("http://ls/x") && !owns("http://ls:8081/x"));
+        let is_same_origin = |url: &str| studio.is_same_origin(&Url::parse(url).unwrap());
+        assert!(is_same_origin("http://ls:8080/x"));
+        assert!(
+            !is_same_origin("https://ls:8080/x")
+                && !is_same_origin("http://ls/x")
+                && !is_same_origin("http://ls:8081/x")
+        );
         for host in ["localhost:8080", "ftp://ls", "ls", ""] {
             let error = LabelStudio::new(Some(host), None).unwrap_err().to_string();
             assert!(error.contains("http://localhost:8080"), "{error}");
         }
         let secret = |token| Credentials::new(token, TokenSource::Settings);
         let token_only = LabelStudio::new(None, Some(secret("mine".into()))).unwrap();
-        let sent = LabelStudio::new(Some("http://anywhere"), None).unwrap();
-        assert!(token_only.or(&sent).credentials().is_none());
-        let error = LabelStudio::new(Some("http://me:word@ls"), None).unwrap_err();
-        assert!(!error.to_string().contains("word"));
+        let fallback = LabelStudio::new(Some("http://anywhere"), None).unwrap();
+        assert!(token_only.with_fallback(&fallback).credentials().is_none());
+        let error = LabelStudio::new(Some("http://me:hunter2@ls"), None).unwrap_err();
+        assert!(!error.to_string().contains("hunter2"));
     }
 }

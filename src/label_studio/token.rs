@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use crate::outgoing::{self, causes};
+use crate::outgoing::{self, error_chain};
 
 /// The kind of a token, recognised by its form (contract, section 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +35,11 @@ pub enum TokenSource {
 
 /// Why no token is available to authenticate a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TokenError {
     /// Label Studio rejected the personal access token.
     #[error(
-        "Label Studio answered {0} to the personal access token in LABEL_STUDIO_ACCESS_TOKEN: it was revoked or belongs to another Label Studio; make a new one under Account & Settings"
+        "Label Studio answered {0} to the personal access token in LABEL_STUDIO_ACCESS_TOKEN: it was revoked, or it is from another Label Studio; create a new one under Account & Settings"
     )]
     Refused(u16),
     /// The token exchange failed.
@@ -46,8 +47,8 @@ pub enum TokenError {
     #[allow(missing_docs)]
     Unreachable { url: String, reason: String },
     /// The token contains characters that an HTTP header cannot have.
-    #[error("LABEL_STUDIO_ACCESS_TOKEN holds characters that no token has")]
-    Characters,
+    #[error("LABEL_STUDIO_ACCESS_TOKEN contains characters that an HTTP header cannot have")]
+    InvalidCharacters,
 }
 
 /// A token and, if it is a personal one, its current access token. Clones share both.
@@ -59,11 +60,11 @@ struct Inner {
     token: SecretString,
     kind: TokenKind,
     source: TokenSource,
-    access: Mutex<Option<Access>>,
+    access: Mutex<Option<AccessToken>>,
 }
 
 #[derive(Debug)]
-struct Access {
+struct AccessToken {
     header: HeaderValue,
     renew_at: Instant,
 }
@@ -77,9 +78,9 @@ struct Claims {
 }
 
 /// How long before its expiry an access token is renewed.
-const MARGIN: Duration = Duration::from_secs(60);
+const RENEWAL_MARGIN: Duration = Duration::from_secs(60);
 /// Assumed lifetime of an access token without lifetime claims.
-const DEFAULT_LIFE: Duration = Duration::from_secs(300);
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl TokenKind {
@@ -126,23 +127,23 @@ impl Credentials {
     ) -> Result<HeaderValue, TokenError> {
         let token = self.0.token.expose_secret();
         match self.0.kind {
-            TokenKind::Legacy => signed("Token", token),
-            TokenKind::Access => signed("Bearer", token),
+            TokenKind::Legacy => authorization_header("Token", token),
+            TokenKind::Access => authorization_header("Bearer", token),
             TokenKind::Personal => {
                 // the lock is held during the exchange, so that concurrent requests wait for the same new token
                 let mut access = self.0.access.lock().await;
                 match &*access {
                     Some(known) if Instant::now() < known.renew_at => Ok(known.header.clone()),
                     _ => {
-                        let fresh = exchange(token, base, client).await?;
-                        Ok(access.insert(fresh).header.clone())
+                        let renewed = exchange(token, base, client).await?;
+                        Ok(access.insert(renewed).header.clone())
                     }
                 }
             }
         }
     }
 
-    pub(super) async fn forget_access(&self) -> bool {
+    pub(super) async fn discard_access_token(&self) -> bool {
         // a concurrent request may already have discarded it, and a retry still makes sense
         *self.0.access.lock().await = None;
         self.0.kind == TokenKind::Personal
@@ -151,43 +152,47 @@ impl Credentials {
     pub(super) fn refusal_hint(&self) -> &'static str {
         match (self.0.source, self.0.kind) {
             (TokenSource::Setup, _) => {
-                "LABEL_STUDIO_ACCESS_TOKEN is not set, and Label Studio does not accept the legacy token it sent itself: set it to a personal access token (Label Studio: Account & Settings)"
+                "LABEL_STUDIO_ACCESS_TOKEN is not set, and Label Studio rejects the legacy token that it sent with /setup: set LABEL_STUDIO_ACCESS_TOKEN to a personal access token (Label Studio: Account & Settings)"
             }
             (TokenSource::Settings, TokenKind::Legacy) => {
-                "Label Studio does not accept the legacy token in LABEL_STUDIO_ACCESS_TOKEN: it is wrong, or the organisation has legacy tokens switched off; use a personal access token (Account & Settings)"
+                "Label Studio rejects the legacy token in LABEL_STUDIO_ACCESS_TOKEN: it is wrong, or the organisation has disabled legacy tokens; use a personal access token (Account & Settings)"
             }
             (TokenSource::Settings, TokenKind::Personal) => {
-                "the user of the personal access token in LABEL_STUDIO_ACCESS_TOKEN may not see this"
+                "the user of the personal access token in LABEL_STUDIO_ACCESS_TOKEN has no access to it"
             }
             (TokenSource::Settings, TokenKind::Access) => {
-                "the token in LABEL_STUDIO_ACCESS_TOKEN is a short-lived access token, and has expired: use a personal access token (Account & Settings)"
+                "LABEL_STUDIO_ACCESS_TOKEN is a short-lived access token that has expired: use a personal access token (Account & Settings)"
             }
         }
     }
 }
 
-fn signed(scheme: &str, token: &str) -> Result<HeaderValue, TokenError> {
-    let mut header =
-        HeaderValue::from_str(&format!("{scheme} {token}")).map_err(|_| TokenError::Characters)?;
+fn authorization_header(scheme: &str, token: &str) -> Result<HeaderValue, TokenError> {
+    let mut header = HeaderValue::from_str(&format!("{scheme} {token}"))
+        .map_err(|_| TokenError::InvalidCharacters)?;
     header.set_sensitive(true);
     Ok(header)
 }
 
 /// Upper limit for the lifetime of an access token, whatever its claims are.
-const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Maximum size in bytes of a response with a token.
-const MAX_ANSWER: usize = 64 << 10;
+const MAX_RESPONSE_BYTES: usize = 64 << 10;
 
 /// Exchanges a personal access token for an access token: `POST /api/token/refresh/`.
-async fn exchange(token: &str, base: &Url, client: &reqwest::Client) -> Result<Access, TokenError> {
+async fn exchange(
+    token: &str,
+    base: &Url,
+    client: &reqwest::Client,
+) -> Result<AccessToken, TokenError> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct RefreshResponse {
         access: String,
     }
     let url = format!("{}/api/token/refresh/", base.as_str().trim_end_matches('/'));
     let unreachable = |error: reqwest::Error| TokenError::Unreachable {
         url: url.clone(),
-        reason: causes(&error.without_url()),
+        reason: error_chain(&error.without_url()),
     };
     let response = client
         .post(&url)
@@ -203,34 +208,34 @@ async fn exchange(token: &str, base: &Url, client: &reqwest::Client) -> Result<A
     if !status.is_success() {
         return Err(TokenError::Unreachable {
             url,
-            reason: format!("it answered {status}"),
+            reason: format!("the response has status {status}"),
         });
     }
-    let strange = |reason: String| TokenError::Unreachable {
+    let invalid = |reason: String| TokenError::Unreachable {
         url: url.clone(),
         reason,
     };
     // the host may not be Label Studio, and could answer without end
-    let answer = outgoing::read(response, MAX_ANSWER).await;
-    let answer = answer.map_err(|error| strange(error.to_string()))?;
-    let answer: Answer = serde_json::from_slice(&answer)
-        .map_err(|error| strange(format!("it did not answer with an access token: {error}")))?;
-    let claims = claims(&answer.access).unwrap_or_default();
+    let body = outgoing::read_body(response, MAX_RESPONSE_BYTES).await;
+    let body = body.map_err(|error| invalid(error.to_string()))?;
+    let response: RefreshResponse = serde_json::from_slice(&body)
+        .map_err(|error| invalid(format!("the response has no access token: {error}")))?;
+    let claims = claims(&response.access).unwrap_or_default();
     // the lifetime is computed from the token's own times, because the clock of this machine may differ
-    let life = match (claims.exp, claims.iat) {
+    let lifetime = match (claims.exp, claims.iat) {
         (Some(expires), Some(issued)) => {
-            let life = Duration::try_from_secs_f64(expires - issued);
-            life.unwrap_or(DEFAULT_LIFE).min(MAX_LIFE)
+            let lifetime = Duration::try_from_secs_f64(expires - issued);
+            lifetime.unwrap_or(DEFAULT_LIFETIME).min(MAX_LIFETIME)
         }
-        _ => DEFAULT_LIFE,
+        _ => DEFAULT_LIFETIME,
     };
     tracing::debug!(
-        seconds = life.as_secs(),
+        seconds = lifetime.as_secs(),
         "exchanged the personal access token"
     );
-    Ok(Access {
-        header: signed("Bearer", &answer.access)?,
-        renew_at: Instant::now() + life.saturating_sub(MARGIN),
+    Ok(AccessToken {
+        header: authorization_header("Bearer", &response.access)?,
+        renew_at: Instant::now() + lifetime.saturating_sub(RENEWAL_MARGIN),
     })
 }
 
@@ -250,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_are_told_apart() {
+    fn the_kind_of_a_token_is_recognized_by_its_form() {
         let jwt = |payload: &str| format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(payload));
         assert_eq!(
             TokenKind::of("0123456789abcdef0123456789abcdef01234567"),
@@ -271,7 +276,7 @@ mod tests {
     fn a_token_is_never_printed() {
         let credentials = Credentials::new(SecretString::from("hush"), TokenSource::Settings);
         assert!(!format!("{credentials:?}").contains("hush"));
-        let header = signed("Token", "hush").unwrap();
+        let header = authorization_header("Token", "hush").unwrap();
         assert!(!format!("{header:?}").contains("hush"));
     }
 }

@@ -45,17 +45,19 @@ impl Label {
     /// alias, else one of whose predicted values, else whose hint. If none is equal, the same order is repeated and
     /// ignores case, whitespace, punctuation between phrases, and singular or plural.
     pub fn find<'a>(labels: &'a [Self], phrase: &str) -> Option<&'a Self> {
-        let by = |is_same: &dyn Fn(&str) -> bool| {
-            let find = |is_named: &dyn Fn(&Self) -> bool| labels.iter().find(|l| is_named(l));
-            find(&|l| is_same(&l.value))
-                .or_else(|| find(&|l| l.alias.iter().any(|alias| is_same(alias))))
-                .or_else(|| find(&|l| l.predicted_values.iter().any(|value| is_same(value))))
-                .or_else(|| find(&|l| l.hint.iter().any(|hint| is_same(hint))))
+        let first_match = |matches: &dyn Fn(&str) -> bool| {
+            let find = |is_match: &dyn Fn(&Self) -> bool| labels.iter().find(|l| is_match(l));
+            find(&|l| matches(&l.value))
+                .or_else(|| find(&|l| l.alias.iter().any(|alias| matches(alias))))
+                .or_else(|| find(&|l| l.predicted_values.iter().any(|value| matches(value))))
+                .or_else(|| find(&|l| l.hint.iter().any(|hint| matches(hint))))
         };
-        let sought: Vec<String> = words(phrase).collect();
-        by(&|text| text == phrase)
-            .or_else(|| by(&|text| words(text).eq(sought.iter().map(String::as_str))))
-            .or_else(|| by(&|text| is_same_but_for_number(text, &sought)))
+        let phrase_words: Vec<String> = words(phrase).collect();
+        first_match(&|text| text == phrase)
+            .or_else(|| {
+                first_match(&|text| words(text).eq(phrase_words.iter().map(String::as_str)))
+            })
+            .or_else(|| first_match(&|text| differs_only_in_number(text, &phrase_words)))
     }
 }
 
@@ -67,22 +69,22 @@ fn words(text: &str) -> impl Iterator<Item = String> {
         .map(str::to_lowercase)
 }
 
-/// Whether a text consists of the sought words, each in singular or plural.
-fn is_same_but_for_number(text: &str, sought: &[String]) -> bool {
+/// Whether a text consists of the words of a phrase, each in singular or plural.
+fn differs_only_in_number(text: &str, phrase_words: &[String]) -> bool {
     let is_plural = |many: &str, one: &str| {
         let stem = many.strip_suffix("ies").filter(|stem| !stem.is_empty());
         many.strip_suffix('s') == Some(one)
             || many.strip_suffix("es") == Some(one)
             || stem.is_some_and(|stem| one.strip_suffix('y') == Some(stem))
     };
-    let mut sought = sought.iter();
-    !sought.as_slice().is_empty()
+    let mut phrase_words = phrase_words.iter();
+    !phrase_words.as_slice().is_empty()
         && words(text).all(|word| {
-            sought.next().is_some_and(|other| {
+            phrase_words.next().is_some_and(|other| {
                 word == *other || is_plural(&word, other) || is_plural(other, &word)
             })
         })
-        && sought.next().is_none()
+        && phrase_words.next().is_none()
 }
 
 #[cfg(test)]
@@ -90,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_order_is_value_alias_predicted_values_hint_then_spelling() {
+    fn labels_match_by_value_then_alias_then_predicted_values_then_hint() {
         let labels = [
             Label {
                 hint: Some("cup".to_owned()),
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn spelling_is_forgiven_and_words_are_not() {
+    fn case_separators_and_plurals_are_ignored_when_matching() {
         let find = |value: &str, phrase: &str| Label::find(&[Label::new(value)], phrase).is_some();
         for (value, phrase) in [
             ("Bok Choi", "bok  choi"),

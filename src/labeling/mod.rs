@@ -1,12 +1,14 @@
 //! The labeling config: the images of a task, its controls, and their labels.
 
+mod error;
+mod image_tag;
 mod label;
 mod parse;
 
 use std::collections::HashSet;
 
-use serde_json::{Map, Value};
-
+pub use error::LabelingError;
+pub use image_tag::ImageTag;
 pub use label::Label;
 
 /// The parts of a labeling config that groundling uses.
@@ -16,15 +18,6 @@ pub struct LabelingConfig {
     pub images: Vec<ImageTag>,
     /// All controls of the kinds that groundling uses.
     pub controls: Vec<ControlTag>,
-}
-
-/// `<Image name="image" value="$image"/>`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageTag {
-    /// The name that controls refer to.
-    pub name: String,
-    /// The image's URL: `$key` of the task's data, or a text that contains such keys.
-    pub value: String,
 }
 
 /// A control tag, attached to object tags.
@@ -83,57 +76,6 @@ pub struct RegionControl<'a> {
     pub labels: Vec<&'a ControlTag>,
 }
 
-/// Why a labeling config cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LabelingError {
-    /// Not XML.
-    #[error("the labeling config is not well-formed XML: {0}")]
-    Malformed(String),
-    /// The config exceeds a size limit.
-    #[error("the labeling config has {found} {what}, and may have {limit}")]
-    #[allow(missing_docs)]
-    TooLarge {
-        what: &'static str,
-        found: usize,
-        limit: usize,
-    },
-    /// There is no `<Image>` tag.
-    #[error("the labeling config has no <Image> tag: add <Image name=\"image\" value=\"$image\"/>")]
-    NoImage,
-    /// A required attribute is missing or invalid.
-    #[error("<{tag}> has no usable {attribute}=\"...\": {hint}")]
-    #[allow(missing_docs)]
-    Attribute {
-        tag: String,
-        attribute: &'static str,
-        hint: &'static str,
-    },
-    /// An `<Image>` tag shows several pages.
-    #[error(
-        "<Image name=\"{0}\"> shows a list of pages (valueList), and groundling answers for single images: use value=\"$image\" and a task per page"
-    )]
-    ValueList(String),
-    /// There is no `<TextArea>` for a prompt.
-    #[error(
-        "the labeling config has no <TextArea> for the image \"{0}\": add <TextArea name=\"prompt\" toName=\"{0}\"/>"
-    )]
-    NoTextArea(String),
-    /// No control takes regions.
-    #[error(
-        "the labeling config has no <RectangleLabels>, <BrushLabels> or <PolygonLabels> for the image \"{0}\", so results have nowhere to go"
-    )]
-    NoRegionControl(String),
-    /// There is no prompt, and no label to search for instead.
-    #[error(
-        "no prompt was given, and the controls of the image \"{0}\" have no <Label> to look for"
-    )]
-    NoLabels(String),
-    /// The task's data has no URL for the image.
-    #[error("the task's data has no text under {key:?}, which <Image name=\"{image}\"> shows")]
-    #[allow(missing_docs)]
-    NoData { image: String, key: String },
-}
-
 impl LabelingConfig {
     /// Parses the XML of a labeling config.
     ///
@@ -150,8 +92,7 @@ impl LabelingConfig {
 
     /// The images with at least one region control, in order.
     pub fn images_with_regions(&self) -> impl Iterator<Item = &ImageTag> {
-        let takes_regions = |image: &&ImageTag| self.region_controls(image).next().is_some();
-        self.images.iter().filter(takes_regions)
+        self.images.iter().filter(|image| self.takes_regions(image))
     }
 
     /// The image that prompts refer to: the one that the prompt's text area is attached to, else the first image with
@@ -167,10 +108,9 @@ impl LabelingConfig {
             });
             areas.find_map(|area| area.to_names.iter().find_map(|name| self.image_named(name)))
         };
-        let takes_regions = |image: &&ImageTag| self.region_controls(image).next().is_some();
         of_prompt(true)
             .or_else(|| of_prompt(false))
-            .filter(takes_regions)
+            .filter(|image| self.takes_regions(image))
             .or_else(|| self.images_with_regions().next())
             .or_else(|| of_prompt(false))
             .or_else(|| self.images.first())
@@ -210,6 +150,21 @@ impl LabelingConfig {
                 }),
                 _ => None,
             })
+    }
+
+    /// Checks that an image has a control that takes regions.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn require_region_control(&self, image: &ImageTag) -> Result<(), LabelingError> {
+        match self.takes_regions(image) {
+            true => Ok(()),
+            false => Err(LabelingError::NoRegionControl(image.name.clone())),
+        }
+    }
+
+    fn takes_regions(&self, image: &ImageTag) -> bool {
+        self.region_controls(image).next().is_some()
     }
 
     /// The text area that holds an image's prompt. Among the text areas attached to the image, one with the name or
@@ -285,53 +240,5 @@ impl Shape {
             Self::Brush => "brushlabels",
             Self::Polygon => "polygonlabels",
         }
-    }
-}
-
-/// The key that Label Studio uses for a file that was uploaded or synced before the project had a labeling config.
-const UNNAMED: &str = "$undefined$";
-
-impl ImageTag {
-    /// The image's URL in a task's data. `$key` is replaced by the value of `key`. `$a.b` is replaced by the value of
-    /// the key `a.b`, else by the value of `b` inside `a`. If a key is missing, the value of Label Studio's key
-    /// `$undefined$` is used.
-    ///
-    /// # Errors
-    /// If the data has no string there.
-    pub fn url(&self, data: &Map<String, Value>) -> Result<String, LabelingError> {
-        let look_up = |key: &str| {
-            let nested = || {
-                let mut parts = key.split('.');
-                let first = data.get(parts.next()?)?;
-                parts.try_fold(first, |value, part| value.get(part))
-            };
-            let found = data.get(key).or_else(nested);
-            let found = found.or_else(|| data.get(UNNAMED)).and_then(Value::as_str);
-            found
-                .filter(|text| !text.trim().is_empty())
-                .ok_or_else(|| LabelingError::NoData {
-                    image: self.name.clone(),
-                    key: key.to_owned(),
-                })
-        };
-        let mut parts = self.value.split('$');
-        let mut url = parts.next().unwrap_or_default().to_owned();
-        if url.is_empty() && parts.clone().count() == 1 {
-            // the usual form: one key, which may contain any character
-            return look_up(parts.next().unwrap_or_default()).map(str::to_owned);
-        }
-        for part in parts {
-            let end = part
-                .find(|c: char| !c.is_alphanumeric() && c != '_')
-                .unwrap_or(part.len());
-            url.push_str(look_up(&part[..end])?);
-            url.push_str(&part[end..]);
-        }
-        Ok(url)
-    }
-
-    /// The key of the task's data that holds the URL, if the tag's value is a single key.
-    pub fn data_key(&self) -> &str {
-        self.value.trim_start_matches('$')
     }
 }

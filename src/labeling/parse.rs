@@ -21,11 +21,11 @@ const MAX_TO_NAMES: usize = 10_000;
 
 pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
     let xml = xml.trim();
-    let within = |what, found, limit| match found > limit {
+    let check_limit = |what, found, limit| match found > limit {
         true => Err(LabelingError::TooLarge { what, found, limit }),
         false => Ok(()),
     };
-    within("bytes", xml.len(), MAX_BYTES)?;
+    check_limit("bytes", xml.len(), MAX_BYTES)?;
     // entity declarations are not allowed: expanded entities could grow without bounds
     let options = ParsingOptions {
         nodes_limit: MAX_NODES as u32,
@@ -39,7 +39,7 @@ pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
         },
         error => LabelingError::Malformed(error.to_string()),
     })?;
-    within("elements inside of each other", depth(&document), MAX_DEPTH)?;
+    check_limit("levels of nested elements", depth(&document), MAX_DEPTH)?;
     let mut config = LabelingConfig {
         images: vec![],
         controls: vec![],
@@ -51,12 +51,12 @@ pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
             config.controls.push(control(node, kind)?);
         }
     }
-    within("images", config.images.len(), MAX_IMAGES)?;
-    within("controls", config.controls.len(), MAX_CONTROLS)?;
+    check_limit("images", config.images.len(), MAX_IMAGES)?;
+    check_limit("controls", config.controls.len(), MAX_CONTROLS)?;
     let to_names = config.controls.iter().map(|control| control.to_names.len());
-    within("names in toName", to_names.sum(), MAX_TO_NAMES)?;
+    check_limit("names in toName", to_names.sum(), MAX_TO_NAMES)?;
     let labels = config.controls.iter().map(|control| control.labels.len());
-    within("labels", labels.sum(), MAX_LABELS)?;
+    check_limit("labels", labels.sum(), MAX_LABELS)?;
     if config.images.is_empty() {
         return Err(LabelingError::NoImage);
     }
@@ -67,11 +67,11 @@ pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
 fn depth(document: &Document) -> usize {
     let mut deepest = 0;
     // not recursive, because the document determines the depth
-    let mut open = vec![(document.root(), 0)];
-    while let Some((node, depth)) = open.pop() {
+    let mut pending = vec![(document.root(), 0)];
+    while let Some((node, depth)) = pending.pop() {
         deepest = deepest.max(depth);
         let children = node.children().filter(Node::is_element);
-        open.extend(children.map(|child| (child, depth + 1)));
+        pending.extend(children.map(|child| (child, depth + 1)));
     }
     deepest
 }
@@ -79,24 +79,24 @@ fn depth(document: &Document) -> usize {
 /// The labels of a control: those inside it, also inside nested views, but not inside another control.
 fn labels_of<'a, 'input>(control: Node<'a, 'input>) -> Vec<Node<'a, 'input>> {
     let mut labels = vec![];
-    let mut open: Vec<Node> = control.children().rev().collect();
-    while let Some(node) = open.pop() {
+    let mut pending: Vec<Node> = control.children().rev().collect();
+    while let Some(node) = pending.pop() {
         if node.has_tag_name("Label") {
             labels.push(node);
         }
         if kind(node).is_none() {
-            open.extend(node.children().rev());
+            pending.extend(node.children().rev());
         }
     }
     labels
 }
 
 fn image(node: Node) -> Result<ImageTag, LabelingError> {
-    let name = required(node, "name", "controls refer to it")?;
+    let name = required(node, "name", "it is the name that controls refer to")?;
     if node.attribute("valueList").is_some() {
         return Err(LabelingError::ValueList(name));
     }
-    let hint = "it must be like \"$image\", the key of a task's data after a dollar";
+    let hint = "it must be a dollar sign and a key of the task's data, such as \"$image\"";
     let value = required(node, "value", hint)?;
     if !value.contains('$') || value.ends_with('$') {
         return Err(LabelingError::Attribute {
@@ -133,26 +133,27 @@ fn kind(node: Node) -> Option<ControlKind> {
 
 /// Whether a text area is named `prompt`, or it or an ancestor has the class `prompt`.
 fn is_prompt(node: Node) -> bool {
-    let is_classed = |node: Node| {
+    let has_prompt_class = |node: Node| {
         ["className", "class", "classname"]
             .iter()
             .filter_map(|attribute| node.attribute(*attribute))
             .any(|classes| classes.split_whitespace().any(|class| class == "prompt"))
     };
-    node.attribute("name").map(str::trim) == Some("prompt") || node.ancestors().any(is_classed)
+    node.attribute("name").map(str::trim) == Some("prompt")
+        || node.ancestors().any(has_prompt_class)
 }
 
 fn control(node: Node, kind: ControlKind) -> Result<ControlTag, LabelingError> {
-    let name = required(node, "name", "a control needs a name")?;
+    let name = required(node, "name", "every control needs a name")?;
     let to_name = match kind {
         // identified by its name
         ControlKind::Number { .. } => node.attribute("toName").unwrap_or_default().to_owned(),
         _ => required(node, "toName", "it must be the name of an <Image>")?,
     };
-    let own_threshold = threshold(node)?;
+    let control_threshold = threshold(node)?;
     let labels = labels_of(node)
         .into_iter()
-        .filter_map(|child| label(child, own_threshold).transpose())
+        .filter_map(|child| label(child, control_threshold).transpose())
         .collect::<Result<_, _>>()?;
     Ok(ControlTag {
         name,
@@ -225,11 +226,9 @@ fn required(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
 
-    const SEED: &str = include_str!("../../examples/label-studio/labeling_config.xml");
+    const EXAMPLE: &str = include_str!("../../examples/label-studio/labeling_config.xml");
 
     fn parsed(xml: &str) -> LabelingConfig {
         LabelingConfig::parse(xml).unwrap()
@@ -240,8 +239,8 @@ mod tests {
     }
 
     #[test]
-    fn the_example_is_understood() {
-        let config = parsed(SEED);
+    fn the_example_config_is_parsed() {
+        let config = parsed(EXAMPLE);
         let image = config.image().unwrap();
         assert_eq!((image.name.as_str(), image.data_key()), ("image", "image"));
         assert_eq!(config.text_area(image).unwrap().name, "prompt");
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_that_no_project_has_is_refused() {
+    fn a_config_that_exceeds_a_limit_is_an_error() {
         let error = |xml: &str| LabelingConfig::parse(xml).unwrap_err().to_string();
         let image = "<Image name='i' value='$i'/>";
         let nested = |count: usize| {
@@ -272,7 +271,7 @@ mod tests {
         // every control has its own label, and not those of nested controls
         let few = parsed(&nested(100));
         assert!(few.controls.iter().all(|control| control.labels.len() == 1));
-        assert!(error(&nested(3000)).contains("inside of each other, and may have 200"));
+        assert!(error(&nested(3000)).contains("levels of nested elements; the maximum is 200"));
         let many = format!("<View>{image}{}</View>", "<b/>".repeat(200_000));
         assert!(error(&many).contains("nodes"), "{}", error(&many));
         let labels = "<Label value='x'/>".repeat(50_001);
@@ -297,17 +296,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_error_names_the_tag_and_what_is_wrong() {
         let error = |xml: &str| LabelingConfig::parse(xml).unwrap_err().to_string();
         assert!(error("<View><Text name=\"t\" value=\"$t\"/></View>").contains("no <Image> tag"));
         assert!(error("<View><Image name=\"i\" value=\"$i\"></View>").contains("not well-formed"));
-        assert!(error("<View><Image name=\"i\"/></View>").contains("<Image> has no usable value"));
+        assert!(error("<View><Image name=\"i\"/></View>").contains("<Image> has no valid value"));
         let list = error("<View><Image name='i' valueList='$pages'/></View>");
         assert!(list.contains("valueList"), "{list}");
         let image = "<Image name=\"i\" value=\"$i\"/>";
         let control = error(&format!("<View>{image}<BrushLabels name=\"b\"/></View>"));
         assert!(
-            control.contains("<BrushLabels> has no usable toName"),
+            control.contains("<BrushLabels> has no valid toName"),
             "{control}"
         );
         let label = "<Label value='x' model_score_threshold='30'/>";
@@ -327,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn entities_comments_and_other_names_are_fine() {
+    fn entities_comments_and_other_names_are_accepted() {
         let config = parsed(
             "\n<View><!-- two pictures --><Image name='a' value='$left'/><Image\n name=' b ' value='$right'/>
              <View><RectangleLabels name='r' toName='b'><View><Label value='Salt &amp; Pepper'/></View></RectangleLabels></View>
@@ -339,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn the_prompt_is_the_text_area_that_says_so() {
+    fn the_text_area_named_or_classed_prompt_is_preferred() {
         let xml = |areas: &str| {
             parsed(&format!(
                 "<View><Image name='i' value='$i'/><Text name='t' value='$t'/>{areas}
@@ -370,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_share_the_labels_of_their_image() {
+    fn shapes_use_all_labels_tags_of_their_image() {
         let config = parsed(
             "<View><Image name='i' value='$i'/>
              <Labels name='l' toName='i' model_score_threshold='0.6'>
@@ -389,29 +388,5 @@ mod tests {
         let thresholds: Vec<_> = labels.iter().map(|l| l.score_threshold).collect();
         assert_eq!(thresholds, [Some(0.6), Some(0.2), None]);
         assert_eq!(names(labels), ["cup", "Pot", "Lid"]);
-    }
-
-    #[test]
-    fn the_url_is_found_under_any_key() {
-        let data = json!({"my image": "a", "a": {"b": "c"}, "a.d": "e", "n": 1, "file": "x.png"});
-        let Value::Object(data) = data else {
-            unreachable!()
-        };
-        let url = |value: &str| {
-            let tag = ImageTag {
-                name: "i".to_owned(),
-                value: value.to_owned(),
-            };
-            tag.url(&data).map_err(|e| e.to_string())
-        };
-        assert_eq!(url("$my image").unwrap(), "a");
-        assert_eq!(url("$a.b").unwrap(), "c");
-        assert_eq!(url("$a.d").unwrap(), "e");
-        assert_eq!(
-            url("https://host/$file?x=1").unwrap(),
-            "https://host/x.png?x=1"
-        );
-        assert!(url("$n").unwrap_err().contains("no text under \"n\""));
-        assert!(url("$none").unwrap_err().contains("<Image name=\"i\">"));
     }
 }

@@ -5,16 +5,21 @@ use std::panic::catch_unwind;
 
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, Rgb, RgbImage, Rgba};
 
-use super::orientation::upright;
+use super::orientation::apply_orientation;
 
 /// Why a file could not be decoded.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DecodeError {
     /// The format is unknown, or the file is damaged.
-    #[error("not a readable image (PNG, JPEG, WebP, GIF, BMP, TIFF and a few others are): {0}")]
+    #[error(
+        "not a readable image (supported: PNG, JPEG, WebP, GIF, BMP, TIFF and a few other formats): {0}"
+    )]
     Unreadable(#[from] image::ImageError),
     /// The image has too many pixels. This is checked before it is decoded.
-    #[error("the image has {width}x{height} pixels, more than {limit} in all (MAX_IMAGE_PIXELS)")]
+    #[error(
+        "the image has {width}x{height} pixels; the maximum is {limit} pixels in all (MAX_IMAGE_PIXELS)"
+    )]
     #[allow(missing_docs)]
     TooManyPixels {
         width: u32,
@@ -22,7 +27,7 @@ pub enum DecodeError {
         limit: usize,
     },
     /// A decoder panicked.
-    #[error("the decoder panicked on it")]
+    #[error("the decoder panicked on this image")]
     Panicked,
 }
 
@@ -33,11 +38,11 @@ pub enum DecodeError {
 /// If the bytes are not an image, are damaged, or have more than `max_pixels` pixels; also if a decoder panics on them.
 pub fn decode(bytes: &[u8], max_pixels: usize) -> Result<RgbImage, DecodeError> {
     // decoders are third-party code, and fuzzing found damaged files on which they panic
-    let decoded = catch_unwind(|| decode_unguarded(bytes, max_pixels));
+    let decoded = catch_unwind(|| decode_without_catch(bytes, max_pixels));
     decoded.unwrap_or(Err(DecodeError::Panicked))
 }
 
-fn decode_unguarded(bytes: &[u8], max_pixels: usize) -> Result<RgbImage, DecodeError> {
+fn decode_without_catch(bytes: &[u8], max_pixels: usize) -> Result<RgbImage, DecodeError> {
     let reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(image::ImageError::IoError)?;
@@ -59,35 +64,35 @@ fn decode_unguarded(bytes: &[u8], max_pixels: usize) -> Result<RgbImage, DecodeE
     );
     decoder.set_limits(limits)?;
     let orientation = decoder.orientation()?;
-    let image = over_white(DynamicImage::from_decoder(decoder)?);
-    Ok(upright(image, orientation))
+    let image = flatten_on_white(DynamicImage::from_decoder(decoder)?);
+    Ok(apply_orientation(image, orientation))
 }
 
 /// The width and height in pixels that the header of a file declares, before the orientation is applied.
 pub(super) fn dimensions(bytes: &[u8]) -> Option<(u32, u32)> {
-    let read = catch_unwind(|| {
+    let dimensions = catch_unwind(|| {
         let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
         reader.ok()?.into_dimensions().ok()
     });
-    read.ok().flatten()
+    dimensions.ok().flatten()
 }
 
-fn over_white(image: DynamicImage) -> RgbImage {
+fn flatten_on_white(image: DynamicImage) -> RgbImage {
     match image {
         DynamicImage::ImageRgb8(image) => image,
-        DynamicImage::ImageLuma16(image) => map(&image, |p| Rgb([high_byte(p.0[0]); 3])),
-        DynamicImage::ImageRgb16(image) => map(&image, |p| Rgb(p.0.map(high_byte))),
-        DynamicImage::ImageLumaA16(image) => map(&image, |p| {
+        DynamicImage::ImageLuma16(image) => map_pixels(&image, |p| Rgb([high_byte(p.0[0]); 3])),
+        DynamicImage::ImageRgb16(image) => map_pixels(&image, |p| Rgb(p.0.map(high_byte))),
+        DynamicImage::ImageLumaA16(image) => map_pixels(&image, |p| {
             let [grey, alpha] = p.0.map(high_byte);
             blend(Rgba([grey, grey, grey, alpha]))
         }),
-        DynamicImage::ImageRgba16(image) => map(&image, |p| blend(Rgba(p.0.map(high_byte)))),
-        image if image.color().has_alpha() => map(&image.into_rgba8(), |p| blend(*p)),
+        DynamicImage::ImageRgba16(image) => map_pixels(&image, |p| blend(Rgba(p.0.map(high_byte)))),
+        image if image.color().has_alpha() => map_pixels(&image.into_rgba8(), |p| blend(*p)),
         image => image.into_rgb8(),
     }
 }
 
-fn map<P: image::Pixel>(
+fn map_pixels<P: image::Pixel>(
     image: &image::ImageBuffer<P, Vec<P::Subpixel>>,
     pixel: impl Fn(&P) -> Rgb<u8>,
 ) -> RgbImage {
@@ -105,12 +110,12 @@ fn high_byte(level: u16) -> u8 {
 /// Blends a pixel with a white background, rounded to the nearest level.
 fn blend(Rgba([r, g, b, alpha]): Rgba<u8>) -> Rgb<u8> {
     let alpha = u16::from(alpha);
-    let over = |level: u8| u16::from(level) * alpha + 255 * (255 - alpha);
-    Rgb([r, g, b].map(|level| by_255(over(level) + 127)))
+    let weighted = |level: u8| u16::from(level) * alpha + 255 * (255 - alpha);
+    Rgb([r, g, b].map(|level| divide_by_255(weighted(level) + 127)))
 }
 
 /// `value / 255` for values up to 255 * 255 + 127, without a division.
-fn by_255(value: u16) -> u8 {
+fn divide_by_255(value: u16) -> u8 {
     ((value + 1 + (value >> 8)) >> 8) as u8
 }
 
@@ -119,7 +124,7 @@ mod tests {
     use super::*;
 
     /// A PNG of 24x21 pixels with 16 colours and a truncated palette, on which png 0.18.1 panics.
-    const CUT_PALETTE: &[u8] = &[
+    const TRUNCATED_PALETTE: &[u8] = &[
         137, 80, 78, 71, 13, 10, 26, 10, 0, 0, 0, 13, 73, 72, 68, 82, 0, 0, 0, 24, 0, 0, 0, 21, 4,
         3, 0, 0, 0, 174, 199, 51, 21, 0, 0, 0, 49, 80, 76, 84, 69, 110, 234, 93, 21, 224, 165, 17,
         225, 164, 17, 221, 164, 139, 194, 71, 58, 199, 127, 135, 135, 125, 42, 137, 124, 125, 72,
@@ -135,14 +140,14 @@ mod tests {
 
     #[test]
     fn a_decoder_that_panics_is_an_error() {
-        assert!(decode(CUT_PALETTE, 1000).is_err());
-        assert_eq!(dimensions(CUT_PALETTE), Some((24, 21)));
+        assert!(decode(TRUNCATED_PALETTE, 1000).is_err());
+        assert_eq!(dimensions(TRUNCATED_PALETTE), Some((24, 21)));
     }
 
     #[test]
     fn blending_divides_exactly() {
         for value in 0..=255 * 255 + 127 {
-            assert_eq!(u16::from(by_255(value)), value / 255, "{value}");
+            assert_eq!(u16::from(divide_by_255(value)), value / 255, "{value}");
         }
     }
 }

@@ -1,21 +1,18 @@
-//! Fetches images, with limits on time, size, memory and redirects.
+//! Fetches the files of images, with limits on time, size and memory.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use reqwest::header::{
-    AUTHORIZATION, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, LOCATION,
-};
-use reqwest::{Response, StatusCode, Url};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use super::MediaError;
-use super::guard::{AllowedHosts, PrivateHost, PublicOnly, check_literal};
+use super::data_uri::{decode_data_uri, describe_data_uri};
+use super::guard::{AllowedHosts, PublicResolver};
 use super::local;
-use super::location::{Location, describe, inline};
+use super::location::Location;
 use crate::budget::{Budget, Purpose, Reservation};
 use crate::label_studio::LabelStudio;
-use crate::outgoing::{causes, client, retry_after};
+use crate::outgoing::client;
 
 /// Configuration of a [`Fetcher`].
 #[derive(Debug, Clone)]
@@ -49,29 +46,25 @@ pub struct ImageRequest<'a> {
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     /// Client for Label Studio and the allowed hosts.
-    trusted: reqwest::Client,
+    pub(super) trusted: reqwest::Client,
     /// Client for all other hosts. It resolves no name to a private address.
-    guarded: reqwest::Client,
+    pub(super) guarded: reqwest::Client,
     /// The memory budget of all requests.
     pub(super) budget: Budget,
     pub(super) config: FetcherConfig,
 }
 
-const MAX_REDIRECTS: usize = 5;
-/// How often a busy host is asked again.
-const MAX_RETRIES: usize = 3;
-
 /// The HTTP validators of an image, which show whether it has changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Validators {
     /// The `ETag` of a response; for a local file, its modification time and length.
-    etag: Option<String>,
+    pub(super) etag: Option<String>,
     /// The `Last-Modified` date of a response.
-    last_modified: Option<String>,
+    pub(super) last_modified: Option<String>,
 }
 
 impl Validators {
-    pub(super) fn are_none(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.etag.is_none() && self.last_modified.is_none()
     }
 
@@ -86,9 +79,9 @@ impl Validators {
 
 /// The result of a conditional request.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(super) enum FetchResult {
     /// The image has not changed.
-    Same,
+    NotModified,
     /// The file of the image.
     File(ImageFile),
 }
@@ -102,8 +95,18 @@ pub(super) struct ImageFile {
     _memory: Reservation,
 }
 
+impl ImageFile {
+    pub(super) fn new(bytes: Vec<u8>, validators: Validators, memory: Reservation) -> Self {
+        Self {
+            bytes,
+            validators,
+            _memory: memory,
+        }
+    }
+}
+
 /// How long fetching a file waits for memory.
-const MEMORY_PATIENCE: Duration = Duration::from_secs(10);
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Fetcher {
     /// Creates a fetcher with its own connections. It reserves the memory for image files from `budget`.
@@ -113,21 +116,21 @@ impl Fetcher {
     pub fn new(config: FetcherConfig, budget: Budget) -> Result<Self, reqwest::Error> {
         Ok(Self {
             trusted: client().build()?,
-            guarded: client().dns_resolver(PublicOnly::shared()).build()?,
+            guarded: client().dns_resolver(PublicResolver::shared()).build()?,
             budget,
             config,
         })
     }
 
     /// Fetches the file at a location, unless it still has the validators `known`.
-    pub(super) async fn bytes(
+    pub(super) async fn fetch_file(
         &self,
         location: Location,
         request: ImageRequest<'_>,
         known: Option<&Validators>,
-    ) -> Result<Answer, MediaError> {
+    ) -> Result<FetchResult, MediaError> {
         let url = location.describe(request.label_studio);
-        let read = self.read(location, request, known);
+        let read = self.fetch_without_timeout(location, request, known);
         let fetched = tokio::time::timeout(self.config.timeout, read).await;
         fetched.unwrap_or_else(|_| {
             let seconds = self.config.timeout.as_secs();
@@ -138,48 +141,48 @@ impl Fetcher {
         })
     }
 
-    async fn read(
+    /// [`Self::fetch_file`] without the time limit.
+    async fn fetch_without_timeout(
         &self,
         location: Location,
         request: ImageRequest<'_>,
         known: Option<&Validators>,
-    ) -> Result<Answer, MediaError> {
+    ) -> Result<FetchResult, MediaError> {
         let limit = self.config.max_bytes;
         let no_validators = Validators::default();
         let known = known.unwrap_or(&no_validators);
         match location {
             Location::Inline(uri) => {
-                let url = format!("the task's data URI of {} characters", uri.len());
-                let memory = self.memory(uri.len() / 4 * 3, || url.clone()).await?;
-                let read = move || Ok(inline(&uri, limit)?);
-                let bytes = on_thread(&url, read).await?;
-                Ok(Answer::File(ImageFile {
-                    bytes: bytes.ok_or(MediaError::TooLarge { url, limit })?,
-                    validators: Validators::default(),
-                    _memory: memory,
-                }))
+                let url = describe_data_uri(&uri);
+                let memory = self
+                    .reserve_memory(uri.len() / 4 * 3, || url.clone())
+                    .await?;
+                let read = move || Ok(decode_data_uri(&uri, limit)?);
+                let bytes = run_blocking(&url, read).await?;
+                let bytes = bytes.ok_or(MediaError::TooLarge { url, limit })?;
+                Ok(FetchResult::File(ImageFile::new(
+                    bytes,
+                    Validators::default(),
+                    memory,
+                )))
             }
             Location::File { path, root, name } => {
                 let shown = local::describe(&name);
                 let (root, known) = (root.clone(), known.clone());
                 let open = move || local::open(&path, &root, name, limit as u64, &known);
-                let Some(file) = on_thread(&shown, open).await? else {
-                    return Ok(Answer::Same);
+                let Some(file) = run_blocking(&shown, open).await? else {
+                    return Ok(FetchResult::NotModified);
                 };
-                let memory = self.memory(file.length, || shown.clone()).await?;
+                let memory = self.reserve_memory(file.length, || shown.clone()).await?;
                 let read = move || file.read(limit);
-                let (bytes, validators) = on_thread(&shown, read).await?;
-                Ok(Answer::File(ImageFile {
-                    bytes,
-                    validators,
-                    _memory: memory,
-                }))
+                let (bytes, validators) = run_blocking(&shown, read).await?;
+                Ok(FetchResult::File(ImageFile::new(bytes, validators, memory)))
             }
-            Location::Remote { url, otherwise } => {
+            Location::Remote { url, fallback } => {
                 let first = self.download(url, request, known).await;
-                match (first, otherwise) {
-                    (Err(first @ MediaError::Status { .. }), Some(other)) => self
-                        .download(other, request, known)
+                match (first, fallback) {
+                    (Err(first @ MediaError::Status { .. }), Some(fallback)) => self
+                        .download(fallback, request, known)
                         .await
                         .map_err(|_| first),
                     (first, _) => first,
@@ -188,230 +191,21 @@ impl Fetcher {
         }
     }
 
-    /// Downloads a URL and follows its redirects. Each hop is checked against the allowed hosts, and only Label Studio
-    /// itself receives the token.
-    async fn download(
-        &self,
-        start: Url,
-        request: ImageRequest<'_>,
-        known: &Validators,
-    ) -> Result<Answer, MediaError> {
-        let mut url = start.clone();
-        let (mut may_renew, mut retries) = (true, 0);
-        let started = Instant::now();
-        let mut hops = 0;
-        while hops <= MAX_REDIRECTS {
-            let response = self.hop(&url, &start, request, known).await?;
-            let status = response.status();
-            if let Some(after) = retry_after(&response)
-                && retries < MAX_RETRIES
-                && started.elapsed() + after < self.config.timeout
-            {
-                retries += 1;
-                tokio::time::sleep(after).await;
-                continue;
-            }
-            if status == StatusCode::UNAUTHORIZED
-                && request.label_studio.owns(&url)
-                && std::mem::take(&mut may_renew)
-                && request.label_studio.forget_access().await
-            {
-                continue;
-            }
-            if status == StatusCode::NOT_MODIFIED && !known.are_none() {
-                return Ok(Answer::Same);
-            }
-            if !status.is_redirection() {
-                return self.body(response, &url, request).await;
-            }
-            let target = response.headers().get(LOCATION);
-            let target = target.and_then(|target| target.to_str().ok());
-            let next = target.and_then(|target| url.join(target).ok());
-            if let Some(next) = &next
-                && request.label_studio.owns(&url)
-                && !request.label_studio.owns(next)
-                && (next.host_str(), next.path()) == (url.host_str(), url.path())
-            {
-                return Err(MediaError::Unreachable {
-                    url: describe(&url, request.label_studio),
-                    reason: format!(
-                        "Label Studio has moved to {}: set LABEL_STUDIO_HOST to that address",
-                        next.origin().ascii_serialization()
-                    ),
-                });
-            }
-            hops += 1;
-            url = next
-                .filter(|next| matches!(next.scheme(), "http" | "https"))
-                .ok_or_else(|| MediaError::Unreachable {
-                    url: describe(&url, request.label_studio),
-                    reason: format!("it answered {status} without a usable address to go on to"),
-                })?;
-        }
-        Err(MediaError::Unreachable {
-            url: describe(&start, request.label_studio),
-            reason: format!("it leads through more than {MAX_REDIRECTS} redirects"),
-        })
-    }
-
-    /// Sends one request of a download.
-    async fn hop(
-        &self,
-        url: &Url,
-        start: &Url,
-        request: ImageRequest<'_>,
-        known: &Validators,
-    ) -> Result<Response, MediaError> {
-        let studio = request.label_studio;
-        let is_own = studio.owns(url);
-        let is_known = is_own && !studio.is_stranger();
-        let client = if is_known || self.config.allowed_hosts.contains(url) {
-            &self.trusted
-        } else {
-            check_literal(url)?;
-            &self.guarded
-        };
-        let mut get = client.get(url.clone());
-        if let Some(etag) = &known.etag {
-            get = get.header(IF_NONE_MATCH, etag);
-        } else if let Some(date) = &known.last_modified {
-            get = get.header(IF_MODIFIED_SINCE, date);
-        }
-        if is_own {
-            // an untrusted Label Studio also receives the token exchange, so that request must use the guarded client
-            if let Some(header) = studio.authorization(client).await? {
-                get = get.header(AUTHORIZATION, header);
-            }
-        } else if let Some((user, password)) = request.login
-            && url.origin() == start.origin()
-        {
-            get = get.basic_auth(user, Some(password.expose_secret()));
-        }
-        get.send().await.map_err(|e| failed(e, url, studio))
-    }
-
-    /// Checks the final response of a download and reads its body.
-    async fn body(
-        &self,
-        mut response: Response,
-        url: &Url,
-        request: ImageRequest<'_>,
-    ) -> Result<Answer, MediaError> {
-        let studio = request.label_studio;
-        let status = response.status();
-        let name = || describe(url, studio);
-        if matches!(status.as_u16(), 401 | 403) {
-            return Err(MediaError::Refused {
-                url: name(),
-                status: status.as_u16(),
-                hint: if studio.owns(url) {
-                    studio.refusal_hint()
-                } else if studio.base().and_then(host_of) == url.host_str().map(str::to_owned) {
-                    "it is not the origin of LABEL_STUDIO_HOST, so it gets no token; set LABEL_STUDIO_HOST to this scheme, host and port"
-                } else {
-                    "the host does not give this image to groundling"
-                },
-            });
-        }
-        if !status.is_success() {
-            let hint = match retry_after(&response) {
-                Some(after) => {
-                    format!(", and wants to be asked again in {} s", after.as_secs()).into()
-                }
-                None => missing_hint(url, studio).into(),
-            };
-            return Err(MediaError::Status {
-                url: name(),
-                status: status.as_u16(),
-                hint,
-            });
-        }
-        let limit = self.config.max_bytes;
-        let too_large = || MediaError::TooLarge { url: name(), limit };
-        if response.content_length().is_some_and(|n| n > limit as u64) {
-            return Err(too_large());
-        }
-        let validator = |name| {
-            let value = response.headers().get(name)?.to_str().ok()?;
-            Some(value.to_owned())
-        };
-        let validators = Validators {
-            etag: validator(ETAG),
-            last_modified: validator(LAST_MODIFIED),
-        };
-        let told = response.content_length();
-        let told = told.and_then(|length| usize::try_from(length).ok());
-        let mut memory = self.memory(told.unwrap_or(limit), name).await?;
-        let mut bytes = vec![];
-        while let Some(chunk) = response.chunk().await.map_err(|e| failed(e, url, studio))? {
-            if bytes.len() + chunk.len() > limit {
-                return Err(too_large());
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        memory.shrink_to(bytes.len());
-        Ok(Answer::File(ImageFile {
-            bytes,
-            validators,
-            _memory: memory,
-        }))
-    }
-
     /// Reserves memory for an image file: `bytes`, but no more than the size limit, because no more is read.
-    async fn memory(
+    pub(super) async fn reserve_memory(
         &self,
         bytes: usize,
         url: impl FnOnce() -> String,
     ) -> Result<Reservation, MediaError> {
         let bytes = bytes.min(self.config.max_bytes);
-        let memory = self.budget.reserve(Purpose::File, bytes, MEMORY_PATIENCE);
+        let memory = self.budget.reserve(Purpose::File, bytes, MEMORY_TIMEOUT);
         let memory = memory.await;
         memory.map_err(|source| MediaError::Memory { url: url(), source })
     }
 }
 
-/// The usual reason why Label Studio does not return a file, by the path of its URL.
-fn missing_hint(url: &Url, studio: &LabelStudio) -> &'static str {
-    let path = url.path();
-    if !studio.owns(url) {
-        ""
-    } else if path.contains("/data/local-files") {
-        ": is the file there, does the project have a local storage for its folder, and does Label Studio serve local files (LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED, LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT)?"
-    } else if path.contains("/resolve/") {
-        ": does the project have a cloud storage for it, with credentials that work?"
-    } else if path.contains("/data/upload/") {
-        ": Label Studio does not have this upload (any more)"
-    } else {
-        ""
-    }
-}
-
-fn host_of(base: &str) -> Option<String> {
-    Url::parse(base).ok()?.host_str().map(str::to_owned)
-}
-
-/// Converts a request error. If the resolver refused a private address, the result is that error.
-fn failed(error: reqwest::Error, url: &Url, studio: &LabelStudio) -> MediaError {
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        if let Some(private) = cause.downcast_ref::<PrivateHost>() {
-            return MediaError::Private(private.clone());
-        }
-        source = cause.source();
-    }
-    let hint = if studio.owns(url) && error.is_connect() {
-        "; LABEL_STUDIO_HOST must be Label Studio's address as this machine reaches it"
-    } else {
-        ""
-    };
-    MediaError::Unreachable {
-        url: describe(url, studio),
-        reason: format!("{}{hint}", causes(&error.without_url())),
-    }
-}
-
 /// Runs blocking reads outside of the async threads.
-async fn on_thread<T: Send + 'static>(
+async fn run_blocking<T: Send + 'static>(
     name: &str,
     read: impl FnOnce() -> Result<T, MediaError> + Send + 'static,
 ) -> Result<T, MediaError> {

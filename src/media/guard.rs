@@ -13,7 +13,7 @@ pub struct AllowedHosts(Vec<String>);
 /// A host with a private address that is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{host} is at a private address, where groundling does not go by itself: if images lie there, add {host} to ALLOWED_IMAGE_HOSTS; if it is Label Studio, set LABEL_STUDIO_HOST"
+    "{host} has a private address, from which images are not fetched by default: if the host serves images, add {host} to ALLOWED_IMAGE_HOSTS; if it is Label Studio, set LABEL_STUDIO_HOST"
 )]
 pub struct PrivateHost {
     /// Its name or address.
@@ -42,7 +42,7 @@ impl AllowedHosts {
     }
 }
 
-/// Refuses a URL whose host is a literal private address. Host names are checked when they are resolved.
+/// Rejects a URL whose host is a literal private address. Host names are checked when they are resolved.
 ///
 /// # Errors
 /// [`PrivateHost`] if the address is private.
@@ -63,9 +63,9 @@ pub fn check_literal(url: &Url) -> Result<(), PrivateHost> {
 /// A DNS resolver that returns public addresses only. The client connects to the addresses that were checked, so a DNS
 /// answer that changes later has no effect; each new resolution is checked again.
 #[derive(Debug, Clone, Copy)]
-pub struct PublicOnly<L = System>(L);
+pub struct PublicResolver<L = SystemLookup>(L);
 
-/// The DNS lookup behind [`PublicOnly`]; tests replace it.
+/// The DNS lookup behind [`PublicResolver`]; tests replace it.
 trait Lookup: Clone + Send + Sync + 'static {
     fn addresses(
         &self,
@@ -75,23 +75,24 @@ trait Lookup: Clone + Send + Sync + 'static {
 
 /// The system's resolver.
 #[derive(Debug, Clone, Copy)]
-pub struct System;
+pub struct SystemLookup;
 
-impl Lookup for System {
+impl Lookup for SystemLookup {
     async fn addresses(&self, host: &str) -> std::io::Result<Vec<SocketAddr>> {
         Ok(tokio::net::lookup_host((host, 0)).await?.collect())
     }
 }
 
 #[allow(private_bounds)]
-impl<L: Lookup> Resolve for PublicOnly<L> {
+impl<L: Lookup> Resolve for PublicResolver<L> {
     fn resolve(&self, name: Name) -> Resolving {
         let lookup = self.0.clone();
         Box::pin(async move {
             let host = name.as_str();
-            let found = lookup.addresses(host).await?;
-            let (public, private): (Vec<_>, Vec<_>) =
-                found.into_iter().partition(|a| is_public(a.ip()));
+            let addresses = lookup.addresses(host).await?;
+            let (public, private): (Vec<_>, Vec<_>) = addresses
+                .into_iter()
+                .partition(|a: &SocketAddr| is_public(a.ip()));
             if public.is_empty() && !private.is_empty() {
                 let host = host.to_owned();
                 return Err(
@@ -103,10 +104,10 @@ impl<L: Lookup> Resolve for PublicOnly<L> {
     }
 }
 
-impl PublicOnly {
+impl PublicResolver {
     /// A shared resolver for a client builder.
     pub fn shared() -> Arc<Self> {
-        Arc::new(Self(System))
+        Arc::new(Self(SystemLookup))
     }
 }
 
@@ -164,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_addresses_are_known() {
+    fn special_purpose_addresses_are_not_public() {
         for address in [
             "127.0.0.1",
             "10.1.2.3",
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn literal_addresses_are_refused_in_every_spelling() {
+    fn literal_private_addresses_are_rejected_in_every_notation() {
         for url in [
             "http://127.0.0.1/x",
             "http://2130706433/x",
@@ -217,9 +218,9 @@ mod tests {
 
     /// A lookup that answers differently each time, as in a DNS rebinding attack.
     #[derive(Clone, Default)]
-    struct Rebound(Arc<AtomicUsize>);
+    struct ChangingLookup(Arc<AtomicUsize>);
 
-    impl Lookup for Rebound {
+    impl Lookup for ChangingLookup {
         async fn addresses(&self, _: &str) -> std::io::Result<Vec<SocketAddr>> {
             let answers: [&[&str]; 4] = [
                 &["8.8.8.8:0", "127.0.0.1:0", "[::1]:0"],
@@ -236,24 +237,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_connected_to_is_what_was_checked() {
-        let resolver = PublicOnly(Rebound::default());
-        let look = async || resolver.resolve("name.example".parse().unwrap()).await;
-        let public: Vec<SocketAddr> = look().await.unwrap().collect();
+    async fn the_client_connects_only_to_addresses_that_were_checked() {
+        let resolver = PublicResolver(ChangingLookup::default());
+        let resolve_name = async || resolver.resolve("name.example".parse().unwrap()).await;
+        let public: Vec<SocketAddr> = resolve_name().await.unwrap().collect();
         assert_eq!(public, ["8.8.8.8:0".parse().unwrap()]);
         for _ in 0..2 {
-            let error = look().await.err().unwrap();
+            let error = resolve_name().await.err().unwrap();
             assert!(error.downcast_ref::<PrivateHost>().is_some(), "{error}");
         }
-        assert_eq!(look().await.unwrap().count(), 0);
+        assert_eq!(resolve_name().await.unwrap().count(), 0);
 
         // a client uses the resolver for each connection, and connects to no other address
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let rebound = Rebound(Arc::new(AtomicUsize::new(1)));
+        let changing = ChangingLookup(Arc::new(AtomicUsize::new(1)));
         let client = crate::outgoing::client().no_proxy();
         let client = client
-            .dns_resolver(Arc::new(PublicOnly(rebound)))
+            .dns_resolver(Arc::new(PublicResolver(changing)))
             .build()
             .unwrap();
         for _ in 0..2 {
@@ -261,15 +262,18 @@ mod tests {
                 .get(format!("http://name.example:{port}/"))
                 .send()
                 .await;
-            let text = crate::outgoing::causes(&sent.unwrap_err());
+            let text = crate::outgoing::error_chain(&sent.unwrap_err());
             assert!(text.contains("private address"), "{text}");
         }
         let accepted = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
-        assert!(accepted.is_err(), "it was connected to");
+        assert!(
+            accepted.is_err(),
+            "the client connected to a private address"
+        );
     }
 
     #[test]
-    fn hosts_are_named_with_or_without_port() {
+    fn a_host_is_allowed_with_or_without_a_port() {
         let allowed = AllowedHosts::parse("minio:9000, http://nas/ , 10.0.0.5");
         let contains = |url: &str| allowed.contains(&Url::parse(url).unwrap());
         assert!(contains("http://minio:9000/x") && contains("https://nas/x"));

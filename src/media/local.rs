@@ -33,14 +33,14 @@ pub(super) fn open(
     known: &Validators,
 ) -> Result<Option<OpenFile>, MediaError> {
     let failed = |error: std::io::Error| unreadable(&name, &error.to_string());
-    let file = open_now(path).map_err(failed)?;
+    let file = open_nonblocking(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
-        return Err(unreadable(&name, "it is not a file"));
+        return Err(unreadable(&name, "it is not a regular file"));
     }
     let (real, real_root) = (path.canonicalize(), root.canonicalize());
     let (real, real_root) = (real.map_err(failed)?, real_root.map_err(failed)?);
-    if !real.starts_with(real_root) || !is_same(&metadata, &real) {
+    if !real.starts_with(real_root) || !is_same_file(&metadata, &real) {
         return Err(LocationError::Outside(name).into());
     }
     if metadata.len() > limit {
@@ -50,8 +50,8 @@ pub(super) fn open(
         });
     }
     let validators = Validators::of_file(&metadata);
-    let is_same = !known.are_none() && *known == validators;
-    Ok((!is_same).then_some(OpenFile {
+    let is_unchanged = !known.is_empty() && *known == validators;
+    Ok((!is_unchanged).then_some(OpenFile {
         file,
         name,
         length: metadata.len() as usize,
@@ -83,7 +83,7 @@ fn unreadable(name: &str, reason: &str) -> MediaError {
 }
 
 /// Opens a path that may not be a regular file. It does not block on a named pipe without a writer.
-fn open_now(path: &Path) -> std::io::Result<File> {
+fn open_nonblocking(path: &Path) -> std::io::Result<File> {
     let mut options = File::options();
     options.read(true);
     #[cfg(target_os = "linux")]
@@ -95,7 +95,7 @@ fn open_now(path: &Path) -> std::io::Result<File> {
 }
 
 /// Whether the open file is the file that the path names now.
-fn is_same(open: &std::fs::Metadata, path: &Path) -> bool {
+fn is_same_file(open: &std::fs::Metadata, path: &Path) -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_was_exchanged_after_it_was_looked_at_is_not_read() {
+    fn a_file_that_was_replaced_after_the_check_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("root");
         std::fs::create_dir(&root).unwrap();
@@ -123,7 +123,7 @@ mod tests {
         let read = |limit| {
             let known = Validators::default();
             let file = open(&file, &root, "a.png".to_owned(), limit, &known)?;
-            file.expect("there is nothing known").read(limit as usize)
+            file.expect("no validators are known").read(limit as usize)
         };
         assert!(matches!(read(7), Ok((bytes, _)) if bytes == b"picture"));
         assert!(matches!(read(6), Err(MediaError::TooLarge { .. })));

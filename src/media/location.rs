@@ -3,9 +3,11 @@
 use std::path::{Component, Path, PathBuf};
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD_NO_PAD as UNPADDED, URL_SAFE};
+use base64::engine::general_purpose::URL_SAFE;
 use reqwest::Url;
 
+use super::data_uri::describe_data_uri;
+use super::local;
 use crate::label_studio::LabelStudio;
 
 /// The location of an image.
@@ -27,26 +29,27 @@ pub enum Location {
         /// The URL to try first.
         url: Url,
         /// A second URL on Label Studio, for an upload that is not found at the first one.
-        otherwise: Option<Url>,
+        fallback: Option<Url>,
     },
 }
 
 /// Why a value does not name an image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LocationError {
     /// A path on Label Studio, whose address is not known.
-    #[error("{0} lies on Label Studio, whose address is not known: set LABEL_STUDIO_HOST")]
+    #[error("{0} is on Label Studio, whose address is not configured: set LABEL_STUDIO_HOST")]
     NoHost(String),
     /// A cloud storage URI in a task without an id, which Label Studio needs to resolve it.
-    #[error("{0} is resolved by Label Studio for a task, and this task has no number")]
+    #[error("Label Studio needs the id of the task to resolve {0}, and this task has no id")]
     NoTask(String),
     /// An unsupported scheme.
     #[error(
-        "{0} is not an image URL groundling can fetch: http(s)://, data:image/..., s3://, gs://, azure-blob://, /data/upload/... and /data/local-files/... work"
+        "{0} is not an image URL: it must start with http(s)://, data:image/, s3://, gs://, azure-blob://, /data/upload/ or /data/local-files/"
     )]
     Unsupported(String),
     /// A data URI that cannot be decoded.
-    #[error("the task's data URI is broken: {0}")]
+    #[error("the task's data URI is invalid: {0}")]
     DataUri(String),
     /// A local file outside of the configured folder.
     #[error("{0} is outside LOCAL_FILES_DOCUMENT_ROOT")]
@@ -59,7 +62,7 @@ pub enum LocationError {
 
 /// The context in which a value is resolved.
 #[derive(Debug, Clone, Copy)]
-pub struct Surroundings<'a> {
+pub struct ResolveContext<'a> {
     /// The Label Studio that relative URLs refer to.
     pub label_studio: &'a LabelStudio,
     /// Label Studio's id of the task.
@@ -69,56 +72,60 @@ pub struct Surroundings<'a> {
 }
 
 /// Schemes of cloud storage that Label Studio resolves.
-const CLOUD: [&str; 3] = ["s3://", "gs://", "azure-blob://"];
+const CLOUD_SCHEMES: [&str; 3] = ["s3://", "gs://", "azure-blob://"];
 
 /// Resolves the image value of a task (contract, section 7).
 ///
 /// # Errors
 /// If the value is not a URL, has an unsupported scheme, is relative while Label Studio's address is unknown, or is a
 /// local file outside of the configured folder.
-pub fn locate(value: &str, around: Surroundings) -> Result<Location, LocationError> {
+pub fn locate(value: &str, context: ResolveContext) -> Result<Location, LocationError> {
     let value = value.trim();
-    let studio = around.label_studio;
-    let scheme = |scheme: &str| {
+    let studio = context.label_studio;
+    let has_scheme = |scheme: &str| {
         let start = value.get(..scheme.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
     };
-    if scheme("data:") {
+    if has_scheme("data:") {
         return Ok(Location::Inline(value["data:".len()..].to_owned()));
     }
-    if CLOUD.iter().any(|cloud| scheme(cloud)) {
+    if CLOUD_SCHEMES.iter().any(|scheme| has_scheme(scheme)) {
         let base = studio.base();
-        let base = base.ok_or_else(|| LocationError::NoHost(shorten(value)))?;
-        let task = around.task;
-        let task = task.ok_or_else(|| LocationError::NoTask(shorten(value)))?;
+        let base = base.ok_or_else(|| LocationError::NoHost(sanitize_for_message(value)))?;
+        let task = context.task;
+        let task = task.ok_or_else(|| LocationError::NoTask(sanitize_for_message(value)))?;
         let uri = URL_SAFE.encode(value);
         let url = parse(&format!("{base}/tasks/{task}/resolve/?fileuri={uri}"))?;
         return Ok(Location::Remote {
             url,
-            otherwise: None,
+            fallback: None,
         });
     }
-    let url = if scheme("http://") || scheme("https://") {
+    let url = if has_scheme("http://") || has_scheme("https://") {
         parse(value)?
     } else {
-        on_label_studio(value, studio, around.local_files.is_some())?
+        label_studio_url(value, studio, context.local_files.is_some())?
     };
-    let is_own = studio.owns(&url) || url.host_str() == Some(UNKNOWN_HOST);
-    if let (true, Some(root), Some(file)) = (is_own, around.local_files, local_file(&url)) {
-        return contained(root, &file);
+    let is_label_studio = studio.is_same_origin(&url) || url.host_str() == Some(UNKNOWN_HOST);
+    if let (true, Some(root), Some(file)) =
+        (is_label_studio, context.local_files, local_file_path(&url))
+    {
+        return resolve_local_file(root, &file);
     }
     if url.host_str() == Some(UNKNOWN_HOST) {
-        return Err(LocationError::NoHost(shorten(value)));
+        return Err(LocationError::NoHost(sanitize_for_message(value)));
     }
-    let otherwise = is_own.then(|| other_upload(&url, studio)).flatten();
-    Ok(Location::Remote { url, otherwise })
+    let fallback = is_label_studio
+        .then(|| alternative_upload_url(&url, studio))
+        .flatten();
+    Ok(Location::Remote { url, fallback })
 }
 
 /// Placeholder host, used where Label Studio's address is unknown and only the path of a local file is needed.
 const UNKNOWN_HOST: &str = "label-studio.invalid";
 
 /// The URL of a path on Label Studio. `value` is a path as Label Studio stores it in task data.
-fn on_label_studio(
+fn label_studio_url(
     value: &str,
     studio: &LabelStudio,
     has_local_files: bool,
@@ -130,7 +137,7 @@ fn on_label_studio(
     } else if value.starts_with('/') && !value.starts_with("//") {
         value.to_owned()
     } else {
-        return Err(LocationError::Unsupported(shorten(value)));
+        return Err(LocationError::Unsupported(sanitize_for_message(value)));
     };
     match (studio.base(), studio.origin()) {
         // the path of an upload already starts with Label Studio's prefix
@@ -139,12 +146,12 @@ fn on_label_studio(
         }
         (Some(base), _) => parse(&format!("{base}{path}")),
         (None, _) if has_local_files => parse(&format!("http://{UNKNOWN_HOST}{path}")),
-        (None, _) => Err(LocationError::NoHost(shorten(value))),
+        (None, _) => Err(LocationError::NoHost(sanitize_for_message(value))),
     }
 }
 
 /// The decoded file path in a `/data/local-files/?d=...` URL.
-fn local_file(url: &Url) -> Option<String> {
+fn local_file_path(url: &Url) -> Option<String> {
     let path = url.path().trim_end_matches('/');
     let mut query = url.query_pairs();
     let (_, file) = query.find(|(key, _)| key == "d")?;
@@ -153,14 +160,14 @@ fn local_file(url: &Url) -> Option<String> {
 }
 
 /// Resolves a file below `root`. Symbolic links are followed, and the result must still be inside of `root`.
-fn contained(root: &Path, file: &str) -> Result<Location, LocationError> {
+fn resolve_local_file(root: &Path, file: &str) -> Result<Location, LocationError> {
     let relative = Path::new(file.trim_start_matches('/'));
-    let outside = || LocationError::Outside(shorten(file));
+    let outside = || LocationError::Outside(sanitize_for_message(file));
     let is_plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
     if !relative.components().all(is_plain) {
         return Err(outside());
     }
-    let (path, name) = (root.join(relative), shorten(file));
+    let (path, name) = (root.join(relative), sanitize_for_message(file));
     // a missing file is reported when it is read
     let (Ok(real), Ok(real_root)) = (path.canonicalize(), root.canonicalize()) else {
         let root = root.to_owned();
@@ -178,7 +185,7 @@ fn contained(root: &Path, file: &str) -> Result<Location, LocationError> {
 
 /// The second URL of an upload. Uploads are on Label Studio's disk or in its cloud storage, and the URL does not tell
 /// which.
-fn other_upload(url: &Url, studio: &LabelStudio) -> Option<Url> {
+fn alternative_upload_url(url: &Url, studio: &LabelStudio) -> Option<Url> {
     let base = studio.base()?;
     let path = url.path().strip_prefix(studio.prefix())?;
     if let Some(file) = path.strip_prefix("/data/upload/") {
@@ -207,8 +214,8 @@ impl Location {
     /// replaced by `...` unless it is on Label Studio, where the query names the file.
     pub fn describe(&self, studio: &LabelStudio) -> String {
         match self {
-            Self::Inline(uri) => format!("the task's data URI of {} characters", uri.len()),
-            Self::File { name, .. } => format!("the local file {name}"),
+            Self::Inline(uri) => describe_data_uri(uri),
+            Self::File { name, .. } => local::describe(name),
             Self::Remote { url, .. } => describe(url, studio),
         }
     }
@@ -220,63 +227,23 @@ pub(super) fn describe(url: &Url, studio: &LabelStudio) -> String {
     // these fail only for URLs without a host, which are never fetched
     let _ = url.set_username("");
     let _ = url.set_password(None);
-    if !studio.owns(&url) && url.query().is_some() {
+    if !studio.is_same_origin(&url) && url.query().is_some() {
         url.set_query(Some("..."));
     }
     url.set_fragment(None);
     url.to_string()
 }
 
-/// Decodes a data URI, given without the `data:` prefix; `None` if it has more than `limit` bytes. The declared media
-/// type is ignored. This uses the CPU, so it must not run on the async threads.
-pub(super) fn inline(uri: &str, limit: usize) -> Result<Option<Vec<u8>>, LocationError> {
-    let error = |reason: &str| LocationError::DataUri(reason.to_owned());
-    let (header, payload) = uri
-        .split_once(',')
-        .ok_or_else(|| error("it has no comma before its data"))?;
-    if !header.to_ascii_lowercase().ends_with(";base64") {
-        return Err(error("it is not base64, as images need"));
-    }
-    // one pass and one copy: removes white space, and decodes `+`, `/` and `=` if they are percent-encoded
-    let mut kept = Vec::with_capacity(payload.len().min(limit / 3 * 4 + 8));
-    let mut rest = payload.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let (byte, after) = match (first, after.get(..2)) {
-            (b'%', Some(code)) => match code.to_ascii_uppercase().as_slice() {
-                b"2B" => (b'+', &after[2..]),
-                b"2F" => (b'/', &after[2..]),
-                b"3D" => (b'=', &after[2..]),
-                _ => (b'%', after),
-            },
-            _ => (*first, after),
-        };
-        rest = after;
-        if !byte.is_ascii_whitespace() {
-            kept.push(byte);
-        }
-        if kept.len() / 4 * 3 > limit.saturating_add(3) {
-            return Ok(None);
-        }
-    }
-    while kept.last() == Some(&b'=') {
-        kept.pop();
-    }
-    let bytes = UNPADDED
-        .decode(&kept)
-        .map_err(|e| error(&format!("it is not base64: {e}")))?;
-    Ok((bytes.len() <= limit).then_some(bytes))
-}
-
 fn parse(url: &str) -> Result<Url, LocationError> {
     Url::parse(url).map_err(|e| LocationError::Malformed {
-        url: shorten(url),
+        url: sanitize_for_message(url),
         reason: e.to_string(),
     })
 }
 
 /// Shortens a value for a message: at most 120 characters, no query, no credentials, and no control characters, which
 /// could forge a line in a log.
-fn shorten(value: &str) -> String {
+fn sanitize_for_message(value: &str) -> String {
     let value = value.split('?').next().unwrap_or_default();
     let value: String = value
         .chars()
@@ -300,11 +267,12 @@ fn shorten(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::data_uri::decode_data_uri;
 
-    fn located(value: &str, around: Surroundings) -> Result<String, String> {
-        match locate(value, around).map_err(|e| e.to_string())? {
+    fn resolve(value: &str, context: ResolveContext) -> Result<String, String> {
+        match locate(value, context).map_err(|e| e.to_string())? {
             Location::Inline(uri) => {
-                let bytes = inline(&uri, 100).map_err(|e| e.to_string())?;
+                let bytes = decode_data_uri(&uri, 100).map_err(|e| e.to_string())?;
                 Ok(format!("{:?}", bytes.ok_or("too large")?))
             }
             Location::File { path, .. } => Ok(path.display().to_string()),
@@ -314,16 +282,16 @@ mod tests {
 
     fn remote(value: &str) -> Result<String, String> {
         let label_studio = LabelStudio::new(Some("http://ls:8080/studio/"), None).unwrap();
-        let around = Surroundings {
+        let context = ResolveContext {
             label_studio: &label_studio,
             task: Some(7),
             local_files: None,
         };
-        located(value, around)
+        resolve(value, context)
     }
 
     #[test]
-    fn every_form_is_resolved() {
+    fn every_supported_form_is_resolved() {
         let studio = "http://ls:8080/studio";
         for (value, path) in [
             ("/data/upload/3/a%20b.png", "/data/upload/3/a%20b.png"),
@@ -358,21 +326,24 @@ mod tests {
     }
 
     #[test]
-    fn uploads_have_a_second_place() {
+    fn an_upload_has_an_alternative_url() {
         let studio = LabelStudio::new(Some("http://ls:8080/studio/"), None).unwrap();
-        let other = |url: &str| {
+        let alternative = |url: &str| {
             let url = Url::parse(url).unwrap();
-            other_upload(&url, &studio).map(|url| url.to_string())
+            alternative_upload_url(&url, &studio).map(|url| url.to_string())
         };
         let stored = "http://ls:8080/studio/storage-data/uploaded/?filepath=upload/3/a%20b.png";
         let uploaded = "http://ls:8080/studio/data/upload/3/a%20b.png";
-        assert_eq!(other(uploaded).unwrap(), stored);
-        assert_eq!(other(stored).unwrap(), uploaded);
-        assert_eq!(other("http://ls:8080/studio/data/local-files/?d=x"), None);
+        assert_eq!(alternative(uploaded).unwrap(), stored);
+        assert_eq!(alternative(stored).unwrap(), uploaded);
+        assert_eq!(
+            alternative("http://ls:8080/studio/data/local-files/?d=x"),
+            None
+        );
     }
 
     #[test]
-    fn what_leads_nowhere_is_named() {
+    fn a_value_that_cannot_be_resolved_is_an_error() {
         for (value, expected) in [
             ("ftp://host/x.png", "ftp://host/x.png is not an image URL"),
             ("//host/x.png", "is not an image URL"),
@@ -383,19 +354,19 @@ mod tests {
             let error = remote(value).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
-        let nowhere = Surroundings {
+        let context = ResolveContext {
             label_studio: &LabelStudio::default(),
             task: None,
             local_files: None,
         };
         for value in ["/data/upload/1/a.png", "s3://bucket/a.png"] {
-            let error = located(value, nowhere).unwrap_err();
+            let error = resolve(value, context).unwrap_err();
             assert!(error.contains("LABEL_STUDIO_HOST"), "{error}");
         }
     }
 
     #[test]
-    fn local_files_stay_in_their_folder() {
+    fn local_files_outside_the_root_are_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("root");
         std::fs::create_dir_all(root.join("sub")).unwrap();
@@ -405,13 +376,13 @@ mod tests {
         std::os::unix::fs::symlink(folder.path(), root.join("link")).unwrap();
         let studio = LabelStudio::new(Some("http://ls:8080"), None).unwrap();
         for studio in [&studio, &LabelStudio::default()] {
-            let around = Surroundings {
+            let context = ResolveContext {
                 label_studio: studio,
                 task: None,
                 local_files: Some(&root),
             };
             for file in ["sub/a%20b.png", "./sub/a%20b.png"] {
-                let found = located(&format!("/data/local-files/?d={file}"), around).unwrap();
+                let found = resolve(&format!("/data/local-files/?d={file}"), context).unwrap();
                 assert!(found.ends_with("root/sub/a b.png"), "{found}");
             }
             for file in [
@@ -420,24 +391,24 @@ mod tests {
                 "%2e%2e/secret.png",
                 "link/secret.png",
             ] {
-                let error = located(&format!("/data/local-files/?d={file}"), around);
+                let error = resolve(&format!("/data/local-files/?d={file}"), context);
                 assert!(error.unwrap_err().contains("LOCAL_FILES_DOCUMENT_ROOT"));
             }
             // a URL of another host with the same path is not a local file
             let other = "http://elsewhere/data/local-files/?d=sub/a%20b.png";
-            assert_eq!(located(other, around).unwrap(), other);
+            assert_eq!(resolve(other, context).unwrap(), other);
         }
     }
 
     #[test]
-    fn secrets_stay_out_of_messages() {
+    fn messages_contain_no_credentials_and_no_line_breaks() {
         let studio = LabelStudio::default();
-        let around = Surroundings {
+        let context = ResolveContext {
             label_studio: &studio,
             task: None,
             local_files: None,
         };
-        let location = locate("https://me:word@host/a.png?Signature=secret", around);
+        let location = locate("https://me:word@host/a.png?Signature=secret", context);
         assert_eq!(
             location.unwrap().describe(&studio),
             "https://host/a.png?..."
@@ -446,7 +417,7 @@ mod tests {
             "ftp://me:word@host/a.png\nERROR forged",
             "http://me:word@ho st:99999/a",
         ] {
-            let error = locate(value, around).unwrap_err().to_string();
+            let error = locate(value, context).unwrap_err().to_string();
             assert!(!error.contains("word") && !error.contains('\n'), "{error}");
         }
     }

@@ -1,30 +1,38 @@
 //! Locates, fetches and decodes the image of a task.
 
+mod data_uri;
 pub mod decode;
+mod digest;
+mod download;
 mod fetch;
+mod fetch_permits;
 pub mod guard;
-mod hosts;
 mod images;
+mod known_images;
 mod local;
 mod location;
 mod orientation;
+mod task_image;
 
 use std::borrow::Cow;
 
 use image::RgbImage;
 
 pub use decode::{DecodeError, decode};
+pub use digest::Digest;
 pub use fetch::{Fetcher, FetcherConfig, ImageRequest};
-pub use images::{Digest, ImageLimits, Images, Picture, Pixels};
-pub use location::{Location, LocationError, Surroundings, locate};
+pub use images::{ImageLimits, Images};
+pub use location::{Location, LocationError, ResolveContext, locate};
+pub use task_image::{Pixels, TaskImage};
 
-use self::fetch::Answer;
+use self::fetch::FetchResult;
 use self::guard::PrivateHost;
 use crate::budget::OutOfMemory;
 use crate::label_studio::TokenError;
 
 /// Why a task's image cannot be loaded. Every message names the URL, without secrets.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum MediaError {
     /// The value in the task is not a usable image URL.
     #[error(transparent)]
@@ -56,11 +64,11 @@ pub enum MediaError {
         hint: Cow<'static, str>,
     },
     /// The file is larger than allowed.
-    #[error("{url} has more than the {limit} bytes that an image may have (MAX_IMAGE_BYTES)")]
+    #[error("{url} is larger than {limit} bytes (MAX_IMAGE_BYTES)")]
     #[allow(missing_docs)]
     TooLarge { url: String, limit: usize },
     /// The image at this location changed between two requests for it.
-    #[error("{0} has changed while it was worked on: ask again")]
+    #[error("{0} changed while the request was processed: send the request again")]
     Changed(String),
     /// Other requests use the memory budget.
     #[error("{url}: {source}")]
@@ -78,12 +86,12 @@ impl Fetcher {
     /// # Errors
     /// See [`LocationError`].
     pub fn locate(&self, request: ImageRequest<'_>) -> Result<Location, LocationError> {
-        let around = Surroundings {
+        let context = ResolveContext {
             label_studio: request.label_studio,
             task: request.task,
             local_files: self.config.local_files.as_deref(),
         };
-        locate(request.value, around)
+        locate(request.value, context)
     }
 
     /// Fetches and decodes the image that a task's data names.
@@ -93,19 +101,20 @@ impl Fetcher {
     pub async fn load(&self, request: ImageRequest<'_>) -> Result<RgbImage, MediaError> {
         let location = self.locate(request)?;
         let name = location.describe(request.label_studio);
-        let Answer::File(file) = self.bytes(location, request, None).await? else {
+        let FetchResult::File(file) = self.fetch_file(location, request, None).await? else {
             return Err(MediaError::Changed(name));
         };
         let max_pixels = self.config.max_pixels;
-        // decoding uses the CPU, so it runs outside of the async threads
-        let decoded = tokio::task::spawn_blocking(move || decode(&file.bytes, max_pixels)).await;
-        match decoded {
-            Ok(Ok(image)) => Ok(image),
-            Ok(Err(source)) => Err(MediaError::Decode { url: name, source }),
-            Err(_) => Err(MediaError::Decode {
-                url: name,
-                source: DecodeError::Panicked,
-            }),
-        }
+        run_decoder(name, move || decode(&file.bytes, max_pixels)).await
     }
+}
+
+/// Runs a decoder outside of the async threads, because it uses the CPU. `url` is the name of the image in messages.
+async fn run_decoder<T: Send + 'static>(
+    url: String,
+    decode: impl FnOnce() -> Result<T, DecodeError> + Send + 'static,
+) -> Result<T, MediaError> {
+    let decoded = tokio::task::spawn_blocking(decode).await;
+    let decoded = decoded.unwrap_or(Err(DecodeError::Panicked));
+    decoded.map_err(|source| MediaError::Decode { url, source })
 }

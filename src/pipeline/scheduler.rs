@@ -279,7 +279,7 @@ fn next_step(shared: &Shared, urgency: Urgency) -> Option<Step> {
             Some(Duration::ZERO) => {
                 state.idle_since = None;
                 drop(state);
-                memory::give_back();
+                memory::release_cached();
                 shared.state()
             }
             Some(rest) => {

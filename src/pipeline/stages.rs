@@ -30,10 +30,10 @@ use crate::detector::{
     DetectError, DetectionOptions, ImageFeatures, Queries, Question, TextFeatures, detections,
 };
 use crate::geometry::{BoundingBox, Mark};
-use crate::media::{Digest, MediaError, Picture};
+use crate::media::{Digest, MediaError, TaskImage};
 use crate::prompt::Prompt;
 use crate::segmenter::{BOXES_AT_ONCE, EncodedImage, ScoredMask, SegmentError, SmallMask};
-use crate::store::{Kept, Source, Usage};
+use crate::store::{MemoryCache, Source, Usage};
 
 /// Why a stage has no result.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +154,7 @@ impl Stages {
             queries: Kept::new(share(10), UNUSED, |queries: &Arc<Queries>| queries.bytes()),
             embeddings: Kept::new(share(32), UNUSED, EncodedImage::bytes),
             warm,
-            masks: Kept::new(share(10), UNUSED, |mask: &Arc<ScoredMask>| mask.bytes()),
+            masks: MemoryCache::new(share(10), UNUSED, |mask: &Arc<ScoredMask>| mask.bytes()),
         }
     }
 
@@ -170,11 +170,11 @@ impl Stages {
 
     /// Removes expired results from the caches.
     pub async fn tidy(&self) {
-        self.features.tidy().await;
-        self.texts.tidy().await;
-        self.queries.tidy().await;
-        self.embeddings.tidy().await;
-        self.masks.tidy().await;
+        self.features.run_maintenance().await;
+        self.texts.run_maintenance().await;
+        self.queries.run_maintenance().await;
+        self.embeddings.run_maintenance().await;
+        self.masks.run_maintenance().await;
     }
 
     /// The usage of each stage's cache.
@@ -203,7 +203,7 @@ impl Stages {
     /// See [`StageError`].
     pub async fn predict(
         &self,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
         query: &Query,
         request: StageRequest<'_>,
     ) -> Result<Prediction, SharedStageError> {
@@ -244,7 +244,7 @@ impl Stages {
     /// See [`StageError`].
     pub async fn segment(
         &self,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
         marks: Vec<Mark>,
         request: StageRequest<'_>,
     ) -> Result<Vec<Arc<ScoredMask>>, SharedStageError> {
@@ -267,7 +267,7 @@ impl Stages {
             };
             let small: SmallMask = self.step("masks", request, step).await?;
             let mask = off_thread(move || Arc::new(small.to_image_size())).await?;
-            self.masks.keep(key, mask.clone()).await;
+            self.masks.insert(key, mask.clone()).await;
             masks.push(mask);
         }
         Ok(masks)
@@ -343,7 +343,7 @@ impl Stages {
     async fn queries(
         &self,
         models: &Arc<Models>,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
         question: &Question,
         request: StageRequest<'_>,
     ) -> Result<Arc<Queries>, SharedStageError> {
@@ -359,7 +359,7 @@ impl Stages {
             let step = move || Ok(Arc::new(models.detector.ask(&features, &text)?));
             self.step("queries", request, step).await
         };
-        Ok(self.queries.get_or_make(key, make).await?.value)
+        Ok(self.queries.get_or_compute(key, make).await?.value)
     }
 
     /// The image embedding: from memory, else from disk, else computed.
@@ -372,7 +372,7 @@ impl Stages {
         let make = async {
             models.segmenter()?;
             if let Some(image) = self.embedding_on_disk(models, picture).await {
-                return Ok((image, Source::Warm));
+                return Ok((image, Source::Disk));
             }
             let pixels = picture.pixels().await?;
             let step = {
@@ -385,7 +385,7 @@ impl Stages {
             }
             Ok((image, Source::Computed))
         };
-        let had = self.embeddings.get_or_find(picture.digest, make).await?;
+        let had = self.embeddings.get_or_load(picture.digest, make).await?;
         match had.source {
             Source::Kept => request.timings.from_memory("image_embeddings"),
             Source::Warm => request.timings.from_disk("image_embeddings"),
@@ -397,7 +397,7 @@ impl Stages {
     async fn embedding_on_disk(
         &self,
         models: &Arc<Models>,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
     ) -> Option<EncodedImage> {
         let (warm, models) = (self.warm.clone()?, models.clone());
         let (content, size) = (picture.digest, picture.size);
@@ -411,7 +411,7 @@ impl Stages {
     async fn masks(
         &self,
         models: &Arc<Models>,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
         boxes: &[BoundingBox],
         request: StageRequest<'_>,
     ) -> Result<Vec<Arc<ScoredMask>>, SharedStageError> {
@@ -446,7 +446,7 @@ impl Stages {
                 .await
                 .map_err(|_| StageError::Step(StepError::Panicked))?;
             for (i, mask) in group.iter().zip(scaled) {
-                self.masks.keep(key(&boxes[*i]), mask.clone()).await;
+                self.masks.insert(key(&boxes[*i]), mask.clone()).await;
                 masks[*i] = Some(mask);
             }
         }

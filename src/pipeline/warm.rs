@@ -9,7 +9,7 @@ use super::Models;
 use super::identity::embeddings_identity;
 use super::stages::{SharedStageError, StageError, StageRequest, Stages, off_thread};
 use crate::geometry::ImageSize;
-use crate::media::{Digest, Picture};
+use crate::media::{Digest, TaskImage};
 use crate::models::weights::Checkpoint;
 use crate::segmenter::{BytesError, EncodedImage};
 use crate::store::disk::{BlobKey, DiskError};

@@ -17,7 +17,7 @@ use crate::labeling::{ControlKind, ImageTag, Label, LabelingConfig, LabelingErro
 use crate::pipeline::scheduler::Urgency;
 use crate::prompt::Prompt;
 use crate::regions::scores::mean;
-use crate::regions::{Region, Unlabeled, typed};
+use crate::regions::{Region, Unlabeled, prompt_region};
 
 /// What to detect in every task of a batch.
 #[derive(Debug, Clone)]
@@ -76,7 +76,7 @@ impl BatchPlan {
             height: first.original_height,
             width: first.original_width,
         };
-        Some(typed(text, area, &search.image, size))
+        Some(prompt_region(text, area, &search.image, size))
     }
 }
 
@@ -177,7 +177,7 @@ impl Preannotator {
                 let predicted = this.predict(plan, &task).instrument(span.clone()).await;
                 if let Err(error) = &predicted {
                     span.in_scope(|| tracing::error!("{error}"));
-                    this.metrics().failed();
+                    this.metrics().record_failure();
                 }
                 (i, predicted)
             });

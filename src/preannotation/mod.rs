@@ -81,7 +81,7 @@ impl Preannotator {
 
     /// Frees cached results that should not be kept. Call it when the server is idle.
     pub async fn tidy(&self) {
-        self.images.tidy().await;
+        self.images.run_maintenance().await;
         self.stages.tidy().await;
     }
 
@@ -118,7 +118,7 @@ impl Preannotator {
             result,
             score,
             model_version,
-            memory: self.budget().count(bytes),
+            memory: self.budget().reserve_unchecked(bytes),
         }
     }
 }

@@ -11,18 +11,18 @@ const WORD_BITS: u32 = 8;
 const RUN_BITS: [u32; 4] = [3, 4, 8, 16];
 const VALUES_PER_PIXEL: u64 = 4;
 /// The value of a set pixel; the editor uses it as opacity.
-const SET: u32 = 255;
+const SET_VALUE: u32 = 255;
 
 /// Encodes a mask to the same bytes as `mask2rle` of `label_studio_sdk`.
 pub fn encode(mask: &Mask) -> Vec<u8> {
-    let mut bits = Bits::default();
-    bits.push(mask.size().area() as u32 * VALUES_PER_PIXEL as u32, 32);
-    bits.push(WORD_BITS - 1, 5);
+    let mut writer = BitWriter::default();
+    writer.push(mask.size().area() as u32 * VALUES_PER_PIXEL as u32, 32);
+    writer.push(WORD_BITS - 1, 5);
     for size in RUN_BITS {
-        bits.push(size - 1, 4);
+        writer.push(size - 1, 4);
     }
     for (i, run) in mask.runs().iter().enumerate() {
-        let value = if i % 2 == 1 { SET } else { 0 };
+        let value = if i % 2 == 1 { SET_VALUE } else { 0 };
         let mut length = u64::from(*run) * VALUES_PER_PIXEL;
         while length > 0 {
             let part = length.min(1 << RUN_BITS[3]);
@@ -31,38 +31,38 @@ pub fn encode(mask: &Mask) -> Vec<u8> {
                 .iter()
                 .position(|size| part <= 1 << size)
                 .unwrap_or(3);
-            bits.push(1, 1);
-            bits.push(index as u32, 2);
-            bits.push(part as u32 - 1, RUN_BITS[index]);
-            bits.push(value, WORD_BITS);
+            writer.push(1, 1);
+            writer.push(index as u32, 2);
+            writer.push(part as u32 - 1, RUN_BITS[index]);
+            writer.push(value, WORD_BITS);
             length -= part;
         }
     }
-    bits.finish()
+    writer.finish()
 }
 
 /// A bit writer; the highest bit comes first.
 #[derive(Debug, Default)]
-struct Bits {
+struct BitWriter {
     bytes: Vec<u8>,
-    last: u64,
-    held: u32,
+    pending: u64,
+    pending_bits: u32,
 }
 
-impl Bits {
+impl BitWriter {
     fn push(&mut self, value: u32, count: u32) {
-        self.last = self.last << count | u64::from(value);
-        self.held += count;
-        while self.held >= 8 {
-            self.held -= 8;
-            self.bytes.push((self.last >> self.held) as u8);
+        self.pending = self.pending << count | u64::from(value);
+        self.pending_bits += count;
+        while self.pending_bits >= 8 {
+            self.pending_bits -= 8;
+            self.bytes.push((self.pending >> self.pending_bits) as u8);
         }
-        self.last &= (1 << self.held) - 1;
+        self.pending &= (1 << self.pending_bits) - 1;
     }
 
     /// Pads with one to eight zero bits, as the SDK does.
     fn finish(mut self) -> Vec<u8> {
-        self.push(0, 8 - self.held);
+        self.push(0, 8 - self.pending_bits);
         self.bytes
     }
 }

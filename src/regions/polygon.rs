@@ -10,7 +10,7 @@ type Ring = Vec<[f32; 2]>;
 
 /// Minimum area of a part, as a share of the mask's largest part, and of a hole, as a share of the part around it.
 /// Smaller ones are removed as noise.
-const SPECK: f32 = 0.02;
+const MIN_AREA_SHARE: f32 = 0.02;
 
 /// The outlines of a mask's parts in pixels, the largest part first, each with at least three corners. No point of
 /// the boundary is farther than `tolerance` pixels from its outline. A tolerance that is not finite counts as 0.
@@ -27,20 +27,20 @@ pub fn outlines(mask: &Mask, tolerance: f32) -> Vec<Ring> {
         .partition(|ring| signed_area(ring) > 0.0);
     parts.sort_by(|a, b| signed_area(b).total_cmp(&signed_area(a)));
     let largest = parts.first().map_or(0.0, |ring| signed_area(ring));
-    parts.retain(|ring| signed_area(ring) >= SPECK * largest);
+    parts.retain(|ring| signed_area(ring) >= MIN_AREA_SHARE * largest);
     let mut outlines: Vec<Ring> = parts.iter().map(|ring| simplify(ring, tolerance)).collect();
     // in a noisy mask nearly all holes are too small for every part; skip the search for the part around them
     let smallest = parts.last().map_or(0.0, |ring| signed_area(ring));
-    holes.retain(|hole| -signed_area(hole) >= SPECK * smallest);
+    holes.retain(|hole| -signed_area(hole) >= MIN_AREA_SHARE * smallest);
     for hole in &holes {
         // parts do not overlap: the smallest part around a hole is the one that contains it
-        let around = (0..parts.len())
+        let surrounding = (0..parts.len())
             .rev()
-            .find(|i| contains(&parts[*i], beside(hole)));
-        if let Some(i) = around
-            && -signed_area(hole) >= SPECK * signed_area(&parts[i])
+            .find(|i| contains(&parts[*i], inner_point(hole)));
+        if let Some(i) = surrounding
+            && -signed_area(hole) >= MIN_AREA_SHARE * signed_area(&parts[i])
         {
-            outlines[i] = joined(&outlines[i], &simplify(hole, tolerance));
+            outlines[i] = join_hole(&outlines[i], &simplify(hole, tolerance));
         }
     }
     outlines.retain(|ring| ring.len() >= 3);
@@ -48,7 +48,7 @@ pub fn outlines(mask: &Mask, tolerance: f32) -> Vec<Ring> {
 }
 
 /// Directions along pixel edges, each a right turn from the one before: right, down, left, up.
-const STEPS: [(isize, isize); 4] = [(1, 0), (0, 1), (-1, 0), (0, -1)];
+const DIRECTIONS: [(isize, isize); 4] = [(1, 0), (0, 1), (-1, 0), (0, -1)];
 
 /// Every boundary as a ring of pixel corners, with the mask on the right side. The signed area is positive around
 /// parts and negative around holes. Parts that touch only at a corner are separate.
@@ -66,22 +66,22 @@ fn boundaries(mask: &Mask) -> Vec<Ring> {
     for y in top..=bottom {
         let row = rows.row(y);
         for span in row {
-            corners.mark((span.end, y), DOWN);
-            corners.mark((span.start, y + 1), UP);
+            corners.add_edge((span.end, y), DOWN);
+            corners.add_edge((span.start, y + 1), UP);
         }
         let above = y.checked_sub(1).map_or(&[][..], |above| rows.row(above));
         for (columns, _) in row_differences(row, above).filter(|(_, is_set)| *is_set) {
-            columns.for_each(|x| corners.mark((x, y), RIGHT));
+            columns.for_each(|x| corners.add_edge((x, y), RIGHT));
         }
         for (columns, _) in row_differences(row, rows.row(y + 1)).filter(|(_, is_set)| *is_set) {
-            columns.for_each(|x| corners.mark((x + 1, y + 1), LEFT));
+            columns.for_each(|x| corners.add_edge((x + 1, y + 1), LEFT));
         }
     }
     // the first corner of a boundary, in row order, is at the left or right end of a span below it
     let mut rings = vec![];
     for y in top..=bottom {
         for x in rows.row(y).iter().flat_map(|span| [span.start, span.end]) {
-            while let Some(ring) = corners.follow((x, y)) {
+            while let Some(ring) = corners.trace((x, y)) {
                 rings.push(ring);
             }
         }
@@ -114,27 +114,27 @@ impl Corners {
         }
     }
 
-    fn at(&self, (x, y): (usize, usize)) -> usize {
+    fn index(&self, (x, y): (usize, usize)) -> usize {
         (y - self.left_top.1) * self.stride + x - self.left_top.0
     }
 
-    fn mark(&mut self, corner: (usize, usize), direction: usize) {
-        let at = self.at(corner);
+    fn add_edge(&mut self, corner: (usize, usize), direction: usize) {
+        let at = self.index(corner);
         self.edges[at] |= 0x11 << direction;
     }
 
     /// Traces the boundary that starts with the first unused edge at `start`, until it returns to this edge.
-    fn follow(&mut self, start: (usize, usize)) -> Option<Ring> {
-        let unused = self.edges[self.at(start)] >> 4;
+    fn trace(&mut self, start: (usize, usize)) -> Option<Ring> {
+        let unused = self.edges[self.index(start)] >> 4;
         if unused == 0 {
             return None;
         }
         let first = unused.trailing_zeros() as usize;
-        let (mut corner, mut direction) = (self.at(start), first);
+        let (mut corner, mut direction) = (self.index(start), first);
         let (start, mut ring) = (corner, vec![]);
         loop {
             self.edges[corner] &= !(0x10 << direction);
-            let (dx, dy) = STEPS[direction];
+            let (dx, dy) = DIRECTIONS[direction];
             corner = corner.wrapping_add_signed(dy * self.stride as isize + dx);
             // trying the right turn first stays on the same pixel where two pixels touch at a corner
             let turns = [direction + 1, direction, direction + 3].map(|turn| turn % 4);
@@ -167,7 +167,7 @@ fn signed_area(ring: &[[f32; 2]]) -> f32 {
 }
 
 /// The centre of the pixel to the right of a boundary's first edge; this pixel is in the mask.
-fn beside(ring: &[[f32; 2]]) -> [f32; 2] {
+fn inner_point(ring: &[[f32; 2]]) -> [f32; 2] {
     let ([x0, y0], [x1, y1]) = (ring[0], ring[1]);
     let (dx, dy) = (
         (x1 - x0).signum() * f32::from(x1 != x0),
@@ -186,7 +186,7 @@ fn contains(ring: &[[f32; 2]], [x, y]: [f32; 2]) -> bool {
 
 /// Removes corners as long as no removed corner is farther than `tolerance` from the result.
 fn simplify(ring: &[[f32; 2]], tolerance: f32) -> Ring {
-    let far = |from: [f32; 2]| {
+    let farthest_from = |from: [f32; 2]| {
         let squared = |p: [f32; 2]| (p[0] - from[0]).powi(2) + (p[1] - from[1]).powi(2);
         let ranked = ring.iter().enumerate();
         let farthest = ranked.max_by(|a, b| squared(*a.1).total_cmp(&squared(*b.1)));
@@ -196,11 +196,11 @@ fn simplify(ring: &[[f32; 2]], tolerance: f32) -> Ring {
         return ring.to_vec();
     }
     // two corners far apart, which are always kept
-    let first = far(ring[0]);
-    let second = far(ring[first]);
-    let mut stays = vec![false; ring.len()];
-    stays[first] = true;
-    stays[second] = true;
+    let first = farthest_from(ring[0]);
+    let second = farthest_from(ring[first]);
+    let mut is_kept = vec![false; ring.len()];
+    is_kept[first] = true;
+    is_kept[second] = true;
     let (low, high) = (first.min(second), first.max(second));
     let mut spans = vec![(low, high), (high, low + ring.len())];
     while let Some((from, to)) = spans.pop() {
@@ -209,18 +209,18 @@ fn simplify(ring: &[[f32; 2]], tolerance: f32) -> Ring {
         if let Some((i, d)) = distances.max_by(|a, b| a.1.total_cmp(&b.1))
             && d > tolerance
         {
-            stays[i % ring.len()] = true;
+            is_kept[i % ring.len()] = true;
             spans.extend([(from, i), (i, to)]);
         }
     }
-    let kept: Ring = (0..ring.len())
-        .filter(|i| stays[*i])
+    let simplified: Ring = (0..ring.len())
+        .filter(|i| is_kept[*i])
         .map(|i| ring[i])
         .collect();
-    if kept.len() < 3 {
+    if simplified.len() < 3 {
         return simplify(ring, tolerance / 2.0);
     }
-    kept
+    simplified
 }
 
 /// Distance from the point `p` to the segment from `a` to `b`.
@@ -237,7 +237,7 @@ fn distance(p: [f32; 2], a: [f32; 2], b: [f32; 2]) -> f32 {
 
 /// Connects a hole to its outline, as one ring: along the outline to the corner nearest to the hole, around the hole,
 /// and back.
-fn joined(outline: &[[f32; 2]], hole: &[[f32; 2]]) -> Ring {
+fn join_hole(outline: &[[f32; 2]], hole: &[[f32; 2]]) -> Ring {
     let pairs = (0..outline.len()).flat_map(|i| (0..hole.len()).map(move |j| (i, j)));
     let squared = |(i, j): (usize, usize)| {
         (outline[i][0] - hole[j][0]).powi(2) + (outline[i][1] - hole[j][1]).powi(2)
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn without_tolerance_an_outline_covers_exactly_the_mask() {
+    fn outlines_without_tolerance_cover_exactly_the_mask() {
         for rows in [
             vec!["#"],
             vec!["...", ".#.", "..."],
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn outlines_of_any_pixels_cover_them_without_tolerance() {
+    fn outlines_without_tolerance_cover_random_masks_exactly() {
         let mut rng = StdRng::seed_from_u64(9);
         for case in 0..300 {
             let size = ImageSize {
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_belongs_to_the_part_around_it() {
+    fn a_hole_is_joined_to_the_part_around_it() {
         let mask = mask(&[
             "#######", "##....#", "#.##..#", "#.##..#", "#.....#", "#######",
         ]);
@@ -326,12 +326,12 @@ mod tests {
         assert_eq!(
             areas,
             [mask.area() - 4, 4],
-            "the frame with its hole, and the island"
+            "the frame with its hole, and the part inside of the hole"
         );
     }
 
     #[test]
-    fn a_mask_full_of_holes_is_one_outline() {
+    fn a_mask_with_many_small_holes_has_one_outline() {
         let size = ImageSize {
             height: 1000,
             width: 1000,
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_keeps_its_hole_and_loses_specks() {
+    fn large_holes_are_kept_and_small_parts_are_removed() {
         let size = ImageSize {
             height: 100,
             width: 120,

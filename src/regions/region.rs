@@ -10,16 +10,16 @@ use super::value::{Labels, RegionValue};
 use crate::geometry::ImageSize;
 use crate::labeling::{ControlKind, ControlTag, ImageTag};
 
-/// One region of an answer, as Label Studio's editor reads it.
+/// One region of a prediction, as Label Studio's editor reads it.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[allow(missing_docs)] // Label Studio's own field names
 pub struct Region {
     pub id: String,
     pub from_name: String,
     pub to_name: String,
-    /// That of the value.
+    /// The type of the value.
     #[serde(rename = "type")]
-    #[schema(schema_with = super::schema::kinds)]
+    #[schema(schema_with = super::schema::region_types)]
     pub kind: &'static str,
     pub original_width: usize,
     pub original_height: usize,
@@ -48,7 +48,7 @@ impl Region {
         score: Option<f32>,
     ) -> Self {
         Self {
-            id: fresh_id(),
+            id: random_id(),
             from_name: from.name.clone(),
             to_name: image.name.clone(),
             kind: value.kind(),
@@ -89,14 +89,14 @@ pub(super) fn labeled(
 }
 
 /// The prompt as a region of a text area, as if the annotator had typed it.
-pub fn typed(prompt: &str, area: &ControlTag, image: &ImageTag, size: ImageSize) -> Region {
+pub fn prompt_region(prompt: &str, area: &ControlTag, image: &ImageTag, size: ImageSize) -> Region {
     let value = RegionValue::Text(prompt.to_owned());
     Region::new(area, image, size, value, None)
 }
 
 /// A random id of ten letters and digits. It must be unique, because accepting a region overwrites one with the same
 /// id.
-fn fresh_id() -> String {
+fn random_id() -> String {
     let characters = rand::rng().sample_iter(Alphanumeric);
     characters.take(10).map(char::from).collect()
 }

@@ -7,8 +7,8 @@ use crate::labeling::Shape;
 use crate::pipeline::DetectedObject;
 
 /// The values of an object for a control of this shape. Returns none if the box has no area inside the image, or if
-/// the mask is empty or missing. `tolerance` as in [`of_mask`].
-pub(super) fn of_object(
+/// the mask is empty or missing. `tolerance` as in [`mask_values`].
+pub(super) fn object_values(
     object: &DetectedObject,
     size: ImageSize,
     shape: Shape,
@@ -18,14 +18,14 @@ pub(super) fn of_object(
         (Shape::Rectangle, _) => rectangle(object.detection.bounding_box, size)
             .into_iter()
             .collect(),
-        (_, Some(mask)) => of_mask(&mask.mask, shape, tolerance),
+        (_, Some(mask)) => mask_values(&mask.mask, shape, tolerance),
         (_, None) => vec![],
     }
 }
 
 /// A mask as a brush stroke or as polygons. Polygons are at most `tolerance` percent of the image's longer side away
 /// from the mask's boundary. Returns none for an empty mask.
-pub(super) fn of_mask(mask: &Mask, shape: Shape, tolerance: f32) -> Vec<RegionValue> {
+pub(super) fn mask_values(mask: &Mask, shape: Shape, tolerance: f32) -> Vec<RegionValue> {
     match shape {
         Shape::Brush if mask.area() > 0 => vec![brush(mask)],
         Shape::Polygon => polygons(mask, tolerance),
@@ -70,6 +70,6 @@ fn polygons(mask: &Mask, tolerance: f32) -> Vec<RegionValue> {
         .collect()
 }
 
-fn percent(pixels: f32, of: usize) -> f64 {
-    f64::from(pixels) * 100.0 / of as f64
+fn percent(pixels: f32, size: usize) -> f64 {
+    f64::from(pixels) * 100.0 / size as f64
 }

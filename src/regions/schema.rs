@@ -12,27 +12,27 @@ use super::value::RegionValue;
 use crate::labeling::Shape;
 
 /// All values of a region's `type`.
-pub(super) fn kinds() -> Object {
+pub(super) fn region_types() -> Object {
     let shapes = [Shape::Rectangle, Shape::Brush, Shape::Polygon];
-    let of_shapes = shapes
+    let types_of_shapes = shapes
         .iter()
         .flat_map(|shape| [shape.kind(), shape.labels_kind()]);
-    let all: Vec<&str> = of_shapes.chain(["labels", "textarea"]).collect();
-    of(Type::String).enum_values(Some(all)).build()
+    let all: Vec<&str> = types_of_shapes.chain(["labels", "textarea"]).collect();
+    schema_of(Type::String).enum_values(Some(all)).build()
 }
 
-fn of(kind: Type) -> ObjectBuilder {
+fn schema_of(kind: Type) -> ObjectBuilder {
     ObjectBuilder::new().schema_type(kind)
 }
 
 fn percent() -> ObjectBuilder {
-    of(Type::Number).minimum(Some(0)).maximum(Some(100))
+    schema_of(Type::Number).minimum(Some(0)).maximum(Some(100))
 }
 
 /// A list of one string: Label Studio's form of a label or a typed text.
-fn one_text() -> ArrayBuilder {
+fn one_string() -> ArrayBuilder {
     ArrayBuilder::new()
-        .items(of(Type::String))
+        .items(schema_of(Type::String))
         .min_items(Some(1))
         .max_items(Some(1))
 }
@@ -40,13 +40,13 @@ fn one_text() -> ArrayBuilder {
 /// The keys of a shape, and the optional keys of its label.
 fn shape(shape: Shape, required: &[(&str, RefOr<Schema>)]) -> ObjectBuilder {
     let mut object =
-        of(Type::Object).additional_properties(Some(AdditionalProperties::FreeForm(false)));
+        schema_of(Type::Object).additional_properties(Some(AdditionalProperties::FreeForm(false)));
     for (name, schema) in required {
         object = object.property(*name, schema.clone()).required(*name);
     }
     object
-        .property(shape.labels_kind(), one_text())
-        .property("labels", one_text())
+        .property(shape.labels_kind(), one_string())
+        .property("labels", one_string())
 }
 
 impl PartialSchema for RegionValue {
@@ -56,11 +56,14 @@ impl PartialSchema for RegionValue {
             ("y", percent().into()),
             ("width", percent().into()),
             ("height", percent().into()),
-            ("rotation", of(Type::Integer).into()),
+            ("rotation", schema_of(Type::Integer).into()),
         ];
-        let byte = of(Type::Integer).minimum(Some(0)).maximum(Some(255));
+        let byte = schema_of(Type::Integer).minimum(Some(0)).maximum(Some(255));
         let brush = [
-            ("format", of(Type::String).enum_values(Some(["rle"])).into()),
+            (
+                "format",
+                schema_of(Type::String).enum_values(Some(["rle"])).into(),
+            ),
             ("rle", ArrayBuilder::new().items(byte).into()),
         ];
         let corner = ArrayBuilder::new()
@@ -69,11 +72,11 @@ impl PartialSchema for RegionValue {
             .max_items(Some(2));
         let polygon = [
             ("points", ArrayBuilder::new().items(corner).into()),
-            ("closed", of(Type::Boolean).into()),
+            ("closed", schema_of(Type::Boolean).into()),
         ];
-        let text = of(Type::Object)
+        let text = schema_of(Type::Object)
             .additional_properties(Some(AdditionalProperties::FreeForm(false)))
-            .property("text", one_text())
+            .property("text", one_string())
             .required("text");
         OneOfBuilder::new()
             .item(shape(Shape::Rectangle, &rectangle))
@@ -81,7 +84,7 @@ impl PartialSchema for RegionValue {
             .item(shape(Shape::Polygon, &polygon))
             .item(text)
             .description(Some(
-                "Places and lengths in percent of the image; a mask as Label Studio's run-length code",
+                "Positions and lengths in percent of the image's size; a mask in Label Studio's run-length encoding",
             ))
             .into()
     }
@@ -101,12 +104,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_schema_has_the_keys_that_are_written() {
+    fn the_schema_has_the_keys_that_serde_writes() {
         let Value::Object(mut schema) = serde_json::to_value(RegionValue::schema()).unwrap() else {
-            panic!("the schema is an object");
+            panic!("the schema is not an object");
         };
         let Some(Value::Array(schemas)) = schema.remove("oneOf") else {
-            panic!("the schema has a part for each shape");
+            panic!("the schema has no list oneOf");
         };
         let labels = || Labels::Own(Some("Pot".to_owned()));
         let rectangle = RegionValue::Rectangle {
@@ -129,14 +132,14 @@ mod tests {
         for (value, schema) in [rectangle, brush, polygon, text].iter().zip(&schemas) {
             let written = serde_json::to_value(value).unwrap();
             for key in written.as_object().unwrap().keys() {
-                let is_there = schema["properties"][key].is_object();
-                assert!(is_there, "{key} of {written}");
+                let is_listed = schema["properties"][key].is_object();
+                assert!(is_listed, "{key} of {written}");
             }
             for key in schema["required"].as_array().unwrap() {
                 assert!(written[key.as_str().unwrap()] != Value::Null, "{key}");
             }
         }
-        let kinds = serde_json::to_value(kinds()).unwrap();
+        let types = serde_json::to_value(region_types()).unwrap();
         for kind in [
             "rectanglelabels",
             "brush",
@@ -144,7 +147,7 @@ mod tests {
             "labels",
             "textarea",
         ] {
-            assert!(kinds["enum"].as_array().unwrap().contains(&kind.into()));
+            assert!(types["enum"].as_array().unwrap().contains(&kind.into()));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Selects the detections to keep, and the controls that take them.
 
-use super::Style;
+use super::RegionOptions;
 use crate::geometry::Detection;
 use crate::labeling::{ControlTag, ImageTag, Label, LabelingConfig, RegionControl, Shape};
 
@@ -27,7 +27,7 @@ pub(super) fn destinations<'a>(
     detection: &Detection,
     config: &'a LabelingConfig,
     image: &'a ImageTag,
-    style: &Style,
+    options: &RegionOptions,
 ) -> Option<Vec<Destination<'a>>> {
     let phrase = detection.phrase.as_deref();
     let controls = config.region_controls(image);
@@ -37,7 +37,7 @@ pub(super) fn destinations<'a>(
             control,
         })
         .collect();
-    if let Some(others) = style.label_thresholds {
+    if let Some(others) = options.default_label_threshold {
         let mut labels = found.iter().filter_map(|destination| destination.label);
         let own = labels.find_map(|(_, label)| label.score_threshold);
         if detection.score <= own.unwrap_or(others) {
@@ -46,14 +46,14 @@ pub(super) fn destinations<'a>(
     }
     found.retain(|destination| {
         let has_labels = !destination.control.labels.is_empty();
-        destination.label.is_some() || !has_labels || style.unlabeled == Unlabeled::Keep
+        destination.label.is_some() || !has_labels || options.unlabeled == Unlabeled::Keep
     });
     Some(found)
 }
 
 /// The control that takes a smart tool's mask with this label. A control that has the label is preferred; among
 /// those, a brush is preferred to a polygon.
-pub(super) fn cutout_destination<'a>(
+pub(super) fn mask_destination<'a>(
     label: Option<&str>,
     config: &'a LabelingConfig,
     image: &'a ImageTag,

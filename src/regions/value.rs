@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_of_a_brush_is_a_number() {
+    fn the_bytes_of_a_brush_are_serialized_as_numbers() {
         let bytes: Vec<u8> = (0..=255).collect();
         let value = RegionValue::Brush {
             rle: bytes.clone().into(),

@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_are_those_of_the_pixels_column_by_column() {
+    fn changes_equal_a_column_by_column_search() {
         let mut rng = StdRng::seed_from_u64(6);
         for case in 0..500 {
             let size = ImageSize {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_counts_are_no_mask() {
+    fn invalid_counts_are_not_decoded() {
         let rle = |size, counts: &str| CocoRle {
             size,
             counts: counts.to_owned(),

@@ -7,21 +7,21 @@ use crate::labeling::{
 };
 use crate::pipeline::Prediction;
 use crate::prompt::Prompt;
-use crate::regions::{Region, Style, regions};
+use crate::regions::{Region, RegionOptions, regions};
 
 /// A task with its prediction: one element of an import file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Task {
+pub struct ImportTask {
     /// The image's URL, under the key that the labeling config names.
     pub data: serde_json::Map<String, serde_json::Value>,
     /// A list of one prediction.
-    pub predictions: Vec<TaskPrediction>,
+    pub predictions: Vec<ImportPrediction>,
 }
 
 /// The prediction of a task.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs)] // Label Studio's own field names
-pub struct TaskPrediction {
+pub struct ImportPrediction {
     pub model_version: String,
     pub score: f32,
     pub result: Vec<Region>,
@@ -32,31 +32,31 @@ pub struct TaskPrediction {
 ///
 /// # Errors
 /// If the config has no image.
-pub fn task(
+pub fn import_task(
     image_url: &str,
     prediction: &Prediction,
     config: &LabelingConfig,
-    style: &Style,
+    options: &RegionOptions,
     model_version: &str,
-) -> Result<(Task, usize), LabelingError> {
+) -> Result<(ImportTask, usize), LabelingError> {
     let image = config.image()?;
-    let made = regions(prediction, config, image, style);
+    let converted = regions(prediction, config, image, options);
     let mut data = serde_json::Map::new();
     data.insert(image.data_key().to_owned(), image_url.into());
-    let task = Task {
+    let task = ImportTask {
         data,
-        predictions: vec![TaskPrediction {
+        predictions: vec![ImportPrediction {
             model_version: model_version.to_owned(),
-            score: made.score,
-            result: made.regions,
+            score: converted.score,
+            result: converted.regions,
         }],
     };
-    Ok((task, made.dropped))
+    Ok((task, converted.dropped))
 }
 
 /// The labeling config if none is given: the controls `label` (rectangles) and `label2` (brush) on `image`, with the
 /// prompt's phrases as labels.
-pub fn config_for(prompt: &Prompt) -> LabelingConfig {
+pub fn default_config(prompt: &Prompt) -> LabelingConfig {
     let phrases = prompt.phrases().iter();
     let labels: Vec<Label> = phrases.map(|phrase| Label::new(phrase)).collect();
     let control = |name: &str, shape| ControlTag {

@@ -23,7 +23,7 @@ pub struct Report {
 #[serde(untagged)]
 pub enum ImageReport {
     /// The prediction.
-    Done(Done),
+    Predicted(PredictionReport),
     /// The image could not be processed.
     Failed {
         /// The file's path as given.
@@ -35,7 +35,7 @@ pub enum ImageReport {
 
 /// The prediction of one image.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Done {
+pub struct PredictionReport {
     /// The file's path as given.
     pub image: String,
     /// Width in pixels, after the EXIF orientation is applied.
@@ -47,7 +47,7 @@ pub struct Done {
     /// The detections, sorted by score, best first.
     pub detections: Vec<DetectionReport>,
     /// The time of each step.
-    pub timings: Timings,
+    pub timings: StepTimes,
 }
 
 /// One detected object.
@@ -71,14 +71,14 @@ pub struct DetectionReport {
 /// The time of each step, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[allow(missing_docs)]
-pub struct Timings {
+pub struct StepTimes {
     pub decode_ms: f64,
     pub detector_ms: f64,
     pub segmenter_ms: f64,
     pub total_ms: f64,
 }
 
-impl Done {
+impl PredictionReport {
     /// Describes a prediction. `decode_time` is the time to read and decode the image, `times` are the times of the
     /// models.
     pub fn new(
@@ -103,7 +103,7 @@ impl Done {
                 .iter()
                 .map(|object| detection(object, prediction))
                 .collect(),
-            timings: Timings {
+            timings: StepTimes {
                 decode_ms: ms(decode_time),
                 detector_ms: ms(detector),
                 segmenter_ms: ms(segmenter),

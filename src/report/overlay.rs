@@ -26,7 +26,7 @@ const MASK_OPACITY: u32 = 110;
 /// Draws every object. A phrase of the prompt has the same colour in all images.
 pub fn draw(image: &RgbImage, prediction: &Prediction, prompt: &Prompt) -> RgbImage {
     let mut canvas = image.clone();
-    let style = Style::for_size(prediction.size);
+    let sizes = DrawingSizes::for_size(prediction.size);
     // the best object is drawn last, on top
     for object in prediction.objects.iter().rev() {
         if let Some(scored) = &object.mask {
@@ -36,38 +36,38 @@ pub fn draw(image: &RgbImage, prediction: &Prediction, prompt: &Prompt) -> RgbIm
     for object in prediction.objects.iter().rev() {
         let color = color_of(object, prompt);
         let corners = object.detection.bounding_box.clamped(prediction.size);
-        draw_box(&mut canvas, corners, color, style.line);
-        draw_tag(
+        draw_box(&mut canvas, corners, color, sizes.line);
+        draw_caption(
             &mut canvas,
             &object.detection.describe(),
             corners,
             color,
-            style,
+            sizes,
         );
     }
     canvas
 }
 
 fn color_of(object: &DetectedObject, prompt: &Prompt) -> Rgb<u8> {
-    let own = object.detection.phrase.as_ref();
+    let object_phrase = object.detection.phrase.as_ref();
     let mut phrases = prompt.phrases().iter();
-    let index = phrases.position(|phrase| Some(phrase) == own);
+    let index = phrases.position(|phrase| Some(phrase) == object_phrase);
     Rgb(PALETTE[index.unwrap_or(0) % PALETTE.len()])
 }
 
 /// Line width and letter size, in pixels, for an image's size.
 #[derive(Debug, Clone, Copy)]
-struct Style {
+struct DrawingSizes {
     line: i64,
-    letters: f32,
+    letter_height: f32,
 }
 
-impl Style {
+impl DrawingSizes {
     fn for_size(size: ImageSize) -> Self {
         let side = size.height.min(size.width);
         Self {
             line: (side as i64 / 250).max(2),
-            letters: (side as f32 / 30.0).clamp(14.0, 64.0),
+            letter_height: (side as f32 / 30.0).clamp(14.0, 64.0),
         }
     }
 }
@@ -101,14 +101,20 @@ fn draw_box(canvas: &mut RgbImage, b: BoundingBox, color: Rgb<u8>, line: i64) {
     }
 }
 
-/// Draws the phrase and the score on a tag above the box, or inside the box at the image's edge.
-fn draw_tag(canvas: &mut RgbImage, text: &str, b: BoundingBox, color: Rgb<u8>, style: Style) {
+/// Draws the phrase and the score in a filled rectangle above the box, or inside the box at the image's edge.
+fn draw_caption(
+    canvas: &mut RgbImage,
+    text: &str,
+    b: BoundingBox,
+    color: Rgb<u8>,
+    sizes: DrawingSizes,
+) {
     // without a font, the boxes are still drawn
     let Ok(font) = FontRef::try_from_slice(HACK_REGULAR) else {
         return;
     };
-    let margin = style.letters / 5.0;
-    let (glyphs, width, height) = lay_out(text, &font, style.letters);
+    let margin = sizes.letter_height / 5.0;
+    let (glyphs, width, height) = lay_out(text, &font, sizes.letter_height);
     let (width, height) = ((width + 2.0 * margin).ceil() as i64, height.ceil() as i64);
     let left = (b.x0.round() as i64)
         .min(i64::from(canvas.width()) - width)
@@ -135,8 +141,8 @@ fn draw_tag(canvas: &mut RgbImage, text: &str, b: BoundingBox, color: Rgb<u8>, s
 }
 
 /// The glyphs of a line of text, and the line's width and height in pixels.
-fn lay_out(text: &str, font: &FontRef, letters: f32) -> (Vec<Glyph>, f32, f32) {
-    let scaled = font.as_scaled(letters);
+fn lay_out(text: &str, font: &FontRef, letter_height: f32) -> (Vec<Glyph>, f32, f32) {
+    let scaled = font.as_scaled(letter_height);
     let mut width = 0.0;
     let glyphs = text
         .chars()

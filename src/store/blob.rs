@@ -21,14 +21,14 @@ pub(super) const HEADER_BYTES: usize = MAGIC.len() + 4 + 2 * DIGEST_BYTES + 8;
 /// Size in bytes of everything in a file except its payload.
 pub(super) const FRAME_BYTES: u64 = (HEADER_BYTES + DIGEST_BYTES) as u64;
 
-/// The header of a file with so many bytes of payload.
-pub(super) fn header(key: &BlobKey, payload: usize) -> Vec<u8> {
+/// The header of a file with `payload_bytes` bytes of payload.
+pub(super) fn header(key: &BlobKey, payload_bytes: usize) -> Vec<u8> {
     let mut header = Vec::with_capacity(HEADER_BYTES);
     header.extend(MAGIC);
     header.extend(VERSION.to_le_bytes());
     header.extend(key.model);
     header.extend(key.content);
-    header.extend((payload as u64).to_le_bytes());
+    header.extend((payload_bytes as u64).to_le_bytes());
     header
 }
 
@@ -48,7 +48,7 @@ pub(super) fn payload_length(header: &[u8], key: &BlobKey) -> Option<u64> {
 /// The way in which the file is damaged.
 pub(super) fn payload(mut bytes: Vec<u8>, key: &BlobKey) -> Result<Option<Vec<u8>>, &'static str> {
     if !bytes.starts_with(MAGIC) {
-        return Err("it does not begin as such files do");
+        return Err("it does not start with the bytes of the format");
     }
     let Some(end) = bytes.len().checked_sub(DIGEST_BYTES) else {
         return Err("it is truncated");
@@ -58,7 +58,7 @@ pub(super) fn payload(mut bytes: Vec<u8>, key: &BlobKey) -> Result<Option<Vec<u8
     }
     let (content, sum) = bytes.split_at(end);
     if digest(&SHA256, content).as_ref() != sum {
-        return Err("its checksum is another");
+        return Err("its checksum is wrong");
     }
     match payload_length(&content[..HEADER_BYTES], key) {
         None => Ok(None),
@@ -67,6 +67,6 @@ pub(super) fn payload(mut bytes: Vec<u8>, key: &BlobKey) -> Result<Option<Vec<u8
             bytes.drain(..HEADER_BYTES);
             Ok(Some(bytes))
         }
-        Some(_) => Err("its length is another"),
+        Some(_) => Err("its length differs from the one in its header"),
     }
 }

@@ -11,7 +11,7 @@ use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 
 /// The cached results of one stage. Clones share them.
-pub struct Kept<K, V> {
+pub struct MemoryCache<K, V> {
     cache: Cache<K, V>,
     weigh: Weigh<V>,
     counts: Arc<Counts>,
@@ -43,7 +43,7 @@ pub struct Usage {
 
 /// A result, and where it came from.
 #[derive(Debug, Clone)]
-pub struct Had<V> {
+pub struct CacheResult<V> {
     /// The result.
     pub value: V,
     /// Where it came from.
@@ -54,14 +54,14 @@ pub struct Had<V> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// It was in memory, or was being computed for another request.
-    Kept,
+    Memory,
     /// It was read from disk.
-    Warm,
+    Disk,
     /// It was computed for this request.
     Computed,
 }
 
-impl<K, V> Clone for Kept<K, V> {
+impl<K, V> Clone for MemoryCache<K, V> {
     fn clone(&self) -> Self {
         Self {
             cache: self.cache.clone(),
@@ -71,24 +71,24 @@ impl<K, V> Clone for Kept<K, V> {
     }
 }
 
-impl<K, V> fmt::Debug for Kept<K, V> {
+impl<K, V> fmt::Debug for MemoryCache<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept")
+        f.debug_struct("MemoryCache")
             .field("counts", &self.counts)
             .finish_non_exhaustive()
     }
 }
 
-impl<K, V> Kept<K, V>
+impl<K, V> MemoryCache<K, V>
 where
     K: Hash + Eq + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
     /// Creates a cache of up to `capacity` bytes. `weigh` returns the size of a result in bytes. A result is evicted
-    /// when it was not used for `unused`.
+    /// when it was not used for `time_to_idle`.
     pub fn new(
         capacity: u64,
-        unused: Duration,
+        time_to_idle: Duration,
         weigh: impl Fn(&V) -> usize + Send + Sync + 'static,
     ) -> Self {
         let weigh: Weigh<V> =
@@ -97,7 +97,7 @@ where
         let cache = Cache::builder()
             .max_capacity(capacity)
             .eviction_policy(EvictionPolicy::lru())
-            .time_to_idle(unused)
+            .time_to_idle(time_to_idle)
             .weigher(move |_, value| weigher(value))
             .build();
         Self {
@@ -107,49 +107,49 @@ where
         }
     }
 
-    /// Returns the result of a key: cached, computed for another request, or computed with `make`. An error is returned
-    /// to all requests that wait for the result, and is not cached. If the request that computes the result is
+    /// Returns the result of a key: cached, computed for another request, or computed with `compute`. An error is
+    /// returned to all requests that wait for the result, and is not cached. If the request that computes the result is
     /// cancelled, the next one that waits starts the computation again.
     ///
     /// # Errors
-    /// The error of `make`.
-    pub async fn get_or_make<E: Send + Sync + 'static>(
+    /// The error of `compute`.
+    pub async fn get_or_compute<E: Send + Sync + 'static>(
         &self,
         key: K,
-        make: impl Future<Output = Result<V, E>>,
-    ) -> Result<Had<V>, Arc<E>> {
-        let make = async { Ok((make.await?, Source::Computed)) };
-        self.get_or_find(key, make).await
+        compute: impl Future<Output = Result<V, E>>,
+    ) -> Result<CacheResult<V>, Arc<E>> {
+        let load = async { Ok((compute.await?, Source::Computed)) };
+        self.get_or_load(key, load).await
     }
 
-    /// Like [`Self::get_or_make`], but `make` may also find the result elsewhere, and returns its source. A result from
-    /// disk ([`Source::Warm`]) counts neither as a hit nor as a miss.
+    /// Like [`Self::get_or_compute`], but `load` may also find the result elsewhere, and returns its source. A result
+    /// from disk ([`Source::Disk`]) counts neither as a hit nor as a miss.
     ///
     /// # Errors
-    /// The error of `make`.
-    pub async fn get_or_find<E: Send + Sync + 'static>(
+    /// The error of `load`.
+    pub async fn get_or_load<E: Send + Sync + 'static>(
         &self,
         key: K,
-        make: impl Future<Output = Result<(V, Source), E>>,
-    ) -> Result<Had<V>, Arc<E>> {
-        let found = OnceLock::new();
-        let make = async {
-            let (value, source) = make.await?;
+        load: impl Future<Output = Result<(V, Source), E>>,
+    ) -> Result<CacheResult<V>, Arc<E>> {
+        let source = OnceLock::new();
+        let load = async {
+            let (value, loaded_from) = load.await?;
             // this is the only place that sets it, so it cannot fail
-            let _ = found.set(source);
+            let _ = source.set(loaded_from);
             Ok(value)
         };
-        let entry = self.cache.entry(key).or_try_insert_with(make).await?;
+        let entry = self.cache.entry(key).or_try_insert_with(load).await?;
         let source = match entry.is_fresh() {
-            true => found.get().copied().unwrap_or(Source::Computed),
-            false => Source::Kept,
+            true => source.get().copied().unwrap_or(Source::Computed),
+            false => Source::Memory,
         };
         match source {
-            Source::Kept => self.counts.hits.fetch_add(1, Ordering::Relaxed),
+            Source::Memory => self.counts.hits.fetch_add(1, Ordering::Relaxed),
             Source::Computed => self.counts.misses.fetch_add(1, Ordering::Relaxed),
-            Source::Warm => 0,
+            Source::Disk => 0,
         };
-        Ok(Had {
+        Ok(CacheResult {
             value: entry.into_value(),
             source,
         })
@@ -157,15 +157,15 @@ where
 
     /// Returns the result of a key if it is cached, which counts as a hit.
     pub async fn get(&self, key: &K) -> Option<V> {
-        let found = self.cache.get(key).await;
-        if found.is_some() {
+        let value = self.cache.get(key).await;
+        if value.is_some() {
             self.counts.hits.fetch_add(1, Ordering::Relaxed);
         }
-        found
+        value
     }
 
     /// Adds a result that was computed elsewhere, which counts as a miss.
-    pub async fn keep(&self, key: K, value: V) {
+    pub async fn insert(&self, key: K, value: V) {
         self.counts.misses.fetch_add(1, Ordering::Relaxed);
         let capacity = self.cache.policy().max_capacity();
         // the cache would hold a value that is too large until its next maintenance
@@ -175,7 +175,7 @@ where
     }
 
     /// Evicts expired and excess results. The cache does this by itself only while it is used.
-    pub async fn tidy(&self) {
+    pub async fn run_maintenance(&self) {
         self.cache.run_pending_tasks().await;
     }
 
@@ -196,22 +196,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_too_large_is_not_held() {
-        let kept = Kept::new(100, Duration::from_secs(60), |bytes: &Arc<[u8]>| {
+    async fn a_value_larger_than_the_capacity_is_not_cached() {
+        let cache = MemoryCache::new(100, Duration::from_secs(60), |bytes: &Arc<[u8]>| {
             bytes.len()
         });
         let (large, other): (Arc<[u8]>, Arc<[u8]>) = ([0; 101].into(), [0; 101].into());
-        kept.keep("large", large.clone()).await;
+        cache.insert("large", large.clone()).await;
         assert_eq!(Arc::strong_count(&large), 1);
-        let made = kept.get_or_make("other", async { Ok::<_, ()>(other.clone()) });
-        drop(made.await.unwrap());
+        let computed = cache.get_or_compute("other", async { Ok::<_, ()>(other.clone()) });
+        drop(computed.await.unwrap());
         let start = std::time::Instant::now();
         while Arc::strong_count(&other) > 1 {
             assert!(start.elapsed() < Duration::from_secs(20));
-            kept.tidy().await;
+            cache.run_maintenance().await;
         }
         let small: Arc<[u8]> = [0; 100].into();
-        kept.keep("small", small.clone()).await;
-        assert!(kept.get(&"small").await.is_some());
+        cache.insert("small", small.clone()).await;
+        assert!(cache.get(&"small").await.is_some());
     }
 }

@@ -10,4 +10,4 @@ pub mod disk;
 pub mod memory;
 
 pub use disk::DiskStore;
-pub use memory::{Had, Kept, Source, Usage};
+pub use memory::{CacheResult, MemoryCache, Source, Usage};

@@ -1,6 +1,6 @@
 //! Logging to standard error, as text or JSON, and tracing to a file.
 
-mod lines;
+mod escaping_writer;
 mod trace;
 
 use std::io::IsTerminal;
@@ -11,7 +11,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use self::lines::Lines;
+use self::escaping_writer::EscapingWriter;
 use self::trace::TraceFile;
 
 use crate::config::{LogArgs, LogFormat};
@@ -39,14 +39,14 @@ pub(crate) fn init(args: &LogArgs, default: &str, trace: Option<&Path>) -> anyho
         .with_ansi(std::io::stderr().is_terminal())
         // ignores errors of a closed standard error
         .log_internal_errors(false)
-        .with_writer(|| Lines(std::io::stderr()));
+        .with_writer(|| EscapingWriter(std::io::stderr()));
     let logs = match args.log_format {
         LogFormat::Text => logs.boxed(),
         LogFormat::Json => logs.json().boxed(),
     };
     let trace = trace.map(|file| {
         let started = TraceFile::create(file);
-        started.with_context(|| format!("cannot write the trace {}", file.display()))
+        started.with_context(|| format!("cannot write the trace file {}", file.display()))
     });
     tracing_subscriber::registry()
         .with(logs.with_filter(filter))

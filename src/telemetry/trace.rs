@@ -26,7 +26,7 @@ pub(super) struct TraceFile {
 struct Entered(Instant);
 
 /// The row number of the current thread.
-fn row() -> u32 {
+fn thread_row() -> u32 {
     static COUNT: AtomicU32 = AtomicU32::new(1);
     thread_local! {
         static ROW: u32 = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -86,7 +86,7 @@ where
         let microseconds = |from: Instant, to: Instant| (to - from).as_nanos() as f64 / 1000.0;
         let thread = std::thread::current();
         let event = json!({
-            "name": span.name(), "cat": "groundling", "ph": "X", "pid": 1, "tid": row(),
+            "name": span.name(), "cat": "groundling", "ph": "X", "pid": 1, "tid": thread_row(),
             "ts": microseconds(self.origin, start), "dur": microseconds(start, now),
             "args": {"thread": thread.name()},
         });

@@ -8,7 +8,7 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use groundling::label_studio::LabelStudio;
 use groundling::media::guard::check_literal;
-use groundling::media::{Location, LocationError, Surroundings, locate};
+use groundling::media::{Location, LocationError, ResolveContext, locate};
 use serde_json::json;
 
 use crate::process::{Process, folder};
@@ -183,7 +183,7 @@ const FORMS: [(&str, Verdict); 124] = [
 fn every_form_of_address_is_refused_or_allowed_as_documented() {
     let studio = LabelStudio::new(Some("http://studio.example:8080"), None).unwrap();
     let root = crate::support::repository("examples/images");
-    let around = Surroundings {
+    let around = ResolveContext {
         label_studio: &studio,
         task: Some(1),
         local_files: Some(&root),
@@ -191,7 +191,7 @@ fn every_form_of_address_is_refused_or_allowed_as_documented() {
     let verdict = |value: &str| match locate(value, around) {
         Ok(Location::Inline(_)) => Inline,
         Ok(Location::File { .. }) => File,
-        Ok(Location::Remote { url, .. }) if studio.owns(&url) => Studio,
+        Ok(Location::Remote { url, .. }) if studio.is_same_origin(&url) => Studio,
         Ok(Location::Remote { url, .. }) => match check_literal(&url) {
             Err(_) => Private,
             Ok(()) if url.domain().is_some() => Name,

@@ -95,7 +95,7 @@ async fn what_keeps_annotate_from_working_is_named() {
     .await;
     let project = ["annotate", "--project", "7"];
     for (token, arguments, expected) in [
-        (LEGACY, &project[..], "legacy tokens switched off"),
+        (LEGACY, &project[..], "disabled legacy tokens"),
         (
             &personal(),
             &["annotate", "--project", "8"],
@@ -151,7 +151,7 @@ async fn the_doctor_tells_what_to_change() {
     let output = run(&studio, "wrong", &project).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains(
-        "FAIL  /api/current-user/whoami answered 401: Label Studio does not accept the legacy token"
+        "FAIL  /api/current-user/whoami answered 401: Label Studio rejects the legacy token"
     ));
     let mut nobody = studio;
     nobody.host = "http://127.0.0.1:1".to_owned();

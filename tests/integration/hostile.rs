@@ -162,7 +162,7 @@ async fn an_image_waits_for_memory_and_is_refused_with_the_reason() {
     let flags = ["--request-bytes", "2000000"];
     let files = ["--local-files-document-root", folder.to_str().unwrap()];
     let state = state_with(&[flags, files].concat());
-    let held = state.preannotator.budget().count(1_900_000);
+    let held = state.preannotator.budget().reserve_unchecked(1_900_000);
     let app = router(state);
     let image = "/data/local-files/?d=shapes.png";
     let body = prompt_request(SHAPES_CONFIG, image, "red circle").to_string();
@@ -232,7 +232,7 @@ async fn configs_that_no_project_has_are_refused_at_once() {
         body["error"]
             .as_str()
             .unwrap()
-            .contains("inside of each other"),
+            .contains("levels of nested elements"),
         "{body}"
     );
     assert_eq!(get_json(&app, "/health").await.0, StatusCode::OK);

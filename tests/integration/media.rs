@@ -143,7 +143,7 @@ async fn what_is_wrong_with_a_token_is_named() {
             &none,
             "set LABEL_STUDIO_ACCESS_TOKEN to a personal access token",
         ),
-        (&studio.app(LEGACY, &[]), "legacy tokens switched off"),
+        (&studio.app(LEGACY, &[]), "disabled legacy tokens"),
         (&studio.app(&other_refresh, &[]), "it was revoked"),
         (&studio.app(&expired, &[]), "short-lived"),
     ] {
@@ -202,7 +202,7 @@ async fn what_is_wrong_with_an_image_is_named() {
             &app,
             "/data/upload/1/https.png",
             502,
-            "moved to https://127.0.0.1:",
+            "redirects to https://127.0.0.1:",
         ),
         (
             &nobody,

@@ -147,9 +147,9 @@ async fn what_is_wrong_with_a_request_is_named() {
                 "<View><Image name='image' value='$image'/><TextArea name='prompt' toName='image'/></View>",
                 "star",
             ),
-            "results have nowhere to go",
+            "add one for the regions",
         ),
-        (json!("text"), "not usable"),
+        (json!("text"), "invalid request"),
     ] {
         let (status, error) = refused(&app, &request).await;
         assert_eq!(status, 400, "{error}");

@@ -191,6 +191,6 @@ fn blocks_without_a_comment_of_their_own_are_told() {
     let apart = ["// SAFETY: in bounds", "", "let a = unsafe { *p };"];
     assert!(!is_explained(&apart, 2));
     assert!(!is_unsafe("#[allow(unsafe_code)]") && !is_unsafe("// unsafe { }"));
-    assert!(needs_comment("unsafe impl Send for Kept {}"));
+    assert!(needs_comment("unsafe impl Send for BlockCache {}"));
     assert!(!needs_comment("pub unsafe fn load(from: *const f32) {"));
 }

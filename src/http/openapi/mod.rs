@@ -2,10 +2,10 @@
 //!
 //! Each handler declares its own request and response bodies with `#[utoipa::path]`, and their schemas are derived from
 //! the types that serde uses. This module adds what the routes share: error responses, credentials, and the schemas of
-//! values without a fixed type ([`shapes`]).
+//! values without a fixed type ([`schemas`]).
 
-mod refusals;
-pub(super) mod shapes;
+mod error_responses;
+pub(super) mod schemas;
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 
-pub(super) use self::refusals::BodyRefusals;
+pub(super) use self::error_responses::BodyErrorResponses;
 use super::AppState;
 use super::error::ErrorBody;
 
@@ -25,7 +25,7 @@ use super::error::ErrorBody;
 #[openapi(
     info(
         title = "groundling",
-        description = "A Label Studio ML backend: words in, boxes and masks out. Bodies may be gzip-encoded, and answers are where the client takes it."
+        description = "A Label Studio ML backend: words in, boxes and masks out. Request bodies may be gzip-encoded; responses are gzip-encoded if the client accepts it."
     ),
     components(schemas(ErrorBody))
 )]
@@ -37,26 +37,26 @@ pub(super) struct ApiDocs(Arc<str>);
 
 impl ApiDocs {
     /// Merges the documents of the routes with and without basic auth.
-    pub(super) fn new(guarded: Document, open: Document, state: &AppState) -> Self {
-        let mut guarded = refusals::add_common(guarded);
+    pub(super) fn new(protected: Document, public: Document, state: &AppState) -> Self {
+        let mut protected = error_responses::add_common(protected);
         if state.basic_auth.is_some() {
-            guarded = with_credentials(guarded);
+            protected = add_credentials(protected);
         }
-        let mut all = guarded.merge_from(refusals::add_common(open));
-        refusals::add_request_id(&mut all);
-        Self(all.to_json().unwrap_or_default().into())
+        let mut document = protected.merge_from(error_responses::add_common(public));
+        error_responses::add_request_id(&mut document);
+        Self(document.to_json().unwrap_or_default().into())
     }
 }
 
 /// Adds the basic-auth scheme and the 401 response to every operation.
-fn with_credentials(mut document: Document) -> Document {
+fn add_credentials(mut document: Document) -> Document {
     let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Basic));
     let components = document.components.get_or_insert_default();
     components.add_security_scheme("basic", scheme);
-    for operation in refusals::operations(&mut document) {
+    for operation in error_responses::operations(&mut document) {
         let no_scopes: [String; 0] = [];
         operation.security = Some(vec![SecurityRequirement::new("basic", no_scopes)]);
-        refusals::add(operation, "401", refusals::unauthorized());
+        error_responses::add_response(operation, "401", error_responses::unauthorized());
     }
     document
 }
@@ -65,7 +65,7 @@ fn with_credentials(mut document: Document) -> Document {
 #[utoipa::path(
     get,
     path = "/api-docs",
-    responses((status = 200, description = "OpenAPI 3.1", body = shapes::OpenApiDocument))
+    responses((status = 200, description = "OpenAPI 3.1", body = schemas::OpenApiDocument))
 )]
 pub(super) async fn api_docs(Extension(docs): Extension<ApiDocs>) -> Response {
     ([(CONTENT_TYPE, "application/json")], docs.0.to_string()).into_response()

@@ -142,7 +142,7 @@ impl Projects {
         } = known;
         ProjectSnapshot {
             version: self.version_of(&settings, prompt.as_deref(), Some(&config)),
-            label_studio: self.defaults.label_studio.or(&label_studio),
+            label_studio: self.defaults.label_studio.with_fallback(&label_studio),
             polygon_tolerance: self.defaults.polygon_tolerance,
             options: self.defaults.options,
             origin,

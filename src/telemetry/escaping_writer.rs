@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 
 /// A writer that escapes the control characters of events: names and texts from clients can contain line breaks.
-pub(super) struct Lines<W>(pub(super) W);
+pub(super) struct EscapingWriter<W>(pub(super) W);
 
-impl<W: Write> Write for Lines<W> {
+impl<W: Write> Write for EscapingWriter<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         // the formatter writes one complete event per call, ending in a line break
         let (text, end) = match event.split_last() {
@@ -14,8 +14,8 @@ impl<W: Write> Write for Lines<W> {
         };
         // escape characters are kept, because colours use them; the formatter has already escaped those in untrusted
         // text
-        let is_meant = |byte: &u8| !byte.is_ascii_control() || *byte == b'\x1b' || *byte == b'\t';
-        if text.iter().all(is_meant) {
+        let is_allowed = |byte: &u8| !byte.is_ascii_control() || *byte == b'\x1b' || *byte == b'\t';
+        if text.iter().all(is_allowed) {
             self.0.write_all(event)?;
         } else {
             let mut line = Vec::with_capacity(event.len() + 16);
@@ -23,7 +23,7 @@ impl<W: Write> Write for Lines<W> {
                 match byte {
                     b'\n' => line.extend_from_slice(b"\\n"),
                     b'\r' => line.extend_from_slice(b"\\r"),
-                    byte if is_meant(byte) => line.push(*byte),
+                    byte if is_allowed(byte) => line.push(*byte),
                     byte => line.extend_from_slice(format!("\\x{byte:02x}").as_bytes()),
                 }
             }
@@ -43,14 +43,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_one_line() {
+    fn each_event_is_written_on_one_line() {
         let mut written = vec![];
-        let mut lines = Lines(&mut written);
-        lines.write_all(b"a plain one\n").unwrap();
-        lines
+        let mut writer = EscapingWriter(&mut written);
+        writer.write_all(b"a plain one\n").unwrap();
+        writer
             .write_all(b"no label \"x\n2026-01-01 ERROR all is lost\r\x07\"\n")
             .unwrap();
-        lines.write_all(b"\x1b[31mred\x1b[0m\n").unwrap();
+        writer.write_all(b"\x1b[31mred\x1b[0m\n").unwrap();
         assert_eq!(
             String::from_utf8(written).unwrap(),
             "a plain one\nno label \"x\\n2026-01-01 ERROR all is lost\\r\\x07\"\n\x1b[31mred\x1b[0m\n"

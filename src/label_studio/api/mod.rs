@@ -1,5 +1,8 @@
 //! The part of Label Studio's API that `annotate` and `doctor` use.
 
+mod error;
+mod types;
+
 use std::time::Duration;
 
 use reqwest::header::AUTHORIZATION;
@@ -8,115 +11,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{LabelStudio, TokenError};
-use crate::outgoing::{self, causes, client};
-
-/// Why an API call failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ApiError {
-    /// The address of Label Studio is not configured.
-    #[error("LABEL_STUDIO_HOST is not set: where is Label Studio?")]
-    NoHost,
-    /// There is no usable token.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// The connection failed.
-    #[error("cannot reach Label Studio at {url}: {reason} (LABEL_STUDIO_HOST)")]
-    #[allow(missing_docs)]
-    Unreachable { url: String, reason: String },
-    /// The response has status 401 or 403.
-    #[error("{path} answered {status}: {hint}")]
-    #[allow(missing_docs)]
-    Refused {
-        path: String,
-        status: u16,
-        hint: &'static str,
-    },
-    /// The response has another error status; `text` is the beginning of its body.
-    #[error("{path} answered {status}: {text}")]
-    #[allow(missing_docs)]
-    Status {
-        path: String,
-        status: u16,
-        text: String,
-        /// The `Retry-After` of the response, if it has one.
-        retry_after: Option<Duration>,
-    },
-    /// The response does not have the expected form.
-    #[error("{path} answered something that is not Label Studio's: {reason}")]
-    #[allow(missing_docs)]
-    Answer { path: String, reason: String },
-}
+pub use self::error::ApiError;
+pub use self::types::{Backend, Project, StoredPrediction, StoredTask, TaskPage, User};
+use super::LabelStudio;
+use crate::outgoing::{self, client, error_chain};
 
 /// Maximum size of a response in bytes. It is large because a page of tasks contains all their annotations, including
 /// masks.
-const MAX_ANSWER: usize = 1 << 30;
-
-/// A project.
-#[derive(Debug, Clone, Deserialize)]
-#[allow(missing_docs)]
-pub struct Project {
-    pub id: u64,
-    #[serde(default)]
-    pub title: String,
-    pub label_config: String,
-}
-
-/// A task. Annotations and the regions of predictions are not kept.
-#[derive(Debug, Clone, Deserialize)]
-#[allow(missing_docs)]
-pub struct Task {
-    pub id: u64,
-    #[serde(default)]
-    pub data: Map<String, Value>,
-    #[serde(default)]
-    pub total_annotations: u64,
-    #[serde(default)]
-    pub predictions: Vec<StoredPrediction>,
-}
-
-/// A prediction stored in Label Studio.
-#[derive(Debug, Clone, Deserialize)]
-#[allow(missing_docs)]
-pub struct StoredPrediction {
-    #[serde(default)]
-    pub model_version: Option<String>,
-}
-
-/// One page of a project's tasks.
-#[derive(Debug, Clone, Deserialize)]
-pub struct TaskPage {
-    /// The tasks, ordered by id.
-    pub tasks: Vec<Task>,
-    /// Number of tasks in the whole project.
-    pub total: u64,
-}
-
-/// A connected ML backend.
-#[derive(Debug, Clone, Deserialize)]
-#[allow(missing_docs)]
-pub struct Backend {
-    #[serde(default)]
-    pub title: String,
-    #[serde(default)]
-    pub url: String,
-    #[serde(default)]
-    pub readable_state: String,
-    #[serde(default)]
-    pub error_message: Option<String>,
-    #[serde(default)]
-    pub is_interactive: bool,
-    #[serde(default)]
-    pub extra_params: Value,
-}
-
-/// The user that a token belongs to.
-#[derive(Debug, Clone, Deserialize)]
-#[allow(missing_docs)]
-pub struct User {
-    #[serde(default)]
-    pub email: String,
-}
+const MAX_RESPONSE_BYTES: usize = 1 << 30;
 
 /// A client for the API that authenticates its requests.
 #[derive(Debug, Clone)]
@@ -125,13 +27,10 @@ pub struct Api {
     label_studio: LabelStudio,
 }
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Number of attempts. A busy Label Studio answers 500 or does not answer for a short time, and a restart takes longer.
-/// The pauses between attempts are 0.5, 1, 2, 4 and 8 s, or what `Retry-After` asks for.
-const TRIES: u32 = 6;
-const PATIENCE: Duration = Duration::from_millis(500);
-/// Upper limit for a pause that `Retry-After` asks for.
-const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// The delays between attempts are 0.5, 1, 2, 4 and 8 s, or the `Retry-After` of the response.
+const MAX_ATTEMPTS: u32 = 6;
 
 impl Api {
     /// Creates an API client with its own connections.
@@ -139,7 +38,7 @@ impl Api {
     /// # Errors
     /// If the system's TLS settings cannot be read.
     pub fn new(label_studio: LabelStudio) -> Result<Self, reqwest::Error> {
-        let client = client().timeout(TIMEOUT).build()?;
+        let client = client().timeout(REQUEST_TIMEOUT).build()?;
         Ok(Self {
             client,
             label_studio,
@@ -208,18 +107,18 @@ impl Api {
     /// # Errors
     /// [`ApiError::Refused`] if the user may not; other errors as for all calls.
     pub async fn may_store_predictions(&self) -> Result<(), ApiError> {
-        let nothing = Value::Object(Map::new());
-        let sent: Result<Value, _> = self
-            .call(Method::POST, "/api/predictions/", Some(&nothing))
+        let empty = Value::Object(Map::new());
+        let result: Result<Value, _> = self
+            .call(Method::POST, "/api/predictions/", Some(&empty))
             .await;
-        match sent {
+        match result {
             Err(ApiError::Status { status: 400, .. }) => Ok(()),
-            sent => sent.map(|_| ()),
+            result => result.map(|_| ()),
         }
     }
 
-    /// Stores a prediction (`task`, `result`, `score`, `model_version`) once: if an attempt fails for a passing reason,
-    /// the stored predictions are checked before it is sent again.
+    /// Stores a prediction (`task`, `result`, `score`, `model_version`) once: if an attempt fails for a transient
+    /// reason, the stored predictions are checked before it is sent again.
     ///
     /// # Errors
     /// See [`ApiError`].
@@ -229,38 +128,38 @@ impl Api {
         model_version: &str,
         prediction: &impl Serialize,
     ) -> Result<(), ApiError> {
-        let mut tries = 0;
+        let mut attempts = 0;
         loop {
-            let sent: Result<Value, _> = self
+            let result: Result<Value, _> = self
                 .call(Method::POST, "/api/predictions/", Some(prediction))
                 .await;
-            tries += 1;
-            match sent {
-                Err(error) if error.is_passing() && tries < TRIES => {
-                    tokio::time::sleep(error.pause(tries)).await;
+            attempts += 1;
+            match result {
+                Err(error) if error.is_transient() && attempts < MAX_ATTEMPTS => {
+                    tokio::time::sleep(error.retry_delay(attempts)).await;
                     let stored = self.predictions(task).await?;
-                    let is_there =
+                    let is_stored =
                         |p: &StoredPrediction| p.model_version.as_deref() == Some(model_version);
-                    if stored.iter().any(is_there) {
+                    if stored.iter().any(is_stored) {
                         return Ok(());
                     }
                 }
-                sent => return sent.map(|_| ()),
+                result => return result.map(|_| ()),
             }
         }
     }
 
     /// Sends a GET request, with retries.
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
-        let mut tries = 0;
+        let mut attempts = 0;
         loop {
-            let answer = self.call(Method::GET, path, None::<&Value>).await;
-            tries += 1;
-            match answer {
-                Err(error) if error.is_passing() && tries < TRIES => {
-                    tokio::time::sleep(error.pause(tries)).await;
+            let result = self.call(Method::GET, path, None::<&Value>).await;
+            attempts += 1;
+            match result {
+                Err(error) if error.is_transient() && attempts < MAX_ATTEMPTS => {
+                    tokio::time::sleep(error.retry_delay(attempts)).await;
                 }
-                answer => return answer,
+                result => return result,
             }
         }
     }
@@ -273,7 +172,7 @@ impl Api {
     ) -> Result<T, ApiError> {
         let first = self.send(&method, path, body).await?;
         let response = if first.status() == StatusCode::UNAUTHORIZED
-            && self.label_studio.forget_access().await
+            && self.label_studio.discard_access_token().await
         {
             self.send(&method, path, body).await?
         } else {
@@ -290,7 +189,7 @@ impl Api {
         }
         let location = response.headers().get("location").cloned();
         let retry_after = outgoing::retry_after(&response);
-        let text = outgoing::read(response, MAX_ANSWER).await;
+        let text = outgoing::read_body(response, MAX_RESPONSE_BYTES).await;
         let text = text.map_err(|error| ApiError::Unreachable {
             url: self.label_studio.base().unwrap_or_default().to_owned(),
             reason: error.to_string(),
@@ -302,8 +201,8 @@ impl Api {
                 path,
                 status: status.as_u16(),
                 text: format!(
-                    "it leads to {}; set LABEL_STUDIO_HOST to the final address",
-                    to.unwrap_or("nowhere")
+                    "a redirect to {}; set LABEL_STUDIO_HOST to the final address",
+                    to.unwrap_or("an unknown address")
                 ),
                 retry_after,
             });
@@ -316,7 +215,7 @@ impl Api {
                 retry_after,
             });
         }
-        serde_json::from_str(&text).map_err(|e| ApiError::Answer {
+        serde_json::from_str(&text).map_err(|e| ApiError::InvalidResponse {
             path,
             reason: e.to_string(),
         })
@@ -342,28 +241,7 @@ impl Api {
     fn unreachable(&self, error: reqwest::Error) -> ApiError {
         ApiError::Unreachable {
             url: self.label_studio.base().unwrap_or_default().to_owned(),
-            reason: causes(&error.without_url()),
+            reason: error_chain(&error.without_url()),
         }
-    }
-}
-
-impl ApiError {
-    /// Whether a retry may succeed.
-    fn is_passing(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } => true,
-            Self::Status { status, .. } => *status >= 500 || *status == 429,
-            _ => false,
-        }
-    }
-
-    /// How long to wait before the next attempt, after `tries` attempts (at least 1).
-    fn pause(&self, tries: u32) -> Duration {
-        let asked = match self {
-            Self::Status { retry_after, .. } => *retry_after,
-            _ => None,
-        };
-        let usual = PATIENCE * 2u32.pow(tries.saturating_sub(1));
-        asked.map_or(usual, |asked| asked.min(MAX_PAUSE))
     }
 }

@@ -10,9 +10,9 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 /// A schema with the usual type of a value that also allows any other type.
-fn usually(shape: impl Into<RefOr<Schema>>, description: &str) -> Schema {
+fn usually(schema: impl Into<RefOr<Schema>>, description: &str) -> Schema {
     AnyOfBuilder::new()
-        .item(shape)
+        .item(schema)
         .item(anything())
         .description(Some(description))
         .into()
@@ -24,58 +24,58 @@ fn anything() -> Object {
         .build()
 }
 
-fn of(kind: Type) -> ObjectBuilder {
+fn of_type(kind: Type) -> ObjectBuilder {
     ObjectBuilder::new().schema_type(kind)
 }
 
 fn fraction() -> ObjectBuilder {
-    of(Type::Number).minimum(Some(0)).maximum(Some(1))
+    of_type(Type::Number).minimum(Some(0)).maximum(Some(1))
 }
 
 fn strings() -> ArrayBuilder {
-    ArrayBuilder::new().items(of(Type::String))
+    ArrayBuilder::new().items(of_type(Type::String))
 }
 
 /// Schema of a task's `id`.
 pub(in super::super) fn task_id() -> Schema {
-    let number = of(Type::Integer).minimum(Some(0));
+    let number = of_type(Type::Integer).minimum(Some(0));
     usually(
         number,
-        "Label Studio's number of the task; any other value is ignored",
+        "Label Studio's id of the task; any other value is ignored",
     )
 }
 
 /// Schema of a task's `data`.
 pub(in super::super) fn task_data() -> Schema {
-    let values = of(Type::Object);
+    let values = of_type(Type::Object);
     usually(
         values,
-        "What the task shows: the image under the key that the labeling config names. Without it the task fails by itself",
+        "The task's data, with the image under the key that the labeling config names. If it is missing, only this task fails",
     )
 }
 
 /// Schema of a task's `annotations` and `drafts`.
 pub(in super::super) fn annotations() -> Schema {
     let regions = ArrayBuilder::new().items(anything());
-    let annotation = of(Type::Object)
+    let annotation = of_type(Type::Object)
         .property("result", regions)
-        .property("was_cancelled", of(Type::Boolean))
-        .property("updated_at", of(Type::String));
+        .property("was_cancelled", of_type(Type::Boolean))
+        .property("updated_at", of_type(Type::String));
     usually(
         ArrayBuilder::new().items(annotation),
-        "Label Studio's; the numbers in their regions are thresholds where the labeling config has `<Number>` controls. Any other value is ignored",
+        "As Label Studio sends them. If the labeling config has `<Number>` controls, the numbers in the regions are used as thresholds. Any other value is ignored",
     )
 }
 
 /// Schema of `params.context`.
 pub(in super::super) fn context() -> Schema {
     let regions = ArrayBuilder::new().items(context_region());
-    let interactive = of(Type::Object)
+    let interactive = of_type(Type::Object)
         .property("result", regions)
         .required("result");
     usually(
         interactive,
-        "With a list `result`: what an annotator did in the one task, which is answered. Any other value, such as null: the tasks are a batch",
+        "With a list `result`, the request is interactive: `result` is what the annotator did in the one task. With any other value, such as null, the tasks are a batch",
     )
 }
 
@@ -91,31 +91,31 @@ fn context_region() -> Object {
         "number",
     ];
     let text = AnyOfBuilder::new()
-        .item(of(Type::String))
+        .item(of_type(Type::String))
         .item(strings())
         .description(Some(
-            "The prompt: phrases between `.`, `,`, `;` or new lines; 8192 bytes at most",
+            "The prompt: phrases separated by `.`, `,`, `;` or line breaks; at most 8192 bytes",
         ));
-    let percent = || of(Type::Number);
-    let value = of(Type::Object)
+    let percent = || of_type(Type::Number);
+    let value = of_type(Type::Object)
         .property("text", text)
         .property("x", percent())
         .property("y", percent())
         .property("width", percent())
         .property("height", percent())
-        .property("rotation", of(Type::Number))
+        .property("rotation", of_type(Type::Number))
         .property("number", fraction())
         .property("labels", strings())
         .property("rectanglelabels", strings())
         .property("keypointlabels", strings())
-        .description(Some("Places and lengths in percent of the image"));
-    of(Type::Object)
-        .property("id", of(Type::String))
-        .property("type", of(Type::String).enum_values(Some(kinds)))
-        .property("from_name", of(Type::String))
-        .property("to_name", of(Type::String))
-        .property("image_rotation", of(Type::Number))
-        .property("is_positive", of(Type::Boolean))
+        .description(Some("Positions and lengths in percent of the image's size"));
+    of_type(Type::Object)
+        .property("id", of_type(Type::String))
+        .property("type", of_type(Type::String).enum_values(Some(kinds)))
+        .property("from_name", of_type(Type::String))
+        .property("to_name", of_type(Type::String))
+        .property("image_rotation", of_type(Type::Number))
+        .property("is_positive", of_type(Type::Boolean))
         .property("value", value)
         .required("type")
         .required("value")
@@ -124,16 +124,16 @@ fn context_region() -> Object {
 
 /// Schema of `extra_params`.
 pub(in super::super) fn extra_params() -> Schema {
-    let settings = of(Type::Object)
-        .property("prompt", of(Type::String))
+    let settings = of_type(Type::Object)
+        .property("prompt", of_type(Type::String))
         .property("box_threshold", fraction())
         .property("text_threshold", fraction())
         .property("nms_iou", fraction())
-        .property("max_detections", of(Type::Integer).minimum(Some(1)))
-        .property("segment", of(Type::Boolean));
+        .property("max_detections", of_type(Type::Integer).minimum(Some(1)))
+        .property("segment", of_type(Type::Boolean));
     usually(
         settings,
-        "The settings of the connected backend: an object, its JSON as a text, \"\" or null. What is wrong in it is named in the log and left out",
+        "The settings of the connected backend: an object, its JSON as a string, \"\" or null. An invalid setting is logged and ignored",
     )
 }
 
@@ -142,11 +142,11 @@ pub(in super::super) struct OpenApiDocument;
 
 impl PartialSchema for OpenApiDocument {
     fn schema() -> RefOr<Schema> {
-        of(Type::Object)
-            .property("openapi", of(Type::String).pattern(Some(r"^3\.1\.")))
-            .property("info", of(Type::Object))
-            .property("paths", of(Type::Object))
-            .property("components", of(Type::Object))
+        of_type(Type::Object)
+            .property("openapi", of_type(Type::String).pattern(Some(r"^3\.1\.")))
+            .property("info", of_type(Type::Object))
+            .property("paths", of_type(Type::Object))
+            .property("components", of_type(Type::Object))
             .required("openapi")
             .required("info")
             .required("paths")

@@ -13,13 +13,13 @@ use super::super::error::ErrorBody;
 /// Adds the responses that every route can give: 403 and 500, and 415 if the route has a request body.
 pub(super) fn add_common(mut document: OpenApi) -> OpenApi {
     for operation in operations(&mut document) {
-        let other_site = "The request comes from a page of another site, or names another host (ALLOWED_ORIGINS)";
-        add(operation, "403", refusal(other_site));
-        let defect = "A defect of groundling; its log says more";
-        add(operation, "500", refusal(defect));
+        let other_site = "The request comes from a page of another site, or its Host header names another host (ALLOWED_ORIGINS)";
+        add_response(operation, "403", error_response(other_site));
+        let internal = "An internal error; the log of the server has details";
+        add_response(operation, "500", error_response(internal));
         if operation.request_body.is_some() {
-            let encoding = "The body is neither plain nor gzip-encoded";
-            add(operation, "415", refusal(encoding));
+            let encoding = "The Content-Encoding of the body is neither gzip nor identity";
+            add_response(operation, "415", error_response(encoding));
         }
     }
     document
@@ -28,15 +28,15 @@ pub(super) fn add_common(mut document: OpenApi) -> OpenApi {
 /// Documents the `X-Request-Id` header of every response.
 pub(super) fn add_request_id(document: &mut OpenApi) {
     for operation in operations(document) {
-        for answer in operation.responses.responses.values_mut() {
-            if let RefOr::T(answer) = answer {
+        for response in operation.responses.responses.values_mut() {
+            if let RefOr::T(response) = response {
                 let id = HeaderBuilder::new()
                     .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
                     .description(Some(
-                        "The id of the request in the log: the client's, or a new one",
+                        "The id of the request in the log: the X-Request-Id of the request, or a new id",
                     ));
                 let header = RefOr::T(id.build());
-                answer.headers.insert("X-Request-Id".to_owned(), header);
+                response.headers.insert("X-Request-Id".to_owned(), header);
             }
         }
     }
@@ -49,68 +49,74 @@ pub(super) fn operations(document: &mut OpenApi) -> impl Iterator<Item = &mut Op
 }
 
 /// Adds a response, unless the operation already describes this status.
-pub(super) fn add(operation: &mut Operation, status: &str, answer: Response) {
-    let answers = &mut operation.responses.responses;
-    answers.entry(status.to_owned()).or_insert(RefOr::T(answer));
+pub(super) fn add_response(operation: &mut Operation, status: &str, response: Response) {
+    let responses = &mut operation.responses.responses;
+    responses
+        .entry(status.to_owned())
+        .or_insert(RefOr::T(response));
 }
 
 /// The 401 response.
 pub(super) fn unauthorized() -> Response {
     let challenge = HeaderBuilder::new()
         .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
-        .description(Some("Basic, with its realm"));
-    let mut answer = refusal("No credentials, or wrong ones (BASIC_AUTH_USER, BASIC_AUTH_PASS)");
+        .description(Some("The scheme Basic and its realm"));
+    let mut response =
+        error_response("The credentials are missing or wrong (BASIC_AUTH_USER, BASIC_AUTH_PASS)");
     let header = RefOr::T(challenge.build());
-    answer.headers.insert("WWW-Authenticate".to_owned(), header);
-    answer
+    response
+        .headers
+        .insert("WWW-Authenticate".to_owned(), header);
+    response
 }
 
 /// The error responses of routes that read a JSON body.
-pub(in super::super) struct BodyRefusals;
+pub(in super::super) struct BodyErrorResponses;
 
-impl IntoResponses for BodyRefusals {
+impl IntoResponses for BodyErrorResponses {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let wait = HeaderBuilder::new()
+        let retry_after = HeaderBuilder::new()
             .schema(Some(
                 ObjectBuilder::new()
                     .schema_type(Type::Integer)
                     .minimum(Some(0)),
             ))
-            .description(Some("Seconds after which to ask again"));
-        let busy = "Too many requests wait, or the models are not loaded; `Retry-After` says when to ask again";
-        let mut busy = refusal(busy);
-        let header = RefOr::T(wait.build());
+            .description(Some("Seconds after which to send the request again"));
+        let busy = "Too many requests wait, there is not enough memory for the request, or the models are not loaded; `Retry-After` says when to send it again";
+        let mut busy = error_response(busy);
+        let header = RefOr::T(retry_after.build());
         busy.headers.insert("Retry-After".to_owned(), header);
-        let answers = [
+        let responses = [
             (
                 "400",
-                refusal("The request is not usable; the text names the field and what it must be"),
+                error_response(
+                    "The request is invalid; the text names the field and what it must be",
+                ),
             ),
-            (
-                "408",
-                refusal("The body stopped coming, or came too slowly"),
-            ),
+            ("408", error_response("The body was not received in time")),
             (
                 "413",
-                refusal(
-                    "The body, or what it becomes when it is unpacked, is larger than MAX_BODY_BYTES",
+                error_response(
+                    "The body is larger than MAX_BODY_BYTES, before or after decompression",
                 ),
             ),
             (
                 "415",
-                refusal("The body is not JSON, or neither plain nor gzip-encoded"),
+                error_response(
+                    "The body is not JSON, or its Content-Encoding is neither gzip nor identity",
+                ),
             ),
             ("503", busy),
         ];
-        answers
+        responses
             .into_iter()
-            .map(|(status, answer)| (status.to_owned(), RefOr::T(answer)))
+            .map(|(status, response)| (status.to_owned(), RefOr::T(response)))
             .collect()
     }
 }
 
 /// An error response with the body `{"error": text}`.
-fn refusal(description: &str) -> Response {
+fn error_response(description: &str) -> Response {
     let error = Ref::from_schema_name(ErrorBody::name());
     let content = ContentBuilder::new().schema(Some(error)).build();
     ResponseBuilder::new()

@@ -1,0 +1,70 @@
+//! The objects of Label Studio's API, with the fields that groundling uses.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// A project.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(missing_docs)]
+pub struct Project {
+    pub id: u64,
+    #[serde(default)]
+    pub title: String,
+    pub label_config: String,
+}
+
+/// A task. Annotations and the regions of predictions are not kept.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(missing_docs)]
+pub struct StoredTask {
+    pub id: u64,
+    #[serde(default)]
+    pub data: Map<String, Value>,
+    #[serde(default)]
+    pub total_annotations: u64,
+    #[serde(default)]
+    pub predictions: Vec<StoredPrediction>,
+}
+
+/// A prediction stored in Label Studio.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(missing_docs)]
+pub struct StoredPrediction {
+    #[serde(default)]
+    pub model_version: Option<String>,
+}
+
+/// One page of a project's tasks.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TaskPage {
+    /// The tasks, ordered by id.
+    pub tasks: Vec<StoredTask>,
+    /// Number of tasks in the whole project.
+    pub total: u64,
+}
+
+/// A connected ML backend.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(missing_docs)]
+pub struct Backend {
+    #[serde(default)]
+    pub title: String,
+    #[serde(default)]
+    pub url: String,
+    #[serde(default)]
+    pub readable_state: String,
+    #[serde(default)]
+    pub error_message: Option<String>,
+    #[serde(default)]
+    pub is_interactive: bool,
+    #[serde(default)]
+    pub extra_params: Value,
+}
+
+/// The user that a token belongs to.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(missing_docs)]
+pub struct User {
+    #[serde(default)]
+    pub email: String,
+}

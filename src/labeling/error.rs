@@ -1,0 +1,53 @@
+//! Why a labeling config or a task cannot be used.
+
+/// Why a labeling config cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LabelingError {
+    /// Not XML.
+    #[error("the labeling config is not well-formed XML: {0}")]
+    Malformed(String),
+    /// The config exceeds a size limit.
+    #[error("the labeling config has {found} {what}; the maximum is {limit}")]
+    #[allow(missing_docs)]
+    TooLarge {
+        what: &'static str,
+        found: usize,
+        limit: usize,
+    },
+    /// There is no `<Image>` tag.
+    #[error("the labeling config has no <Image> tag: add <Image name=\"image\" value=\"$image\"/>")]
+    NoImage,
+    /// A required attribute is missing or invalid.
+    #[error("<{tag}> has no valid {attribute}=\"...\": {hint}")]
+    #[allow(missing_docs)]
+    Attribute {
+        tag: String,
+        attribute: &'static str,
+        hint: &'static str,
+    },
+    /// An `<Image>` tag shows several pages.
+    #[error(
+        "<Image name=\"{0}\"> has a valueList, which groundling does not support: use value=\"$image\" and one task per page"
+    )]
+    ValueList(String),
+    /// There is no `<TextArea>` for a prompt.
+    #[error(
+        "the labeling config has no <TextArea> for the image \"{0}\": add <TextArea name=\"prompt\" toName=\"{0}\"/>"
+    )]
+    NoTextArea(String),
+    /// No control takes regions.
+    #[error(
+        "the labeling config has no <RectangleLabels>, <BrushLabels> or <PolygonLabels> for the image \"{0}\": add one for the regions"
+    )]
+    NoRegionControl(String),
+    /// There is no prompt, and no label to search for instead.
+    #[error(
+        "no prompt was given, and the controls of the image \"{0}\" have no <Label> to search for"
+    )]
+    NoLabels(String),
+    /// The task's data has no URL for the image.
+    #[error("the task's data has no text under {key:?}, the key of <Image name=\"{image}\">")]
+    #[allow(missing_docs)]
+    NoData { image: String, key: String },
+}

@@ -1,0 +1,108 @@
+//! The JSON of regions.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// Regions as the JSON that Label Studio reads, without their random ids.
+fn json_without_ids(found: &[Region]) -> Value {
+    let mut read = serde_json::to_value(found).unwrap();
+    for region in read.as_array_mut().unwrap() {
+        let id = region.as_object_mut().unwrap().remove("id").unwrap();
+        assert_eq!(id.as_str().unwrap().len(), 10);
+    }
+    read
+}
+
+#[test]
+fn json_of_controls_with_their_own_labels() {
+    let controls = "<RectangleLabels name='r' toName='i'><Label value='dog'/></RectangleLabels>
+        <BrushLabels name='b' toName='i'><Label value='dog'/></BrushLabels>
+        <PolygonLabels name='p' toName='i'><Label value='dog'/></PolygonLabels>";
+    let labeled = json!([
+        {"from_name": "r", "to_name": "i", "type": "rectanglelabels",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
+            "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0,
+                "rectanglelabels": ["dog"]}},
+        {"from_name": "b", "to_name": "i", "type": "brushlabels",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+            "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0],
+                "brushlabels": ["dog"]}},
+        {"from_name": "p", "to_name": "i", "type": "polygonlabels",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+            "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true,
+                "polygonlabels": ["dog"]}}
+    ]);
+    let found = regions_of(controls, &["dog"], &DROP);
+    assert_eq!(json_without_ids(&found), labeled);
+    let unlabeled = json!([
+        {"from_name": "r", "to_name": "i", "type": "rectanglelabels",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
+            "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0}},
+        {"from_name": "b", "to_name": "i", "type": "brushlabels",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+            "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0]}},
+        {"from_name": "p", "to_name": "i", "type": "polygonlabels",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+            "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true}}
+    ]);
+    let found = regions_of(controls, &["cat"], &KEEP);
+    assert_eq!(json_without_ids(&found), unlabeled);
+}
+
+#[test]
+fn json_of_controls_with_separate_labels() {
+    let controls = "<Labels name='l' toName='i'><Label value='dog'/></Labels>
+        <Rectangle name='r' toName='i'/><Brush name='b' toName='i'/>
+        <Polygon name='p' toName='i'/>";
+    let labeled = json!([
+        {"from_name": "r", "to_name": "i", "type": "rectangle",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
+            "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0}},
+        {"from_name": "l", "to_name": "i", "type": "labels",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
+            "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0,
+                "labels": ["dog"]}},
+        {"from_name": "b", "to_name": "i", "type": "brush",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+            "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0]}},
+        {"from_name": "l", "to_name": "i", "type": "labels",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+            "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0],
+                "labels": ["dog"]}},
+        {"from_name": "p", "to_name": "i", "type": "polygon",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+            "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true}},
+        {"from_name": "l", "to_name": "i", "type": "labels",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+            "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true,
+                "labels": ["dog"]}}
+    ]);
+    let found = regions_of(controls, &["dog"], &DROP);
+    assert_eq!(json_without_ids(&found), labeled);
+    let unlabeled = json!([
+        {"from_name": "r", "to_name": "i", "type": "rectangle",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
+            "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0}},
+        {"from_name": "b", "to_name": "i", "type": "brush",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+            "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0]}},
+        {"from_name": "p", "to_name": "i", "type": "polygon",
+            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
+            "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true}}
+    ]);
+    let found = regions_of(controls, &["cat"], &KEEP);
+    assert_eq!(json_without_ids(&found), unlabeled);
+}
+
+#[test]
+fn json_of_a_prompt_region() {
+    let xml = "<View><Image name='i' value='$i'/><TextArea name='t' toName='i'/></View>";
+    let config = LabelingConfig::parse(xml).unwrap();
+    let size = prediction(&[]).size;
+    let region = prompt_region("dog . cat", &config.controls[0], &config.images[0], size);
+    let expected = json!([{"from_name": "t", "to_name": "i", "type": "textarea",
+        "original_width": 100, "original_height": 50, "image_rotation": 0,
+        "value": {"text": ["dog . cat"]}}]);
+    assert_eq!(json_without_ids(&[region]), expected);
+}
