@@ -97,7 +97,7 @@ struct Summary {
     tasks: u64,
     predicted: u64,
     regions: usize,
-    /// Tasks that already had a prediction of this version.
+    /// Tasks that already cached a prediction of this version.
     already_predicted: u64,
     /// Tasks that were skipped because of their annotations.
     annotated: u64,
@@ -141,7 +141,7 @@ impl Run {
         Ok(())
     }
 
-    fn needs_prediction(&mut self, task: &api::Task) -> bool {
+    fn needs_prediction(&mut self, task: &api::StoredTask) -> bool {
         self.summary.tasks += 1;
         let version = Some(self.plan.version());
         let mut predictions = task.predictions.iter();
@@ -156,7 +156,7 @@ impl Run {
         false
     }
 
-    async fn process_page(&mut self, tasks: Vec<api::Task>) -> anyhow::Result<()> {
+    async fn process_page(&mut self, tasks: Vec<api::StoredTask>) -> anyhow::Result<()> {
         let (api, preannotator) = (&self.api, &self.preannotator);
         let plan = &self.plan;
         let work = tasks.into_iter().map(|task| async move {
@@ -220,7 +220,7 @@ async fn predict_and_store(
 impl Summary {
     fn print(&self) {
         print_result(format_args!(
-            "{} tasks: {} predicted with {} regions, {} already had this prediction, {} skipped because they have annotations, {} failed",
+            "{} tasks: {} predicted with {} regions, {} already cached this prediction, {} skipped because they have annotations, {} failed",
             self.tasks,
             self.predicted,
             self.regions,

@@ -10,7 +10,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
 use super::{print_result, print_status, setup};
 use crate::config::SetupArgs;
-use crate::label_studio::api::{Api, ApiError, Project, Task};
+use crate::label_studio::api::{Api, ApiError, Project, StoredTask};
 use crate::labeling::LabelingConfig;
 use crate::pipeline::handle::ModelsUnavailable;
 use crate::preannotation::project::store::ProjectStore;

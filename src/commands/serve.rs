@@ -89,7 +89,7 @@ pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
         );
     }
     let projects = setup::project_store(&args.setup.models.model_dir);
-    let origins = Origins::new(
+    let origins = AllowedOrigins::new(
         args.http.allowed_origins.as_deref().unwrap_or_default(),
         args.http.bind_address.is_loopback(),
     )

@@ -230,7 +230,7 @@ impl Run {
         is_wanted
     }
 
-    async fn process_page(&mut self, tasks: Vec<api::Task>) -> anyhow::Result<()> {
+    async fn process_page(&mut self, tasks: Vec<api::StoredTask>) -> anyhow::Result<()> {
         let (preannotator, plan, space) = (&self.preannotator, &self.plan, &self.space);
         let work = tasks.into_iter().map(|task| async move {
             let id = task.id;
@@ -257,7 +257,7 @@ async fn warm_task(
     preannotator: &Preannotator,
     plan: &WarmPlan,
     space: &DiskSpace,
-    task: api::Task,
+    task: api::StoredTask,
 ) -> Vec<Result<WarmedImage, ImageError>> {
     let task = Task {
         id: Some(task.id),

@@ -72,12 +72,12 @@ pub type SharedStageError = Arc<StageError>;
 pub struct Stages {
     scheduler: Scheduler,
     models: ModelsHandle,
-    features: Kept<Digest, ImageFeatures>,
-    texts: Kept<Vec<u32>, TextFeatures>,
-    queries: Kept<(Digest, Vec<u32>), Arc<Queries>>,
-    embeddings: Kept<Digest, EncodedImage>,
+    features: MemoryCache<Digest, ImageFeatures>,
+    texts: MemoryCache<Vec<u32>, TextFeatures>,
+    queries: MemoryCache<(Digest, Vec<u32>), Arc<Queries>>,
+    embeddings: MemoryCache<Digest, EncodedImage>,
     warm: Option<WarmEmbeddings>,
-    masks: Kept<(Digest, PromptKey), Arc<ScoredMask>>,
+    masks: MemoryCache<(Digest, PromptKey), Arc<ScoredMask>>,
 }
 
 /// A box and points as a cache key, compared bit by bit.
@@ -149,10 +149,10 @@ impl Stages {
         Self {
             scheduler,
             models,
-            features: Kept::new(share(40), UNUSED, ImageFeatures::bytes),
-            texts: Kept::new(share(3), UNUSED, TextFeatures::bytes),
-            queries: Kept::new(share(10), UNUSED, |queries: &Arc<Queries>| queries.bytes()),
-            embeddings: Kept::new(share(32), UNUSED, EncodedImage::bytes),
+            features: MemoryCache::new(share(40), UNUSED, ImageFeatures::bytes),
+            texts: MemoryCache::new(share(3), UNUSED, TextFeatures::bytes),
+            queries: MemoryCache::new(share(10), UNUSED, |queries: &Arc<Queries>| queries.bytes()),
+            embeddings: MemoryCache::new(share(32), UNUSED, EncodedImage::bytes),
             warm,
             masks: MemoryCache::new(share(10), UNUSED, |mask: &Arc<ScoredMask>| mask.bytes()),
         }
@@ -305,7 +305,7 @@ impl Stages {
     async fn features(
         &self,
         models: &Arc<Models>,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
         request: StageRequest<'_>,
     ) -> Result<ImageFeatures, SharedStageError> {
         let make = async {
@@ -314,11 +314,11 @@ impl Stages {
             let step = move || Ok(models.detector.encode_image(&pixels)?);
             self.step("image_features", request, step).await
         };
-        let had = self.features.get_or_make(picture.digest, make).await?;
-        if had.source == Source::Kept {
+        let cached = self.features.get_or_compute(picture.digest, make).await?;
+        if cached.source == Source::Memory {
             request.timings.from_memory("image_features");
         }
-        Ok(had.value)
+        Ok(cached.value)
     }
 
     async fn text(
@@ -333,11 +333,11 @@ impl Stages {
             self.step("text_features", request, step).await
         };
         let key = question.caption.ids.clone();
-        let had = self.texts.get_or_make(key, make).await?;
-        if had.source == Source::Kept {
+        let cached = self.texts.get_or_compute(key, make).await?;
+        if cached.source == Source::Memory {
             request.timings.from_memory("text_features");
         }
-        Ok(had.value)
+        Ok(cached.value)
     }
 
     async fn queries(
@@ -366,7 +366,7 @@ impl Stages {
     pub(super) async fn embedding(
         &self,
         models: &Arc<Models>,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
         request: StageRequest<'_>,
     ) -> Result<EncodedImage, SharedStageError> {
         let make = async {
@@ -385,13 +385,13 @@ impl Stages {
             }
             Ok((image, Source::Computed))
         };
-        let had = self.embeddings.get_or_load(picture.digest, make).await?;
-        match had.source {
-            Source::Kept => request.timings.from_memory("image_embeddings"),
-            Source::Warm => request.timings.from_disk("image_embeddings"),
+        let cached = self.embeddings.get_or_load(picture.digest, make).await?;
+        match cached.source {
+            Source::Memory => request.timings.from_memory("image_embeddings"),
+            Source::Disk => request.timings.from_disk("image_embeddings"),
             Source::Computed => {}
         }
-        Ok(had.value)
+        Ok(cached.value)
     }
 
     async fn embedding_on_disk(

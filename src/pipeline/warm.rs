@@ -173,7 +173,7 @@ impl WarmEmbeddings {
         tokio::task::spawn_blocking(move || {
             match this.write(&models, content, &image) {
                 Ok(_) => {}
-                Err(EmbeddingStoreError::Disk(error)) => this.disk.complain(&error),
+                Err(EmbeddingStoreError::Disk(error)) => this.disk.warn_once(&error),
                 // already logged where the error was detected
                 Err(EmbeddingStoreError::Unidentified | EmbeddingStoreError::NoStore) => {}
                 Err(error @ EmbeddingStoreError::Bytes(_)) => {
@@ -241,7 +241,7 @@ impl Stages {
     /// If it cannot be computed or written.
     pub async fn warm_on_disk(
         &self,
-        picture: &Picture<'_>,
+        picture: &TaskImage<'_>,
         request: StageRequest<'_>,
     ) -> Result<WarmedImage, WarmError> {
         let warm = self

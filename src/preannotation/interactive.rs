@@ -16,7 +16,7 @@ use crate::pipeline::stages::StageRequest;
 use crate::pipeline::timings::Timings;
 use crate::prompt::Prompt;
 use crate::regions::scores::mean;
-use crate::regions::{Style, Unlabeled, cutouts};
+use crate::regions::{RegionOptions, Unlabeled, mask_regions};
 
 impl Preannotator {
     /// Answers an annotator's action in the editor.
@@ -132,20 +132,20 @@ impl Preannotator {
         let segmented = segmented.await;
         record_timings(&timings);
         let masks = segmented?;
-        self.metrics.looked_at(0, &timings);
+        self.metrics.record_prediction(0, &timings);
         let _masks = self
             .budget()
-            .count(masks.iter().map(|scored| scored.bytes()).sum());
-        let style = Style {
+            .reserve_unchecked(masks.iter().map(|scored| scored.bytes()).sum());
+        let style = RegionOptions {
             unlabeled: Unlabeled::Keep,
-            label_thresholds: None,
+            default_label_threshold: None,
             polygon_tolerance: snapshot.polygon_tolerance,
         };
         let (config, image) = (snapshot.config.clone(), image.clone());
-        let build = move || cutouts(&masks, label.as_deref(), &config, &image, &style);
+        let build = move || mask_regions(&masks, label.as_deref(), &config, &image, &style);
         let regions = build_regions(build).await?;
         let score = mean(regions.iter().filter_map(|region| region.score));
-        self.metrics.regions(regions.len());
+        self.metrics.record_regions(regions.len());
         tracing::info!(shapes = shapes.len(), regions = regions.len(), "segmented");
         Ok(self.prediction(regions, score, snapshot.version))
     }

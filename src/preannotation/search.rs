@@ -7,12 +7,12 @@ use super::project::ProjectSnapshot;
 use super::project::settings::ControlThresholds;
 use super::{PreannotationError, Preannotator, Task};
 use crate::labeling::{ImageTag, LabelingConfig, LabelingError, Shape};
-use crate::media::{Digest, ImageRequest, MediaError, Picture};
+use crate::media::{Digest, ImageRequest, MediaError, TaskImage};
 use crate::pipeline::scheduler::Urgency;
 use crate::pipeline::stages::{Query, StageError, StageRequest, off_thread};
 use crate::pipeline::timings::Timings;
 use crate::prompt::Prompt;
-use crate::regions::{Regions, Style, Unlabeled, regions};
+use crate::regions::{RegionOptions, Regions, Unlabeled, regions};
 
 /// One image to search, and its prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,18 +62,19 @@ impl Preannotator {
         let predicted = predicted.await;
         record_timings(&timings);
         let prediction = predicted?;
-        let _masks = self.budget().count(prediction.bytes());
-        self.metrics.looked_at(prediction.objects.len(), &timings);
-        let style = Style {
+        let _masks = self.budget().reserve_unchecked(prediction.bytes());
+        self.metrics
+            .record_prediction(prediction.objects.len(), &timings);
+        let style = RegionOptions {
             unlabeled: search.unlabeled,
-            label_thresholds: settings.default_label_threshold,
+            default_label_threshold: settings.default_label_threshold,
             polygon_tolerance: snapshot.polygon_tolerance,
         };
         let (config, image) = (config.clone(), image.clone());
         let detections = prediction.objects.len();
         let build = move || regions(&prediction, &config, &image, &style);
         let built = build_regions(build).await?;
-        self.metrics.regions(built.regions.len());
+        self.metrics.record_regions(built.regions.len());
         let options = &query.options;
         tracing::info!(
             prompt = %search.prompt,
@@ -104,7 +105,7 @@ impl Preannotator {
         snapshot: &'a ProjectSnapshot,
         task: &Task,
         url: &'a str,
-    ) -> Result<Picture<'a>, MediaError> {
+    ) -> Result<TaskImage<'a>, MediaError> {
         let request = ImageRequest {
             value: url,
             label_studio: &snapshot.label_studio,

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::error::HubError;
 use super::revision::{RepoRevision, is_commit};
-use crate::outgoing::{self, causes, client};
+use crate::outgoing::{self, client, error_chain};
 
 /// Timeout for the start of a response, and between two chunks of one.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ impl<'a> FileClient<'a> {
             file: file.to_owned(),
             id: repo.id.clone(),
             host: without_password(&endpoint.url),
-            reason: causes(&error),
+            reason: error_chain(&error),
         })?;
         Ok(Self {
             endpoint,
@@ -94,7 +94,8 @@ impl<'a> FileClient<'a> {
         let url = self.url(&format!("api/models/{id}/revision/{revision}"))?;
         let response = self.send(Method::GET, url, None).await?;
         let response = self.expect_success(response)?;
-        let body = tokio::time::timeout(READ_TIMEOUT, outgoing::read(response, MAX_LISTING)).await;
+        let body =
+            tokio::time::timeout(READ_TIMEOUT, outgoing::read_body(response, MAX_LISTING)).await;
         let body = body.map_err(|_| self.timed_out())?;
         let body = body.map_err(|error| self.unexpected(error.to_string()))?;
         serde_json::from_slice(&body).map_err(|error| self.unexpected(error.to_string()))
@@ -219,7 +220,7 @@ impl<'a> FileClient<'a> {
         }
         match tokio::time::timeout(READ_TIMEOUT, request.send()).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(self.unreachable(causes(&error.without_url()))),
+            Ok(Err(error)) => Err(self.unreachable(error_chain(&error.without_url()))),
             Err(_) => Err(self.timed_out()),
         }
     }

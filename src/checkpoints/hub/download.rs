@@ -129,7 +129,7 @@ impl Download<'_> {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) => break,
                 Ok(Err(error)) => {
-                    let reason = crate::outgoing::causes(&error.without_url());
+                    let reason = crate::outgoing::error_chain(&error.without_url());
                     return Err(AttemptError::Retry(self.client.unreachable(reason)));
                 }
                 Err(_) => return Err(AttemptError::Fatal(self.client.timed_out())),
