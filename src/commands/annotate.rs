@@ -97,7 +97,7 @@ struct Summary {
     tasks: u64,
     predicted: u64,
     regions: usize,
-    /// Tasks that already cached a prediction of this version.
+    /// Tasks that already had a prediction of this version.
     already_predicted: u64,
     /// Tasks that were skipped because of their annotations.
     annotated: u64,
@@ -220,7 +220,7 @@ async fn predict_and_store(
 impl Summary {
     fn print(&self) {
         print_result(format_args!(
-            "{} tasks: {} predicted with {} regions, {} already cached this prediction, {} skipped because they have annotations, {} failed",
+            "{} tasks: {} predicted with {} regions, {} already had this prediction, {} skipped because they have annotations, {} failed",
             self.tasks,
             self.predicted,
             self.regions,

@@ -53,7 +53,7 @@ async fn a_project_is_annotated_once() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let summary = text(&output.stdout);
     assert!(
-        summary.contains("63 tasks: 51 predicted with 102 regions, 0 had this prediction already, 6 left out for their annotations, 6 failed"),
+        summary.contains("63 tasks: 51 predicted with 102 regions, 0 already had this prediction, 6 skipped because they have annotations, 6 failed"),
         "{summary}"
     );
     assert!(
@@ -73,7 +73,7 @@ async fn a_project_is_annotated_once() {
     let output = run(&studio, LEGACY, &all).await;
     let summary = text(&output.stdout);
     assert!(
-        summary.contains("6 predicted with 12 regions, 51 had this prediction already"),
+        summary.contains("6 predicted with 12 regions, 51 already had this prediction"),
         "{summary}"
     );
     assert_eq!(studio.stored().len(), 57);
@@ -99,7 +99,7 @@ async fn what_keeps_annotate_from_working_is_named() {
         (
             &personal(),
             &["annotate", "--project", "8"],
-            "project 8 cannot be read",
+            "cannot read project 8",
         ),
         (
             &personal(),
@@ -140,9 +140,9 @@ async fn the_doctor_tells_what_to_change() {
         "no backend connected",
         "on cpu",
         "of memory (CACHE_BYTES)",
-        "0 image embeddings in 0 KiB of 20480 MiB on disk (WARM_BYTES)",
+        "0 image embeddings are stored in 0 KiB of 20480 MiB (WARM_BYTES)",
         "ML_BLOCK_LOCAL_IP=false",
-        "nothing is in the way",
+        "no problems found",
     ] {
         assert!(told.contains(expected), "{told}");
     }

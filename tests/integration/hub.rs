@@ -254,7 +254,7 @@ async fn fetched_once_into_the_hubs_own_layout() {
         "{report}"
     );
     let error = String::from_utf8(output.stderr).unwrap();
-    assert!(error.contains("fetching model.safetensors"), "{error}");
+    assert!(error.contains("downloading model.safetensors"), "{error}");
 
     let reference = fs::read_to_string(hub.repository().join("refs/main")).unwrap();
     assert_eq!(reference, COMMIT);

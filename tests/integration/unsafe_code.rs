@@ -7,7 +7,7 @@ use crate::support::{repository, sources};
 /// Files below `src/` and the reason for their `unsafe`. `unsafe_code` is denied in both packages; these files allow it.
 const INVENTORY: [(&str, &str); 26] = [
     (
-        "main.rs",
+        "commands/mod.rs",
         "starts the compute threads while no other thread exists, which `threads::start` requires",
     ),
     (

@@ -87,14 +87,14 @@ async fn a_click_on_a_warm_image_costs_the_mask_decoder_only() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let summary = text(&output.stdout);
     for expected in [
-        "5 images: 4 computed, 0 were there, 1 failed; 1 tasks left out for their annotations",
-        "embeddings holds 4 image embeddings in",
-        "0 that were not used for longest were deleted",
+        "5 images: 4 computed, 0 already stored, 1 failed; 1 tasks skipped because they have annotations",
+        "embeddings has 4 image embeddings in",
+        "0 least recently used ones were deleted",
         "task 103: ",
     ] {
         assert!(summary.contains(expected), "{expected}: {summary}");
     }
-    assert!(text(&output.stderr).contains("1 images are not warm"));
+    assert!(text(&output.stderr).contains("1 images failed"));
     assert_eq!(files(&embeddings).len(), 4);
     assert!(studio.stored().is_empty());
 
@@ -102,7 +102,7 @@ async fn a_click_on_a_warm_image_costs_the_mask_decoder_only() {
     let output = run_in(&folder, &studio, &personal(), &warm).await;
     let summary = text(&output.stdout);
     assert!(
-        summary.contains("6 images: 1 computed, 4 were there, 1 failed; 0 tasks"),
+        summary.contains("6 images: 1 computed, 4 already stored, 1 failed; 0 tasks"),
         "{summary}"
     );
 
@@ -190,10 +190,7 @@ async fn what_keeps_a_project_cold_is_named() {
     let blocked = blocked.to_str().unwrap();
     for (arguments, expected) in [
         (["--warm-bytes", "0"], "WARM_BYTES=0"),
-        (
-            ["--warm-bytes", "1000"],
-            "WARM_BYTES=1000 has no room for one",
-        ),
+        (["--warm-bytes", "1000"], "more than WARM_BYTES=1000 allows"),
         (["--segmenter", "none"], "SEGMENTER=none"),
         (["--cache-dir", blocked], "cannot be written (CACHE_DIR)"),
     ] {
@@ -212,11 +209,11 @@ async fn what_keeps_a_project_cold_is_named() {
     let (code, told) = run(&["--warm-bytes", &room]).await;
     assert_eq!(code, Some(1), "{told}");
     assert!(
-        told.contains("WARM_BYTES is full of the images of this project"),
+        told.contains("WARM_BYTES is too small for this project"),
         "{told}"
     );
     assert!(
-        told.contains("1 computed, 1 were there, 0 failed"),
+        told.contains("1 computed, 1 already stored, 0 failed"),
         "{told}"
     );
     assert_eq!(files(&folder.join("cache")).len(), 2);

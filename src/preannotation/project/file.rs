@@ -143,7 +143,7 @@ fn migrate(connection: &mut Connection, path: &Path, is_new: bool) -> rusqlite::
     if version(&transaction)? < VERSION {
         for stored in all(&transaction)? {
             let (settings, _) = ProjectSettings::parse(&Value::String(stored.extra_params));
-            // older versions stored a prompt from extra_params as if it cached been typed
+            // older versions stored a prompt from extra_params as if it had been typed
             if stored.prompt.is_some() && stored.prompt == settings.prompt {
                 let update = "UPDATE projects SET prompt = NULL WHERE project = ?1";
                 transaction.execute(update, [stored.project])?;
