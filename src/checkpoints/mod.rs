@@ -12,7 +12,9 @@ use std::sync::Arc;
 use self::hub::{Hub, HubError, Source, Watcher};
 use self::registry::Entry;
 use crate::config::ModelArgs;
-use crate::models::weights::{Architecture, Checkpoint, WEIGHT_ENDINGS, weights_among, weights_in};
+use crate::models::weights::{
+    Architecture, Checkpoint, WEIGHT_EXTENSIONS, weights_among, weights_in,
+};
 
 /// The name of the compiled-in models.
 pub const DEMO: &str = "demo";
@@ -384,7 +386,7 @@ fn source(name: &str) -> Option<Source> {
     }
     let (owner, repository) = id.split_once('/')?;
     let ending = repository.rsplit_once('.').map_or("", |(_, ending)| ending);
-    let is_file = WEIGHT_ENDINGS.contains(&ending);
+    let is_file = WEIGHT_EXTENSIONS.contains(&ending);
     (fits(owner) && fits(repository) && !is_file).then(|| Source {
         id: id.to_owned(),
         revision: revision.to_owned(),

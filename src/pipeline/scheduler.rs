@@ -300,7 +300,7 @@ struct MoreUrgent {
 }
 
 impl Interrupt for MoreUrgent {
-    fn goes_on(&self) -> bool {
+    fn should_continue(&self) -> bool {
         let is_given_up = || self.is_given_up.load(Ordering::Relaxed);
         if is_given_up() {
             return false;

@@ -27,12 +27,12 @@ use super::timings::Timings;
 use super::warm::WarmEmbeddings;
 use super::{DetectedObject, Models, PredictError, Prediction};
 use crate::detector::{
-    DetectError, DetectionOptions, ImageFeatures, Queries, Question, TextFeatures, detections,
+    CaptionPass, DetectError, DetectionOptions, ImageFeatures, Queries, TextFeatures, detections,
 };
-use crate::geometry::{BoundingBox, Mark};
+use crate::geometry::{BoundingBox, SegmentPrompt};
 use crate::media::{Digest, MediaError, Picture};
 use crate::prompt::Prompt;
-use crate::segmenter::{BOXES_AT_ONCE, EncodedImage, ScoredMask, SegmentError, SmallMask};
+use crate::segmenter::{BOXES_PER_PASS, EncodedImage, LowResMask, ScoredMask, SegmentError};
 use crate::store::{Kept, Source, Usage};
 
 /// Why a stage has no result.
@@ -95,12 +95,12 @@ impl MarkKey {
         }
     }
 
-    fn of_mark(mark: &Mark) -> Self {
+    fn of_mark(mark: &SegmentPrompt) -> Self {
         let points = mark.points.iter();
         Self {
             corners: mark.bounding_box.map(|b| b.corners().map(f32::to_bits)),
             points: points
-                .map(|p| (p.x.to_bits(), p.y.to_bits(), p.is_positive))
+                .map(|p| (p.x.to_bits(), p.y.to_bits(), p.is_foreground))
                 .collect(),
         }
     }
@@ -245,7 +245,7 @@ impl Stages {
     pub async fn cut_out(
         &self,
         picture: &Picture<'_>,
-        marks: Vec<Mark>,
+        marks: Vec<SegmentPrompt>,
         asker: Asker<'_>,
     ) -> Result<Vec<Arc<ScoredMask>>, Failed> {
         let models = self.models().await?;
@@ -262,10 +262,10 @@ impl Stages {
             let step = move || {
                 models
                     .segmenter()?
-                    .segment_mark(&embedding, &mark)
+                    .segment_prompt(&embedding, &mark)
                     .map_err(Into::into)
             };
-            let small: SmallMask = self.step("masks", asker, step).await?;
+            let small: LowResMask = self.step("masks", asker, step).await?;
             let mask = off_thread(move || Arc::new(small.to_image_size())).await?;
             self.masks.keep(key, mask.clone()).await;
             masks.push(mask);
@@ -282,22 +282,22 @@ impl Stages {
         &self,
         models: &Arc<Models>,
         query: &Query,
-    ) -> Result<Vec<Question>, Failed> {
+    ) -> Result<Vec<CaptionPass>, Failed> {
         let (models, query) = (models.clone(), query.clone());
         let questions = off_thread(move || {
             let detector = &models.detector;
             let mut prompt = query.prompt;
             if query.skips_unreadable {
-                for phrase in detector.unreadable(&prompt)? {
+                for phrase in detector.unencodable_phrases(&prompt)? {
                     tracing::warn!(
                         phrase,
                         "the detector cannot read this label: it is not looked for"
                     );
-                    // if no phrase is left, `questions` returns the error
+                    // if no phrase is left, `passes` returns the error
                     prompt = prompt.without(&phrase).unwrap_or(prompt);
                 }
             }
-            detector.questions(&prompt)
+            detector.passes(&prompt)
         });
         Ok(questions.await?.map_err(StageError::from)?)
     }
@@ -324,7 +324,7 @@ impl Stages {
     async fn text(
         &self,
         models: &Arc<Models>,
-        question: &Question,
+        question: &CaptionPass,
         asker: Asker<'_>,
     ) -> Result<TextFeatures, Failed> {
         let make = async {
@@ -344,7 +344,7 @@ impl Stages {
         &self,
         models: &Arc<Models>,
         picture: &Picture<'_>,
-        question: &Question,
+        question: &CaptionPass,
         asker: Asker<'_>,
     ) -> Result<Arc<Queries>, Failed> {
         let key = (picture.digest, question.caption.ids.clone());
@@ -356,7 +356,7 @@ impl Stages {
         let text = self.text(models, question, asker).await?;
         let make = async {
             let models = models.clone();
-            let step = move || Ok(Arc::new(models.detector.ask(&features, &text)?));
+            let step = move || Ok(Arc::new(models.detector.run_pass(&features, &text)?));
             self.step("queries", asker, step).await
         };
         Ok(self.queries.get_or_make(key, make).await?.value)
@@ -428,11 +428,11 @@ impl Stages {
         let mut scaling = vec![];
         if !missing.is_empty() {
             let embedding = self.embedding(models, picture, asker).await?;
-            for group in missing.chunks(BOXES_AT_ONCE) {
+            for group in missing.chunks(BOXES_PER_PASS) {
                 let of_group: Vec<BoundingBox> = group.iter().map(|i| boxes[*i]).collect();
                 let (models, embedding) = (models.clone(), embedding.clone());
-                let step = move || Ok(models.segmenter()?.small_masks(&embedding, &of_group)?);
-                let small: Vec<SmallMask> = self.step("masks", asker, step).await?;
+                let step = move || Ok(models.segmenter()?.low_res_masks(&embedding, &of_group)?);
+                let small: Vec<LowResMask> = self.step("masks", asker, step).await?;
                 scaling.push(tokio::task::spawn_blocking(move || {
                     let scaled = small
                         .par_iter()
@@ -441,7 +441,7 @@ impl Stages {
                 }));
             }
         }
-        for (group, scaled) in missing.chunks(BOXES_AT_ONCE).zip(scaling) {
+        for (group, scaled) in missing.chunks(BOXES_PER_PASS).zip(scaling) {
             let scaled = scaled
                 .await
                 .map_err(|_| StageError::Step(StepError::Panicked))?;

@@ -10,7 +10,7 @@ use super::stages::{Asker, Failed, StageError, Stages, off_thread};
 use crate::geometry::ImageSize;
 use crate::media::{Digest, Picture};
 use crate::models::weights::Checkpoint;
-use crate::segmenter::{BytesError, EncodedImage, embeddings_identity};
+use crate::segmenter::{EmbeddingFormatError, EncodedImage, embeddings_identity};
 use crate::store::disk::{BlobKey, DiskError};
 use crate::store::{DiskStore, Usage};
 
@@ -76,7 +76,7 @@ pub enum KeepError {
     Unidentified,
     /// The embedding cannot be serialized.
     #[error(transparent)]
-    Bytes(#[from] BytesError),
+    Bytes(#[from] EmbeddingFormatError),
     /// The file could not be written.
     #[error(transparent)]
     Disk(#[from] DiskError),

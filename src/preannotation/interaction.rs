@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::project::settings::{Numbers, fraction};
-use crate::geometry::{BoundingBox, ImageSize, Mark, Point};
+use crate::geometry::{BoundingBox, ImageSize, Point, SegmentPrompt};
 use crate::labeling::{ControlKind, ImageTag, LabelingConfig, LabelingError};
 
 /// An action of an annotator.
@@ -261,7 +261,7 @@ fn of_number(region: &Value) -> Option<(&str, f32)> {
 
 /// Converts drawn shapes to prompts of the segmenter, in pixels: one prompt per rectangle, and one for all points.
 /// With exactly one rectangle the points are added to its prompt and refine it.
-pub fn marks(drawn: &[Drawn], size: ImageSize) -> Vec<Mark> {
+pub fn marks(drawn: &[Drawn], size: ImageSize) -> Vec<SegmentPrompt> {
     let (width, height) = (size.width as f32 / 100.0, size.height as f32 / 100.0);
     let (mut marks, mut points) = (vec![], vec![]);
     for shape in drawn {
@@ -269,7 +269,7 @@ pub fn marks(drawn: &[Drawn], size: ImageSize) -> Vec<Mark> {
             Drawn::Point { x, y, is_positive } => points.push(Point {
                 x: x * width,
                 y: y * height,
-                is_positive,
+                is_foreground: is_positive,
             }),
             Drawn::Rectangle {
                 x,
@@ -277,7 +277,7 @@ pub fn marks(drawn: &[Drawn], size: ImageSize) -> Vec<Mark> {
                 width: w,
                 height: h,
                 rotation,
-            } => marks.push(Mark {
+            } => marks.push(SegmentPrompt {
                 bounding_box: Some(around(
                     (x * width, y * height),
                     (w * width, h * height),
@@ -289,7 +289,7 @@ pub fn marks(drawn: &[Drawn], size: ImageSize) -> Vec<Mark> {
     }
     match marks.as_mut_slice() {
         [only] => only.points = points,
-        _ if !points.is_empty() => marks.push(Mark {
+        _ if !points.is_empty() => marks.push(SegmentPrompt {
             bounding_box: None,
             points,
         }),
@@ -383,7 +383,7 @@ mod tests {
         let made = marks(&drawn, size);
         assert_eq!(made.len(), 1);
         assert_eq!((made[0].points[0].x, made[0].points[0].y), (20.0, 50.0));
-        assert!(!made[0].points[1].is_positive);
+        assert!(!made[0].points[1].is_foreground);
 
         let shape = json!({"type": "rectangle", "id": "a", "to_name": "b",
             "value": {"x": 1, "y": 1, "width": 5, "height": 5}});

@@ -349,7 +349,7 @@ impl Preannotator {
             prompt = %search.prompt,
             box_threshold = %options.box_threshold,
             text_threshold = %options.text_threshold,
-            nms_iou = %options.nms_iou,
+            nms_iou = %options.nms_iou_threshold,
             max_detections = options.max_detections,
             label_thresholds = settings.label_thresholds.is_some(),
             found,

@@ -8,7 +8,7 @@ use groundling::checkpoints::{Role, demo};
 use groundling::commands::selftest::demo::compare;
 use groundling::commands::selftest::scenes::Scenes;
 use groundling::detector::{DetectionOptions, Detector};
-use groundling::geometry::{BoundingBox, Mark, Point};
+use groundling::geometry::{BoundingBox, Point, SegmentPrompt};
 use groundling::media::decode;
 use groundling::prompt::Prompt;
 use groundling::segmenter::Segmenter;
@@ -62,12 +62,16 @@ fn a_point_on_an_object_finds_it() {
         y1: 466.0,
     };
     let boxed = segmenter.segment_boxes(&encoded, &[circle]).unwrap();
-    let point = |x, y, is_positive| Point { x, y, is_positive };
-    let mark = Mark {
+    let point = |x, y, is_foreground| Point {
+        x,
+        y,
+        is_foreground,
+    };
+    let prompt = SegmentPrompt {
         bounding_box: None,
         points: vec![point(505.0, 375.0, true), point(380.0, 250.0, false)],
     };
-    let pointed = segmenter.segment_mark(&encoded, &mark).unwrap();
+    let pointed = segmenter.segment_prompt(&encoded, &prompt).unwrap();
     let iou = pointed.to_image_size().mask.iou(&boxed[0].mask);
     println!("from points against from the box: IoU {iou:.3}");
     assert!(iou > 0.8, "{iou}");

@@ -179,7 +179,7 @@ fn detector(model: &GroundingDino, case: &str, expected: &Path, run: &mut Run) -
         &ordered.narrow(1, 0, count)?,
     );
 
-    let proposals = selection.choose(&candidates, theirs)?;
+    let proposals = selection.select(&candidates, theirs)?;
     let output = model.decode(&features, &enhanced, proposals)?;
     let logits = fixture.get("logits");
     let logits = logits.narrow(D::Minus1, 0, output.logits.dim(D::Minus1)?)?;

@@ -130,7 +130,7 @@ fn published_grounding_dino_tiny() {
     let tokenizer = checkpoint.read("tokenizer.json").unwrap().unwrap();
     let text = TextProcessor::from_bytes(&tokenizer, config.max_text_len).unwrap();
     let passes = text.passes(&Prompt::parse("a cat.").unwrap()).unwrap();
-    let tokens = TextTokens::new(&[passes[0].1.ids.clone()], device).unwrap();
+    let tokens = TextTokens::new(&[passes[0].caption.ids.clone()], device).unwrap();
     let batch = images.process(&[&image], DType::F32, device).unwrap();
     let features = model
         .encode_image(&batch.pixel_values, &batch.valid_sizes)
@@ -166,7 +166,7 @@ fn published_grounding_dino_tiny() {
         let options = DetectionOptions {
             box_threshold,
             text_threshold,
-            nms_iou: 1.0,
+            nms_iou_threshold: 1.0,
             max_detections: None,
         };
         let prompt = Prompt::parse(prompt).unwrap();

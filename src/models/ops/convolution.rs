@@ -4,19 +4,24 @@ use candle_core::{D, Result, Tensor};
 
 #[cfg(feature = "cuda")]
 use super::gpu;
-use super::kernels::convolution::{self, Map};
+use super::kernels::convolution::{self, MapSize};
 use super::kernels::depthwise;
 use super::kernels::simd::InstructionSet;
 use super::{
-    Activation, Matrix, activate_plain, copied, has_kernel, kernel_set, linear, numbers, tensor,
+    Activation, Matrix, activate_plain, cpu_tensor, f32_slice, f32_vec, has_kernel, kernel_set,
+    linear,
 };
 
-pub(super) fn map_of(xs: &Tensor) -> Result<Map> {
+/// The sizes of a map `[B, H, W, C]`.
+///
+/// # Errors
+/// If the map has no pixels.
+pub(super) fn map_sizes(xs: &Tensor) -> Result<MapSize> {
     let (batch, height, width, channels) = xs.dims4()?;
     if height * width * channels == 0 {
-        candle_core::bail!("convolution: an empty map {:?}", xs.dims())
+        candle_core::bail!("convolution: the map {:?} is empty", xs.dims())
     }
-    Ok(Map {
+    Ok(MapSize {
         batch,
         height,
         width,
@@ -38,11 +43,11 @@ pub struct Conv3x3 {
 impl Conv3x3 {
     /// Converts a kernel from the checkpoint's layout `[output, C, 3, 3]`.
     pub fn new(kernel: &Tensor, bias: Option<Tensor>, stride: usize) -> Result<Self> {
-        Self::on(kernel_set(kernel), kernel, bias, stride)
+        Self::for_set(kernel_set(kernel), kernel, bias, stride)
     }
 
     /// Uses the kernels of an instruction set, or plain tensor operations if `set` is `None`.
-    pub(super) fn on(
+    pub(super) fn for_set(
         set: Option<InstructionSet>,
         kernel: &Tensor,
         bias: Option<Tensor>,
@@ -53,7 +58,7 @@ impl Conv3x3 {
             .permute((0, 2, 3, 1))?
             .reshape((output, 9 * channels))?;
         Ok(Self {
-            kernel: Matrix::on(set, kernel.contiguous()?)?,
+            kernel: Matrix::for_set(set, kernel.contiguous()?)?,
             bias,
             stride,
         })
@@ -65,7 +70,7 @@ impl Conv3x3 {
 /// # Errors
 /// If the shapes do not fit each other.
 pub fn conv3x3(xs: &Tensor, conv: &Conv3x3, activation: Activation) -> Result<Tensor> {
-    let map = map_of(xs)?;
+    let map = map_sizes(xs)?;
     let (output, depth) = conv.kernel.dims();
     let bias_fits = conv
         .bias
@@ -76,22 +81,22 @@ pub fn conv3x3(xs: &Tensor, conv: &Conv3x3, activation: Activation) -> Result<Te
     }
     let Some(kernel) = conv.kernel.panels() else {
         #[cfg(feature = "cuda")]
-        if gpu::takes(xs) {
-            let patches = gpu::neighbourhoods(xs, conv.stride)?;
+        if gpu::supports(xs) {
+            let patches = gpu::gather_patches(xs, conv.stride)?;
             return linear(&patches, &conv.kernel, conv.bias.as_ref(), activation, None);
         }
         return conv3x3_plain(xs, conv, activation);
     };
     let xs = xs.contiguous()?;
-    let bias = conv.bias.as_ref().map(copied).transpose()?;
+    let bias = conv.bias.as_ref().map(f32_vec).transpose()?;
     let view = xs.storage_and_layout();
-    let xs = numbers(&view)?;
+    let xs = f32_slice(&view)?;
     let result = convolution::conv3x3(xs, map, kernel, bias.as_deref(), conv.stride, activation);
     let (rows, columns) = (
         map.height.div_ceil(conv.stride),
         map.width.div_ceil(conv.stride),
     );
-    tensor(result, (map.batch, rows, columns, output))
+    cpu_tensor(result, (map.batch, rows, columns, output))
 }
 
 /// The same as [`conv3x3`], as one matrix product over patches that plain tensor operations gather.
@@ -99,13 +104,13 @@ pub fn conv3x3(xs: &Tensor, conv: &Conv3x3, activation: Activation) -> Result<Te
 /// # Errors
 /// If the shapes do not fit each other.
 pub fn conv3x3_plain(xs: &Tensor, conv: &Conv3x3, activation: Activation) -> Result<Tensor> {
-    let cells = neighbours(xs, conv.stride)?;
+    let cells = kernel_cells(xs, conv.stride)?;
     let patches = Tensor::cat(&cells, D::Minus1)?;
     linear(&patches, &conv.kernel, conv.bias.as_ref(), activation, None)
 }
 
-/// The inputs of each cell of a 3x3 kernel, row by row: nine maps of the result's size.
-fn neighbours(xs: &Tensor, stride: usize) -> Result<Vec<Tensor>> {
+/// The pixels under each cell of a 3x3 kernel, row by row: nine maps of the result's size.
+fn kernel_cells(xs: &Tensor, stride: usize) -> Result<Vec<Tensor>> {
     let (batch, height, width, channels) = xs.dims4()?;
     let (rows, columns) = (height.div_ceil(stride), width.div_ceil(stride));
     // padded to whole strides, so that the pixels of every kernel cell are one strided view
@@ -148,7 +153,7 @@ pub fn depthwise_conv3x3(
 ) -> Result<Tensor> {
     check_depthwise(xs, conv)?;
     #[cfg(feature = "cuda")]
-    if gpu::takes(xs) {
+    if gpu::supports(xs) {
         return gpu::depthwise_conv3x3(xs, conv, activation);
     }
     match has_kernel(xs) {
@@ -163,12 +168,12 @@ pub(super) fn depthwise_with_kernel(
     conv: &Depthwise3x3,
     activation: Activation,
 ) -> Result<Tensor> {
-    let map = map_of(xs)?;
+    let map = map_sizes(xs)?;
     let xs = xs.contiguous()?;
-    let (kernel, bias) = (copied(&conv.kernel)?, copied(&conv.bias)?);
+    let (kernel, bias) = (f32_vec(&conv.kernel)?, f32_vec(&conv.bias)?);
     let result = depthwise::depthwise_conv3x3(
         set,
-        numbers(&xs.storage_and_layout())?,
+        f32_slice(&xs.storage_and_layout())?,
         map,
         (&kernel, &bias),
         conv.stride,
@@ -178,7 +183,7 @@ pub(super) fn depthwise_with_kernel(
         map.height.div_ceil(conv.stride),
         map.width.div_ceil(conv.stride),
     );
-    tensor(result, (map.batch, rows, columns, map.channels))
+    cpu_tensor(result, (map.batch, rows, columns, map.channels))
 }
 
 /// The same as [`depthwise_conv3x3`], in plain tensor operations.
@@ -192,8 +197,8 @@ pub fn depthwise_conv3x3_plain(
 ) -> Result<Tensor> {
     check_depthwise(xs, conv)?;
     let mut sum: Option<Tensor> = None;
-    for (cell, seen) in neighbours(xs, conv.stride)?.into_iter().enumerate() {
-        let weighted = seen.broadcast_mul(&conv.kernel.narrow(0, cell, 1)?)?;
+    for (cell, pixels) in kernel_cells(xs, conv.stride)?.into_iter().enumerate() {
+        let weighted = pixels.broadcast_mul(&conv.kernel.narrow(0, cell, 1)?)?;
         sum = Some(match sum {
             None => weighted,
             Some(sum) => (sum + weighted)?,
@@ -201,12 +206,12 @@ pub fn depthwise_conv3x3_plain(
     }
     match sum {
         Some(sum) => activate_plain(sum.broadcast_add(&conv.bias)?, activation),
-        None => candle_core::bail!("a kernel without cells"),
+        None => candle_core::bail!("depthwise convolution: the kernel has no cells"),
     }
 }
 
 fn check_depthwise(xs: &Tensor, conv: &Depthwise3x3) -> Result<()> {
-    let map = map_of(xs)?;
+    let map = map_sizes(xs)?;
     let fits = conv.kernel.dims() == [9, map.channels] && conv.bias.dims() == [map.channels];
     if !fits || conv.stride == 0 {
         candle_core::bail!(
@@ -232,17 +237,21 @@ pub struct Upscale2x {
 impl Upscale2x {
     /// Converts a kernel from the checkpoint's layout `[C, output, 2, 2]`, with its bias `[output]`.
     pub fn new(kernel: &Tensor, bias: &Tensor) -> Result<Self> {
-        Self::on(kernel_set(kernel), kernel, bias)
+        Self::for_set(kernel_set(kernel), kernel, bias)
     }
 
     /// Uses the kernels of an instruction set, or plain tensor operations if `set` is `None`.
-    pub(super) fn on(set: Option<InstructionSet>, kernel: &Tensor, bias: &Tensor) -> Result<Self> {
+    pub(super) fn for_set(
+        set: Option<InstructionSet>,
+        kernel: &Tensor,
+        bias: &Tensor,
+    ) -> Result<Self> {
         let (input, output, _, _) = kernel.dims4()?;
         // [C, output, 2, 2] -> [2, 2 * output, C]
         let kernel = kernel
             .permute((2, 3, 1, 0))?
             .reshape((2, 2 * output, input))?;
-        let row = |i: usize| Matrix::on(set, kernel.get(i)?.contiguous()?);
+        let row = |i: usize| Matrix::for_set(set, kernel.get(i)?.contiguous()?);
         Ok(Self {
             kernels: [row(0)?, row(1)?],
             bias: bias.repeat(2)?,
@@ -255,7 +264,7 @@ impl Upscale2x {
 /// # Errors
 /// If the shapes do not fit each other.
 pub fn upscale2x(xs: &Tensor, upscale: &Upscale2x, activation: Activation) -> Result<Tensor> {
-    let map = map_of(xs)?;
+    let map = map_sizes(xs)?;
     let (double, input) = upscale.kernels[0].dims();
     let fits = upscale.kernels[1].dims() == (double, map.channels)
         && input == map.channels
@@ -271,10 +280,10 @@ pub fn upscale2x(xs: &Tensor, upscale: &Upscale2x, activation: Activation) -> Re
         return upscale2x_plain(xs, upscale, activation);
     };
     let xs = xs.contiguous()?;
-    let bias = copied(&upscale.bias)?;
+    let bias = f32_vec(&upscale.bias)?;
     let view = xs.storage_and_layout();
-    let result = convolution::upscale2x(numbers(&view)?, map, [top, bottom], &bias, activation);
-    tensor(
+    let result = convolution::upscale2x(f32_slice(&view)?, map, [top, bottom], &bias, activation);
+    cpu_tensor(
         result,
         (map.batch, 2 * map.height, 2 * map.width, double / 2),
     )
@@ -302,7 +311,7 @@ mod tests {
     use super::*;
 
     /// The result of candle's own convolution for channels-last maps.
-    fn by_candle(
+    fn convolve_with_candle(
         xs: &Tensor,
         convolve: impl Fn(Tensor) -> Result<Tensor>,
         bias: &Tensor,
@@ -314,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn depthwise_equals_candle_on_every_instruction_set() -> Result<()> {
+    fn depthwise_convolution_equals_candle_on_every_instruction_set() -> Result<()> {
         let device = &Device::Cpu;
         for set in InstructionSet::available() {
             for (height, width, channels) in [(1, 1, 1), (5, 8, 3), (7, 4, 16), (2, 9, 21)] {
@@ -328,7 +337,7 @@ mod tests {
                     let fast = depthwise_with_kernel(set, &xs, &conv, Activation::Gelu)?;
                     let kernel = conv.kernel.t()?.reshape((channels, 1, 3, 3))?;
                     let convolve = |xs: Tensor| xs.conv2d(&kernel, 1, stride, 1, channels);
-                    let candle = by_candle(&xs, convolve, &conv.bias)?;
+                    let candle = convolve_with_candle(&xs, convolve, &conv.bias)?;
                     let name = format!("{} {height}x{width}x{channels}/{stride}", set.name());
                     assert_close(&name, &fast, &candle, 5e-6)?;
                 }
@@ -338,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn dense_equals_candle_on_every_instruction_set() -> Result<()> {
+    fn dense_convolution_equals_candle_on_every_instruction_set() -> Result<()> {
         let device = &Device::Cpu;
         for set in InstructionSet::available() {
             for (height, width, channels, output) in
@@ -348,10 +357,10 @@ mod tests {
                     let xs = Tensor::randn(0f32, 1.0, (2, height, width, channels), device)?;
                     let kernel = Tensor::randn(0f32, 0.3, (output, channels, 3, 3), device)?;
                     let bias = Tensor::randn(0f32, 1.0, output, device)?;
-                    let conv = Conv3x3::on(Some(set), &kernel, Some(bias.clone()), stride)?;
+                    let conv = Conv3x3::for_set(Some(set), &kernel, Some(bias.clone()), stride)?;
                     let fast = conv3x3(&xs, &conv, Activation::Gelu)?;
                     let convolve = |xs: Tensor| xs.conv2d(&kernel, 1, stride, 1, 1);
-                    let candle = by_candle(&xs, convolve, &bias)?;
+                    let candle = convolve_with_candle(&xs, convolve, &bias)?;
                     let name = format!("{} {height}x{width}x{channels}/{stride}", set.name());
                     assert_close(&name, &fast, &candle, 5e-6)?;
                 }
@@ -370,10 +379,10 @@ mod tests {
                 let xs = Tensor::randn(0f32, 1.0, (batch, height, width, channels), device)?;
                 let kernel = Tensor::randn(0f32, 1.0, (channels, output, 2, 2), device)?;
                 let bias = Tensor::randn(0f32, 1.0, output, device)?;
-                let upscale = Upscale2x::on(Some(set), &kernel, &bias)?;
+                let upscale = Upscale2x::for_set(Some(set), &kernel, &bias)?;
                 let fast = upscale2x(&xs, &upscale, Activation::Gelu)?;
                 let convolve = |xs: Tensor| xs.conv_transpose2d(&kernel, 0, 0, 2, 1);
-                let candle = by_candle(&xs, convolve, &bias)?;
+                let candle = convolve_with_candle(&xs, convolve, &bias)?;
                 let name = format!("{} {height}x{width}x{channels}", set.name());
                 assert_close(&name, &fast, &candle, 5e-6)?;
             }

@@ -8,43 +8,46 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::neck::Neck;
-use crate::models::layers::{FeedForward, LayerNorm, Linear, layer_norm, linear};
+use crate::models::layers::{LayerNorm, Linear, Mlp, layer_norm, linear};
 use crate::models::ops::{
     Activation, Conv3x3, Depthwise3x3, InvertedBottleneck, Matrix, PositionBias, Windows, conv3x3,
     depthwise_conv3x3, inverted_bottleneck, window_attention,
 };
-use crate::models::weights::Weights;
+use crate::models::weights::{DeriveConfigError, Weights};
 
 /// A tensor that only TinyViT has.
 pub const SIGNATURE: &str = "vision_encoder.patch_embed.seq.0.c.weight";
 
 /// The sizes of the four stages. The first stage has convolutions, the others have windowed attention.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)] // the reference's own names
 pub struct Config {
+    /// Rows, and columns, of the input in pixels.
     pub image_size: usize,
+    /// Channels of each stage.
     pub embed_dims: Vec<usize>,
+    /// Blocks of each stage.
     pub depths: Vec<usize>,
-    /// One per stage; not used for the first stage.
+    /// Attention heads of each stage; not used for the first stage.
     pub num_heads: Vec<usize>,
-    /// One per stage; not used for the first stage.
+    /// Rows, and columns, of the windows of each stage; not used for the first stage.
     pub window_sizes: Vec<usize>,
     /// Hidden channels of the convolution blocks.
     pub hidden_dim: usize,
+    /// Channels of the image embedding.
     pub output_channels: usize,
 }
 
 /// Widths of the stage that keeps the resolution; the reference also detects the stage by these numbers.
-const UNSTRIDED: [usize; 3] = [320, 448, 576];
+const UNSTRIDED_WIDTHS: [usize; 3] = [320, 448, 576];
 /// The epsilon of the attention blocks' norms and of the batch norms; torch's default for both.
-const EPS: f64 = 1e-5;
+const NORM_EPS: f64 = 1e-5;
 
 impl Config {
     /// Derives the configuration from the tensors' shapes.
     ///
     /// # Errors
-    /// The name of a missing tensor.
-    pub fn of_weights(weights: &Weights) -> std::result::Result<Self, String> {
+    /// If a tensor is missing or has another number of dimensions.
+    pub fn from_weights(weights: &Weights) -> std::result::Result<Self, DeriveConfigError> {
         let stages = weights.count("vision_encoder.layers");
         let block = |stage: usize| format!("vision_encoder.layers.{stage}.blocks");
         let [first, ..] = weights.sizes::<4>("vision_encoder.patch_embed.seq.2.c.weight")?;
@@ -90,7 +93,7 @@ impl TinyVit {
     pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
         let dims = &config.embed_dims;
         let (Some(first), Some(last)) = (dims.first(), dims.last()) else {
-            candle_core::bail!("TinyViT without stages")
+            candle_core::bail!("TinyViT has no stages: embed_dims is empty")
         };
         let stages = (0..dims.len())
             .map(|i| Stage::load(vb.pp("layers").pp(i), config, i))
@@ -126,16 +129,16 @@ impl PatchEmbed {
     /// Loads `seq.0` and `seq.2`; the output has `channels` channels.
     pub fn load(channels: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self(
-            halving(3, channels / 2, vb.pp("seq.0"))?,
-            halving(channels / 2, channels, vb.pp("seq.2"))?,
+            load_strided(3, channels / 2, vb.pp("seq.0"))?,
+            load_strided(channels / 2, channels, vb.pp("seq.2"))?,
         ))
     }
 
     /// Pixels `[B, 3, H, W]`, whose sizes are divisible by 4, to `[B, H / 4, W / 4, C]`.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor> {
         let pixels = pixel_values.permute((0, 2, 3, 1))?.contiguous()?;
-        let halved = conv3x3(&pixels, &self.0, Activation::Gelu)?;
-        conv3x3(&halved, &self.1, Activation::None)
+        let hidden = conv3x3(&pixels, &self.0, Activation::Gelu)?;
+        conv3x3(&hidden, &self.1, Activation::None)
     }
 }
 
@@ -192,12 +195,17 @@ impl Stage {
 }
 
 /// `Conv2d_BN`: the kernel `[out, in, h, w]` and the bias of the convolution, with its batch norm folded in.
-fn folded(output: usize, input: usize, side: usize, vb: VarBuilder) -> Result<(Tensor, Tensor)> {
+fn fold_batch_norm(
+    output: usize,
+    input: usize,
+    side: usize,
+    vb: VarBuilder,
+) -> Result<(Tensor, Tensor)> {
     let kernel = vb.get((output, input, side, side), "c.weight")?;
     let vb = vb.pp("bn");
     let mean = vb.get(output, "running_mean")?;
     let variance = vb.get(output, "running_var")?;
-    let scale = (vb.get(output, "weight")? / (variance + EPS)?.sqrt()?)?;
+    let scale = (vb.get(output, "weight")? / (variance + NORM_EPS)?.sqrt()?)?;
     let bias = (vb.get(output, "bias")? - (mean * &scale)?)?;
     Ok((
         kernel.broadcast_mul(&scale.reshape((output, 1, 1, 1))?)?,
@@ -206,14 +214,14 @@ fn folded(output: usize, input: usize, side: usize, vb: VarBuilder) -> Result<(T
 }
 
 /// A 1x1 `Conv2d_BN`, as a linear layer on the channels: its weight `[output, input]` and its bias.
-fn pointwise(input: usize, output: usize, vb: VarBuilder) -> Result<(Matrix, Tensor)> {
-    let (kernel, bias) = folded(output, input, 1, vb)?;
+fn load_pointwise(input: usize, output: usize, vb: VarBuilder) -> Result<(Matrix, Tensor)> {
+    let (kernel, bias) = fold_batch_norm(output, input, 1, vb)?;
     Ok((Matrix::new(kernel.reshape((output, input))?)?, bias))
 }
 
 /// A depthwise 3x3 `Conv2d_BN`.
-fn depthwise(channels: usize, stride: usize, vb: VarBuilder) -> Result<Depthwise3x3> {
-    let (kernel, bias) = folded(channels, 1, 3, vb)?;
+fn load_depthwise(channels: usize, stride: usize, vb: VarBuilder) -> Result<Depthwise3x3> {
+    let (kernel, bias) = fold_batch_norm(channels, 1, 3, vb)?;
     Ok(Depthwise3x3 {
         kernel: kernel.reshape((channels, 9))?.t()?.contiguous()?,
         bias,
@@ -222,23 +230,23 @@ fn depthwise(channels: usize, stride: usize, vb: VarBuilder) -> Result<Depthwise
 }
 
 /// A dense 3x3 `Conv2d_BN` with stride 2.
-fn halving(input: usize, output: usize, vb: VarBuilder) -> Result<Conv3x3> {
-    let (kernel, bias) = folded(output, input, 3, vb)?;
+fn load_strided(input: usize, output: usize, vb: VarBuilder) -> Result<Conv3x3> {
+    let (kernel, bias) = fold_batch_norm(output, input, 3, vb)?;
     Conv3x3::new(&kernel, Some(bias), 2)
 }
 
 /// A 1x1, a depthwise 3x3 with this stride, and another 1x1 `Conv2d_BN`.
-fn bottleneck(
+fn load_bottleneck(
     [input, hidden, output]: [usize; 3],
     stride: usize,
     vb: VarBuilder,
 ) -> Result<InvertedBottleneck> {
-    let (widen, widen_bias) = pointwise(input, hidden, vb.pp("conv1"))?;
-    let (narrow, narrow_bias) = pointwise(hidden, output, vb.pp("conv3"))?;
+    let (widen, widen_bias) = load_pointwise(input, hidden, vb.pp("conv1"))?;
+    let (narrow, narrow_bias) = load_pointwise(hidden, output, vb.pp("conv3"))?;
     Ok(InvertedBottleneck {
         widen,
         widen_bias,
-        depthwise: depthwise(hidden, stride, vb.pp("conv2"))?,
+        depthwise: load_depthwise(hidden, stride, vb.pp("conv2"))?,
         narrow,
         narrow_bias,
     })
@@ -250,7 +258,7 @@ struct MbConv(InvertedBottleneck);
 
 impl MbConv {
     fn load(dim: usize, hidden: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self(bottleneck([dim, hidden, dim], 1, vb)?))
+        Ok(Self(load_bottleneck([dim, hidden, dim], 1, vb)?))
     }
 
     /// `[B, H, W, C]` to the same shape.
@@ -265,8 +273,12 @@ struct PatchMerging(InvertedBottleneck);
 
 impl PatchMerging {
     fn load(dim: usize, next: usize, vb: VarBuilder) -> Result<Self> {
-        let stride = if UNSTRIDED.contains(&next) { 1 } else { 2 };
-        Ok(Self(bottleneck([dim, next, next], stride, vb)?))
+        let stride = if UNSTRIDED_WIDTHS.contains(&next) {
+            1
+        } else {
+            2
+        };
+        Ok(Self(load_bottleneck([dim, next, next], stride, vb)?))
     }
 
     /// `[B, H, W, C]` to `[B, H / stride, W / stride, next]`.
@@ -281,7 +293,7 @@ struct AttentionBlock {
     attention: WindowAttention,
     local_conv: Depthwise3x3,
     norm: LayerNorm,
-    feed_forward: FeedForward,
+    feed_forward: Mlp,
 }
 
 impl AttentionBlock {
@@ -289,12 +301,14 @@ impl AttentionBlock {
         let vb_m = vb.pp("mlp");
         Ok(Self {
             attention: WindowAttention::load(dim, heads, window, vb.pp("attn"))?,
-            local_conv: depthwise(dim, 1, vb.pp("local_conv"))?,
-            norm: layer_norm(dim, EPS, vb_m.pp("norm"))?,
-            feed_forward: FeedForward::new(
-                linear(dim, 4 * dim, vb_m.pp("fc1"))?,
+            local_conv: load_depthwise(dim, 1, vb.pp("local_conv"))?,
+            norm: layer_norm(dim, NORM_EPS, vb_m.pp("norm"))?,
+            feed_forward: Mlp::new(
+                vec![
+                    linear(dim, 4 * dim, vb_m.pp("fc1"))?,
+                    linear(4 * dim, dim, vb_m.pp("fc2"))?,
+                ],
                 candle_nn::Activation::Gelu,
-                linear(4 * dim, dim, vb_m.pp("fc2"))?,
             ),
         })
     }
@@ -315,7 +329,7 @@ struct WindowAttention {
     /// The queries of all heads, then the keys, then the values. The checkpoint interleaves the three per head.
     qkv: Linear,
     /// `[3 C]`: the norm and the projection applied to a zero token, which pads the last windows.
-    filler: Tensor,
+    padding_token: Tensor,
     proj: Linear,
     position_bias: PositionBias,
     heads: usize,
@@ -348,9 +362,9 @@ impl WindowAttention {
         let weight = part_by_part(vb.get((3 * dim, dim), "qkv.weight")?, dim)?;
         let bias = part_by_part(vb.get(3 * dim, "qkv.bias")?, 1)?;
         let qkv = Linear::new(weight.reshape((3 * dim, dim))?, Some(bias.flatten_all()?))?;
-        let norm = layer_norm(dim, EPS, vb.pp("norm"))?;
+        let norm = layer_norm(dim, NORM_EPS, vb.pp("norm"))?;
         Ok(Self {
-            filler: qkv.forward(&norm.of_zeros().unsqueeze(0)?)?.squeeze(0)?,
+            padding_token: qkv.forward(&norm.of_zeros().unsqueeze(0)?)?.squeeze(0)?,
             norm,
             qkv,
             proj: linear(dim, dim, vb.pp("proj"))?,
@@ -374,7 +388,7 @@ impl WindowAttention {
         };
         let qkv = self.norm.forward(xs)?.apply(&self.qkv)?;
         let bias = Some(&self.position_bias);
-        let attended = window_attention(&qkv, &self.filler, self.heads, windows, bias)?;
+        let attended = window_attention(&qkv, &self.padding_token, self.heads, windows, bias)?;
         self.proj.forward_added(&attended, xs)
     }
 }

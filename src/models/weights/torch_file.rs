@@ -12,14 +12,14 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use zip::ZipArchive;
 
-use super::pickle::{self, Id, Tree, Value};
+use super::pickle::{self, Tree, Value, ValueId};
 
 /// Keys under which the tensors may be nested, from the outside in, if they are not at the top level.
-const LEVELS: [&str; 4] = ["model", "state_dict", "model_state_dict", "module"];
+const NESTING_KEYS: [&str; 4] = ["model", "state_dict", "model_state_dict", "module"];
 
 /// Whether a file of weights may contain this name: the parts of tensors, and objects that training scripts store
 /// with them. None of them is created or called.
-fn is_harmless(module: &str, name: &str) -> bool {
+fn is_allowed_global(module: &str, name: &str) -> bool {
     match module {
         "torch" => name.ends_with("Storage") || ["Size", "device", "Tensor"].contains(&name),
         "torch._utils" => ["_rebuild_tensor_v2", "_rebuild_parameter"].contains(&name),
@@ -37,11 +37,11 @@ fn is_harmless(module: &str, name: &str) -> bool {
 
 /// Limit of the pickle, in bytes; this is more than fifty thousand tensors. A compressed pickle in the archive can be
 /// much smaller.
-const MAX_PICKLE: u64 = 16 << 20;
+const MAX_PICKLE_BYTES: u64 = 16 << 20;
 /// Limit of a tensor's dimensions.
 const MAX_RANK: usize = 8;
 /// Limit of a storage's name in the archive, in bytes.
-const MAX_MEMBER: usize = 1024;
+const MAX_MEMBER_NAME_BYTES: usize = 1024;
 
 /// An open file.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl TorchFile {
         let file = File::open(path).map_err(|error| error.to_string())?;
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| {
             format!(
-                "it is no complete archive of torch ({error}): it may be truncated, fetch it again"
+                "it is not a complete zip archive ({error}): it may be truncated; download it again"
             )
         })?;
         let pickle = archive
@@ -81,7 +81,7 @@ impl TorchFile {
             .filter_map(Result::ok)
             .find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"))
             .map(|name| name.into_owned())
-            .ok_or("it is a zip archive, but not one that torch.save wrote: data.pkl is missing")?;
+            .ok_or("it is a zip archive that torch.save did not write: data.pkl is missing")?;
         let folder = pickle
             .strip_suffix("data.pkl")
             .unwrap_or_default()
@@ -91,18 +91,19 @@ impl TorchFile {
             .map_err(|error| format!("{pickle} cannot be read: {error}"))?;
         let mut bytes = vec![];
         member
-            .take(MAX_PICKLE)
+            .take(MAX_PICKLE_BYTES)
             .read_to_end(&mut bytes)
             .map_err(|error| format!("{pickle} cannot be read: {error}"))?;
-        let (tree, root) = pickle::read(&bytes, is_harmless)
-            .map_err(|reason| format!("{pickle} is not a tree of tensors: {reason}"))?;
-        let tensors = tensors(&tree, root, &folder)?;
+        let (tree, root) = pickle::read(&bytes, is_allowed_global)
+            .map_err(|reason| format!("{pickle} is not a pickle of tensors: {reason}"))?;
+        let tensors = find_tensors(&tree, root, &folder)?;
         Ok(Self {
             archive: Mutex::new(archive),
             tensors,
         })
     }
 
+    /// The tensors by name.
     pub(super) fn tensors(&self) -> &BTreeMap<String, StoredTensor> {
         &self.tensors
     }
@@ -121,10 +122,10 @@ impl TorchFile {
             .read_to_end(&mut bytes)
             .map_err(|error| candle_core::Error::Msg(format!("{}: {error}", tensor.member)))?;
         let width = tensor.dtype.size_in_bytes();
-        let needed = tensor.reach().saturating_mul(width);
+        let needed = tensor.storage_length().saturating_mul(width);
         if needed > bytes.len() {
             candle_core::bail!(
-                "{name} needs {needed} bytes of {}, which has {}",
+                "the tensor {name} needs {needed} bytes of {}, which has {}",
                 tensor.member,
                 bytes.len()
             )
@@ -134,7 +135,7 @@ impl TorchFile {
             .iter()
             .try_fold(1usize, |n, size| n.checked_mul(*size));
         if count.is_none_or(|count| count > bytes.len() / width) {
-            candle_core::bail!("{name} has more numbers than {}", tensor.member)
+            candle_core::bail!("the tensor {name} has more elements than {}", tensor.member)
         }
         let bytes = tensor.contiguous(bytes, width);
         Tensor::from_raw_buffer(&bytes, tensor.dtype, &tensor.shape, &Device::Cpu).map(Some)
@@ -143,7 +144,7 @@ impl TorchFile {
 
 impl StoredTensor {
     /// The length of storage that the tensor needs: its last element's index plus one.
-    fn reach(&self) -> usize {
+    fn storage_length(&self) -> usize {
         if self.shape.contains(&0) {
             return 0;
         }
@@ -173,10 +174,10 @@ impl StoredTensor {
         }
         let mut bytes = Vec::with_capacity(count * width);
         for i in 0..count {
-            let (mut left, mut at) = (i, self.offset);
+            let (mut remaining, mut at) = (i, self.offset);
             for (size, stride) in self.shape.iter().zip(&self.stride).rev() {
-                at += left % size * stride;
-                left /= size;
+                at += remaining % size * stride;
+                remaining /= size;
             }
             bytes.extend_from_slice(&storage[at * width..(at + 1) * width]);
         }
@@ -185,33 +186,31 @@ impl StoredTensor {
 }
 
 /// The tensors of the tree, at whichever level they are.
-fn tensors(
+fn find_tensors(
     tree: &Tree,
-    mut level: Id,
+    mut level: ValueId,
     folder: &str,
 ) -> Result<BTreeMap<String, StoredTensor>, String> {
     // the tree may contain cycles
     for _ in 0..8 {
-        let items = tree
-            .dict(level)
-            .ok_or("it holds no dictionary of tensors")?;
-        let next = LEVELS.iter().find_map(|name| {
-            let is_level = |(key, value): &&(Id, Id)| {
+        let items = tree.dict(level).ok_or("it has no dictionary of tensors")?;
+        let next = NESTING_KEYS.iter().find_map(|name| {
+            let is_level = |(key, value): &&(ValueId, ValueId)| {
                 tree.text(*key) == Some(name) && tree.dict(*value).is_some()
             };
             items.iter().find(is_level).map(|(_, value)| *value)
         });
         match next {
             Some(next) => level = next,
-            None => return stored_tensors(tree, items, folder),
+            None => return parse_tensors(tree, items, folder),
         }
     }
-    Err("its dictionaries lead into each other".to_owned())
+    Err("its dictionaries contain each other".to_owned())
 }
 
-fn stored_tensors(
+fn parse_tensors(
     tree: &Tree,
-    items: &[(Id, Id)],
+    items: &[(ValueId, ValueId)],
     folder: &str,
 ) -> Result<BTreeMap<String, StoredTensor>, String> {
     let mut tensors = BTreeMap::new();
@@ -220,50 +219,50 @@ fn stored_tensors(
         let (Some(name), Value::Call(..)) = (tree.text(*key), tree.get(*value)) else {
             continue;
         };
-        let tensor = stored_tensor(tree, *value, folder, 4)
-            .ok_or_else(|| format!("the tensor {name} is described in a way that is not known"))?;
+        let tensor = parse_tensor(tree, *value, folder, 4)
+            .ok_or_else(|| format!("the description of the tensor {name} is not supported"))?;
         tensors.extend(tensor.map(|tensor| (name.to_owned(), tensor)));
     }
     if tensors.is_empty() {
-        return Err("it holds no tensors".to_owned());
+        return Err("it contains no tensors".to_owned());
     }
     Ok(tensors)
 }
 
 /// Parses a tensor. `Some(None)` if the value is not a tensor; `None` if it is an invalid tensor, or is wrapped more
 /// than `depth` times.
-fn stored_tensor(
+fn parse_tensor(
     tree: &Tree,
-    value: Id,
+    value: ValueId,
     folder: &str,
     depth: usize,
 ) -> Option<Option<StoredTensor>> {
     let Value::Call(function, args) = tree.get(value) else {
         return None;
     };
-    let (_, function) = tree.named(*function)?;
+    let (_, function) = tree.global(*function)?;
     let args = tree.tuple(*args)?;
     let depth = depth.checked_sub(1)?;
     match function {
         // (data, requires_grad, hooks)
-        "_rebuild_parameter" => stored_tensor(tree, *args.first()?, folder, depth),
+        "_rebuild_parameter" => parse_tensor(tree, *args.first()?, folder, depth),
         // (function, type, args, state)
         "_rebuild_from_type_v2" => {
-            let (_, function) = tree.named(*args.first()?)?;
+            let (_, function) = tree.global(*args.first()?)?;
             (function == "_rebuild_tensor_v2").then_some(())?;
-            rebuilt(tree, tree.tuple(*args.get(2)?)?, folder)
+            parse_rebuild_args(tree, tree.tuple(*args.get(2)?)?, folder)
         }
-        "_rebuild_tensor_v2" => rebuilt(tree, args, folder),
+        "_rebuild_tensor_v2" => parse_rebuild_args(tree, args, folder),
         _ => Some(None),
     }
 }
 
 /// `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`.
-fn rebuilt(tree: &Tree, args: &[Id], folder: &str) -> Option<Option<StoredTensor>> {
+fn parse_rebuild_args(tree: &Tree, args: &[ValueId], folder: &str) -> Option<Option<StoredTensor>> {
     let &[storage, offset, shape, stride, ..] = args else {
         return None;
     };
-    let numbers = |id: Id| -> Option<Vec<usize>> {
+    let numbers = |id: ValueId| -> Option<Vec<usize>> {
         // a pickle can share one tuple among all tensors, but here each tensor has its own copy
         let items = tree.tuple(id).filter(|items| items.len() <= MAX_RANK)?;
         items.iter().map(|id| tree.size(*id)).collect()
@@ -277,11 +276,11 @@ fn rebuilt(tree: &Tree, args: &[Id], folder: &str) -> Option<Option<StoredTensor
     let &[_, class, key, ..] = tree.tuple(*storage)? else {
         return None;
     };
-    let (_, class) = tree.named(class)?;
+    let (_, class) = tree.global(class)?;
     let offset = tree.size(offset)?;
     let key = tree.text(key)?;
     // limited like the sizes, because all tensors can share one key
-    (folder.len() + key.len() <= MAX_MEMBER).then_some(())?;
+    (folder.len() + key.len() <= MAX_MEMBER_NAME_BYTES).then_some(())?;
     let member = format!("{folder}data/{key}");
     // boolean and small integer storages are not weights
     Some(
@@ -340,10 +339,10 @@ mod tests {
     }
 
     #[test]
-    fn what_all_tensors_may_share_is_small() {
+    fn storage_keys_and_dimensions_are_limited() {
         let read = |pickle: &[u8], folder: &str| {
-            let (tree, root) = pickle::read(pickle, is_harmless)?;
-            tensors(&tree, root, folder)
+            let (tree, root) = pickle::read(pickle, is_allowed_global)?;
+            find_tensors(&tree, root, folder)
         };
         let tensors = read(&tensor("0", 4), "archive/").unwrap();
         assert_eq!(tensors["weight"].member, "archive/data/0");

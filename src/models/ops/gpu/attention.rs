@@ -38,15 +38,15 @@ pub(in crate::models::ops) fn attention(
 /// See [`crate::models::ops::window_attention`]; the caller has checked the shapes.
 pub(in crate::models::ops) fn window_attention(
     qkv: &Tensor,
-    filler: &Tensor,
+    padding_token: &Tensor,
     heads: usize,
     windows: Windows,
     bias: Option<&PositionBias>,
 ) -> Result<Tensor> {
     let width = qkv.dim(D::Minus1)? / (3 * heads);
     let scale = 1.0 / (width as f64).sqrt();
-    let filler = filler.to_dtype(qkv.dtype())?;
-    let parts = to_windows(qkv, Some(&filler), windows, (3, heads), scale)?;
+    let padding_token = padding_token.to_dtype(qkv.dtype())?;
+    let parts = to_windows(qkv, Some(&padding_token), windows, (3, heads), scale)?;
     let (query, key, value) = (parts.get(0)?, parts.get(1)?, parts.get(2)?);
     let scores = query.matmul(&key.t()?)?;
     let mut added = Added {
@@ -148,7 +148,7 @@ pub(in crate::models::ops) fn fusion_attention(
         ..Added::default()
     };
     let to_vision = softmax(transposed, to_vision)?;
-    let of_vision = match sums::takes(texts, tokens, inner / heads) {
+    let of_vision = match sums::supports(texts, tokens, inner / heads) {
         true => weighted_sums(&to_vision, vision_value)?,
         false => merge(to_vision.matmul(&split(vision_value, 1.0)?)?, texts)?,
     };

@@ -3,7 +3,7 @@
 use candle_core::{Module, Result, Tensor};
 
 use super::windows::{of_tokens, to_windows};
-use super::{Argument, Grid, launch, number, size};
+use super::{Argument, Grid, activation_code, launch, size};
 use crate::models::ops::Activation;
 use crate::models::ops::linear::linear_plain;
 
@@ -59,7 +59,7 @@ pub(in crate::models::ops) fn linear(
                 Argument::Size(size(channels)?),
                 Argument::Size(size(residual_count)?),
                 Argument::Size(size(step)?),
-                Argument::Size(number(activation)),
+                Argument::Size(activation_code(activation)),
             ],
         )?;
     }

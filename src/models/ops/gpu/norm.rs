@@ -2,7 +2,7 @@
 
 use candle_core::{D, Result, Tensor};
 
-use super::{Argument, Grid, empty, launch, number, size};
+use super::{Argument, Grid, activation_code, empty, launch, size};
 use crate::models::ops::Activation;
 
 /// See [`crate::models::ops::layer_norm`]; the caller has checked the shapes.
@@ -35,7 +35,7 @@ pub(in crate::models::ops) fn layer_norm(
                 Argument::Size(size(rows)?),
                 Argument::Size(size(channels)?),
                 Argument::Number(eps as f32),
-                Argument::Size(number(activation)),
+                Argument::Size(activation_code(activation)),
             ],
         )?;
     }

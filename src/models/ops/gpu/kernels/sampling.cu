@@ -1,12 +1,12 @@
 // The sampling step of multi-scale deformable attention.
 #include "numbers.cuh"
 
-constexpr unsigned MOST_LEVELS = 16;
+constexpr unsigned MAX_LEVELS = 16;
 
 struct Levels {
     unsigned count;
-    unsigned rows[MOST_LEVELS];
-    unsigned columns[MOST_LEVELS];
+    unsigned rows[MAX_LEVELS];
+    unsigned columns[MAX_LEVELS];
 };
 
 // One warp sums the samples of one head of one query. First each lane computes the location and weight of one sample;
