@@ -1,5 +1,6 @@
 //! The detector: from images and prompts to boxes with phrases and scores.
 
+mod error;
 pub mod image_processor;
 pub mod post_process;
 pub mod text_processor;
@@ -9,6 +10,7 @@ use std::fmt;
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
+pub use self::error::DetectError;
 use self::image_processor::ImageProcessor;
 pub use self::post_process::{Queries, detections};
 pub use self::text_processor::TokenizerError;
@@ -16,7 +18,6 @@ use self::text_processor::{Caption, TextProcessor};
 use crate::geometry::{Detection, ImageSize};
 use crate::models::grounding_dino::{Config, GroundingDino, TextTokens, VisionFeatures};
 use crate::models::weights::{Checkpoint, CheckpointError, tensor_dtype};
-use crate::pixels::ResizeError;
 use crate::prompt::Prompt;
 
 /// Thresholds and limits of a detection. Build other options from the default ones:
@@ -43,46 +44,6 @@ impl Default for DetectionOptions {
             max_detections: None,
         }
     }
-}
-
-/// Why a detection failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DetectError {
-    /// A single phrase has more tokens than the model accepts.
-    #[error(
-        "the phrase {phrase:?} has {tokens} tokens, more than the model's limit of {limit} tokens: use shorter phrases, separated by \".\" or \",\""
-    )]
-    PromptTooLong {
-        /// The start of the phrase, at most 60 characters.
-        phrase: String,
-        /// Number of its tokens, special tokens included.
-        tokens: usize,
-        /// Maximum number of tokens.
-        limit: usize,
-    },
-    /// The prompt needs too many passes of the model.
-    #[error(
-        "the prompt needs {passes} passes of the detector, more than the limit of {limit}: use fewer phrases or labels"
-    )]
-    TooManyPasses {
-        /// Number of passes that the prompt needs.
-        passes: usize,
-        /// Maximum number of passes.
-        limit: usize,
-    },
-    /// The tokenizer removes all characters of a phrase.
-    #[error("the phrase {0:?} has no tokens: the tokenizer removes all of its characters")]
-    PhraseWithoutTokens(String),
-    /// The tokenizer failed.
-    #[error("the tokenizer failed: {0}")]
-    Tokenizer(#[from] TokenizerError),
-    /// An image has no pixels.
-    #[error(transparent)]
-    Image(#[from] ResizeError),
-    /// The model failed.
-    #[error("the detector failed: {0}")]
-    Model(#[from] candle_core::Error),
 }
 
 /// The input of one pass of the model: phrases that fit together into one caption.
@@ -285,8 +246,8 @@ impl Detector {
     }
 }
 
-/// Loads the tokenizer of a checkpoint: `tokenizer.json`, else `vocab.txt`, else BERT's tokenizer if the model has as many
-/// words.
+/// Loads the tokenizer of a checkpoint: `tokenizer.json`, else `vocab.txt`, else BERT's tokenizer if the model has as
+/// many words.
 fn load_text_processor(
     checkpoint: &Checkpoint,
     config: &Config,

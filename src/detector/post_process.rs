@@ -52,7 +52,7 @@ fn detections_of_pass(
     options: &DetectionOptions,
 ) -> Vec<Detection> {
     let rows = queries.logits.chunks_exact(queries.tokens.max(1));
-    let mut kept: Vec<(Option<usize>, Detection)> = rows
+    let mut detections: Vec<(Option<usize>, Detection)> = rows
         .zip(&queries.boxes)
         .filter_map(|(logits, cxcywh)| {
             let probabilities: Vec<f32> = logits.iter().map(|x| sigmoid(*x)).collect();
@@ -73,8 +73,8 @@ fn detections_of_pass(
             Some((phrase, detection))
         })
         .collect();
-    kept.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
-    suppress_duplicates(kept, options.nms_iou_threshold)
+    detections.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
+    suppress_duplicates(detections, options.nms_iou_threshold)
 }
 
 /// The index of the phrase that names a query.

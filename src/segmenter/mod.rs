@@ -5,6 +5,7 @@ mod bilinear;
 mod encoded;
 pub mod image_processor;
 pub mod post_process;
+mod scaling;
 
 use std::fmt;
 

@@ -6,9 +6,10 @@
 
 use rayon::prelude::*;
 
-use super::band::{BandScaler, LogitMap, Scaling};
+use super::band::{BandScaler, LogitMap};
 use super::bilinear::Tap;
 use super::image_processor::Frame;
+use super::scaling::Scaling;
 use crate::geometry::{Mask, Runs};
 
 /// Bands per task of the thread pool: a map of 256x256 has one band per row of logits.

@@ -59,8 +59,8 @@ impl TokenPosition<'_> {
 }
 
 impl Pyramid {
-    /// Describes the maps of a batch. `padded` is the batch's `(height, width)` in pixels, `valid` the size of each image inside it, and `shapes`
-    /// the size of each feature map.
+    /// Describes the maps of a batch. `padded` is the batch's `(height, width)` in pixels, `valid` the size of each
+    /// image inside it, and `shapes` the size of each feature map.
     pub fn new(
         padded: (usize, usize),
         valid: &[(usize, usize)],

@@ -6,8 +6,8 @@ use candle_nn::VarBuilder;
 use super::{Linear, linear};
 use crate::models::ops::{self, Activation};
 
-/// Linear layers with an activation between them (`GroundingDinoMLPPredictionHead`, `SamFeedForward`, and the feed-forward
-/// part of every transformer block).
+/// Linear layers with an activation between them (`GroundingDinoMLPPredictionHead`, `SamFeedForward`, and the
+/// feed-forward part of every transformer block).
 #[derive(Debug, Clone)]
 pub struct Mlp {
     layers: Vec<Linear>,

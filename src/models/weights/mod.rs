@@ -11,11 +11,13 @@ mod layout;
 mod names;
 mod open;
 mod pickle;
+mod pickle_tree;
 mod safetensors_file;
 mod sam_names;
 mod tensor_file;
 mod tensors;
 mod torch_file;
+mod torch_tensors;
 
 pub use self::checkpoint::{
     Checkpoint, PREPROCESSOR_CONFIG, WEIGHT_EXTENSIONS, weights_among, weights_in,

@@ -2,81 +2,16 @@
 //!
 //! A pickle is a program for a small stack machine, and Python imports and calls what it names. Here the machine only
 //! builds a tree of values, and stops at a class or function that is not allowed. The operations are those of
-//! protocols 2 to 5 (CPython's `Lib/pickletools.py`). Values are stored in one list and refer to each other by index,
-//! so that deep or repeated structures cost nothing extra.
+//! protocols 2 to 5 (CPython's `Lib/pickletools.py`).
 
 use std::collections::HashMap;
+
+pub(super) use super::pickle_tree::{Tree, Value, ValueId};
 
 /// Limit of values. A tensor takes about thirty, so this is more than fifty thousand tensors.
 const MAX_VALUES: usize = 2 << 20;
 /// Limit of a module's name or a name in it, in bytes. A pickle could build many long names by reusing one text.
 const MAX_NAME_BYTES: usize = 256;
-
-/// The index of a value in [`Tree`].
-pub(super) type ValueId = usize;
-
-/// The kinds of values.
-#[derive(Debug, Clone)]
-pub(super) enum Value {
-    /// None, booleans, floats, bytes: values that do not describe tensors.
-    Other,
-    Int(i64),
-    Text(String),
-    /// A class or a function, by module and name.
-    Global(String, String),
-    Tuple(Vec<ValueId>),
-    List(Vec<ValueId>),
-    Dict(Vec<(ValueId, ValueId)>),
-    /// A function and its arguments; it is never called.
-    Call(ValueId, ValueId),
-    /// A reference outside the pickle: torch's storages.
-    Persistent(ValueId),
-}
-
-/// All values of a pickle.
-#[derive(Debug)]
-pub(super) struct Tree(Vec<Value>);
-
-impl Tree {
-    pub(super) fn get(&self, id: ValueId) -> &Value {
-        self.0.get(id).unwrap_or(&Value::Other)
-    }
-
-    pub(super) fn text(&self, id: ValueId) -> Option<&str> {
-        match self.get(id) {
-            Value::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    pub(super) fn size(&self, id: ValueId) -> Option<usize> {
-        match self.get(id) {
-            Value::Int(number) => usize::try_from(*number).ok(),
-            _ => None,
-        }
-    }
-
-    pub(super) fn tuple(&self, id: ValueId) -> Option<&[ValueId]> {
-        match self.get(id) {
-            Value::Tuple(items) => Some(items),
-            _ => None,
-        }
-    }
-
-    pub(super) fn dict(&self, id: ValueId) -> Option<&[(ValueId, ValueId)]> {
-        match self.get(id) {
-            Value::Dict(items) => Some(items),
-            _ => None,
-        }
-    }
-
-    pub(super) fn global(&self, id: ValueId) -> Option<(&str, &str)> {
-        match self.get(id) {
-            Value::Global(module, name) => Some((module, name)),
-            _ => None,
-        }
-    }
-}
 
 /// Reads a pickle, and returns the tree and its root. `is_allowed` decides which modules and names are allowed.
 ///

@@ -71,19 +71,20 @@ impl Grid {
 
 /// Allocates an uninitialised tensor that a kernel will fill.
 pub(super) fn empty(shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
-    // SAFETY: every caller passes it to a kernel that writes all of its elements, and every bit pattern is a valid number
+    // SAFETY: every caller passes it to a kernel that writes all of its elements, and every bit pattern is a valid
+    // number
     #[allow(unsafe_code)]
     unsafe {
         Tensor::empty(shape, like.dtype(), like.device())
     }
 }
 
-/// Launches the kernel `<kernel>_<format>` on the device of `like`, whose number format it takes. Later operations see what
-/// the kernel writes, because the device has a single stream.
+/// Launches the kernel `<kernel>_<format>` on the device of `like`, whose number format it takes. Later operations see
+/// what the kernel writes, because the device has a single stream.
 ///
 /// # Safety
-/// The arguments must be those that the kernel declares, in its order. Everything that it reads must lie inside the given
-/// tensors, and everything that it writes inside tensors that nothing else refers to.
+/// The arguments must be those that the kernel declares, in its order. Everything that it reads must lie inside the
+/// given tensors, and everything that it writes inside tensors that nothing else refers to.
 #[allow(unsafe_code)]
 pub(super) unsafe fn launch(
     kernel: &str,
@@ -119,7 +120,8 @@ pub(super) unsafe fn launch(
         block_dim: (grid.threads.0, grid.threads.1, 1),
         shared_mem_bytes: 0,
     };
-    // SAFETY: guaranteed by the caller. The tensors live until the kernel is queued, and freeing them is queued behind it
+    // SAFETY: guaranteed by the caller. The tensors live until the kernel is queued, and freeing them is queued behind
+    // it
     unsafe { builder.launch(config) }.w()?;
     Ok(())
 }

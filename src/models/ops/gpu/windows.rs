@@ -57,7 +57,8 @@ pub(super) fn of_tokens(batch: usize, tokens: usize) -> Windows {
 }
 
 /// Splits maps `[B, H, W, parts * heads * D]`, or tokens in the same order, into `[parts, windows, heads, N, D]`, and
-/// multiplies the first part by `scale`. Positions beyond the map's edge get `padding_token` `[parts * heads * D]`, or zeros.
+/// multiplies the first part by `scale`. Positions beyond the map's edge get `padding_token` `[parts * heads * D]`, or
+/// zeros.
 pub(super) fn to_windows(
     xs: &Tensor,
     padding_token: Option<&Tensor>,
@@ -95,8 +96,8 @@ pub(super) fn to_windows(
     }
     arguments.push(Argument::Number(scale as f32));
     let grid = Grid::of_threads(out.elem_count() / step);
-    // SAFETY: these are the kernel's arguments; the input's size is checked above, and `out` is new and has room for every
-    // element of every window
+    // SAFETY: these are the kernel's arguments; the input's size is checked above, and `out` is new and has room for
+    // every element of every window
     #[allow(unsafe_code)]
     unsafe {
         launch("to_windows", &xs, grid, &arguments)?;

@@ -197,8 +197,8 @@ struct Block<'a, R> {
 }
 
 impl<R: Rows> Block<'_, R> {
-    /// Uses the buffers `scores` `[count, BLOCK_KEYS]`, `sums` `[count, width]`, and `stats`, which has the largest score
-    /// and the sum of exponentials so far for each query.
+    /// Uses the buffers `scores` `[count, BLOCK_KEYS]`, `sums` `[count, width]`, and `stats`, which has the largest
+    /// score and the sum of exponentials so far for each query.
     #[inline(always)]
     fn compute<S: Simd>(&self, simd: S, scores: &mut [f32], sums: &mut [f32], stats: &mut [f32]) {
         let Sizes { keys, width, .. } = self.part.sizes;

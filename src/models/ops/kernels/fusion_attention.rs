@@ -52,11 +52,11 @@ impl ImageProjections {
         let d = scale.len();
         let inner = query.1.len();
         let width = inner / heads;
-        let scale_of_scores = 1.0 / (width as f32).sqrt();
+        let score_scale = 1.0 / (width as f32).sqrt();
         let scaled = |values: &[f32]| {
             values
                 .iter()
-                .map(|value| value * scale_of_scores)
+                .map(|value| value * score_scale)
                 .collect::<Vec<_>>()
         };
         let query_weight = scaled(query.0);

@@ -339,8 +339,8 @@ impl RelativeProduct<'_> {
 }
 
 /// Attention among the tokens of every window. `qkv` has `3 * heads * width` numbers per token: the queries of all
-/// heads, then the keys, then the values. `padding_token` has as many numbers, for tokens beyond the map's edge. Returns
-/// `heads * width` numbers per token.
+/// heads, then the keys, then the values. `padding_token` has as many numbers, for tokens beyond the map's edge.
+/// Returns `heads * width` numbers per token.
 pub fn window_attention(
     set: InstructionSet,
     qkv: &[f32],

@@ -12,8 +12,8 @@ struct Levels {
 // One warp sums the samples of one head of one query. First each lane computes the location and weight of one sample;
 // then each lane sums one channel over all samples.
 //
-// value [images, heads, tokens, width], samples [images, queries, 3 * heads * count] with count = levels * points: all x
-// offsets, all y offsets, all logits; reference [images, queries, levels, coordinates]; out [images, queries, heads *
+// value [images, heads, tokens, width], samples [images, queries, 3 * heads * count] with count = levels * points: all
+// x offsets, all y offsets, all logits; reference [images, queries, levels, coordinates]; out [images, queries, heads *
 // width]. rows = images * queries.
 template <typename T>
 __device__ void sampling(const T *value, const T *samples, const float *reference, T *out, Levels levels,

@@ -1,7 +1,8 @@
 // Splits maps into windows and channels into heads, and back.
 #include "numbers.cuh"
 
-// The windows of maps with `height` rows and `width` columns. The maps are padded to whole windows and rolled by `shift`.
+// The windows of maps with `height` rows and `width` columns. The maps are padded to whole windows and rolled by
+// `shift`.
 struct Windows {
     unsigned height, width, rows, columns, down, across, shift;
 
@@ -20,8 +21,8 @@ struct Windows {
 // multiplies the first part by scale. Each thread copies STEP elements; STEP divides the channels. Positions beyond the
 // edge get padding_token [parts * heads * channels], or zeros if it is null.
 template <unsigned STEP, typename T>
-__device__ void to_windows_by(const T *xs, const T *padding_token, T *out, Windows windows, unsigned count, unsigned parts,
-                              unsigned heads, unsigned channels, float scale) {
+__device__ void to_windows_by(const T *xs, const T *padding_token, T *out, Windows windows, unsigned count,
+                              unsigned parts, unsigned heads, unsigned channels, float scale) {
     const unsigned tokens = windows.rows * windows.columns;
     const unsigned of_image = windows.down * windows.across;
     const unsigned inner = heads * channels, all = parts * inner;
@@ -99,9 +100,10 @@ __device__ void from_windows(const T *xs, T *out, Windows windows, unsigned step
 #define OF_WINDOWS {height, width, rows, columns, down, across, shift}
 
 #define PARAMETERS(T)                                                                                                  \
-    (const T *xs, const T *padding_token, T *out, WINDOWS, unsigned step, unsigned count, unsigned parts,                \
+    (const T *xs, const T *padding_token, T *out, WINDOWS, unsigned step, unsigned count, unsigned parts,              \
      unsigned heads, unsigned channels, float scale)
-FOR_EVERY_FORMAT(to_windows, PARAMETERS, (xs, padding_token, out, OF_WINDOWS, step, count, parts, heads, channels, scale))
+FOR_EVERY_FORMAT(to_windows, PARAMETERS,
+                 (xs, padding_token, out, OF_WINDOWS, step, count, parts, heads, channels, scale))
 #undef PARAMETERS
 
 #define PARAMETERS(T) \
