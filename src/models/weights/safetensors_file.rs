@@ -40,7 +40,7 @@ impl SafetensorsFile {
         let length = u64::from_le_bytes(length);
         if length > MAX_HEADER_BYTES || length > file_bytes {
             return Err(format!(
-                "its header has {length} bytes, and the file {file_bytes}"
+                "its header has {length} bytes, more than the file or the limit of {MAX_HEADER_BYTES}"
             ));
         }
         let mut header = vec![0; length as usize];

@@ -176,11 +176,11 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
                 ..Attention::new(image, 7, 8, 16, Bias::None)
             },
         ),
-        Check::odd("attention", TOLERANCE, odd()).with_roundings(ROUNDINGS),
+        Check::odd("attention", TOLERANCE, odd_shapes()).with_roundings(ROUNDINGS),
     ]
 }
 
-fn odd() -> Vec<Attention> {
+fn odd_shapes() -> Vec<Attention> {
     let mut call_shapes = vec![];
     for (query_images, images, queries, keys, heads, width) in [
         (1, 1, 1, 1, 1, 1),

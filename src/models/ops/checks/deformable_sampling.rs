@@ -123,11 +123,11 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
     vec![
         check("encoder layer", cells(levels), 2),
         check("decoder layer", extent.of(900, 203), 4),
-        Check::odd("deformable_sampling", TOLERANCE, odd()),
+        Check::odd("deformable_sampling", TOLERANCE, odd_shapes()),
     ]
 }
 
-fn odd() -> Vec<Samples> {
+fn odd_shapes() -> Vec<Samples> {
     let shapes: [(usize, usize, usize, usize, usize, Levels); 4] = [
         (1, 1, 1, 1, 1, &[(1, 1)]),
         (2, 11, 3, 8, 4, &[(5, 7), (3, 4), (1, 2)]),

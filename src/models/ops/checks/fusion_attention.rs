@@ -149,11 +149,11 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
     vec![
         check("encoder layer, two phrases", 8, false),
         check("encoder layer, the longest text", 256, true),
-        Check::odd("fusion_attention", TOLERANCE, odd()).with_roundings(ROUNDINGS),
+        Check::odd("fusion_attention", TOLERANCE, odd_shapes()).with_roundings(ROUNDINGS),
     ]
 }
 
-fn odd() -> Vec<Fusion> {
+fn odd_shapes() -> Vec<Fusion> {
     let mut call_shapes = vec![];
     for (batch, image, text, heads, width, d) in [
         (1, 1, 1, 1, 4, 8),

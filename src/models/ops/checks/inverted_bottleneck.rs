@@ -132,11 +132,11 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
         check("MobileSAM patch merging 1", 256, [64, 128, 128], 2),
         check("MobileSAM patch merging 2", 128, [128, 160, 160], 2),
         check("MobileSAM patch merging 3", 64, [160, 320, 320], 1),
-        Check::odd("inverted_bottleneck", TOLERANCE, odd()).with_roundings(ROUNDINGS),
+        Check::odd("inverted_bottleneck", TOLERANCE, odd_shapes()).with_roundings(ROUNDINGS),
     ]
 }
 
-fn odd() -> Vec<Block> {
+fn odd_shapes() -> Vec<Block> {
     let mut call_shapes = vec![];
     for (batch, map, input, hidden, output) in [
         (1, (1, 1), 1, 1, 1),

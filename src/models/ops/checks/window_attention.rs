@@ -200,11 +200,11 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
         ),
         check("MobileSAM stage 3", sam, (14, 0), (5, 32), table),
         check("MobileSAM stage 4", sam, (7, 0), (10, 32), table),
-        Check::odd("window_attention", TOLERANCE, odd()).with_roundings(ROUNDINGS),
+        Check::odd("window_attention", TOLERANCE, odd_shapes()).with_roundings(ROUNDINGS),
     ]
 }
 
-fn odd() -> Vec<WindowAttention> {
+fn odd_shapes() -> Vec<WindowAttention> {
     let mut call_shapes = vec![];
     for (batch, map, window, shift, heads, width) in [
         (1, (1, 1), 1, 0, 1, 1),
