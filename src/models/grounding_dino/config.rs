@@ -74,7 +74,9 @@ impl Default for Config {
     }
 }
 
+/// The `model_type` of Grounding DINO.
 const GROUNDING_DINO: &str = "grounding-dino";
+/// The `model_type` of MM-Grounding-DINO.
 const MM_GROUNDING_DINO: &str = "mm-grounding-dino";
 
 impl Config {

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use super::Format;
 
 thread_local! {
+    /// The format in which this thread packs weights.
     static CURRENT: Cell<Format> = const { Cell::new(Format::F32) };
 }
 

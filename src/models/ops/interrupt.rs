@@ -16,6 +16,7 @@ pub trait Interrupt: Send + Sync {
 }
 
 thread_local! {
+    /// The interrupt of the work that this thread runs.
     static CURRENT: RefCell<Option<Arc<dyn Interrupt>>> = const { RefCell::new(None) };
 }
 

@@ -72,7 +72,7 @@ impl Checkpoint {
     pub fn missing_file(&self, file: &str) -> CheckpointError {
         CheckpointError::Read {
             file: self.describe(file),
-            reason: std::io::ErrorKind::NotFound.into(),
+            reason: std::io::Error::new(std::io::ErrorKind::NotFound, "the file does not exist"),
         }
     }
 

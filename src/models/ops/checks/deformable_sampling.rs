@@ -104,6 +104,7 @@ const TOLERANCE: f64 = 1e-4;
 
 /// The levels of an image of 800x1066 pixels.
 const LEVELS: Levels = &[(100, 134), (50, 67), (25, 34), (13, 17)];
+/// The levels of a smaller image.
 const SMALL_LEVELS: Levels = &[(21, 27), (11, 14), (6, 7), (3, 4)];
 
 pub(super) fn checks(extent: Extent) -> Vec<Check> {

@@ -39,6 +39,7 @@ impl AlignedBuffer {
 }
 
 thread_local! {
+    /// The buffer that this thread's next task takes.
     static THREAD_BUFFER: RefCell<AlignedBuffer> = const { RefCell::new(AlignedBuffer(vec![])) };
 }
 
@@ -90,7 +91,7 @@ impl<T: Copy> SharedPointer<T> {
         Self(pointer)
     }
 
-    /// The pointer. It is a method, so that closures capture the padded wrapper.
+    /// The pointer. It is a method, so that closures capture the whole wrapper.
     pub fn get(self) -> T {
         self.0
     }
