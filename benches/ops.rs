@@ -1,9 +1,9 @@
-//! Every operation against its plain twin, in the shapes of the published models:
+//! Every operation compared with its plain implementation, in the shapes of the published models:
 //!
 //!     cargo bench --bench ops                         # all
 //!     cargo bench --bench ops -- window_attention     # those whose name contains this
 //!
-//! The plain twins are candle's tensor operations, on the same threads. A kernel's time includes packing its weights,
+//! The plain implementations are candle's tensor operations, on the same threads. A kernel's time includes packing its weights,
 //! which a model does once, when it loads.
 
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn main() -> anyhow::Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
     let set = InstructionSet::current();
     for check in all(Extent::Full) {
-        // odd shapes are for correctness
+        // odd shapes only test correctness
         let Some(call) = check.call() else { continue };
         let mut group = criterion.benchmark_group(format!("{}/{}", check.op(), check.used_by()));
         group

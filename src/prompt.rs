@@ -8,9 +8,9 @@ pub struct Prompt {
     phrases: Vec<String>,
 }
 
-/// The prompt has no word.
+/// The prompt has no phrase with a letter, a digit or a symbol; the field is its text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the prompt {0:?} names nothing: write what to find, such as \"bok choi. pot.\"")]
+#[error("the prompt {0:?} has no words: name what to find, for example \"bok choi. pot.\"")]
 pub struct EmptyPrompt(pub String);
 
 /// The separators of phrases. The model itself treats "." and "?" as the end of a phrase; people also write commas,
@@ -32,10 +32,10 @@ impl Prompt {
     /// If no phrase has a letter, a digit or a symbol.
     pub fn from_phrases<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, EmptyPrompt> {
         let mut phrases: Vec<String> = vec![];
-        let mut known = HashSet::new();
+        let mut seen = HashSet::new();
         for name in names {
-            let phrase = normalize_blanks(&name.replace(SEPARATORS, " "));
-            if phrase.chars().any(is_word) && known.insert(phrase.to_lowercase()) {
+            let phrase = normalize_whitespace(&name.replace(SEPARATORS, " "));
+            if phrase.chars().any(is_kept_by_bert) && seen.insert(phrase.to_lowercase()) {
                 phrases.push(phrase);
             }
         }
@@ -80,12 +80,12 @@ impl std::fmt::Display for Prompt {
 }
 
 /// Replaces each run of whitespace with one space, and trims both ends.
-fn normalize_blanks(text: &str) -> String {
+fn normalize_whitespace(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Whether BERT's normaliser keeps the character.
-fn is_word(c: char) -> bool {
+fn is_kept_by_bert(c: char) -> bool {
     !c.is_whitespace() && !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{feff}')
 }
 
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phrases_are_cut_at_what_people_write() {
+    fn separators_and_whitespace_split_a_prompt_into_phrases() {
         let prompt = Prompt::parse("  Bok  Choi, pot;\n dog. bok choi ? ").unwrap();
         assert_eq!(prompt.phrases(), ["Bok Choi", "pot", "dog"]);
         let (caption, ranges) = prompt.caption();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_of_nothing_is_named() {
+    fn a_prompt_without_words_is_an_error() {
         for text in ["", "  \n", ".,;?", "\u{200b}"] {
             let error = Prompt::parse(text).unwrap_err();
             assert_eq!(error, EmptyPrompt(text.to_owned()));

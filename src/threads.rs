@@ -4,8 +4,8 @@
 
 use std::num::NonZeroUsize;
 
-/// The variables that candle reads its number of threads from; it has no other setting.
-const OF_CANDLE: [&str; 2] = ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"];
+/// The environment variables from which candle reads its number of threads; it has no other setting.
+const CANDLE_VARIABLES: [&str; 2] = ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"];
 
 /// Starts the pool of compute threads and returns its size. The size is `count`, else `RAYON_NUM_THREADS`, else the
 /// number of cores that the process may use (CPU affinity and cgroup limits included).
@@ -18,12 +18,12 @@ const OF_CANDLE: [&str; 2] = ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"];
 pub(crate) unsafe fn start(
     count: Option<NonZeroUsize>,
 ) -> Result<usize, rayon::ThreadPoolBuildError> {
-    let of_rayon = || std::env::var(OF_CANDLE[0]).ok()?.parse().ok();
+    let from_environment = || std::env::var(CANDLE_VARIABLES[0]).ok()?.parse().ok();
     let count = count
-        .or_else(of_rayon)
+        .or_else(from_environment)
         .or_else(|| std::thread::available_parallelism().ok())
         .map_or(1, NonZeroUsize::get);
-    for variable in OF_CANDLE {
+    for variable in CANDLE_VARIABLES {
         // SAFETY: the caller guarantees that no other thread runs, so none reads the environment.
         unsafe { std::env::set_var(variable, count.to_string()) };
     }

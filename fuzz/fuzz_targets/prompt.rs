@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-use groundling::detector::DetectError;
+use groundling::detector::{CaptionPass, DetectError};
 use groundling::detector::text_processor::TextProcessor;
 use groundling::prompt::Prompt;
 use libfuzzer_sys::fuzz_target;
@@ -15,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 const MAX_TOKENS: usize = 16;
 
 static TEXT: LazyLock<TextProcessor> =
-    LazyLock::new(|| TextProcessor::of_bert(MAX_TOKENS).expect("the vocabulary"));
+    LazyLock::new(|| TextProcessor::bert_uncased(MAX_TOKENS).expect("the vocabulary"));
 
 fuzz_target!(|text: &str| {
     let Ok(prompt) = Prompt::parse(text) else {
@@ -27,28 +27,28 @@ fuzz_target!(|text: &str| {
     for (range, phrase) in ranges.into_iter().zip(prompt.phrases()) {
         assert_eq!(caption[range], phrase.to_lowercase());
     }
-    let unreadable = TEXT.unreadable(&prompt).expect("the tokenizer works");
+    let unencodable = TEXT.unencodable_phrases(&prompt).expect("the tokenizer works");
     let passes = match TEXT.passes(&prompt) {
         Ok(passes) => passes,
         Err(DetectError::TooManyPasses { .. }) => return,
         Err(DetectError::PromptTooLong { .. } | DetectError::PhraseWithoutTokens(_)) => {
-            assert!(!unreadable.is_empty(), "{prompt:?}");
+            assert!(!unencodable.is_empty(), "{prompt:?}");
             return;
         }
         Err(error) => panic!("{error}"),
     };
-    assert!(unreadable.is_empty(), "{unreadable:?}");
-    let parts = passes.iter().flat_map(|(part, _)| part.phrases());
+    assert!(unencodable.is_empty(), "{unencodable:?}");
+    let parts = passes.iter().flat_map(|pass| pass.prompt.phrases());
     assert!(parts.eq(prompt.phrases()));
-    for (part, caption) in &passes {
+    for CaptionPass { prompt: part, caption } in &passes {
         assert!(caption.ids.len() <= MAX_TOKENS);
         assert_eq!(caption.spans.len(), part.phrases().len());
         let mut end = 0;
         for span in &caption.spans {
             assert!(!span.is_empty());
-            for place in span {
-                assert!(*place >= end && *place < caption.ids.len(), "{caption:?}");
-                end = place + 1;
+            for index in span {
+                assert!(*index >= end && *index < caption.ids.len(), "{caption:?}");
+                end = index + 1;
             }
         }
     }

@@ -39,7 +39,7 @@ impl DetectionArgs {
         DetectionOptions {
             box_threshold: self.box_threshold.0,
             text_threshold: self.text_threshold.0,
-            nms_iou: self.nms_iou.0,
+            nms_iou_threshold: self.nms_iou.0,
             max_detections: self.max_detections,
         }
     }

@@ -6,13 +6,14 @@ use serde::Deserialize;
 
 use super::DetectError;
 use crate::geometry::ImageSize;
+use crate::models::weights::InvalidConfig;
 use crate::pixels::{Normalization, resize};
 
 /// The fields of `preprocessor_config.json`, with the reference's defaults.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ImageProcessor {
-    size: Edges,
+    size: SizeConfig,
     /// The limit of the long side in older files, whose `size` is a single number.
     max_size: Option<usize>,
     #[serde(flatten)]
@@ -22,7 +23,7 @@ pub struct ImageProcessor {
 impl Default for ImageProcessor {
     fn default() -> Self {
         Self {
-            size: Edges::Named {
+            size: SizeConfig::Named {
                 shortest_edge: 800,
                 longest_edge: Some(1333),
             },
@@ -37,11 +38,13 @@ impl Default for ImageProcessor {
     untagged,
     expecting = "size must be {\"shortest_edge\": 800, \"longest_edge\": 1333} or a number"
 )]
-enum Edges {
+enum SizeConfig {
+    /// The short side, and the limit of the long side, in pixels.
     Named {
         shortest_edge: usize,
         longest_edge: Option<usize>,
     },
+    /// Older files have only the short side here.
     Shortest(usize),
 }
 
@@ -58,16 +61,15 @@ impl ImageProcessor {
     /// Checks the configuration.
     ///
     /// # Errors
-    /// The invalid field, and why it is invalid.
-    pub fn validate(&self) -> Result<(), String> {
+    /// The first field whose value is not supported.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
         let (shortest, longest) = self.edges();
         // the encoder's attention relates every 8x8 pixel cell to all others
         const LIMIT: usize = 8192;
         for edge in [Some(shortest), longest].into_iter().flatten() {
             if !(1..=LIMIT).contains(&edge) {
-                return Err(format!(
-                    "size: an edge of {edge} is not 1 to {LIMIT} pixels"
-                ));
+                let requirement = format!("an edge must have 1 to {LIMIT} pixels");
+                return Err(InvalidConfig::new("size", edge, requirement));
             }
         }
         self.normalization.validate()
@@ -77,7 +79,7 @@ impl ImageProcessor {
     pub fn resize_to(&mut self, short_side: usize) {
         let (shortest, longest) = self.edges();
         let longest = longest.map(|longest| longest * short_side / shortest.max(1));
-        self.size = Edges::Named {
+        self.size = SizeConfig::Named {
             shortest_edge: short_side,
             longest_edge: longest,
         };
@@ -86,11 +88,11 @@ impl ImageProcessor {
     /// The short side, and the limit of the long side, in pixels.
     fn edges(&self) -> (usize, Option<usize>) {
         match self.size {
-            Edges::Named {
+            SizeConfig::Named {
                 shortest_edge,
                 longest_edge,
             } => (shortest_edge, longest_edge),
-            Edges::Shortest(shortest) => (shortest, self.max_size),
+            SizeConfig::Shortest(shortest) => (shortest, self.max_size),
         }
     }
 
@@ -165,13 +167,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_short_side_keeps_the_proportions_of_its_limit() {
+    fn resizing_to_another_short_side_scales_the_limit_of_the_long_side() {
         let size = |height, width| ImageSize { height, width };
-        let mut images = ImageProcessor::default();
-        assert_eq!(images.target_size(size(1280, 1920)), size(800, 1200));
-        images.resize_to(400);
-        assert_eq!(images.target_size(size(1280, 1920)), size(400, 600));
+        let mut processor = ImageProcessor::default();
+        assert_eq!(processor.target_size(size(1280, 1920)), size(800, 1200));
+        processor.resize_to(400);
+        assert_eq!(processor.target_size(size(1280, 1920)), size(400, 600));
         // the limit of the long side is now 666
-        assert_eq!(images.target_size(size(500, 5000)).width, 666);
+        assert_eq!(processor.target_size(size(500, 5000)).width, 666);
     }
 }

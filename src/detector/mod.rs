@@ -1,5 +1,6 @@
 //! The detector: from images and prompts to boxes with phrases and scores.
 
+mod error;
 pub mod image_processor;
 pub mod post_process;
 pub mod text_processor;
@@ -9,25 +10,27 @@ use std::fmt;
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
+pub use self::error::DetectError;
 use self::image_processor::ImageProcessor;
 pub use self::post_process::{Queries, detections};
+pub use self::text_processor::TokenizerError;
 use self::text_processor::{Caption, TextProcessor};
 use crate::geometry::{Detection, ImageSize};
 use crate::models::grounding_dino::{Config, GroundingDino, TextTokens, VisionFeatures};
-use crate::models::weights::{Checkpoint, CheckpointError, tensor_type};
-use crate::pixels::ResizeError;
+use crate::models::weights::{Checkpoint, CheckpointError, tensor_dtype};
 use crate::prompt::Prompt;
 
-/// Thresholds and limits of a detection.
+/// Thresholds and limits of a detection. Build other options from the default ones:
+/// `DetectionOptions { box_threshold: 0.4, ..DetectionOptions::default() }`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DetectionOptions {
     /// Minimum score, 0..1: the largest token probability of a query must exceed it.
     pub box_threshold: f32,
     /// Minimum token probability of a phrase, 0..1: a phrase can name a box if one of its tokens exceeds it.
     pub text_threshold: f32,
-    /// Maximum IoU of two boxes with the same phrase; of two that overlap more, the worse one is removed. 1 disables
-    /// it.
-    pub nms_iou: f32,
+    /// Maximum IoU of two boxes with the same phrase, 0..1: of two that overlap more, the one with the lower score is
+    /// removed. 1 disables it.
+    pub nms_iou_threshold: f32,
     /// Maximum number of detections; the best ones are kept.
     pub max_detections: Option<usize>,
 }
@@ -37,55 +40,22 @@ impl Default for DetectionOptions {
         Self {
             box_threshold: 0.3,
             text_threshold: 0.25,
-            nms_iou: 0.7,
+            nms_iou_threshold: 0.7,
             max_detections: None,
         }
     }
 }
 
-/// Why a detection failed.
-#[derive(Debug, thiserror::Error)]
-pub enum DetectError {
-    /// A single phrase has more tokens than the model accepts.
-    #[error(
-        "the phrase {phrase:?} has {tokens} tokens, and the model takes {limit} tokens: use shorter phrases, separated by \".\" or \",\""
-    )]
-    #[allow(missing_docs)]
-    PromptTooLong {
-        phrase: String,
-        tokens: usize,
-        limit: usize,
-    },
-    /// The prompt needs too many passes of the model.
-    #[error(
-        "the prompt takes {passes} passes of the detector, and may take {limit}: use fewer phrases or labels"
-    )]
-    #[allow(missing_docs)]
-    TooManyPasses { passes: usize, limit: usize },
-    /// The tokenizer removes everything of a phrase.
-    #[error("the phrase {0:?} has no word that the model's vocabulary keeps")]
-    PhraseWithoutTokens(String),
-    /// The tokenizer failed.
-    #[error("the tokenizer failed: {0}")]
-    Tokenizer(String),
-    /// An image has no pixels.
-    #[error(transparent)]
-    Image(#[from] ResizeError),
-    /// The model failed.
-    #[error("the detector failed: {0}")]
-    Model(#[from] candle_core::Error),
-}
-
 /// The input of one pass of the model: phrases that fit together into one caption.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Question {
-    /// The phrases.
+pub struct CaptionPass {
+    /// The phrases of the caption.
     pub prompt: Prompt,
-    /// The caption's tokens.
+    /// The tokens of the caption.
     pub caption: Caption,
 }
 
-/// The features of an image; any number of questions can be asked about it.
+/// The features of an image; any number of captions can be used with them.
 #[derive(Debug, Clone)]
 pub struct ImageFeatures(VisionFeatures);
 
@@ -117,8 +87,8 @@ impl TextFeatures {
 /// Grounding DINO with its pre- and postprocessing.
 pub struct Detector {
     model: GroundingDino,
-    images: ImageProcessor,
-    text: TextProcessor,
+    image_processor: ImageProcessor,
+    text_processor: TextProcessor,
     device: Device,
     /// The dtype of its tensors.
     dtype: DType,
@@ -127,18 +97,17 @@ pub struct Detector {
 impl fmt::Debug for Detector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Detector")
-            .field("images", &self.images)
+            .field("image_processor", &self.image_processor)
             .finish_non_exhaustive()
     }
 }
 
-/// The file that configures image sizes and normalisation.
-const IMAGES: &str = "preprocessor_config.json";
+/// The tokenizer as the tokenizers library stores it.
 const TOKENIZER: &str = "tokenizer.json";
 /// The tokenizer's vocabulary, for checkpoints without a `tokenizer.json`.
 const VOCABULARY: &str = "vocab.txt";
 /// Vocabulary size of uncased BERT, whose tokenizer is compiled in.
-const BERT_WORDS: usize = 30522;
+const BERT_VOCABULARY_SIZE: usize = 30522;
 
 impl Detector {
     /// Loads a checkpoint. Without a tokenizer file, BERT's tokenizer is used; without a preprocessor configuration,
@@ -151,37 +120,23 @@ impl Detector {
         dtype: DType,
         device: &Device,
     ) -> Result<Self, CheckpointError> {
-        let (weights, config) = checkpoint.open_model::<Config>()?;
-        let images = checkpoint.companion(IMAGES, ImageProcessor::validate)?;
-        let limit = config.max_text_len;
-        let (text, file) = if let Some(tokenizer) = checkpoint.read(TOKENIZER)? {
-            (TextProcessor::from_bytes(&tokenizer, limit), TOKENIZER)
-        } else if let Some(words) = checkpoint.read(VOCABULARY)? {
-            let words = String::from_utf8_lossy(&words).into_owned();
-            (TextProcessor::from_vocabulary(&words, limit), VOCABULARY)
-        } else if config.text_config.vocab_size == BERT_WORDS {
-            (TextProcessor::of_bert(limit), TOKENIZER)
-        } else {
-            return Err(checkpoint.lacks(TOKENIZER));
-        };
-        let text = text.map_err(|reason| CheckpointError::Tokenizer {
-            file: checkpoint.describe(file),
-            reason,
-        })?;
+        let (weights, config, image_processor) =
+            checkpoint.open_with_processor::<Config, _>(ImageProcessor::validate)?;
+        let text_processor = load_text_processor(checkpoint, &config)?;
         let model = weights.load(dtype, device, |vb| GroundingDino::load(vb, &config))?;
         Ok(Self {
             model,
-            images,
-            text,
+            image_processor,
+            text_processor,
             device: device.clone(),
-            dtype: tensor_type(dtype, device),
+            dtype: tensor_dtype(dtype, device),
         })
     }
 
     /// Resizes images to this short side in pixels instead of the checkpoint's. The limit of the long side is scaled
     /// by the same factor.
     pub fn resize_images_to(&mut self, short_side: usize) {
-        self.images.resize_to(short_side);
+        self.image_processor.resize_to(short_side);
     }
 
     /// The configuration of the model.
@@ -191,7 +146,7 @@ impl Detector {
 
     /// The size that an image is resized to.
     pub fn input_size(&self, image: ImageSize) -> ImageSize {
-        self.images.target_size(image)
+        self.image_processor.target_size(image)
     }
 
     /// The number of tokens of each pass, special tokens included.
@@ -199,26 +154,24 @@ impl Detector {
     /// # Errors
     /// As [`Self::detect`].
     pub fn token_counts(&self, prompt: &Prompt) -> Result<Vec<usize>, DetectError> {
-        let passes = self.text.passes(prompt)?;
-        Ok(passes.iter().map(|(_, c)| c.ids.len()).collect())
+        let passes = self.passes(prompt)?;
+        Ok(passes.iter().map(|pass| pass.caption.ids.len()).collect())
     }
 
-    /// The phrases of a prompt that the model cannot encode: too long, or without any known token.
+    /// The phrases of a prompt that the model cannot encode: too long, or without any token.
     ///
     /// # Errors
     /// If the tokenizer fails.
-    pub fn unreadable(&self, prompt: &Prompt) -> Result<Vec<String>, DetectError> {
-        self.text.unreadable(prompt)
+    pub fn unencodable_phrases(&self, prompt: &Prompt) -> Result<Vec<String>, DetectError> {
+        self.text_processor.unencodable_phrases(prompt)
     }
 
-    /// The questions of a prompt. A prompt with more tokens than the model accepts is split into several questions.
+    /// The passes of a prompt. A prompt with more tokens than the model accepts is split into several passes.
     ///
     /// # Errors
     /// If a phrase cannot be encoded, or there are too many phrases.
-    pub fn questions(&self, prompt: &Prompt) -> Result<Vec<Question>, DetectError> {
-        let passes = self.text.passes(prompt)?;
-        let question = |(prompt, caption)| Question { prompt, caption };
-        Ok(passes.into_iter().map(question).collect())
+    pub fn passes(&self, prompt: &Prompt) -> Result<Vec<CaptionPass>, DetectError> {
+        self.text_processor.passes(prompt)
     }
 
     /// Computes the image features, which do not depend on the prompt.
@@ -227,8 +180,10 @@ impl Detector {
     /// If the image has no pixels or the model fails.
     pub fn encode_image(&self, image: &RgbImage) -> Result<ImageFeatures, DetectError> {
         let preprocess = tracing::debug_span!("preprocess");
-        let batch =
-            preprocess.in_scope(|| self.images.process(&[image], self.dtype, &self.device))?;
+        let batch = preprocess.in_scope(|| {
+            self.image_processor
+                .process(&[image], self.dtype, &self.device)
+        })?;
         let encode = tracing::debug_span!("encode_image");
         let features = encode.in_scope(|| {
             self.model
@@ -251,7 +206,11 @@ impl Detector {
     ///
     /// # Errors
     /// If the model fails.
-    pub fn ask(&self, image: &ImageFeatures, text: &TextFeatures) -> Result<Queries, DetectError> {
+    pub fn run_pass(
+        &self,
+        image: &ImageFeatures,
+        text: &TextFeatures,
+    ) -> Result<Queries, DetectError> {
         let output = self.model.detect(&image.0, &text.encoded, &text.tokens)?;
         let (_, _, tokens) = output.logits.dims3()?;
         let boxes: Vec<Vec<f32>> = output.pred_boxes.squeeze(0)?.to_vec2()?;
@@ -274,15 +233,38 @@ impl Detector {
         options: &DetectionOptions,
     ) -> Result<Vec<Detection>, DetectError> {
         let _span = tracing::debug_span!("detect").entered();
-        let questions = self.questions(prompt)?;
+        let passes = self.passes(prompt)?;
         let features = self.encode_image(image)?;
-        let answers = questions.iter().map(|question| {
-            let text = self.encode_text(&question.caption)?;
-            self.ask(&features, &text)
+        let queries = passes.iter().map(|pass| {
+            let text = self.encode_text(&pass.caption)?;
+            self.run_pass(&features, &text)
         });
-        let answers = answers.collect::<Result<Vec<_>, _>>()?;
+        let queries = queries.collect::<Result<Vec<_>, _>>()?;
         let _span = tracing::debug_span!("post_process").entered();
         let size = ImageSize::of(image);
-        Ok(detections(questions.iter().zip(&answers), size, options))
+        Ok(detections(passes.iter().zip(&queries), size, options))
     }
+}
+
+/// Loads the tokenizer of a checkpoint: `tokenizer.json`, else `vocab.txt`, else BERT's tokenizer if the model has as
+/// many words.
+fn load_text_processor(
+    checkpoint: &Checkpoint,
+    config: &Config,
+) -> Result<TextProcessor, CheckpointError> {
+    let limit = config.max_text_len;
+    let (processor, file) = if let Some(tokenizer) = checkpoint.read(TOKENIZER)? {
+        (TextProcessor::from_bytes(&tokenizer, limit), TOKENIZER)
+    } else if let Some(words) = checkpoint.read(VOCABULARY)? {
+        let words = String::from_utf8_lossy(&words);
+        (TextProcessor::from_vocabulary(&words, limit), VOCABULARY)
+    } else if config.text_config.vocab_size == BERT_VOCABULARY_SIZE {
+        (TextProcessor::bert_uncased(limit), TOKENIZER)
+    } else {
+        return Err(checkpoint.missing_file(TOKENIZER));
+    };
+    processor.map_err(|error| CheckpointError::Tokenizer {
+        file: checkpoint.describe(file),
+        reason: error.into(),
+    })
 }

@@ -1,9 +1,9 @@
 //! Converts queries to detections: thresholds, phrases, suppression of duplicates.
 
-use super::{DetectionOptions, Question};
+use super::{CaptionPass, DetectionOptions};
 use crate::geometry::{BoundingBox, Detection, ImageSize};
 
-/// The model's output for one image and one question.
+/// The model's output for one image and one caption.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Queries {
     /// One logit per text token for each query, query by query.
@@ -21,20 +21,20 @@ impl Queries {
     }
 }
 
-/// The detections of all questions about one image, sorted by score, best first.
+/// The detections of all passes of one image, sorted by score, best first.
 pub fn detections<'a>(
-    answers: impl IntoIterator<Item = (&'a Question, &'a Queries)>,
+    passes: impl IntoIterator<Item = (&'a CaptionPass, &'a Queries)>,
     size: ImageSize,
     options: &DetectionOptions,
 ) -> Vec<Detection> {
-    let mut found: Vec<Detection> = answers
+    let mut all: Vec<Detection> = passes
         .into_iter()
-        .flat_map(|(question, queries)| of_one(queries, question, size, options))
+        .flat_map(|(pass, queries)| detections_of_pass(queries, pass, size, options))
         .collect();
-    // the detections of each question are sorted already; the sort is stable
-    found.sort_by(|a, b| b.score.total_cmp(&a.score));
-    found.truncate(options.max_detections.unwrap_or(usize::MAX));
-    found
+    // the detections of each pass are sorted already; the sort is stable
+    all.sort_by(|a, b| b.score.total_cmp(&a.score));
+    all.truncate(options.max_detections.unwrap_or(usize::MAX));
+    all
 }
 
 /// Filters queries by the box threshold, names each one by the best phrase, removes duplicates of the same phrase,
@@ -45,14 +45,14 @@ pub fn detections<'a>(
 /// whole, by the mean probability of its tokens. Candidates are the phrases with at least one token above the text
 /// threshold. If the only token above it belongs to no phrase (a dot), all phrases are candidates. If no token is
 /// above it, the detection has no phrase.
-fn of_one(
+fn detections_of_pass(
     queries: &Queries,
-    Question { prompt, caption }: &Question,
+    CaptionPass { prompt, caption }: &CaptionPass,
     size: ImageSize,
     options: &DetectionOptions,
 ) -> Vec<Detection> {
     let rows = queries.logits.chunks_exact(queries.tokens.max(1));
-    let mut kept: Vec<(Option<usize>, Detection)> = rows
+    let mut detections: Vec<(Option<usize>, Detection)> = rows
         .zip(&queries.boxes)
         .filter_map(|(logits, cxcywh)| {
             let probabilities: Vec<f32> = logits.iter().map(|x| sigmoid(*x)).collect();
@@ -73,18 +73,18 @@ fn of_one(
             Some((phrase, detection))
         })
         .collect();
-    kept.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
-    suppress(kept, options.nms_iou)
+    detections.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
+    suppress_duplicates(detections, options.nms_iou_threshold)
 }
 
 /// The index of the phrase that names a query.
 fn best_phrase(probabilities: &[f32], spans: &[Vec<usize>], text_threshold: f32) -> Option<usize> {
-    let best_of = |only_above: bool| {
+    let best_of = |only_above_threshold: bool| {
         spans
             .iter()
             .enumerate()
             .filter(|(_, span)| {
-                !only_above || span.iter().any(|i| probabilities[*i] > text_threshold)
+                !only_above_threshold || span.iter().any(|i| probabilities[*i] > text_threshold)
             })
             .map(|(phrase, span)| {
                 let sum: f32 = span.iter().map(|i| probabilities[*i]).sum();
@@ -98,12 +98,15 @@ fn best_phrase(probabilities: &[f32], spans: &[Vec<usize>], text_threshold: f32)
 }
 
 /// Non-maximum suppression among detections of the same phrase; `sorted` has the best first. An IoU of 1 disables it.
-fn suppress(sorted: Vec<(Option<usize>, Detection)>, iou: f32) -> Vec<Detection> {
+fn suppress_duplicates(
+    sorted: Vec<(Option<usize>, Detection)>,
+    iou_threshold: f32,
+) -> Vec<Detection> {
     let mut kept: Vec<(Option<usize>, Detection)> = vec![];
     for (phrase, detection) in sorted {
-        let is_duplicate = iou < 1.0
+        let is_duplicate = iou_threshold < 1.0
             && kept.iter().any(|(other, better)| {
-                *other == phrase && better.bounding_box.iou(detection.bounding_box) > iou
+                *other == phrase && better.bounding_box.iou(detection.bounding_box) > iou_threshold
             });
         if !is_duplicate {
             kept.push((phrase, detection));
@@ -145,18 +148,18 @@ mod tests {
             tokens: 6,
             boxes: rows.map(|(_, cx)| [*cx, 0.5, 0.2, 0.2]).collect(),
         };
-        let question = Question { prompt, caption };
-        detections([(&question, &queries)], SIZE, &options)
+        let pass = CaptionPass { prompt, caption };
+        detections([(&pass, &queries)], SIZE, &options)
             .into_iter()
             .map(|d| {
-                let phrase = d.phrase.unwrap_or_else(|| "nothing".to_owned());
+                let phrase = d.phrase.unwrap_or_else(|| "no phrase".to_owned());
                 (phrase, (d.score * 100.0).round() / 100.0)
             })
             .collect()
     }
 
     #[test]
-    fn a_phrase_is_whole_or_not_at_all() {
+    fn a_detection_is_named_by_a_whole_phrase() {
         let options = DetectionOptions::default();
         // "car" and a part of "vans" pass the text threshold: the reference would answer "car van"
         let both = [0.01, 0.5, 0.01, 0.4, 0.1, 0.01];
@@ -178,12 +181,12 @@ mod tests {
         let car = |p: f32| [0.01, p, 0.01, 0.1, 0.1, 0.01];
         assert_eq!(
             run(&[(car(0.7), 0.5), (car(0.5), 0.1)], options),
-            [("car".to_owned(), 0.7), ("nothing".to_owned(), 0.5)]
+            [("car".to_owned(), 0.7), ("no phrase".to_owned(), 0.5)]
         );
     }
 
     #[test]
-    fn duplicates_go_only_within_a_phrase() {
+    fn duplicates_are_removed_only_within_a_phrase() {
         let car = [0.01, 0.8, 0.01, 0.1, 0.1, 0.01];
         let weaker = [0.01, 0.7, 0.01, 0.1, 0.1, 0.01];
         let vans = [0.01, 0.1, 0.01, 0.6, 0.6, 0.01];
@@ -197,7 +200,7 @@ mod tests {
         };
         assert_eq!(names(options), ["car", "car", "vans"]);
         let off = DetectionOptions {
-            nms_iou: 1.0,
+            nms_iou_threshold: 1.0,
             ..options
         };
         assert_eq!(names(off), ["car", "car", "car", "vans"]);
@@ -210,12 +213,15 @@ mod tests {
 
     #[test]
     fn a_box_threshold_of_zero_keeps_every_query() {
-        let nothing = [1e-38; 6];
+        let improbable = [1e-38; 6];
         let options = DetectionOptions {
             box_threshold: 0.0,
-            nms_iou: 1.0,
+            nms_iou_threshold: 1.0,
             ..DetectionOptions::default()
         };
-        assert_eq!(run(&[(nothing, 0.5), (nothing, 0.5)], options).len(), 2);
+        assert_eq!(
+            run(&[(improbable, 0.5), (improbable, 0.5)], options).len(),
+            2
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
-use super::DetectError;
+use super::{CaptionPass, DetectError};
 use crate::models::grounding_dino::text_mask::SEPARATORS;
 use crate::prompt::Prompt;
 
@@ -16,8 +16,20 @@ pub struct TextProcessor {
     max_tokens: usize,
 }
 
-/// Limit of passes; enough for more than a thousand labels of a few words.
+/// Limit of the passes for a prompt; enough for more than a thousand labels of a few words.
 const MAX_PASSES: usize = 64;
+
+/// Why a tokenizer cannot be built, or fails.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// The tokenizers library failed.
+    #[error("{0}")]
+    Library(tokenizers::Error),
+    /// The vocabulary does not have a token that BERT's tokenizer needs.
+    #[error("the vocabulary has no token {0}")]
+    MissingToken(&'static str),
+}
 
 /// The tokens of a caption.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,11 +44,13 @@ impl TextProcessor {
     /// Parses a `tokenizer.json`. Its padding and truncation settings are ignored.
     ///
     /// # Errors
-    /// The message of the tokenizers library.
-    pub fn from_bytes(bytes: &[u8], max_tokens: usize) -> Result<Self, String> {
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())?;
+    /// If it is not a valid tokenizer.
+    pub fn from_bytes(bytes: &[u8], max_tokens: usize) -> Result<Self, TokenizerError> {
+        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(TokenizerError::Library)?;
         tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
+        tokenizer
+            .with_truncation(None)
+            .map_err(TokenizerError::Library)?;
         Ok(Self {
             tokenizer,
             max_tokens,
@@ -47,15 +61,15 @@ impl TextProcessor {
     ///
     /// # Errors
     /// If a special token is missing.
-    pub fn from_vocabulary(words: &str, max_tokens: usize) -> Result<Self, String> {
+    pub fn from_vocabulary(words: &str, max_tokens: usize) -> Result<Self, TokenizerError> {
         let ids: HashMap<&str, usize> = words.lines().zip(0..).collect();
         let special = |name: &'static str| match ids.get(name) {
             Some(id) => Ok((name, *id)),
-            None => Err(format!("there is no {name} in it")),
+            None => Err(TokenizerError::MissingToken(name)),
         };
-        let added = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(special);
-        let added = added.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let added: Vec<_> = added
+        let special_tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(special);
+        let special_tokens = special_tokens.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let added_tokens: Vec<_> = special_tokens
             .iter()
             .map(|(content, id)| {
                 json!({
@@ -64,13 +78,13 @@ impl TextProcessor {
                 })
             })
             .collect();
-        let end = |name: &'static str| -> Result<Value, String> {
+        let template_token = |name: &'static str| -> Result<Value, TokenizerError> {
             let (name, id) = special(name)?;
             Ok(json!({ "id": name, "ids": [id], "tokens": [name] }))
         };
         let tokenizer = json!({
             "version": "1.0",
-            "added_tokens": added,
+            "added_tokens": added_tokens,
             "normalizer": {
                 "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
                 "strip_accents": null, "lowercase": true
@@ -84,7 +98,7 @@ impl TextProcessor {
                     { "SpecialToken": { "id": "[SEP]", "type_id": 0 } }
                 ],
                 "pair": [],
-                "special_tokens": { "[CLS]": end("[CLS]")?, "[SEP]": end("[SEP]")? }
+                "special_tokens": { "[CLS]": template_token("[CLS]")?, "[SEP]": template_token("[SEP]")? }
             },
             "decoder": { "type": "WordPiece", "prefix": "##", "cleanup": true },
             "model": {
@@ -99,7 +113,7 @@ impl TextProcessor {
     ///
     /// # Errors
     /// Never, because the vocabulary is compiled in; a test checks it.
-    pub fn of_bert(max_tokens: usize) -> Result<Self, String> {
+    pub fn bert_uncased(max_tokens: usize) -> Result<Self, TokenizerError> {
         let words = include_str!("../../models/bert-base-uncased/vocab.txt");
         Self::from_vocabulary(words, max_tokens)
     }
@@ -113,8 +127,8 @@ impl TextProcessor {
     ///
     /// # Errors
     /// If the tokenizer fails.
-    pub fn unreadable(&self, prompt: &Prompt) -> Result<Vec<String>, DetectError> {
-        let mut unreadable = vec![];
+    pub fn unencodable_phrases(&self, prompt: &Prompt) -> Result<Vec<String>, DetectError> {
+        let mut unencodable = vec![];
         for phrase in prompt.phrases() {
             let Ok(alone) = Prompt::from_phrases([phrase.as_str()]) else {
                 continue;
@@ -122,20 +136,21 @@ impl TextProcessor {
             match self.process(&alone) {
                 Ok(_) => {}
                 Err(DetectError::PromptTooLong { .. } | DetectError::PhraseWithoutTokens(_)) => {
-                    unreadable.push(phrase.clone());
+                    unencodable.push(phrase.clone());
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(unreadable)
+        Ok(unencodable)
     }
 
-    /// Splits the prompt into as few parts as fit the model, each with its caption. Phrases keep their order.
+    /// Splits the prompt into as few captions as fit the model. Phrases keep their order.
     ///
     /// # Errors
     /// As [`Self::process`]; [`DetectError::PromptTooLong`] if a phrase is too long for a pass of its own.
-    pub fn passes(&self, prompt: &Prompt) -> Result<Vec<(Prompt, Caption)>, DetectError> {
-        let room = self.max_tokens.saturating_sub(2); // [CLS] and [SEP]
+    pub fn passes(&self, prompt: &Prompt) -> Result<Vec<CaptionPass>, DetectError> {
+        // [CLS] and [SEP]
+        let available = self.max_tokens.saturating_sub(2);
         let mut parts: Vec<Vec<&str>> = vec![];
         let mut used = 0;
         for phrase in prompt.phrases() {
@@ -143,10 +158,10 @@ impl TextProcessor {
             let encoding = self
                 .tokenizer
                 .encode(text.as_str(), false)
-                .map_err(|e| DetectError::Tokenizer(e.to_string()))?;
+                .map_err(TokenizerError::Library)?;
             used += encoding.len();
             match parts.last_mut() {
-                Some(part) if used <= room => part.push(phrase),
+                Some(part) if used <= available => part.push(phrase),
                 _ => {
                     used = encoding.len();
                     parts.push(vec![phrase]);
@@ -163,7 +178,10 @@ impl TextProcessor {
             // the phrases come from a prompt, so they are not empty
             let part = Prompt::from_phrases(part).unwrap_or_else(|_| prompt.clone());
             let caption = self.process(&part)?;
-            Ok((part, caption))
+            Ok(CaptionPass {
+                prompt: part,
+                caption,
+            })
         });
         prompts.collect()
     }
@@ -178,7 +196,7 @@ impl TextProcessor {
         let encoding = self
             .tokenizer
             .encode(text.as_str(), true)
-            .map_err(|e| DetectError::Tokenizer(e.to_string()))?;
+            .map_err(TokenizerError::Library)?;
         let ids = encoding.get_ids();
         if ids.len() > self.max_tokens {
             let phrase = prompt.phrases().first();
@@ -222,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phrases_go_into_as_few_passes_as_fit() {
+    fn a_long_prompt_is_split_into_as_few_passes_as_possible() {
         let bytes = include_bytes!("../../models/demo/detector/tokenizer.json");
         let phrases = ["red circle", "blue star", "green square", "red star"];
         let prompt = Prompt::from_phrases(phrases).unwrap();
@@ -230,12 +248,12 @@ mod tests {
             let text = TextProcessor::from_bytes(bytes, limit).unwrap();
             let passes = text.passes(&prompt);
             passes.map(|passes| {
-                for (part, caption) in &passes {
+                for CaptionPass { prompt, caption } in &passes {
                     assert!(caption.ids.len() <= limit);
-                    assert_eq!(caption, &text.process(part).unwrap());
+                    assert_eq!(caption, &text.process(prompt).unwrap());
                 }
-                let prompts = passes.iter().map(|(part, _)| part.phrases().len());
-                prompts.collect::<Vec<_>>()
+                let counts = passes.iter().map(|pass| pass.prompt.phrases().len());
+                counts.collect::<Vec<_>>()
             })
         };
         // two words and a full stop per phrase, and two special tokens

@@ -7,8 +7,8 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::{Activation, Embedding, VarBuilder};
 use serde::Deserialize;
 
-use super::layers::{FeedForward, LayerNorm, MultiheadAttention, layer_norm, linear};
-use super::weights::Weights;
+use super::layers::{LayerNorm, Mlp, MultiheadAttention, layer_norm, linear};
+use super::weights::{DeriveConfigError, Weights};
 
 /// `BertConfig`, with the reference's defaults.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -46,16 +46,19 @@ impl Config {
     /// Derives the configuration from the shapes of the tensors under `prefix`.
     ///
     /// # Errors
-    /// The name of a missing tensor.
-    pub fn of_weights(weights: &Weights, prefix: &str) -> std::result::Result<Self, String> {
-        let embeddings = |name: &str| -> std::result::Result<[usize; 2], String> {
+    /// If a tensor is missing or has another number of dimensions.
+    pub fn from_weights(
+        weights: &Weights,
+        prefix: &str,
+    ) -> std::result::Result<Self, DeriveConfigError> {
+        let embeddings = |name: &str| -> std::result::Result<[usize; 2], DeriveConfigError> {
             weights.sizes(&format!("{prefix}.embeddings.{name}_embeddings.weight"))
         };
         let [vocab_size, hidden_size] = embeddings("word")?;
         let [max_position_embeddings, _] = embeddings("position")?;
         let [type_vocab_size, _] = embeddings("token_type")?;
-        let widened = format!("{prefix}.encoder.layer.0.intermediate.dense.weight");
-        let [intermediate_size, _] = weights.sizes(&widened)?;
+        let intermediate = format!("{prefix}.encoder.layer.0.intermediate.dense.weight");
+        let [intermediate_size, _] = weights.sizes(&intermediate)?;
         Ok(Self {
             vocab_size,
             hidden_size,
@@ -135,7 +138,7 @@ impl Bert {
 struct Layer {
     attention: MultiheadAttention,
     attention_norm: LayerNorm,
-    feed_forward: FeedForward,
+    feed_forward: Mlp,
     output_norm: LayerNorm,
 }
 
@@ -154,10 +157,12 @@ impl Layer {
         Ok(Self {
             attention,
             attention_norm: layer_norm(hidden, eps, vb.pp("attention.output.LayerNorm"))?,
-            feed_forward: FeedForward::new(
-                linear(hidden, width, vb.pp("intermediate.dense"))?,
+            feed_forward: Mlp::new(
+                vec![
+                    linear(hidden, width, vb.pp("intermediate.dense"))?,
+                    linear(width, hidden, vb.pp("output.dense"))?,
+                ],
                 config.hidden_act,
-                linear(width, hidden, vb.pp("output.dense"))?,
             ),
             output_norm: layer_norm(hidden, eps, vb.pp("output.LayerNorm"))?,
         })

@@ -3,6 +3,9 @@
 //! They do not depend on images, text, thresholds or HTTP. Every block has `load(vb, &config)`, whose `vb.pp("...")`
 //! names are the tensor names of the published checkpoint, and `forward`, whose doc comment gives the shapes. The
 //! reference is transformers 4.44.2; its class is named above each block.
+//!
+//! `load` fails if a tensor is missing or has another shape; the message names the tensor. `forward` fails if the shapes
+//! of the arguments do not fit each other, or the device fails.
 
 pub mod bert;
 pub mod grounding_dino;

@@ -302,7 +302,7 @@ struct Preemption {
 }
 
 impl Interrupt for Preemption {
-    fn goes_on(&self) -> bool {
+    fn should_continue(&self) -> bool {
         let is_cancelled = || self.is_cancelled.load(Ordering::Relaxed);
         if is_cancelled() {
             return false;

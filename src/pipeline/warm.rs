@@ -11,7 +11,7 @@ use super::stages::{SharedStageError, StageError, StageRequest, Stages, off_thre
 use crate::geometry::ImageSize;
 use crate::media::{Digest, TaskImage};
 use crate::models::weights::Checkpoint;
-use crate::segmenter::{BytesError, EncodedImage};
+use crate::segmenter::{EmbeddingFormatError, EncodedImage};
 use crate::store::disk::{BlobKey, DiskError};
 use crate::store::{DiskStore, Usage};
 
@@ -79,7 +79,7 @@ pub enum EmbeddingStoreError {
     Unidentified,
     /// The embedding cannot be serialized.
     #[error(transparent)]
-    Bytes(#[from] BytesError),
+    Bytes(#[from] EmbeddingFormatError),
     /// The file could not be written.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -241,7 +241,7 @@ impl Stages {
     /// If it cannot be computed or written.
     pub async fn warm_on_disk(
         &self,
-        picture: &TaskImage<'_>,
+        image: &TaskImage<'_>,
         request: StageRequest<'_>,
     ) -> Result<WarmedImage, WarmError> {
         let warm = self
@@ -249,7 +249,7 @@ impl Stages {
             .cloned()
             .ok_or(EmbeddingStoreError::NoStore)?;
         let models = self.models().await?;
-        let digest = picture.digest;
+        let digest = image.digest;
         let stored = {
             let (warm, models) = (warm.clone(), models.clone());
             off_thread(move || warm.touch(&models, digest)).await?
@@ -261,7 +261,7 @@ impl Stages {
                 is_new: false,
             });
         }
-        let image = self.embedding(&models, picture, request).await?;
+        let image = self.embedding(&models, image, request).await?;
         let bytes = off_thread(move || warm.write(&models, digest, &image)).await??;
         Ok(WarmedImage {
             digest,

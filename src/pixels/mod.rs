@@ -7,18 +7,23 @@ use rayon::prelude::*;
 use serde::Deserialize;
 
 use crate::geometry::ImageSize;
+use crate::models::weights::InvalidConfig;
 
 pub use resize::{ResizeError, resize};
 
 /// Rescaling to 0..1 and normalisation per channel, as configured in `preprocessor_config.json`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs)] // the reference's own field names
 pub struct Normalization {
+    /// Whether levels are multiplied by `rescale_factor`; must be true.
     pub do_rescale: bool,
+    /// Whether channels are normalised by mean and standard deviation; must be true.
     pub do_normalize: bool,
+    /// The factor that converts levels 0 to 255 to 0..1.
     pub rescale_factor: f64,
+    /// The mean of each channel, in 0..1.
     pub image_mean: [f32; 3],
+    /// The standard deviation of each channel, in 0..1.
     pub image_std: [f32; 3],
 }
 
@@ -39,13 +44,14 @@ impl Normalization {
     /// Checks the configuration.
     ///
     /// # Errors
-    /// The invalid field, and why it is invalid.
-    pub fn validate(&self) -> Result<(), String> {
+    /// If a standard deviation is zero or not finite, or if rescaling or normalisation is disabled.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
         let is_usable = |std: &f32| std.is_finite() && *std != 0.0;
         if !self.image_std.iter().all(is_usable) {
-            return Err(format!(
-                "image_std={:?} cannot be divided by",
-                self.image_std
+            return Err(InvalidConfig::new(
+                "image_std",
+                format!("{:?}", self.image_std),
+                "it must be finite and not 0",
             ));
         }
         for (field, is_on) in [
@@ -53,9 +59,7 @@ impl Normalization {
             ("do_normalize", self.do_normalize),
         ] {
             if !is_on {
-                return Err(format!(
-                    "{field}=false is not supported; published models have true"
-                ));
+                return Err(InvalidConfig::new(field, is_on, "only true is supported"));
             }
         }
         Ok(())
@@ -92,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn planes_hold_the_image_at_their_top_left() {
+    fn an_image_is_written_to_the_top_left_of_the_planes() {
         let image = RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8, 40 + y as u8, 255]));
         let padded = ImageSize {
             height: 4,

@@ -15,11 +15,14 @@ use crate::geometry::ImageSize;
 /// The source or the target size is empty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot resize an image of {from_width}x{from_height} pixels to {width}x{height}")]
-#[allow(missing_docs)]
 pub struct ResizeError {
+    /// Width of the source, in pixels.
     pub from_width: u32,
+    /// Height of the source, in pixels.
     pub from_height: u32,
+    /// Width of the target, in pixels.
     pub width: usize,
+    /// Height of the target, in pixels.
     pub height: usize,
 }
 
@@ -96,10 +99,11 @@ fn level(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
+/// One half of a level; added to a sum, it makes the conversion round to the nearest level.
 const HALF: i32 = 1 << (PRECISION - 1);
 
 /// Rows that are resized together with the same windows. With two rows, the sums stay in the CPU's registers.
-const ROWS_AT_ONCE: usize = 2;
+const ROWS_PER_PASS: usize = 2;
 
 /// Resizes RGB rows of `from` pixels to rows of `to` pixels.
 fn resize_rows(pixels: &[u8], from: usize, to: usize) -> Vec<u8> {
@@ -107,18 +111,18 @@ fn resize_rows(pixels: &[u8], from: usize, to: usize) -> Vec<u8> {
     let (stride, output_stride) = (3 * from, 3 * to);
     let mut output = vec![0; pixels.len() / from * to];
     output
-        .par_chunks_mut(ROWS_AT_ONCE * output_stride)
-        .zip(pixels.par_chunks(ROWS_AT_ONCE * stride))
+        .par_chunks_mut(ROWS_PER_PASS * output_stride)
+        .zip(pixels.par_chunks(ROWS_PER_PASS * stride))
         .for_each_init(
             // pixels are read as four levels, so the last pixel of a row needs one more
-            || [(); ROWS_AT_ONCE].map(|()| vec![0; stride + 1]),
+            || [(); ROWS_PER_PASS].map(|()| vec![0; stride + 1]),
             |rows, (output, pixels)| {
                 for (row, pixels) in rows.iter_mut().zip(pixels.chunks(stride)) {
                     row[..stride].copy_from_slice(pixels);
                 }
                 // a single row remains if their number is odd
                 let mut lines = output.chunks_mut(output_stride);
-                let mut outputs = [(); ROWS_AT_ONCE].map(|()| {
+                let mut outputs = [(); ROWS_PER_PASS].map(|()| {
                     let line = lines.next().unwrap_or_default();
                     line.as_chunks_mut::<3>().0.iter_mut()
                 });
@@ -138,10 +142,10 @@ fn resize_rows(pixels: &[u8], from: usize, to: usize) -> Vec<u8> {
 /// The weighted sums of a window in each row, per channel. A fourth sum, over the next pixel's first level, is
 /// computed too: every x86-64 and AArch64 CPU has registers of four 32-bit numbers.
 #[inline(always)]
-fn weighted_sums(rows: &[Vec<u8>; ROWS_AT_ONCE], window: &Window) -> [[i32; 4]; ROWS_AT_ONCE] {
+fn weighted_sums(rows: &[Vec<u8>; ROWS_PER_PASS], window: &Window) -> [[i32; 4]; ROWS_PER_PASS] {
     let count = 3 * window.weights.len() + 1;
     let rows = rows.each_ref().map(|row| &row[3 * window.first..][..count]);
-    let mut sums = [[HALF; 4]; ROWS_AT_ONCE];
+    let mut sums = [[HALF; 4]; ROWS_PER_PASS];
     for (i, weight) in window.weights.iter().enumerate() {
         for (sums, row) in sums.iter_mut().zip(rows) {
             let levels = &row[3 * i..][..4];
@@ -183,7 +187,7 @@ mod tests {
     use super::*;
 
     /// A plain implementation: one channel at a time, pixel by pixel.
-    fn plain(image: &RgbImage, size: ImageSize) -> RgbImage {
+    fn resize_plain(image: &RgbImage, size: ImageSize) -> RgbImage {
         let (width, height) = (size.width as u32, size.height as u32);
         let along =
             |width: u32, height: u32, windows: Vec<Window>, is_row: bool, from: &RgbImage| {
@@ -212,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_give_the_levels_of_single_pixels() {
+    fn resizing_several_rows_at_once_gives_the_levels_of_single_pixels() {
         let mut rng = StdRng::seed_from_u64(5);
         for case in 0..300 {
             let mut length = || match rng.random_range(0..4) {
@@ -235,7 +239,7 @@ mod tests {
             }
             let resized = resize(&image, size).unwrap();
             assert!(
-                *resized == plain(&image, size),
+                *resized == resize_plain(&image, size),
                 "{width}x{height} to {size:?}"
             );
         }

@@ -9,7 +9,7 @@ use tracing::Instrument;
 
 use super::interaction::control_thresholds;
 use super::project::{Origin, ProjectSnapshot};
-use super::search::{Search, needs_region_control};
+use super::search::Search;
 use super::{CONCURRENT_BATCH_TASKS, PreannotationError, Preannotator, Task, TaskPrediction};
 use crate::budget::Reservation;
 use crate::geometry::ImageSize;
@@ -102,7 +102,7 @@ impl Preannotator {
             urgency,
         };
         let image = snapshot.config.image()?;
-        needs_region_control(&snapshot.config, image)?;
+        snapshot.config.require_region_control(image)?;
         let searches = match snapshot.prompt.as_deref().map(Prompt::parse).transpose()? {
             Some(prompt) => vec![search(image, prompt, false)],
             None => {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::error::MAX_PROMPT;
 use super::interaction::{Interaction, control_thresholds, interaction, typed_text};
 use super::project::{Origin, ProjectSnapshot};
-use super::search::{Search, build_regions, needs_region_control, record_timings};
+use super::search::{Search, build_regions, record_timings};
 use super::smart_tools::{SmartToolShape, segment_prompts};
 use super::{PreannotationError, Preannotator, Task, TaskPrediction};
 use crate::labeling::{ImageTag, LabelingConfig, Shape};
@@ -89,7 +89,7 @@ impl Preannotator {
             is_from_labels: false,
             urgency: Urgency::Annotator,
         };
-        needs_region_control(&snapshot.config, image)?;
+        snapshot.config.require_region_control(image)?;
         let thresholds = control_thresholds(&snapshot.config, context, &task.regions);
         let found = self
             .predict_image(&snapshot, &search, thresholds, task)
@@ -125,9 +125,9 @@ impl Preannotator {
         };
         let _permit = self.admit(request.urgency)?;
         let segmented = async {
-            let picture = self.picture(&snapshot, task, &url).await?;
-            let prompts = segment_prompts(shapes, picture.size);
-            Ok::<_, PreannotationError>(self.stages.segment(&picture, prompts, request).await?)
+            let image = self.task_image(&snapshot, task, &url).await?;
+            let prompts = segment_prompts(shapes, image.size);
+            Ok::<_, PreannotationError>(self.stages.segment(&image, prompts, request).await?)
         };
         let segmented = segmented.await;
         record_timings(&timings);

@@ -6,7 +6,7 @@ use super::admission::{Busy, Permit};
 use super::project::ProjectSnapshot;
 use super::project::settings::ControlThresholds;
 use super::{PreannotationError, Preannotator, Task};
-use crate::labeling::{ImageTag, LabelingConfig, LabelingError, Shape};
+use crate::labeling::{ImageTag, Shape};
 use crate::media::{Digest, ImageRequest, MediaError, TaskImage};
 use crate::pipeline::scheduler::Urgency;
 use crate::pipeline::stages::{Query, StageError, StageRequest, off_thread};
@@ -56,8 +56,8 @@ impl Preannotator {
         };
         let _permit = self.admit(search.urgency)?;
         let predicted = async {
-            let picture = self.picture(snapshot, task, &url).await?;
-            Ok::<_, PreannotationError>(self.stages.predict(&picture, &query, request).await?)
+            let image = self.task_image(snapshot, task, &url).await?;
+            Ok::<_, PreannotationError>(self.stages.predict(&image, &query, request).await?)
         };
         let predicted = predicted.await;
         record_timings(&timings);
@@ -80,7 +80,7 @@ impl Preannotator {
             prompt = %search.prompt,
             box_threshold = %options.box_threshold,
             text_threshold = %options.text_threshold,
-            nms_iou = %options.nms_iou,
+            nms_iou = %options.nms_iou_threshold,
             max_detections = options.max_detections,
             label_thresholds = settings.default_label_threshold.is_some(),
             detections,
@@ -100,7 +100,7 @@ impl Preannotator {
     }
 
     /// Looks up an image of a task: its digest and its size, and the pixels when they are needed.
-    pub(super) async fn picture<'a>(
+    pub(super) async fn task_image<'a>(
         &'a self,
         snapshot: &'a ProjectSnapshot,
         task: &Task,
@@ -128,15 +128,4 @@ pub(super) async fn build_regions<T: Send + 'static>(
     off_thread(build)
         .await
         .map_err(|_: StageError| PreannotationError::Regions)
-}
-
-/// Checks that a control of the image takes regions.
-pub(super) fn needs_region_control(
-    config: &LabelingConfig,
-    image: &ImageTag,
-) -> Result<(), LabelingError> {
-    match config.region_controls(image).next() {
-        Some(_) => Ok(()),
-        None => Err(LabelingError::NoRegionControl(image.name.clone())),
-    }
 }

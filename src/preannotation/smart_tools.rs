@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::geometry::{BoundingBox, ImageSize, Mark, Point};
+use crate::geometry::{BoundingBox, ImageSize, Point, SegmentPrompt};
 
 /// A shape drawn with a smart tool; coordinates and lengths in percent of the image.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,7 +19,7 @@ pub enum SmartToolShape {
     Point {
         x: f32,
         y: f32,
-        is_positive: bool,
+        is_foreground: bool,
     },
 }
 
@@ -45,7 +45,7 @@ impl SmartToolShape {
             "keypointlabels" | "keypoint" => Some(Self::Point {
                 x,
                 y,
-                is_positive: region["is_positive"].as_bool().unwrap_or(true),
+                is_foreground: region["is_positive"].as_bool().unwrap_or(true),
             }),
             _ => None,
         }
@@ -58,15 +58,19 @@ fn number(value: &Value) -> f32 {
 
 /// Converts drawn shapes to prompts of the segmenter, in pixels: one prompt per rectangle, and one for all points.
 /// With exactly one rectangle the points are added to its prompt and refine it.
-pub fn segment_prompts(drawn: &[SmartToolShape], size: ImageSize) -> Vec<Mark> {
+pub fn segment_prompts(drawn: &[SmartToolShape], size: ImageSize) -> Vec<SegmentPrompt> {
     let (width, height) = (size.width as f32 / 100.0, size.height as f32 / 100.0);
-    let (mut marks, mut points) = (vec![], vec![]);
+    let (mut prompts, mut points) = (vec![], vec![]);
     for shape in drawn {
         match *shape {
-            SmartToolShape::Point { x, y, is_positive } => points.push(Point {
+            SmartToolShape::Point {
+                x,
+                y,
+                is_foreground,
+            } => points.push(Point {
                 x: x * width,
                 y: y * height,
-                is_positive,
+                is_foreground,
             }),
             SmartToolShape::Rectangle {
                 x,
@@ -74,8 +78,8 @@ pub fn segment_prompts(drawn: &[SmartToolShape], size: ImageSize) -> Vec<Mark> {
                 width: w,
                 height: h,
                 rotation,
-            } => marks.push(Mark {
-                bounding_box: Some(around(
+            } => prompts.push(SegmentPrompt {
+                bounding_box: Some(enclosing_box(
                     (x * width, y * height),
                     (w * width, h * height),
                     rotation,
@@ -84,25 +88,25 @@ pub fn segment_prompts(drawn: &[SmartToolShape], size: ImageSize) -> Vec<Mark> {
             }),
         }
     }
-    match marks.as_mut_slice() {
+    match prompts.as_mut_slice() {
         [only] => only.points = points,
-        _ if !points.is_empty() => marks.push(Mark {
+        _ if !points.is_empty() => prompts.push(SegmentPrompt {
             bounding_box: None,
             points,
         }),
         _ => {}
     }
-    marks
+    prompts
 }
 
 /// The axis-aligned bounding box of a box that is rotated around its top left corner. Width and height may be
 /// negative, because a box can be drawn from any corner.
-fn around((x, y): (f32, f32), (w, h): (f32, f32), degrees: f32) -> BoundingBox {
+fn enclosing_box((x, y): (f32, f32), (w, h): (f32, f32), degrees: f32) -> BoundingBox {
     let (sin, cos) = degrees.to_radians().sin_cos();
     let corners = [(0.0, 0.0), (w, 0.0), (0.0, h), (w, h)];
-    let turned = corners.map(|(dx, dy)| (x + dx * cos - dy * sin, y + dx * sin + dy * cos));
-    let low = |pick: fn(&(f32, f32)) -> f32| turned.iter().map(pick).fold(f32::MAX, f32::min);
-    let high = |pick: fn(&(f32, f32)) -> f32| turned.iter().map(pick).fold(f32::MIN, f32::max);
+    let rotated = corners.map(|(dx, dy)| (x + dx * cos - dy * sin, y + dx * sin + dy * cos));
+    let low = |pick: fn(&(f32, f32)) -> f32| rotated.iter().map(pick).fold(f32::MAX, f32::min);
+    let high = |pick: fn(&(f32, f32)) -> f32| rotated.iter().map(pick).fold(f32::MIN, f32::max);
     BoundingBox {
         x0: low(|p| p.0),
         y0: low(|p| p.1),
@@ -121,16 +125,16 @@ mod tests {
             height: 100,
             width: 200,
         };
-        let point = |x: f32, is_positive: bool| SmartToolShape::Point {
+        let point = |x: f32, is_foreground: bool| SmartToolShape::Point {
             x,
             y: 50.0,
-            is_positive,
+            is_foreground,
         };
         let prompts = segment_prompts(&[point(10.0, true), point(20.0, false)], size);
         assert_eq!(prompts.len(), 1);
         let points = &prompts[0].points;
         assert_eq!((points[0].x, points[0].y), (20.0, 50.0));
-        assert!(points[0].is_positive && !points[1].is_positive);
+        assert!(points[0].is_foreground && !points[1].is_foreground);
 
         let rectangle = |rotation: f32| SmartToolShape::Rectangle {
             x: 50.0,
@@ -146,9 +150,9 @@ mod tests {
                 .corners()
         };
         assert_eq!(boxed(0.0), [100.0, 50.0, 120.0, 60.0]);
-        let turned = boxed(90.0);
-        for (got, wanted) in turned.iter().zip([90.0, 50.0, 100.0, 70.0]) {
-            assert!((got - wanted).abs() < 1e-3, "{turned:?}");
+        let rotated = boxed(90.0);
+        for (found, expected) in rotated.iter().zip([90.0, 50.0, 100.0, 70.0]) {
+            assert!((found - expected).abs() < 1e-3, "{rotated:?}");
         }
         let both = segment_prompts(&[rectangle(0.0), point(10.0, true)], size);
         assert!(both.len() == 1 && both[0].points.len() == 1);

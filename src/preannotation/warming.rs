@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::project::{Origin, ProjectSnapshot};
-use super::search::needs_region_control;
 use super::{PreannotationError, Preannotator, Task};
 use crate::labeling::{ImageTag, LabelingConfig};
 use crate::pipeline::scheduler::Urgency;
@@ -57,7 +56,7 @@ impl Preannotator {
     ) -> Result<WarmPlan, PreannotationError> {
         let images: Vec<ImageTag> = config.images_with_regions().cloned().collect();
         if images.is_empty() {
-            needs_region_control(&config, config.image()?)?;
+            config.require_region_control(config.image()?)?;
         }
         let snapshot = self.projects.snapshot(origin, config, None);
         Ok(WarmPlan { snapshot, images })
@@ -79,9 +78,9 @@ impl Preannotator {
             urgency: Urgency::Warming,
             timings: &timings,
         };
-        let picture = self.picture(&plan.snapshot, task, &url).await;
-        let picture = picture.map_err(PreannotationError::from)?;
-        let warmed = self.stages.warm_on_disk(&picture, request).await?;
+        let found = self.task_image(&plan.snapshot, task, &url).await;
+        let found = found.map_err(PreannotationError::from)?;
+        let warmed = self.stages.warm_on_disk(&found, request).await?;
         tracing::info!(is_new = warmed.is_new, timings = %timings, "the image embedding is stored");
         Ok(warmed)
     }

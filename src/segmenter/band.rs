@@ -2,11 +2,11 @@
 //! decide them.
 //!
 //! An output pixel is interpolated from pixels of the model's input, which are interpolated from logits. These are
-//! four interpolations in a row, each of the form `a * (1 - share) + b * share` with a share of 0..=1.
+//! four interpolations in a row, each of the form `a * (1 - weight) + b * weight` with a weight of 0..=1.
 //!
-//! - If all logits are NaN, negative or zero, the pixel is unset. Products with a share that is not negative are then
+//! - If all logits are NaN, negative or zero, the pixel is unset. Products with a weight that is not negative are then
 //!   NaN, negative or zero again (`-inf * 0` is NaN), and so are their sums; none of them is greater than 0.
-//! - If all logits are in [`CERTAIN`], the pixel is set. Either `share` or the rounded `1 - share` is at least one
+//! - If all logits are in [`SURELY_SET`], the pixel is set. Either `weight` or the rounded `1 - weight` is at least one
 //!   half. So the result of an interpolation is at least half its smaller operand (halving is exact, rounding is
 //!   monotone) and at most twice its larger one. After four interpolations the result is still positive and finite.
 //!
@@ -14,16 +14,16 @@
 
 use std::ops::{Range, RangeInclusive};
 
-use super::bilinear::{Tap, taps};
-use super::image_processor::Frame;
+use super::bilinear::Tap;
+use super::scaling::{Band, Scaling};
 use crate::geometry::Runs;
 
 /// Logits that stay positive and finite through four interpolations.
-const CERTAIN: RangeInclusive<f32> = 16.0 * f32::MIN_POSITIVE..=f32::MAX / 16.0;
+const SURELY_SET: RangeInclusive<f32> = 16.0 * f32::MIN_POSITIVE..=f32::MAX / 16.0;
 
 /// At least one logit is greater than zero: a pixel that depends on it may be set.
 const MAY_SET: u8 = 1;
-/// At least one logit is not in [`CERTAIN`]: a pixel that depends on it may be unset.
+/// At least one logit is not in [`SURELY_SET`]: a pixel that depends on it may be unset.
 const MAY_UNSET: u8 = 2;
 
 /// A square map of logits.
@@ -40,8 +40,8 @@ impl<'a> LogitMap<'a> {
     pub(super) fn new(logits: &'a [f32]) -> Self {
         let sign = |logit: &f32| {
             let may_set = if *logit > 0.0 { MAY_SET } else { 0 };
-            let is_certain = *logit >= *CERTAIN.start() && *logit <= *CERTAIN.end();
-            may_set | if is_certain { 0 } else { MAY_UNSET }
+            let is_surely_set = *logit >= *SURELY_SET.start() && *logit <= *SURELY_SET.end();
+            may_set | if is_surely_set { 0 } else { MAY_UNSET }
         };
         Self {
             logits,
@@ -53,72 +53,6 @@ impl<'a> LogitMap<'a> {
     fn row(&self, index: u32) -> &[f32] {
         &self.logits[index as usize * self.side..][..self.side]
     }
-}
-
-/// The taps of both scalings, for rows and for columns: from logits to the model's input, and from there to the
-/// image.
-pub(super) struct Scaling {
-    pub(super) rows: [Vec<Tap>; 2],
-    pub(super) columns: [Vec<Tap>; 2],
-}
-
-impl Scaling {
-    /// The scaling of a map of `side` rows and columns to an input of `input_side`, and of the input's unpadded part
-    /// to the image.
-    pub(super) fn new(side: usize, input_side: usize, frame: Frame) -> Self {
-        let (resized, original) = (frame.resized, frame.original);
-        Self {
-            rows: [
-                taps(side, input_side, resized.height),
-                taps(resized.height, original.height, original.height),
-            ],
-            columns: [
-                taps(side, input_side, resized.width),
-                taps(resized.width, original.width, original.width),
-            ],
-        }
-    }
-
-    /// All rows of the image, grouped into bands that depend on the same few rows of logits.
-    pub(super) fn bands(&self) -> Vec<Stretch> {
-        stretches(&self.rows)
-    }
-
-    /// All columns of the image, grouped in the same way.
-    pub(super) fn blocks(&self) -> Vec<Stretch> {
-        stretches(&self.columns)
-    }
-
-    /// Number of columns of the image.
-    pub(super) fn width(&self) -> usize {
-        self.columns[1].len()
-    }
-}
-
-/// Consecutive rows (or columns) of the image, and the rows (or columns) of logits that they depend on.
-#[derive(Debug, Clone)]
-pub(super) struct Stretch {
-    pub(super) output: Range<usize>,
-    logits: Range<usize>,
-}
-
-fn stretches([to_input, to_output]: &[Vec<Tap>; 2]) -> Vec<Stretch> {
-    let mut stretches: Vec<Stretch> = vec![];
-    for (i, tap) in to_output.iter().enumerate() {
-        let start = to_input[tap.first as usize].first as usize;
-        let end = to_input[tap.second as usize].second as usize + 1;
-        match stretches.last_mut() {
-            Some(last) if last.logits.start == start => {
-                last.output.end = i + 1;
-                last.logits.end = end;
-            }
-            _ => stretches.push(Stretch {
-                output: i..i + 1,
-                logits: start..end,
-            }),
-        }
-    }
-    stretches
 }
 
 /// Computes the bands one by one, and reuses its buffers.
@@ -137,8 +71,8 @@ impl BandScaler {
         &mut self,
         map: &LogitMap,
         scaling: &Scaling,
-        blocks: &[Stretch],
-        band: &Stretch,
+        column_bands: &[Band],
+        band: &Band,
         runs: &mut Runs,
     ) {
         self.signs.clear();
@@ -163,23 +97,23 @@ impl BandScaler {
         };
         self.runs.resize_with(height, Runs::default);
         self.runs.iter_mut().for_each(Runs::clear);
-        let start = blocks.partition_point(|block| block.logits.end <= first);
-        let end = blocks.partition_point(|block| block.logits.start <= last);
-        let signs = |block: &Stretch| {
-            let signs = self.signs[block.logits.clone()].iter();
+        let start = column_bands.partition_point(|columns| columns.logits.end <= first);
+        let end = column_bands.partition_point(|columns| columns.logits.start <= last);
+        let signs = |columns: &Band| {
+            let signs = self.signs[columns.logits.clone()].iter();
             signs.fold(0, |all, sign| all | sign)
         };
         let mut done = 0;
-        for same in blocks[start..end].chunk_by(|a, b| signs(a) == signs(b)) {
-            let columns = same[0].output.start..same[same.len() - 1].output.end;
+        for group in column_bands[start..end].chunk_by(|a, b| signs(a) == signs(b)) {
+            let columns = group[0].output.start..group[group.len() - 1].output.end;
             for row in &mut self.runs {
                 row.push(false, (columns.start - done) as u32);
             }
             done = columns.end;
-            match signs(&same[0]) {
+            match signs(&group[0]) {
                 MAY_SET | MAY_UNSET => {
                     for row in &mut self.runs {
-                        row.push(signs(&same[0]) == MAY_SET, columns.len() as u32);
+                        row.push(signs(&group[0]) == MAY_SET, columns.len() as u32);
                     }
                 }
                 _ => self
@@ -206,11 +140,12 @@ struct Tile {
 }
 
 impl Tile {
+    /// Appends the pixels of these columns to the runs of each row of the band.
     fn append(
         &mut self,
         map: &LogitMap,
         scaling: &Scaling,
-        band: &Stretch,
+        band: &Band,
         columns: Range<usize>,
         runs: &mut [Runs],
     ) {
@@ -226,8 +161,8 @@ impl Tile {
             input,
             inputs,
         } = self;
-        logits.forget();
-        inputs.forget();
+        logits.invalidate();
+        inputs.invalidate();
         for (row, runs) in rows[band.output.clone()].iter().zip(runs) {
             let (first, second) = inputs.lines(row, |index, line| {
                 let row = input_rows[index as usize];
@@ -237,7 +172,7 @@ impl Tile {
                 });
                 input.clear();
                 let pairs = first.iter().zip(second);
-                input.extend(pairs.map(|(first, second)| row.between(*first, *second)));
+                input.extend(pairs.map(|(first, second)| row.interpolate(*first, *second)));
                 line.extend(
                     columns
                         .iter()
@@ -246,7 +181,7 @@ impl Tile {
             });
             let mut run = (false, 0);
             for (first, second) in first.iter().zip(second) {
-                let is_set = row.between(*first, *second) > 0.0;
+                let is_set = row.interpolate(*first, *second) > 0.0;
                 if is_set != run.0 {
                     runs.push(run.0, run.1);
                     run = (is_set, 0);
@@ -266,7 +201,8 @@ struct LinePair {
 }
 
 impl LinePair {
-    fn forget(&mut self) {
+    /// Marks both lines as missing.
+    fn invalidate(&mut self) {
         self.indices = [None; 2];
     }
 
@@ -295,8 +231,8 @@ impl LinePair {
 mod tests {
     use super::*;
 
-    /// Shares with the largest rounding error or underflow.
-    const SHARES: [f32; 9] = [
+    /// Weights with the largest rounding error or underflow.
+    const WEIGHTS: [f32; 9] = [
         0.0,
         1e-45,
         1e-38,
@@ -309,13 +245,13 @@ mod tests {
     ];
 
     fn interpolations(a: f32, b: f32) -> impl Iterator<Item = f32> {
-        SHARES.into_iter().map(move |share| {
+        WEIGHTS.into_iter().map(move |weight| {
             let tap = Tap {
                 first: 0,
                 second: 1,
-                share,
+                weight,
             };
-            tap.between(a, b)
+            tap.interpolate(a, b)
         })
     }
 
@@ -335,14 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn certain_logits_stay_positive_and_finite() {
-        let (low, high) = extremes(&[*CERTAIN.start(), 1.0, *CERTAIN.end()]);
+    fn surely_set_logits_stay_positive_and_finite() {
+        let (low, high) = extremes(&[*SURELY_SET.start(), 1.0, *SURELY_SET.end()]);
         assert!(low > 0.0, "{low:e}");
         assert!(high.is_finite(), "{high:e}");
     }
 
     #[test]
-    fn logits_that_are_not_positive_stay_so() {
+    fn logits_that_are_not_positive_stay_not_positive() {
         let mut values = vec![
             0.0,
             -0.0,

@@ -5,8 +5,8 @@
 pub(super) struct Tap {
     pub(super) first: u32,
     pub(super) second: u32,
-    /// 0..=1.
-    pub(super) share: f32,
+    /// The weight of the second neighbour, 0..=1.
+    pub(super) weight: f32,
 }
 
 /// The taps of the first `count` samples when an axis of `from` samples is resized to `to`. Their indices never
@@ -20,7 +20,7 @@ pub(super) fn taps(from: usize, to: usize, count: usize) -> Vec<Tap> {
             Tap {
                 first: first as u32,
                 second: (first + 1).min(from - 1) as u32,
-                share: (at - first as f32).clamp(0.0, 1.0),
+                weight: (at - first as f32).clamp(0.0, 1.0),
             }
         })
         .collect()
@@ -30,11 +30,11 @@ impl Tap {
     /// Interpolates in `line`, which starts at index `offset` of the axis.
     pub(super) fn sample(&self, line: &[f32], offset: u32) -> f32 {
         let at = |index: u32| line[(index - offset) as usize];
-        self.between(at(self.first), at(self.second))
+        self.interpolate(at(self.first), at(self.second))
     }
 
     /// Interpolates between the values of the two neighbours.
-    pub(super) fn between(&self, first: f32, second: f32) -> f32 {
-        first * (1.0 - self.share) + second * self.share
+    pub(super) fn interpolate(&self, first: f32, second: f32) -> f32 {
+        first * (1.0 - self.weight) + second * self.weight
     }
 }

@@ -16,26 +16,32 @@ pub struct EncodedImage {
 
 /// Why an image embedding cannot be serialized or deserialized.
 #[derive(Debug, thiserror::Error)]
-pub enum BytesError {
+#[non_exhaustive]
+pub enum EmbeddingFormatError {
     /// A value is not finite in half precision.
-    #[error("the image embedding has numbers that half precision cannot hold")]
+    #[error("the image embedding has a number that is not finite in half precision")]
     NotFinite,
     /// The number of bytes is wrong.
-    #[error("an encoded image has {found} bytes, and {expected} are expected")]
-    #[allow(missing_docs)]
-    Length { found: usize, expected: usize },
+    #[error("the image embedding has {found} bytes, and {expected} are expected")]
+    Length {
+        /// The number of bytes.
+        found: usize,
+        /// The number of bytes for this segmenter.
+        expected: usize,
+    },
     /// The embedding belongs to a segmenter of another size.
-    #[error("the image embedding has the shape {found:?}, and the segmenter's is {expected:?}")]
-    #[allow(missing_docs)]
+    #[error("the image embedding has the shape {found:?}, and the segmenter needs {expected:?}")]
     Shape {
+        /// The shape in the header.
         found: [usize; 4],
+        /// The segmenter's shape, `[1, C, G, G]`.
         expected: [usize; 4],
     },
-    /// The image size is zero.
-    #[error("the encoded image has a size of zero")]
+    /// The image's height or width is 0.
+    #[error("the image embedding belongs to an image without pixels")]
     Empty,
-    /// The tensor cannot be created on the device.
-    #[error("the image embedding cannot be moved: {0}")]
+    /// The tensor cannot be copied to or from the device.
+    #[error("the image embedding cannot be copied to or from the device: {0}")]
     Tensor(#[from] candle_core::Error),
 }
 
@@ -66,7 +72,7 @@ impl EncodedImage {
     ///
     /// # Errors
     /// If a value is not finite in half precision.
-    pub fn to_bytes(&self) -> Result<Vec<u8>, BytesError> {
+    pub fn to_bytes(&self) -> Result<Vec<u8>, EmbeddingFormatError> {
         let shape: [usize; 4] = self.embeddings.dims4()?.into();
         let size = self.size();
         let values = self.embeddings.flatten_all()?.to_dtype(DType::F16)?;
@@ -78,7 +84,7 @@ impl EncodedImage {
         }
         for value in values {
             if !value.is_finite() {
-                return Err(BytesError::NotFinite);
+                return Err(EmbeddingFormatError::NotFinite);
             }
             bytes.extend(value.to_le_bytes());
         }
@@ -89,17 +95,17 @@ impl EncodedImage {
     ///
     /// # Errors
     /// If the length is wrong, or the embedding belongs to a segmenter of another size.
-    pub fn from_bytes(bytes: &[u8], segmenter: &Segmenter) -> Result<Self, BytesError> {
+    pub fn from_bytes(bytes: &[u8], segmenter: &Segmenter) -> Result<Self, EmbeddingFormatError> {
         let expected = segmenter.embedding_shape();
         let count: usize = expected.iter().product();
-        let length = |expected| BytesError::Length {
+        let length = |expected| EmbeddingFormatError::Length {
             found: bytes.len(),
             expected,
         };
-        let whole = HEADER_BYTES + 2 * count;
+        let expected_length = HEADER_BYTES + 2 * count;
         let (header, values) = bytes
             .split_at_checked(HEADER_BYTES)
-            .ok_or_else(|| length(whole))?;
+            .ok_or_else(|| length(expected_length))?;
         let mut numbers = header.chunks_exact(4).map(|number| match *number {
             [a, b, c, d] => u32::from_le_bytes([a, b, c, d]) as usize,
             _ => 0,
@@ -108,13 +114,13 @@ impl EncodedImage {
         let (height, width) = (next(), next());
         let found = std::array::from_fn(|_| next());
         if found != expected {
-            return Err(BytesError::Shape { found, expected });
+            return Err(EmbeddingFormatError::Shape { found, expected });
         }
         if values.len() != 2 * count {
-            return Err(length(whole));
+            return Err(length(expected_length));
         }
         if height == 0 || width == 0 {
-            return Err(BytesError::Empty);
+            return Err(EmbeddingFormatError::Empty);
         }
         let values: Vec<f16> = values
             .chunks_exact(2)
@@ -146,7 +152,7 @@ mod tests {
         Segmenter::load(&checkpoint, DType::F32, &Device::Cpu).unwrap()
     }
 
-    fn picture() -> RgbImage {
+    fn image() -> RgbImage {
         RgbImage::from_fn(90, 60, |x, y| {
             let is_inside = (20..60).contains(&x) && (10..45).contains(&y);
             image::Rgb(if is_inside {
@@ -158,24 +164,27 @@ mod tests {
     }
 
     #[test]
-    fn bytes_give_the_same_masks() {
+    fn a_serialized_embedding_gives_the_same_masks() {
         let segmenter = segmenter();
-        let cold = segmenter.encode(&picture()).unwrap();
-        let bytes = cold.to_bytes().unwrap();
-        assert_eq!(bytes.len(), HEADER_BYTES + cold.bytes() / 2);
+        let original = segmenter.encode(&image()).unwrap();
+        let bytes = original.to_bytes().unwrap();
+        assert_eq!(bytes.len(), HEADER_BYTES + original.bytes() / 2);
         assert_eq!(bytes.len(), EncodedImage::bytes_on_disk(&segmenter));
-        let warm = EncodedImage::from_bytes(&bytes, &segmenter).unwrap();
-        assert_eq!((warm.size(), warm.bytes()), (cold.size(), cold.bytes()));
-        assert_eq!(warm.frame, cold.frame);
-        assert_eq!(warm.embeddings.dims(), cold.embeddings.dims());
+        let restored = EncodedImage::from_bytes(&bytes, &segmenter).unwrap();
+        assert_eq!(
+            (restored.size(), restored.bytes()),
+            (original.size(), original.bytes())
+        );
+        assert_eq!(restored.frame, original.frame);
+        assert_eq!(restored.embeddings.dims(), original.embeddings.dims());
         // rounding again changes nothing
-        assert_eq!(warm.to_bytes().unwrap(), bytes);
-        let difference = (&warm.embeddings - &cold.embeddings)
+        assert_eq!(restored.to_bytes().unwrap(), bytes);
+        let difference = (&restored.embeddings - &original.embeddings)
             .unwrap()
             .abs()
             .unwrap();
         let difference: f32 = difference.max_all().unwrap().to_scalar().unwrap();
-        let scale: f32 = cold
+        let scale: f32 = original
             .embeddings
             .abs()
             .unwrap()
@@ -191,33 +200,42 @@ mod tests {
             y1: 47.0,
         };
         let mask = |image| segmenter.segment_boxes(image, &[object]).unwrap().remove(0);
-        let (warm, cold) = (mask(&warm), mask(&cold));
-        assert!((warm.score - cold.score).abs() < 1e-2);
-        assert!(cold.mask.iou(&warm.mask) >= 0.999);
+        let (restored, original) = (mask(&restored), mask(&original));
+        assert!((restored.score - original.score).abs() < 1e-2);
+        assert!(original.mask.iou(&restored.mask) >= 0.999);
     }
 
     #[test]
-    fn other_bytes_are_refused() {
+    fn invalid_bytes_are_an_error() {
         let segmenter = segmenter();
-        let bytes = segmenter.encode(&picture()).unwrap().to_bytes().unwrap();
+        let bytes = segmenter.encode(&image()).unwrap().to_bytes().unwrap();
         let read = |bytes: &[u8]| EncodedImage::from_bytes(bytes, &segmenter).map(|_| ());
         for length in [0, 1, HEADER_BYTES - 1, HEADER_BYTES, bytes.len() - 1] {
             let error = read(&bytes[..length]).unwrap_err();
             assert!(
-                matches!(error, BytesError::Length { .. }),
+                matches!(error, EmbeddingFormatError::Length { .. }),
                 "{length}: {error}"
             );
         }
         let longer = [&bytes[..], &[0]].concat();
-        assert!(matches!(read(&longer), Err(BytesError::Length { .. })));
+        assert!(matches!(
+            read(&longer),
+            Err(EmbeddingFormatError::Length { .. })
+        ));
         let mut other = bytes.clone();
         other[12] ^= 1;
-        assert!(matches!(read(&other), Err(BytesError::Shape { .. })));
+        assert!(matches!(
+            read(&other),
+            Err(EmbeddingFormatError::Shape { .. })
+        ));
         let mut empty = bytes.clone();
         empty[..4].fill(0);
-        assert!(matches!(read(&empty), Err(BytesError::Empty)));
-        let mut large = segmenter.encode(&picture()).unwrap();
+        assert!(matches!(read(&empty), Err(EmbeddingFormatError::Empty)));
+        let mut large = segmenter.encode(&image()).unwrap();
         large.embeddings = (large.embeddings * 1e9).unwrap();
-        assert!(matches!(large.to_bytes(), Err(BytesError::NotFinite)));
+        assert!(matches!(
+            large.to_bytes(),
+            Err(EmbeddingFormatError::NotFinite)
+        ));
     }
 }

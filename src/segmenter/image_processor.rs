@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::SegmentError;
 use crate::geometry::{BoundingBox, ImageSize};
+use crate::models::weights::InvalidConfig;
 use crate::pixels::{Normalization, resize};
 
 /// The position of an image in the model's square input: scaled so that its longest side fits, at the top left.
@@ -33,12 +34,12 @@ impl Frame {
 
     /// Converts a point from the image's pixels to the model's input.
     pub fn point(self, (x, y): (f32, f32)) -> (f32, f32) {
-        let by = |value: f32, to: usize, from: usize| {
+        let scale = |value: f32, to: usize, from: usize| {
             (f64::from(value) * (to as f64 / from as f64)) as f32
         };
         (
-            by(x, self.resized.width, self.original.width),
-            by(y, self.resized.height, self.original.height),
+            scale(x, self.resized.width, self.original.width),
+            scale(y, self.resized.height, self.original.height),
         )
     }
 
@@ -62,8 +63,8 @@ impl ImageProcessor {
     /// Checks the configuration.
     ///
     /// # Errors
-    /// The invalid field, and why it is invalid.
-    pub fn validate(&self) -> Result<(), String> {
+    /// The first field whose value is not supported.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
         self.normalization.validate()
     }
 

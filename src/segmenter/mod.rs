@@ -5,6 +5,7 @@ mod bilinear;
 mod encoded;
 pub mod image_processor;
 pub mod post_process;
+mod scaling;
 
 use std::fmt;
 
@@ -12,16 +13,17 @@ use candle_core::{DType, Device};
 use image::RgbImage;
 use rayon::prelude::*;
 
-pub use self::encoded::{BytesError, EMBEDDING_FORMAT, EncodedImage};
+pub use self::encoded::{EMBEDDING_FORMAT, EmbeddingFormatError, EncodedImage};
 use self::image_processor::{Frame, ImageProcessor};
 use self::post_process::upscale_mask;
-use crate::geometry::{BoundingBox, Mark, Mask, Point};
+use crate::geometry::{BoundingBox, Mask, Point, SegmentPrompt};
 use crate::models::sam::{Config, Masks, PointLabel, Prompts, Sam};
-use crate::models::weights::{Checkpoint, CheckpointError, tensor_type};
+use crate::models::weights::{Checkpoint, CheckpointError, tensor_dtype};
 use crate::pixels::ResizeError;
 
 /// Why a segmentation failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SegmentError {
     /// The image has no pixels.
     #[error(transparent)]
@@ -49,14 +51,14 @@ impl ScoredMask {
 
 /// A low-resolution mask from the model, a quarter of the input's side, before it is scaled to the image.
 #[derive(Debug, Clone)]
-pub struct SmallMask {
+pub struct LowResMask {
     logits: Vec<f32>,
     score: f32,
     input_side: usize,
     frame: Frame,
 }
 
-impl SmallMask {
+impl LowResMask {
     /// Scales the mask to the image's size. It needs no model, so any thread can do it.
     pub fn to_image_size(&self) -> ScoredMask {
         ScoredMask {
@@ -69,7 +71,7 @@ impl SmallMask {
 /// SAM with its pre- and postprocessing.
 pub struct Segmenter {
     model: Sam,
-    images: ImageProcessor,
+    image_processor: ImageProcessor,
     device: Device,
     /// The dtype of its tensors.
     dtype: DType,
@@ -78,17 +80,14 @@ pub struct Segmenter {
 impl fmt::Debug for Segmenter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Segmenter")
-            .field("images", &self.images)
+            .field("image_processor", &self.image_processor)
             .finish_non_exhaustive()
     }
 }
 
-/// The file that configures the normalisation of images.
-const IMAGES: &str = "preprocessor_config.json";
-
-/// Boxes per run of the mask decoder. Each box takes about 20 MB of image tokens and upscaled maps at SAM's size.
-/// Four boxes per run take 5 % less time than one.
-pub const BOXES_AT_ONCE: usize = 4;
+/// Boxes per pass of the mask decoder. Each box takes about 20 MB of image tokens and upscaled maps at SAM's size.
+/// Four boxes per pass take 5 % less time than one.
+pub const BOXES_PER_PASS: usize = 4;
 
 impl Segmenter {
     /// Loads a checkpoint. Without a preprocessor configuration, SAM's usual normalisation is used.
@@ -100,14 +99,14 @@ impl Segmenter {
         dtype: DType,
         device: &Device,
     ) -> Result<Self, CheckpointError> {
-        let (weights, config) = checkpoint.open_model::<Config>()?;
-        let images = checkpoint.companion(IMAGES, ImageProcessor::validate)?;
+        let (weights, config, image_processor) =
+            checkpoint.open_with_processor::<Config, _>(ImageProcessor::validate)?;
         let model = weights.load(dtype, device, |vb| Sam::load(vb, &config))?;
         Ok(Self {
             model,
-            images,
+            image_processor,
             device: device.clone(),
-            dtype: tensor_type(dtype, device),
+            dtype: tensor_dtype(dtype, device),
         })
     }
 
@@ -123,7 +122,7 @@ impl Segmenter {
     pub fn encode(&self, image: &RgbImage) -> Result<EncodedImage, SegmentError> {
         let _span = tracing::debug_span!("encode").entered();
         let (pixels, frame) = tracing::debug_span!("preprocess").in_scope(|| {
-            self.images
+            self.image_processor
                 .process(image, self.input_side(), self.dtype, &self.device)
         })?;
         Ok(EncodedImage {
@@ -143,24 +142,24 @@ impl Segmenter {
     ) -> Result<Vec<ScoredMask>, SegmentError> {
         let _span = tracing::debug_span!("segment", boxes = boxes.len()).entered();
         let mut masks = vec![];
-        for boxes in boxes.chunks(BOXES_AT_ONCE) {
-            let small = self.small_masks(image, boxes)?;
+        for boxes in boxes.chunks(BOXES_PER_PASS) {
+            let low_res = self.low_res_masks(image, boxes)?;
             let _span = tracing::debug_span!("post_process").entered();
-            let scaled = small.par_iter().map(SmallMask::to_image_size);
+            let scaled = low_res.par_iter().map(LowResMask::to_image_size);
             masks.extend(scaled.collect::<Vec<_>>());
         }
         Ok(masks)
     }
 
-    /// One low-resolution mask per box, in the same order. All boxes run in one pass, at most [`BOXES_AT_ONCE`].
+    /// One low-resolution mask per box, in the same order. All boxes run in one pass, at most [`BOXES_PER_PASS`].
     ///
     /// # Errors
     /// If the model fails.
-    pub fn small_masks(
+    pub fn low_res_masks(
         &self,
         image: &EncodedImage,
         boxes: &[BoundingBox],
-    ) -> Result<Vec<SmallMask>, SegmentError> {
+    ) -> Result<Vec<LowResMask>, SegmentError> {
         let prompts = Prompts {
             boxes: Some(boxes.iter().map(|b| image.frame.corners(*b)).collect()),
             ..Prompts::default()
@@ -171,36 +170,38 @@ impl Segmenter {
         self.best_masks(&predicted, image.frame)
     }
 
-    /// The mask of the object that an annotator marked. Points alone are ambiguous about the extent of the object, so
+    /// The mask of the object that a prompt marks. Points alone are ambiguous about the extent of the object, so
     /// the model predicts several masks, and the one with the best predicted IoU is returned.
     ///
     /// # Errors
-    /// If the mark is empty, or the model fails.
-    pub fn segment_mark(
+    /// If the prompt is empty, or the model fails.
+    pub fn segment_prompt(
         &self,
         image: &EncodedImage,
-        mark: &Mark,
-    ) -> Result<SmallMask, SegmentError> {
-        let label = |point: &Point| match point.is_positive {
+        prompt: &SegmentPrompt,
+    ) -> Result<LowResMask, SegmentError> {
+        let label = |point: &Point| match point.is_foreground {
             true => PointLabel::Foreground,
             false => PointLabel::Background,
         };
-        let points = mark.points.iter();
+        let points = prompt.points.iter();
         let points: Vec<_> = points
             .map(|p| (image.frame.point((p.x, p.y)), label(p)))
             .collect();
         let prompts = Prompts {
             points: (!points.is_empty()).then(|| vec![points]),
-            boxes: mark.bounding_box.map(|b| vec![image.frame.corners(b)]),
+            boxes: prompt.bounding_box.map(|b| vec![image.frame.corners(b)]),
             ..Prompts::default()
         };
-        let is_ambiguous = mark.bounding_box.is_none();
+        let is_ambiguous = prompt.bounding_box.is_none();
         let predicted = self
             .model
             .predict_masks(&image.embeddings, &prompts, is_ambiguous)?;
         let masks = self.best_masks(&predicted, image.frame)?;
         masks.into_iter().next().ok_or_else(|| {
-            SegmentError::Model(candle_core::Error::Msg("no mask came back".to_owned()))
+            SegmentError::Model(candle_core::Error::Msg(
+                "the mask decoder returned no mask".to_owned(),
+            ))
         })
     }
 
@@ -210,12 +211,13 @@ impl Segmenter {
         [1, vision.output_channels, vision.grid(), vision.grid()]
     }
 
+    /// Rows, and columns, of the model's input in pixels.
     fn input_side(&self) -> usize {
         self.model.config().vision_config.image_size
     }
 
     /// For each prompt, the mask with the best predicted IoU.
-    fn best_masks(&self, masks: &Masks, frame: Frame) -> Result<Vec<SmallMask>, SegmentError> {
+    fn best_masks(&self, masks: &Masks, frame: Frame) -> Result<Vec<LowResMask>, SegmentError> {
         let scores: Vec<Vec<f32>> = masks.iou_scores.to_dtype(DType::F32)?.to_vec2()?;
         let logits = masks.low_res_masks.to_dtype(DType::F32)?.flatten_from(2)?;
         // one copy for all: each copy from a GPU waits for it
@@ -225,7 +227,7 @@ impl Segmenter {
             let ranked = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
             if let Some((index, score)) = ranked {
                 let logits: Vec<f32> = logits.get(prompt)?.get(index)?.to_vec1()?;
-                best.push(SmallMask {
+                best.push(LowResMask {
                     logits,
                     score: *score,
                     input_side: self.input_side(),

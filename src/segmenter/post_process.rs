@@ -6,13 +6,14 @@
 
 use rayon::prelude::*;
 
-use super::band::{BandScaler, LogitMap, Scaling};
+use super::band::{BandScaler, LogitMap};
 use super::bilinear::Tap;
 use super::image_processor::Frame;
+use super::scaling::Scaling;
 use crate::geometry::{Mask, Runs};
 
 /// Bands per task of the thread pool: a map of 256x256 has one band per row of logits.
-const BANDS_AT_ONCE: usize = 8;
+const BANDS_PER_TASK: usize = 8;
 
 /// Converts the logits of a square map, row by row, to a mask of the original image: bilinear scaling to the model's
 /// input of `input_side` pixels, removal of the padding, bilinear scaling to the image. Values greater than 0 are
@@ -23,15 +24,15 @@ pub fn upscale_mask(logits: &[f32], input_side: usize, frame: Frame) -> Mask {
         return Mask::from_runs(frame.original, Runs::default());
     }
     let scaling = Scaling::new(map.side, input_side, frame);
-    let blocks = scaling.blocks();
+    let column_bands = scaling.column_bands();
     let parts: Vec<Runs> = scaling
-        .bands()
-        .par_chunks(BANDS_AT_ONCE)
+        .row_bands()
+        .par_chunks(BANDS_PER_TASK)
         .map(|bands| {
             let mut scaler = BandScaler::default();
             let mut runs = Runs::default();
             for band in bands {
-                scaler.append(&map, &scaling, &blocks, band, &mut runs);
+                scaler.append(&map, &scaling, &column_bands, band, &mut runs);
             }
             runs
         })
@@ -64,7 +65,7 @@ fn resample(map: &[f32], width: usize, rows: &[Tap], columns: &[Tap]) -> Vec<f32
             let first = &map[row.first as usize * width..][..width];
             let second = &map[row.second as usize * width..][..width];
             for (out, column) in output.iter_mut().zip(columns) {
-                *out = row.between(column.sample(first, 0), column.sample(second, 0));
+                *out = row.interpolate(column.sample(first, 0), column.sample(second, 0));
             }
         });
     output
@@ -119,7 +120,7 @@ mod tests {
         );
     }
 
-    fn special(rng: &mut StdRng) -> f32 {
+    fn special_logit(rng: &mut StdRng) -> f32 {
         SPECIAL[rng.random_range(0..SPECIAL.len())]
     }
 
@@ -135,30 +136,42 @@ mod tests {
 
     fn map(kind: usize, side: usize, rng: &mut StdRng) -> (Vec<f32>, &'static str) {
         let area = side * side;
-        let sprinkle = |mut map: Vec<f32>, share: f64, rng: &mut StdRng| {
+        let with_special_logits = |mut map: Vec<f32>, share: f64, rng: &mut StdRng| {
             for logit in &mut map {
                 if rng.random_bool(share) {
-                    *logit = special(rng);
+                    *logit = special_logit(rng);
                 }
             }
             map
         };
         match kind {
-            0 => (vec![special(rng); area], "one number"),
+            0 => (vec![special_logit(rng); area], "one number"),
             1 => {
                 let noise = (0..area).map(|_| rng.random_range(-1.0..1.0));
                 (noise.collect(), "noise")
             }
             2 => (blob(side, rng), "a blob"),
-            3 => (sprinkle(blob(side, rng), 0.02, rng), "a sprinkled blob"),
-            4 => (sprinkle(vec![0.0; area], 1.0, rng), "special numbers"),
-            5 => (sprinkle(vec![1.0; area], 0.01, rng), "mostly set"),
-            _ => (sprinkle(vec![-1.0; area], 0.01, rng), "mostly unset"),
+            3 => (
+                with_special_logits(blob(side, rng), 0.02, rng),
+                "a blob with special numbers",
+            ),
+            4 => (
+                with_special_logits(vec![0.0; area], 1.0, rng),
+                "special numbers",
+            ),
+            5 => (
+                with_special_logits(vec![1.0; area], 0.01, rng),
+                "mostly set",
+            ),
+            _ => (
+                with_special_logits(vec![-1.0; area], 0.01, rng),
+                "mostly unset",
+            ),
         }
     }
 
     #[test]
-    fn masks_are_those_of_the_full_maps_bit_for_bit() {
+    fn masks_equal_the_thresholded_full_maps() {
         let mut rng = StdRng::seed_from_u64(7);
         for case in 0..2_000 {
             let side = [1, 2, 3, 5, 16, 31, 64][rng.random_range(0..7)];
@@ -179,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_of_photographs_are_those_of_the_full_maps() {
+    fn masks_of_photographs_equal_the_thresholded_full_maps() {
         let mut rng = StdRng::seed_from_u64(8);
         let sizes = [(1280, 1920), (1067, 800), (480, 640), (37, 2500), (1024, 1)];
         for (case, size) in sizes.into_iter().enumerate() {
@@ -191,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn without_logits_or_pixels_nothing_is_set() {
+    fn a_mask_without_logits_or_pixels_is_unset() {
         let frame = |height, width| Frame::new(ImageSize { height, width }, 16);
         assert_eq!(upscale_mask(&[], 16, frame(2, 3)).runs(), [6]);
         assert_eq!(upscale_mask(&[1.0], 16, frame(0, 3)).runs(), [0]);

@@ -104,7 +104,7 @@ async fn what_keeps_annotate_from_working_is_named() {
         (
             &personal(),
             &["annotate", "--project", "7", "--prompt", " , "],
-            "names nothing",
+            "has no words",
         ),
         (
             &personal(),

@@ -92,7 +92,7 @@ fn a_missing_file() {
         fs::remove_file(copy.file("model.safetensors")).unwrap();
         let error = copy.error();
         assert!(
-            error.contains("holds no weights: model.safetensors"),
+            error.contains("has no weights: it must have model.safetensors"),
             "{error}"
         );
     }
@@ -155,7 +155,7 @@ fn a_missing_tensor_and_one_of_another_shape() {
         candle_core::safetensors::save(&tensors, copy.file("model.safetensors")).unwrap();
         let error = copy.error();
         assert!(
-            error.contains(name) && error.contains("it is of another size"),
+            error.contains(name) && error.contains("but the model needs"),
             "{error}"
         );
     }
@@ -199,7 +199,7 @@ fn a_pickle_with_code_is_not_run() {
     for pickle in [pickle.clone(), hidden.concat()] {
         let error = with_weights("sam.pth", &torch_file(&pickle)).error();
         assert!(
-            error.contains("sam.pth") && error.contains("it names posix.system"),
+            error.contains("sam.pth") && error.contains("it refers to posix.system"),
             "{error}"
         );
     }
@@ -220,16 +220,16 @@ fn what_is_no_checkpoint() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n";
     for (bytes, expected) in [
         (&sam[..sam.len() / 2], "it may be truncated"),
-        (no_tensors.as_slice(), "it holds no tensors"),
-        (endless.as_slice(), "it ends in the middle"),
+        (no_tensors.as_slice(), "it contains no tensors"),
+        (endless.as_slice(), "it ends unexpectedly"),
         (
             b"PK\x03\x04 and nothing more".as_slice(),
-            "no complete archive",
+            "not a complete zip archive",
         ),
-        (pointer.as_slice(), "a pointer of Git LFS"),
+        (pointer.as_slice(), "a Git LFS pointer"),
         (
             b"<html>not found</html>".as_slice(),
-            "neither safetensors nor",
+            "neither a safetensors file nor",
         ),
     ] {
         let error = with_weights("sam.pth", bytes).error();
@@ -260,7 +260,10 @@ fn pixels_that_make_no_sense() {
             r#"{"size": {"shortest_edge": 100000000000}}"#,
             "100000000000",
         ),
-        (r#"{"size": {"shortest_edge": 0}}"#, "an edge of 0"),
+        (
+            r#"{"size": {"shortest_edge": 0}}"#,
+            "size=0: an edge must have 1 to 8192 pixels",
+        ),
         (r#"{"image_std": [0, 0, 0]}"#, "image_std"),
         (r#"{"do_normalize": false}"#, "do_normalize=false"),
     ] {
@@ -280,7 +283,7 @@ fn models_that_are_known_and_not_supported() {
     for (name, expected) in [
         ("image_encoder.trunk.patch_embed.proj.weight", "SAM 2"),
         ("mask_decoder.hf_token.weight", "SAM-HQ"),
-        ("something.else", "of no model that groundling knows"),
+        ("something.else", "of an unknown model"),
     ] {
         let tensors = HashMap::from([(name.to_owned(), tensor.clone())]);
         candle_core::safetensors::save(&tensors, copy.file("model.safetensors")).unwrap();
@@ -309,7 +312,7 @@ fn another_architecture() {
         ),
         (
             r#"{"model_type": "grounding-dino", "encoder_layers": 1000000000000}"#,
-            "encoder_layers=1000000000000 is more than 256",
+            "encoder_layers=1000000000000: it must be at most 256",
         ),
     ] {
         fs::write(copy.file("config.json"), config).unwrap();

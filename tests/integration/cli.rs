@@ -273,10 +273,10 @@ fn one_bad_image_costs_only_itself() {
 
 #[test]
 fn wrong_settings_are_named() {
-    assert!(failure(&["predict", SHAPES, "--prompt", " . "]).contains("names nothing"));
+    assert!(failure(&["predict", SHAPES, "--prompt", " . "]).contains("has no words"));
     let long = "word ".repeat(400);
     let error = failure(&["predict", SHAPES, "--prompt", &long]);
-    assert!(error.contains("the model takes 256 tokens"), "{error}");
+    assert!(error.contains("the model's limit of 256 tokens"), "{error}");
     let output = groundling(&["predict", SHAPES, "--prompt", "x", "--box-threshold", "30"]);
     assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8(output.stderr).unwrap();

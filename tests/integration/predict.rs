@@ -128,10 +128,10 @@ async fn what_is_wrong_with_a_request_is_named() {
             prompt(&no_text_area, "star"),
             "no <TextArea> for the image \"image\"",
         ),
-        (prompt(SHAPES_CONFIG, " . "), "names nothing"),
+        (prompt(SHAPES_CONFIG, " . "), "has no words"),
         (
             prompt(SHAPES_CONFIG, &many.join(" ")),
-            "the model takes 256 tokens",
+            "the model's limit of 256 tokens",
         ),
         (
             json!({"label_config": SHAPES_CONFIG}),

@@ -51,7 +51,7 @@ impl Fixture {
         self.tensors.keys()
     }
 
-    /// Whether it holds this tensor.
+    /// Whether it has this tensor.
     pub fn has(&self, key: &str) -> bool {
         self.tensors.contains_key(key)
     }
@@ -60,7 +60,7 @@ impl Fixture {
     pub fn raw(&self, key: &str) -> &Tensor {
         self.tensors
             .get(key)
-            .unwrap_or_else(|| panic!("{}: no {key}", self.name))
+            .unwrap_or_else(|| panic!("{}: the tensor {key} is missing", self.name))
     }
 
     /// A tensor as f32.
@@ -95,12 +95,12 @@ impl Fixture {
     /// The ids of each caption without its padding.
     pub fn captions(&self) -> Vec<Vec<u32>> {
         let length = self.raw("input_ids").dim(1).unwrap();
-        let kept = self.integers("attention_mask");
+        let mask = self.integers("attention_mask");
         let ids = self.integers("input_ids");
-        let captions = ids.chunks(length).zip(kept.chunks(length));
+        let captions = ids.chunks(length).zip(mask.chunks(length));
         captions
-            .map(|(ids, kept)| {
-                let count = kept.iter().sum::<i64>() as usize;
+            .map(|(ids, mask)| {
+                let count = mask.iter().sum::<i64>() as usize;
                 ids[..count].iter().map(|id| *id as u32).collect()
             })
             .collect()
@@ -120,8 +120,8 @@ impl Fixture {
     }
 }
 
-/// The largest difference of two tensors, relative to the largest finite number of the second; infinite where
-/// only one of them is not finite.
+/// The largest difference of two tensors, relative to the largest finite number of the second; infinite if only one of
+/// two numbers is finite.
 pub fn relative_difference(ours: &Tensor, theirs: &Tensor) -> f32 {
     assert_eq!(ours.dims(), theirs.dims(), "shape");
     let (ours, theirs) = (numbers(ours), numbers(theirs));

@@ -1,5 +1,5 @@
-//! The demo models end to end: pictures and prompts to detections and masks, against transformers
-//! with the same weights.
+//! The demo models end to end: images and prompts to detections and masks, compared with transformers, which has the
+//! same weights.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use groundling::checkpoints::{Role, demo};
 use groundling::commands::selftest::demo::compare;
 use groundling::commands::selftest::scenes::Scenes;
 use groundling::detector::{DetectionOptions, Detector};
-use groundling::geometry::{BoundingBox, Mark, Point};
+use groundling::geometry::{BoundingBox, Point, SegmentPrompt};
 use groundling::media::decode;
 use groundling::prompt::Prompt;
 use groundling::segmenter::Segmenter;
@@ -16,17 +16,17 @@ use groundling::segmenter::Segmenter;
 use crate::compare::path;
 
 #[test]
-fn scenes_are_seen_as_by_the_reference() {
+fn scenes_give_the_detections_and_masks_of_the_reference() {
     let scenes = Scenes::read().unwrap();
     let found = compare(&scenes, &Device::Cpu).unwrap();
-    let answers = scenes.scenes.iter().flat_map(|scene| {
-        let answers = scene.detections.iter();
-        answers.map(move |answer| (&scene.phrases, answer))
+    let detections = scenes.scenes.iter().flat_map(|scene| {
+        let detections = scene.detections.iter();
+        detections.map(move |detection| (&scene.phrases, detection))
     });
-    let sound = answers.filter(|(phrases, answer)| {
-        // where the reference's label is a phrase, it is ours too
-        let is_phrase = phrases.contains(&answer.label);
-        assert!(!is_phrase || answer.phrase == answer.label);
+    let with_phrase = detections.filter(|(phrases, detection)| {
+        // if the reference's label is a phrase, our phrase is the same
+        let is_phrase = phrases.contains(&detection.label);
+        assert!(!is_phrase || detection.phrase == detection.label);
         is_phrase
     });
     println!(
@@ -38,7 +38,7 @@ fn scenes_are_seen_as_by_the_reference() {
         found.scores,
         1.0 - found.masks,
         found.quality,
-        sound.count()
+        with_phrase.count()
     );
     assert_eq!(found.wrong, Vec::<String>::new());
     assert!(found.scenes >= 20 && found.objects >= 20);
@@ -47,14 +47,14 @@ fn scenes_are_seen_as_by_the_reference() {
 }
 
 #[test]
-fn a_point_on_an_object_finds_it() {
+fn points_on_and_off_an_object_give_its_mask() {
     let file = path("../../examples/images/shapes.png");
     let image = decode(&fs::read(file).unwrap(), 1 << 24).unwrap();
     let device = &Device::Cpu;
     let segmenter = demo(Role::Segmenter).unwrap();
     let segmenter = Segmenter::load(&segmenter, DType::F32, device).unwrap();
     let encoded = segmenter.encode(&image).unwrap();
-    // the red circle: its box, its middle, and a place beside it that is off it
+    // the red circle: its box, its centre, and a point beside it on the background
     let circle = BoundingBox {
         x0: 414.0,
         y0: 285.0,
@@ -62,21 +62,24 @@ fn a_point_on_an_object_finds_it() {
         y1: 466.0,
     };
     let boxed = segmenter.segment_boxes(&encoded, &[circle]).unwrap();
-    let point = |x, y, is_positive| Point { x, y, is_positive };
-    let mark = Mark {
+    let point = |x, y, is_foreground| Point {
+        x,
+        y,
+        is_foreground,
+    };
+    let prompt = SegmentPrompt {
         bounding_box: None,
         points: vec![point(505.0, 375.0, true), point(380.0, 250.0, false)],
     };
-    let pointed = segmenter.segment_mark(&encoded, &mark).unwrap();
+    let pointed = segmenter.segment_prompt(&encoded, &prompt).unwrap();
     let iou = pointed.to_image_size().mask.iou(&boxed[0].mask);
-    println!("from points against from the box: IoU {iou:.3}");
+    println!("mask from points and mask from the box: IoU {iou:.3}");
     assert!(iou > 0.8, "{iou}");
 }
 
-/// Half of the bits: f16 as on a GPU, by the plain-tensor paths, and bf16 as on a CPU, where the weights are kept in
-/// it. What is found stays found.
+/// f16 as on a GPU, in plain tensor operations, and bf16 as on a CPU, where the weights are stored in bf16.
 #[test]
-fn half_precision_finds_the_same() {
+fn half_precision_finds_the_same_objects() {
     let bytes = std::fs::read(path("../../examples/images/shapes.png")).unwrap();
     let image = decode(&bytes, usize::MAX).unwrap();
     let prompt = Prompt::parse("red circle. blue star.").unwrap();
@@ -98,7 +101,7 @@ fn half_precision_finds_the_same() {
         assert_eq!(found.len(), exact.len(), "{dtype:?}");
         for (i, detection) in exact.iter().enumerate() {
             let same = found.iter().position(|d| d.phrase == detection.phrase);
-            let same = same.unwrap_or_else(|| panic!("no {:?}", detection.phrase));
+            let same = same.unwrap_or_else(|| panic!("{:?} is not detected", detection.phrase));
             let overlap = detection.bounding_box.iou(found[same].bounding_box);
             let (a, b) = (&exact_masks[i].mask, &masks[same].mask);
             let mask_overlap = a.iou(b);

@@ -1,4 +1,4 @@
-//! Grounding DINO.
+//! Grounding DINO, stage by stage, compared with the reference.
 
 use candle_core::{D, DType, Device, IndexOp, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -71,7 +71,7 @@ impl Case {
         }
     }
 
-    /// The encoder's image input, from the reference's own maps.
+    /// The encoder's image input, computed from the reference's maps.
     fn vision_features(&self, config: &Config, vb: &VarBuilder) -> Result<VisionFeatures> {
         let device = &Device::Cpu;
         let d = config.d_model;
@@ -96,7 +96,7 @@ impl Case {
 }
 
 #[test]
-fn swin() {
+fn swin_maps_equal_the_reference() {
     on_every_case(|config, vb, case| {
         let vb = vb.pp("model.backbone.conv_encoder.model");
         let swin = Swin::load(vb, &config.backbone_config)?;
@@ -109,7 +109,7 @@ fn swin() {
 }
 
 #[test]
-fn text() {
+fn text_tokens_and_bert_equal_the_reference() {
     on_every_case(|config, vb, case| {
         let (fixture, tokens) = (&case.fixture, &case.tokens);
         fixture.compare("input_ids", &tokens.input_ids);
@@ -136,7 +136,7 @@ fn text() {
 }
 
 #[test]
-fn levels_and_positions() {
+fn levels_and_positions_equal_the_reference() {
     on_every_case(|config, vb, case| {
         let (fixture, device) = (&case.fixture, &Device::Cpu);
         let features =
@@ -180,7 +180,7 @@ fn levels_and_positions() {
 }
 
 #[test]
-fn encoder_blocks() {
+fn encoder_blocks_equal_the_reference() {
     on_every_case(|config, vb, case| {
         let fixture = &case.fixture;
         for layer in 0..config.encoder_layers {
@@ -229,7 +229,7 @@ fn encoder_blocks() {
 }
 
 #[test]
-fn encoder() {
+fn the_encoder_equals_the_reference() {
     on_every_case(|config, vb, case| {
         let encoder = Encoder::load(vb.pp("model.encoder"), config)?;
         let text = GroundingDino::load(vb.clone(), config)?.encode_text(&case.tokens)?;
@@ -242,7 +242,7 @@ fn encoder() {
 }
 
 #[test]
-fn proposals() {
+fn query_selection_equals_the_reference() {
     on_every_case(|config, vb, case| {
         let fixture = &case.fixture;
         let (logits, _) = case.pyramid.proposals(&Device::Cpu)?;
@@ -258,12 +258,12 @@ fn proposals() {
         fixture.compare("decoder.init_reference_points", &points);
         if fixture.has("proposals.object_query") {
             let theirs = fixture.get("proposals.object_query").i(0)?;
-            let chosen = theirs.index_select(&proposals.indices.i(0)?, 0)?;
-            let difference = (proposals.object_queries.i(0)? - chosen)?
+            let selected = theirs.index_select(&proposals.indices.i(0)?, 0)?;
+            let difference = (proposals.object_queries.i(0)? - selected)?
                 .abs()?
                 .max_all()?;
             let difference = difference.to_scalar::<f32>()?;
-            println!("proposals.object_query, the chosen: difference {difference:.1e}");
+            println!("proposals.object_query, selected tokens: difference {difference:.1e}");
             assert!(difference < 1e-4);
         }
         Ok(())
@@ -271,7 +271,7 @@ fn proposals() {
 }
 
 #[test]
-fn decoder() {
+fn the_decoder_equals_the_reference() {
     on_every_case(|config, vb, case| {
         let fixture = &case.fixture;
         let d = config.d_model;
@@ -312,12 +312,12 @@ fn decoder() {
 }
 
 #[test]
-fn whole_model() {
+fn the_whole_model_equals_the_reference() {
     on_every_case(|config, vb, case| {
         let model = GroundingDino::load(vb, config)?;
         let features = model.encode_image(&case.pixel_values, &case.valid_sizes)?;
         let output = model.detect(&features, &model.encode_text(&case.tokens)?, &case.tokens)?;
-        // ours end with the text; the reference's are padded to max_text_len
+        // our logits end with the text; the reference pads them to max_text_len
         let padding = config.max_text_len - output.logits.dim(D::Minus1)?;
         let (batch, queries, _) = output.logits.dims3()?;
         let padding = Tensor::full(f32::NEG_INFINITY, (batch, queries, padding), &Device::Cpu)?;
@@ -329,8 +329,8 @@ fn whole_model() {
 }
 
 #[test]
-fn input_projection_of_wider_groups() {
-    // the tiny models have one channel in each of the group norm's 32 groups; this one has two
+fn input_projection_with_wider_groups_equals_the_reference() {
+    // in the tiny models, each of the group norm's 32 groups has one channel; here it has two
     let fixture = Fixture::load("detector/input_projection");
     let channels = fixture.raw("input").dim(1).unwrap();
     let config = Config {
@@ -356,7 +356,7 @@ fn input_projection_of_wider_groups() {
 }
 
 #[test]
-fn a_caption_alone_is_the_same_as_in_a_batch() {
+fn a_caption_alone_has_the_same_features_as_in_a_batch() {
     let mut compared = 0;
     for (model, case) in CASES {
         let checkpoint = checkpoint(&format!("detector/{model}"));
@@ -375,23 +375,23 @@ fn a_caption_alone_is_the_same_as_in_a_batch() {
     assert!(compared >= 2, "{compared} captions");
 }
 
-/// Encodes each caption of a batch alone; how many were compared.
+/// Encodes each caption of a batch alone; returns the number of captions that were compared.
 fn compare_captions(model: &GroundingDino, case: &Case) -> Result<usize> {
     let together = model.encode_text(&case.tokens)?;
     let ids = case.tokens.input_ids.to_vec2::<u32>()?;
-    let kept = case.tokens.attention_mask.to_vec2::<u32>()?;
+    let mask = case.tokens.attention_mask.to_vec2::<u32>()?;
     let mut compared = 0;
-    for (i, (ids, kept)) in ids.iter().zip(&kept).enumerate() {
-        let count = kept.iter().sum::<u32>() as usize;
-        // without padding the last [SEP] closes no phrase (see text_mask.rs): it is left out, and so is
-        // a caption that does not end with a dot, whose last phrase would lose its block
+    for (i, (ids, mask)) in ids.iter().zip(&mask).enumerate() {
+        let count = mask.iter().sum::<u32>() as usize;
+        // Without padding, the last [SEP] ends no phrase (see text_mask.rs), so it is not compared. A caption that does
+        // not end with a dot is skipped, because its last phrase would have no block.
         if ids[count - 2] != 1012 {
             continue;
         }
         let alone = TextTokens::new(&[ids[..count].to_vec()], &Device::Cpu)?;
         let alone = model.encode_text(&alone)?.narrow(1, 0, count - 1)?;
-        let among = together.narrow(0, i, 1)?.narrow(1, 0, count - 1)?;
-        let difference = (alone - among)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        let in_batch = together.narrow(0, i, 1)?.narrow(1, 0, count - 1)?;
+        let difference = (alone - in_batch)?.abs()?.max_all()?.to_scalar::<f32>()?;
         println!("caption {i} alone: difference {difference:.1e}");
         assert!(difference < 1e-5, "caption {i}: {difference:e}");
         compared += 1;

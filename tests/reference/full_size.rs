@@ -1,5 +1,5 @@
-//! Models of full size against the reference, one per process: `full_size.py` makes them, runs this for each,
-//! and prints the table. README.md has the command.
+//! Models of full size compared with the reference, one per process. `full_size.py` creates the models, runs this test
+//! for each, and prints the table. README.md has the command.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,16 +15,16 @@ use crate::compare::{Fixture, relative_difference};
 
 /// Largest allowed difference, relative to the largest number of the stage.
 const TOLERANCE: f32 = 1e-3;
-/// The same with weights in bf16: what is seen is a fifth to a third of it.
+/// The same with weights in bf16. The measured differences are a fifth to a third of it.
 const BF16_TOLERANCE: f32 = 0.2;
 const CASES: [&str; 4] = ["single-0", "single-1", "single-2", "batch"];
 
-/// What one model gave.
+/// The results of one model.
 struct Run {
     tolerance: f32,
-    /// Per stage the largest difference of all cases, relative to the stage's scale.
+    /// For each stage the largest difference of all cases, relative to the stage's scale.
     differences: Map<String, Value>,
-    /// Of the last stages' numbers in the first case, which twins run too: equal for equal weights.
+    /// A digest of the last stages' numbers in the first case. Equal weights give equal digests, in any file format.
     digest: u64,
 }
 
@@ -33,7 +33,7 @@ impl Run {
         self.record(case, stage, relative_difference(ours, theirs));
     }
 
-    /// How far the masks of two sets of logits `[masks, height, width]` are from each other.
+    /// Records the largest `1 - IoU` of the masks of two sets of logits `[masks, height, width]`.
     fn compare_masks(&mut self, case: &str, stage: &str, ours: &Tensor, theirs: &Tensor) {
         let inside = |logits: &Tensor| logits.gt(0f32)?.to_dtype(DType::F32);
         let one_less_iou = || -> Result<Vec<f32>> {
@@ -59,7 +59,7 @@ impl Run {
         );
     }
 
-    fn note(&mut self, output: &Tensor) {
+    fn add_to_digest(&mut self, output: &Tensor) {
         let numbers: Vec<f32> = output.flatten_all().unwrap().to_vec1().unwrap();
         for number in numbers {
             // FNV-1a
@@ -73,20 +73,20 @@ impl Run {
 fn full_size() {
     let folder = PathBuf::from(std::env::var_os("GROUNDLING_FULL_SIZE").unwrap());
     let name = std::env::var("GROUNDLING_FULL_SIZE_MODEL").unwrap();
-    // the twins of a model have its expected values
+    // copies of a model in other formats have the model's expected values
     let model = name
         .strip_suffix("-original")
         .or(name.strip_suffix("-safetensors"))
         .unwrap_or(&name);
-    let is_twin = model != name;
+    let is_copy = model != name;
     let precision = std::env::var("GROUNDLING_FULL_SIZE_PRECISION");
     let (dtype, tolerance) = match precision.as_deref().unwrap_or("f32") {
         "f32" => (DType::F32, TOLERANCE),
         "bf16" => (DType::BF16, BF16_TOLERANCE),
-        other => panic!("a precision that is not compared: {other}"),
+        other => panic!("GROUNDLING_FULL_SIZE_PRECISION={other}: it must be f32 or bf16"),
     };
     let expected = folder.join(model).join("expected");
-    let cases = if is_twin { &CASES[..1] } else { &CASES[..] };
+    let cases = if is_copy { &CASES[..1] } else { &CASES[..] };
 
     let checkpoint = Checkpoint::Folder(folder.join(&name));
     let mut run = Run {
@@ -159,8 +159,8 @@ fn detector(model: &GroundingDino, case: &str, expected: &Path, run: &mut Run) -
     let theirs = fixture.get("encoder.text");
     run.compare(case, "text tokens", &enhanced.text, &theirs);
 
-    // of two tokens that score nearly the same either may come first, and every query has content of its
-    // own: from here on the reference's order is taken, after a look that it is one of ours
+    // Of two tokens with nearly the same score, either may come first, and every query has its own content. So the
+    // order of the scores is compared, and the following stages use the reference's order.
     let selection = model.query_selection();
     let candidates = selection.candidates(
         &enhanced.vision,
@@ -171,15 +171,15 @@ fn detector(model: &GroundingDino, case: &str, expected: &Path, run: &mut Run) -
     let theirs = fixture.raw("proposals.topk").to_dtype(DType::U32)?;
     let count = theirs.dim(1)?;
     let (ordered, _) = candidates.scores.sort_last_dim(false)?;
-    let chosen = candidates.scores.gather(&theirs, 1)?;
+    let selected = candidates.scores.gather(&theirs, 1)?;
     run.compare(
         case,
         "order of queries",
-        &chosen,
+        &selected,
         &ordered.narrow(1, 0, count)?,
     );
 
-    let proposals = selection.choose(&candidates, theirs)?;
+    let proposals = selection.select(&candidates, theirs)?;
     let output = model.decode(&features, &enhanced, proposals)?;
     let logits = fixture.get("logits");
     let logits = logits.narrow(D::Minus1, 0, output.logits.dim(D::Minus1)?)?;
@@ -187,8 +187,8 @@ fn detector(model: &GroundingDino, case: &str, expected: &Path, run: &mut Run) -
     let boxes = fixture.get("pred_boxes");
     run.compare(case, "boxes", &output.pred_boxes, &boxes);
     if case == CASES[0] {
-        run.note(&output.logits);
-        run.note(&output.pred_boxes);
+        run.add_to_digest(&output.logits);
+        run.add_to_digest(&output.pred_boxes);
     }
     Ok(())
 }
@@ -222,7 +222,7 @@ fn segmenter(model: &Sam, case: &str, expected: &Path, run: &mut Run) -> Result<
             ..Prompts::default()
         };
         let embedding = embeddings.narrow(0, i, 1)?;
-        // as it is kept on disk
+        // as it is stored on disk
         let rounded = embedding
             .to_dtype(DType::F16)?
             .to_dtype(embedding.dtype())?;
@@ -240,15 +240,15 @@ fn segmenter(model: &Sam, case: &str, expected: &Path, run: &mut Run) -> Result<
             let theirs = fixture.get(&format!("{kind}.iou_scores")).i(i)?;
             run.compare(case, &format!("IoU by {kind}"), &scores, &theirs);
             if case == CASES[0] {
-                run.note(&logits);
-                run.note(&scores);
+                run.add_to_digest(&logits);
+                run.add_to_digest(&scores);
             }
         }
     }
     Ok(())
 }
 
-/// A line of the kernel's account of this process, in MiB; zero where there is none.
+/// A line of `/proc/self/status` in MiB; zero if it does not exist.
 fn memory(line: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|text| text.starts_with(line));

@@ -1,7 +1,7 @@
-//! The models against the reference implementation, stage by stage, on the same weights and inputs.
+//! The models compared with the reference implementation, stage by stage, with the same weights and inputs.
 //!
-//! The fixtures beside this file are written by `generate.py`. Every test prints its largest
-//! differences: `cargo test --release --test reference -- --nocapture`.
+//! `generate.py` writes the fixtures next to this file. Every test prints its largest differences:
+//! `cargo test --release --test reference -- --nocapture`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! The same weights under their authors' names, in torch's files: nothing may differ.
+//! The same weights under their authors' names, in torch's files: the outputs must be equal bit by bit.
 
 use candle_core::{DType, Device, Tensor};
 use groundling::models::grounding_dino::{self, GroundingDino, TextTokens};
@@ -8,7 +8,7 @@ use groundling::models::weights::{Checkpoint, ModelConfig, Weights};
 use crate::compare::{Fixture, path};
 
 /// A tiny model's published files, and a folder with its configuration and its original file.
-fn twins(model: &str) -> (tempfile::TempDir, [Checkpoint; 2]) {
+fn checkpoints(model: &str) -> (tempfile::TempDir, [Checkpoint; 2]) {
     let published = path(model);
     let folder = tempfile::tempdir().unwrap();
     for file in ["config.json", "original.pth"] {
@@ -18,15 +18,15 @@ fn twins(model: &str) -> (tempfile::TempDir, [Checkpoint; 2]) {
     (folder, [Checkpoint::Folder(published), original])
 }
 
-/// What both give.
+/// The outputs of both checkpoints.
 fn outputs<C: ModelConfig>(
     model: &str,
     names: [&str; 2],
     run: impl Fn(Weights, &C) -> Vec<Tensor>,
 ) -> [Vec<Vec<f32>>; 2] {
-    let (_folder, twins) = twins(model);
+    let (_folder, checkpoints) = checkpoints(model);
     let mut names = names.into_iter();
-    twins.map(|checkpoint| {
+    checkpoints.map(|checkpoint| {
         let (weights, config) = checkpoint.open_model::<C>().unwrap();
         assert_eq!(Some(weights.layout().name), names.next());
         let numbers = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1().unwrap();
@@ -35,7 +35,7 @@ fn outputs<C: ModelConfig>(
 }
 
 #[test]
-fn grounding_dino() {
+fn grounding_dino_files_of_both_layouts_give_equal_outputs() {
     let fixture = Fixture::load("detector/plain/single");
     let pixels = fixture.get("pixel_values");
     let (_, _, height, width) = pixels.dims4().unwrap();
@@ -67,7 +67,7 @@ fn grounding_dino() {
 }
 
 #[test]
-fn sam() {
+fn sam_files_of_both_layouts_give_equal_outputs() {
     let pixels = Fixture::load("segmenter/plain/image").get("pixel_values");
     let names = ["SAM in transformers' names", "SAM in its authors' names"];
     let [published, original] =

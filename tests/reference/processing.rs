@@ -1,4 +1,4 @@
-//! Decoding, resizing, normalising, tokenising, and the two run-length codes.
+//! Decoding, resizing, normalising, tokenising, and the two run-length codes, compared with the reference.
 
 use std::fs;
 
@@ -47,7 +47,7 @@ fn level_difference(ours: &RgbImage, theirs: &Tensor) -> (u8, f64) {
 }
 
 #[test]
-fn images_of_every_format_are_upright_rgb() {
+fn images_of_every_format_are_decoded_to_upright_rgb() {
     let expected = Fixture::load("processing/images/expected");
     let mut count = 0;
     for entry in fs::read_dir(path("processing/images")).unwrap() {
@@ -60,8 +60,8 @@ fn images_of_every_format_are_upright_rgb() {
             decode(&fs::read(&file).unwrap(), 1 << 20).unwrap_or_else(|e| panic!("{name}: {e}"));
         let (largest, mean) = level_difference(&image, expected.raw(&name));
         println!("{name:<26} largest difference {largest:>3} levels, mean {mean:.3}");
-        // lossless formats are exact, blending rounds; JPEG and lossy WebP decoders differ in their
-        // inverse transforms, and where chroma is subsampled in how they blow it up
+        // Lossless formats are exact, and blending rounds. JPEG and lossy WebP decoders differ in their inverse
+        // transforms, and in the upscaling of subsampled chroma.
         let (allowed, allowed_mean) = match name.as_str() {
             "subsampled.jpg" | "lossy.webp" => (60, 6.0),
             name if name.ends_with(".jpg") => (4, 1.0),
@@ -75,9 +75,9 @@ fn images_of_every_format_are_upright_rgb() {
 }
 
 #[test]
-fn resizing_is_pillows() {
+fn resizing_equals_pillow() {
     let expected = Fixture::load("processing/resize");
-    let (mut worst, mut pixels, mut off) = (0, 0.0, 0.0);
+    let (mut worst, mut count, mut sum) = (0, 0.0, 0.0);
     for key in expected.keys() {
         let (name, target) = key.split_once('.').unwrap();
         let (height, width) = target.split_once('x').unwrap();
@@ -86,24 +86,24 @@ fn resizing_is_pillows() {
         let resized = resize(&image, target).unwrap();
         let (largest, mean) = level_difference(&resized, expected.raw(key));
         println!("{key:<24} largest difference {largest} levels, mean {mean:.4}");
-        // Pillow 13 goes along the columns first where it finds that less work, which rounds in another
-        // order; earlier versions never do, and none does where the aspect ratio is kept
+        // Pillow 13 resizes columns first if that is less work, which rounds in another order. Earlier versions never
+        // do, and no version does if the aspect ratio is unchanged.
         let columns_first = ["photo.20x111", "tall.80x4", "tall.31x2"];
         let allowed = u8::from(columns_first.contains(&key.as_str()));
         assert!(largest <= allowed, "{key}: {largest} levels");
         worst = worst.max(largest);
-        pixels += 1.0;
-        off += mean;
+        count += 1.0;
+        sum += mean;
     }
     println!(
         "resize: largest difference {worst}, mean {:.4} levels",
-        off / pixels
+        sum / count
     );
-    assert!(pixels > 20.0);
+    assert!(count > 20.0, "{count} images");
 }
 
 #[test]
-fn target_sizes_are_the_references() {
+fn target_sizes_equal_the_reference() {
     let table = json("processing/sizes.json");
     let rows = |name: &str| -> Vec<[usize; 4]> {
         serde_json::from_value(table[name]["sizes"].clone()).unwrap()
@@ -112,7 +112,7 @@ fn target_sizes_are_the_references() {
     let mut compared = 0;
     for [height, width, to_height, to_width] in rows("detector") {
         let target = detector.target_size(size(height, width));
-        // the reference makes slivers of no pixels, and then fails on them
+        // the reference computes a size of 0 for very thin images, and then fails
         let expected = size(to_height.max(1), to_width.max(1));
         assert_eq!(target, expected, "detector, {height}x{width}");
         compared += 1;
@@ -127,7 +127,7 @@ fn target_sizes_are_the_references() {
 }
 
 #[test]
-fn pixel_values_are_the_references() {
+fn pixel_values_equal_the_reference() {
     let expected = Fixture::load("processing/preprocess");
     let compare = |key: &str, ours: &Tensor| {
         let theirs = expected.get(key);
@@ -136,7 +136,7 @@ fn pixel_values_are_the_references() {
         let largest = difference.max_all().unwrap().to_scalar::<f32>().unwrap();
         let mean = difference.mean_all().unwrap().to_scalar::<f32>().unwrap();
         println!("{key:<32} largest difference {largest:.4}, mean {mean:.5}");
-        // they are stored as float16; the sliver is one of those of the resizing test
+        // the fixtures are float16; resizing the thin image differs by one level, as in the test of resizing
         let level = if key.contains("tall") { 0.018 } else { 0.0 };
         assert!(largest < 2e-3 + level && mean < 1e-3, "{key}");
     };
@@ -171,7 +171,7 @@ fn pixel_values_are_the_references() {
 }
 
 #[test]
-fn masks_are_upscaled_as_the_reference_does() {
+fn masks_are_upscaled_as_in_the_reference() {
     let mut cases = vec![];
     for model in ["plain", "varied"] {
         let side = if model == "plain" { 64 } else { 96 };
@@ -234,7 +234,7 @@ fn masks_are_upscaled_as_the_reference_does() {
 }
 
 #[test]
-fn captions_are_tokenised_as_by_the_reference() {
+fn captions_are_tokenised_as_in_the_reference() {
     let table = json("processing/tokens.json");
     let tokenizer = Tokenizer::from_file(path("detector/tokenizer.json")).unwrap();
     let rows = table["detector/tokenizer.json"].as_array().unwrap();
@@ -248,7 +248,7 @@ fn captions_are_tokenised_as_by_the_reference() {
 }
 
 #[test]
-fn berts_vocabulary_makes_its_published_tokenizer() {
+fn berts_vocabulary_gives_its_published_tokenizer() {
     let vocabulary = path("../../models/bert-base-uncased/vocab.txt");
     let words = std::fs::read_to_string(vocabulary).unwrap();
     let processor = TextProcessor::from_vocabulary(&words, 256).unwrap();
@@ -271,7 +271,7 @@ fn mask_of_rows(rows: &Value) -> Mask {
 }
 
 #[test]
-fn brush_runs_are_label_studios_to_the_byte() {
+fn brush_rle_equals_label_studio_byte_by_byte() {
     let table = json("processing/brush_rle.json");
     let vectors = table["vectors"].as_array().unwrap();
     assert!(vectors.len() >= 6);
@@ -283,7 +283,7 @@ fn brush_runs_are_label_studios_to_the_byte() {
 }
 
 #[test]
-fn coco_runs_are_pycocotools() {
+fn coco_rle_equals_pycocotools() {
     let table = json("processing/coco_rle.json");
     let vectors = table.as_array().unwrap();
     assert!(vectors.len() >= 10);

@@ -1,9 +1,9 @@
-//! The published weights against published values. Needs a network (1.1 GB are fetched once) and is run by
-//! hand: `cargo test --release --test reference published -- --ignored --nocapture`.
+//! The published weights compared with published values. Needs a network (1.1 GB are downloaded once), so it is run
+//! manually: `cargo test --release --test reference published -- --ignored --nocapture`.
 //!
-//! The values of Grounding DINO are those of transformers' `tests/models/grounding_dino` for the picture of
-//! two cats, those of SAM of `tests/models/sam` for the picture of a car. The settings of the hub's tools
-//! (`HF_HOME`, `HF_ENDPOINT`, ...) and `MODEL_DIR` are heeded.
+//! The values of Grounding DINO are from transformers' `tests/models/grounding_dino` (the image of two cats), those of
+//! SAM from `tests/models/sam` (the image of a car). The settings of the hub's tools (`HF_HOME`, `HF_ENDPOINT`, ...) and
+//! `MODEL_DIR` apply.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,29 +82,34 @@ fn picture(url: &str) -> RgbImage {
     runtime.block_on(fetcher.unwrap().load(request)).unwrap()
 }
 
-/// The lines of the table, and whether one is off.
+/// Prints a table of the comparisons, and collects those whose difference is too large.
 #[derive(Default)]
 struct Table {
-    off: Vec<String>,
+    failures: Vec<String>,
 }
 
 impl Table {
     fn compare(&mut self, what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
         if found.len() != expected.len() {
             println!("{what:<44} {} numbers, expected {expected:?}", found.len());
-            self.off.push(format!("{what}: {} numbers", found.len()));
+            self.failures
+                .push(format!("{what}: {} numbers", found.len()));
             return;
         }
         let pairs = found.iter().zip(expected);
         let largest = pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         println!("{what:<44} {found:?} expected {expected:?} difference {largest:.1e}");
         if largest.is_nan() || largest > tolerance {
-            self.off.push(format!("{what}: {largest:e}"));
+            self.failures.push(format!("{what}: {largest:e}"));
         }
     }
 
     fn close(self) {
-        assert!(self.off.is_empty(), "too far off: {}", self.off.join(", "));
+        assert!(
+            self.failures.is_empty(),
+            "differences are too large: {}",
+            self.failures.join(", ")
+        );
     }
 }
 
@@ -131,7 +136,7 @@ fn published_grounding_dino_tiny() {
     let tokenizer = checkpoint.read("tokenizer.json").unwrap().unwrap();
     let text = TextProcessor::from_bytes(&tokenizer, config.max_text_len).unwrap();
     let passes = text.passes(&Prompt::parse("a cat.").unwrap()).unwrap();
-    let tokens = TextTokens::new(&[passes[0].1.ids.clone()], device).unwrap();
+    let tokens = TextTokens::new(&[passes[0].caption.ids.clone()], device).unwrap();
     let batch = images.process(&[&image], DType::F32, device).unwrap();
     let features = model
         .encode_image(&batch.pixel_values, &batch.valid_sizes)
@@ -140,7 +145,7 @@ fn published_grounding_dino_tiny() {
         let text = model.encode_text(&tokens).unwrap();
         model.detect(&features, &text, &tokens).unwrap()
     };
-    // the picture is a JPEG, which every library decodes a little differently
+    // the image is a JPEG, which libraries decode slightly differently
     let logits = output.logits.i((0, ..3, ..3)).unwrap();
     let expected = [
         -4.8913, -0.1900, -0.2161, -4.9653, -0.3719, -0.3950, -5.9599, -3.3765, -3.3104,
@@ -156,7 +161,7 @@ fn published_grounding_dino_tiny() {
         0.7674, 0.4136, 0.4572, 0.2566, 0.5463, 0.4760, 0.2585, 0.5442, 0.4641,
     ];
     table.compare(
-        "their boxes (cx, cy, w)",
+        "boxes of the first three queries (cx, cy, w)",
         &numbers(&boxes),
         &expected,
         0.002,
@@ -167,7 +172,7 @@ fn published_grounding_dino_tiny() {
         let options = DetectionOptions {
             box_threshold,
             text_threshold,
-            nms_iou: 1.0,
+            nms_iou_threshold: 1.0,
             max_detections: None,
         };
         let prompt = Prompt::parse(prompt).unwrap();
@@ -198,8 +203,8 @@ fn published_grounding_dino_tiny() {
             .unwrap();
         if nearest.phrase.as_deref() != Some(phrase) {
             table
-                .off
-                .push(format!("{phrase} is named {:?}", nearest.phrase));
+                .failures
+                .push(format!("{phrase:?} has the phrase {:?}", nearest.phrase));
         }
         table.compare(
             &format!("score of {phrase:?}"),
@@ -237,7 +242,7 @@ fn published_sam_vit_base() {
     let (pixels, frame) = images.process(&image, 1024, DType::F32, device).unwrap();
     let embeddings = model.encode_image(&pixels).unwrap();
 
-    let ask = |point: Option<(f32, f32)>, corners: Option<[f32; 4]>| {
+    let predict = |point: Option<(f32, f32)>, corners: Option<[f32; 4]>| {
         let on = |(x, y): (f32, f32)| Frame::point(frame, (x, y));
         let prompts = Prompts {
             points: point.map(|point| vec![vec![(on(point), PointLabel::Foreground)]]),
@@ -251,9 +256,9 @@ fn published_sam_vit_base() {
         let corner = masks.low_res_masks.i((0, 0, 0, ..3)).unwrap();
         (numbers(&masks.iou_scores), numbers(&corner))
     };
-    let (scores, _) = ask(Some((400.0, 650.0)), None);
+    let (scores, _) = predict(Some((400.0, 650.0)), None);
     table.compare("IoU by a point", &scores, &[0.9105, 0.9825, 0.9675], 2e-3);
-    let (scores, corner) = ask(Some((820.0, 1080.0)), None);
+    let (scores, corner) = predict(Some((820.0, 1080.0)), None);
     table.compare(
         "IoU by another point",
         &scores,
@@ -266,7 +271,7 @@ fn published_sam_vit_base() {
         &[-2.8550, -2.7988, -2.9625],
         0.02,
     );
-    let (scores, corner) = ask(Some((820.0, 1080.0)), Some([650.0, 900.0, 1000.0, 1250.0]));
+    let (scores, corner) = predict(Some((820.0, 1080.0)), Some([650.0, 900.0, 1000.0, 1250.0]));
     table.compare("IoU by point and box", &scores[2..], &[0.9566], 2e-3);
     table.compare(
         "its mask's first logits",
@@ -274,7 +279,7 @@ fn published_sam_vit_base() {
         &[-12.7729, -12.3665, -12.6061],
         0.05,
     );
-    let (scores, _) = ask(None, Some([75.0, 275.0, 1725.0, 850.0]));
+    let (scores, _) = predict(None, Some([75.0, 275.0, 1725.0, 850.0]));
     table.compare("IoU by a box", &scores[2..], &[0.7937], 2e-3);
     table.close();
 }

@@ -1,4 +1,4 @@
-//! SAM.
+//! SAM, stage by stage, compared with the reference.
 
 use candle_core::{DType, Device, IndexOp, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -43,7 +43,7 @@ fn prompts(case: &Fixture) -> Prompts {
                     0 => PointLabel::Background,
                     1 => PointLabel::Foreground,
                     -10 => PointLabel::Padding,
-                    other => panic!("label {other}"),
+                    other => panic!("unknown point label {other}"),
                 };
                 let points = points.iter().map(|p| (p[0], p[1]));
                 points.zip(labels.iter().map(label)).collect()
@@ -63,7 +63,7 @@ fn prompts(case: &Fixture) -> Prompts {
 }
 
 #[test]
-fn image_encoder() {
+fn image_embeddings_and_positions_equal_the_reference() {
     for model in MODELS {
         let (sam, image) = load(model);
         let embeddings = sam.encode_image(&image.get("pixel_values")).unwrap();
@@ -80,7 +80,7 @@ fn image_encoder() {
 }
 
 #[test]
-fn prompts_and_masks() {
+fn prompt_embeddings_and_masks_equal_the_reference() {
     for model in MODELS {
         let (sam, image) = load(model);
         for name in CASES {
@@ -116,7 +116,7 @@ fn compare_case(sam: &Sam, image: &Fixture, case: &Fixture) -> Result<()> {
 }
 
 #[test]
-fn many_boxes_equal_one_by_one() {
+fn a_box_alone_gives_the_same_mask_as_among_others() {
     for model in MODELS {
         let (sam, image) = load(model);
         let embeddings = image.get("image_embeddings");
@@ -139,7 +139,7 @@ fn many_boxes_equal_one_by_one() {
 }
 
 #[test]
-fn stages_of_mobile_sam() {
+fn stages_of_mobile_sam_equal_the_reference() {
     let fixture = Fixture::load("segmenter/tiny_vit");
     let tensors = fixture
         .keys()

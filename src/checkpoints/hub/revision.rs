@@ -1,6 +1,6 @@
 //! A repository of the hub at a revision, as users write it: `OWNER/NAME` or `OWNER/NAME@REVISION`.
 
-use crate::models::weights::WEIGHT_ENDINGS;
+use crate::models::weights::WEIGHT_EXTENSIONS;
 
 /// The revision of a name without one.
 pub(in crate::checkpoints) const MAIN: &str = "main";
@@ -35,7 +35,7 @@ impl RepoRevision {
         }
         let (owner, repository) = id.split_once('/')?;
         let ending = repository.rsplit_once('.').map_or("", |(_, ending)| ending);
-        let is_file = WEIGHT_ENDINGS.contains(&ending);
+        let is_file = WEIGHT_EXTENSIONS.contains(&ending);
         (is_valid(owner) && is_valid(repository) && !is_file).then(|| Self::new(id, revision))
     }
 

@@ -36,7 +36,7 @@ fn targets(check: &Check, device: &Device) -> Vec<Target> {
             .map(|dtype| Target::Device(device.clone(), dtype))
             .to_vec();
     }
-    let sets = match check.is_by_set() {
+    let sets = match check.is_per_instruction_set() {
         true => InstructionSet::permitted(),
         false => vec![InstructionSet::current()],
     };
@@ -45,7 +45,7 @@ fn targets(check: &Check, device: &Device) -> Vec<Target> {
 
 fn name(check: &Check, target: &Target) -> String {
     match target {
-        Target::Kernel(_) if !check.is_by_set() => "any".to_owned(),
+        Target::Kernel(_) if !check.is_per_instruction_set() => "any".to_owned(),
         Target::Kernel(set) => set.name().to_owned(),
         Target::Device(device, dtype) => format!("{}, {}", device::name(device), dtype.as_str()),
     }

@@ -76,7 +76,7 @@ impl Scenes {
             box_threshold: self.box_threshold,
             text_threshold: self.text_threshold,
             // the reference does not suppress overlapping boxes
-            nms_iou: 1.0,
+            nms_iou_threshold: 1.0,
             max_detections: None,
         }
     }

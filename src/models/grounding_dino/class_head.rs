@@ -14,15 +14,15 @@ pub struct ClassHead {
 }
 
 impl ClassHead {
-    /// Loads `bias` if the model has one. It is loaded from the first of `places` that has it, because tied weights
+    /// Loads `bias` if the model has one. It is loaded from the first of `prefixes` that has it, because tied weights
     /// are stored under one name only.
-    pub fn load(places: &[VarBuilder], config: &Config) -> Result<Self> {
+    pub fn load(prefixes: &[VarBuilder], config: &Config) -> Result<Self> {
         if !config.is_mm() {
             return Ok(Self { scaled: None });
         }
-        let place = places.iter().find(|vb| vb.contains_tensor("bias"));
-        let Some(vb) = place.or(places.first()) else {
-            candle_core::bail!("a class head without a place")
+        let with_bias = prefixes.iter().find(|vb| vb.contains_tensor("bias"));
+        let Some(vb) = with_bias.or(prefixes.first()) else {
+            candle_core::bail!("the class head has no tensor prefix")
         };
         let scale = 1.0 / (config.d_model as f64).sqrt();
         Ok(Self {

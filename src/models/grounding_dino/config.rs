@@ -3,7 +3,10 @@
 use candle_nn::Activation;
 use serde::Deserialize;
 
-use crate::models::weights::{Architecture, ModelConfig, Weights};
+use crate::models::weights::{
+    Architecture, DeriveConfigError, InvalidConfig, ModelConfig, Weights, check_at_most,
+    check_divides,
+};
 use crate::models::{bert, swin};
 
 /// `GroundingDinoConfig`, with the reference's defaults: a published file may list every field or only those that
@@ -71,7 +74,9 @@ impl Default for Config {
     }
 }
 
+/// The `model_type` of Grounding DINO.
 const GROUNDING_DINO: &str = "grounding-dino";
+/// The `model_type` of MM-Grounding-DINO.
 const MM_GROUNDING_DINO: &str = "mm-grounding-dino";
 
 impl Config {
@@ -99,8 +104,8 @@ impl ModelConfig for Config {
     const ARCHITECTURE: Architecture = Architecture::GroundingDino;
     const MODEL_TYPES: &'static [&'static str] = &[GROUNDING_DINO, MM_GROUNDING_DINO];
 
-    fn of_weights(weights: &Weights) -> Result<Self, String> {
-        weights.of_published_width("model.text_projection.bias", 256)?;
+    fn from_weights(weights: &Weights) -> Result<Self, DeriveConfigError> {
+        weights.check_published_width("model.text_projection.bias", 256)?;
         let defaults = Self::default();
         let [num_feature_levels, d_model] = weights.sizes("model.level_embed")?;
         let encoder = "model.encoder.layers.0.deformable_layer";
@@ -108,7 +113,7 @@ impl ModelConfig for Config {
         let [encoder_ffn_dim, _] = weights.sizes(&format!("{encoder}.fc1.weight"))?;
         let [decoder_ffn_dim, _] = weights.sizes(&format!("{decoder}.fc1.weight"))?;
         // the number of heads is not visible in any shape; all published models have the default
-        let points = |name: String, heads: usize| -> Result<usize, String> {
+        let points = |name: String, heads: usize| -> Result<usize, DeriveConfigError> {
             let [samples, _] = weights.sizes(&name)?;
             Ok(samples / (heads * num_feature_levels).max(1))
         };
@@ -124,11 +129,11 @@ impl ModelConfig for Config {
                 GROUNDING_DINO
             }
             .to_owned(),
-            backbone_config: swin::Config::of_weights(
+            backbone_config: swin::Config::from_weights(
                 weights,
                 "model.backbone.conv_encoder.model",
             )?,
-            text_config: bert::Config::of_weights(weights, "model.text_backbone")?,
+            text_config: bert::Config::from_weights(weights, "model.text_backbone")?,
             encoder_n_points: points(
                 format!("{encoder}.self_attn.attention_weights.weight"),
                 defaults.encoder_attention_heads,
@@ -149,16 +154,9 @@ impl ModelConfig for Config {
         })
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self) -> Result<(), InvalidConfig> {
         let stages = self.backbone_config.output_stages()?.len();
         let (d, levels) = (self.d_model, self.num_feature_levels);
-        let divides = |name: &str, parts: usize, whole: usize| {
-            if parts == 0 || !whole.is_multiple_of(parts) {
-                return Err(format!("{name}={parts} does not divide {whole}"));
-            }
-            Ok(())
-        };
-        // far beyond every published model; a larger value is an error that would use up the memory
         let depths = &self.backbone_config.depths;
         for (name, value, limit) in [
             ("num_queries", self.num_queries, 100_000),
@@ -167,50 +165,63 @@ impl ModelConfig for Config {
             ("num_feature_levels", levels, 16),
             ("d_model", d, 1 << 16),
             ("depths", depths.iter().copied().max().unwrap_or(0), 256),
-            ("depths' length", depths.len(), 16),
+            ("number of depths", depths.len(), 16),
             ("window_size", self.backbone_config.window_size, 256),
             ("num_hidden_layers", self.text_config.num_hidden_layers, 256),
         ] {
-            if value > limit {
-                return Err(format!("{name}={value} is more than {limit}"));
-            }
+            check_at_most(name, value, limit)?;
         }
         if self.use_timm_backbone {
-            return Err("use_timm_backbone=true is not supported; a Swin backbone is".to_owned());
+            let requirement = "it must be false; only a Swin backbone is supported";
+            return Err(InvalidConfig::new("use_timm_backbone", true, requirement));
         }
         if self.position_embedding_type != "sine" {
-            return Err(format!(
-                "position_embedding_type={:?} is not supported; \"sine\" is",
-                self.position_embedding_type
+            let found = format!("{:?}", self.position_embedding_type);
+            return Err(InvalidConfig::new(
+                "position_embedding_type",
+                found,
+                "it must be \"sine\"",
             ));
         }
         if levels < stages {
-            return Err(format!(
-                "num_feature_levels={levels} is less than the backbone's {stages} outputs"
+            let requirement = format!("it must be at least the backbone's {stages} outputs");
+            return Err(InvalidConfig::new(
+                "num_feature_levels",
+                levels,
+                requirement,
             ));
         }
-        if self.query_dim != 4 || !d.is_multiple_of(4) {
-            return Err(format!(
-                "query_dim={} and d_model={d}: only query_dim 4 and a d_model divisible by 4 work",
-                self.query_dim
+        if self.query_dim != 4 {
+            return Err(InvalidConfig::new(
+                "query_dim",
+                self.query_dim,
+                "it must be 4",
             ));
         }
         if !self.two_stage {
-            return Err("two_stage=false is not supported; published models have true".to_owned());
+            let requirement = "it must be true, as in published models";
+            return Err(InvalidConfig::new("two_stage", false, requirement));
         }
-        divides("group norm's 32 groups", 32, d)?;
-        divides("encoder_attention_heads", self.encoder_attention_heads, d)?;
-        divides("decoder_attention_heads", self.decoder_attention_heads, d)?;
+        // the group norms have 32 groups
+        if !d.is_multiple_of(32) {
+            return Err(InvalidConfig::new(
+                "d_model",
+                d,
+                "it must be divisible by 32",
+            ));
+        }
+        check_divides("encoder_attention_heads", self.encoder_attention_heads, d)?;
+        check_divides("decoder_attention_heads", self.decoder_attention_heads, d)?;
         let fusion_heads = self.encoder_attention_heads / 2;
-        divides(
+        check_divides(
             "encoder_attention_heads / 2",
             fusion_heads,
             self.encoder_ffn_dim / 2,
         )?;
         for (i, heads) in self.backbone_config.num_heads.iter().enumerate() {
-            divides("num_heads", *heads, self.backbone_config.channels(i + 1))?;
+            check_divides("num_heads", *heads, self.backbone_config.channels(i + 1))?;
         }
-        divides(
+        check_divides(
             "num_attention_heads",
             self.text_config.num_attention_heads,
             self.text_config.hidden_size,
@@ -232,7 +243,7 @@ where
     let found = value.get("model_type").and_then(|v| v.as_str());
     if let Some(found) = found.filter(|found| *found != expected) {
         return Err(D::Error::custom(format!(
-            "model_type {found:?} is not supported here; {expected:?} is"
+            "model_type={found:?} is not supported: it must be {expected:?}"
         )));
     }
     serde_json::from_value(value).map_err(D::Error::custom)

@@ -7,7 +7,7 @@ use super::config::Config;
 use super::deformable_attention::{DeformableAttention, Memory};
 use super::multihead_attention;
 use super::pyramid::sine_embedding;
-use crate::models::layers::{FeedForward, LayerNorm, Mlp, MultiheadAttention, layer_norm, linear};
+use crate::models::layers::{LayerNorm, Mlp, MultiheadAttention, layer_norm, linear};
 
 /// The encoder's output, as input of the decoder.
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +114,7 @@ struct DecoderLayer {
     text_attn_norm: LayerNorm,
     image_attn: DeformableAttention,
     image_attn_norm: LayerNorm,
-    feed_forward: FeedForward,
+    feed_forward: Mlp,
     final_norm: LayerNorm,
 }
 
@@ -129,10 +129,12 @@ impl DecoderLayer {
             text_attn_norm: layer_norm(d, eps, vb.pp("encoder_attn_text_layer_norm"))?,
             image_attn: DeformableAttention::load(vb.pp("encoder_attn"), config, heads, points)?,
             image_attn_norm: layer_norm(d, eps, vb.pp("encoder_attn_layer_norm"))?,
-            feed_forward: FeedForward::new(
-                linear(d, config.decoder_ffn_dim, vb.pp("fc1"))?,
+            feed_forward: Mlp::new(
+                vec![
+                    linear(d, config.decoder_ffn_dim, vb.pp("fc1"))?,
+                    linear(config.decoder_ffn_dim, d, vb.pp("fc2"))?,
+                ],
                 config.activation_function,
-                linear(config.decoder_ffn_dim, d, vb.pp("fc2"))?,
             ),
             final_norm: layer_norm(d, eps, vb.pp("final_layer_norm"))?,
         })

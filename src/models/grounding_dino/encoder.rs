@@ -9,7 +9,7 @@ use super::fusion::FusionLayer;
 use super::pyramid::{Pyramid, sine_embedding};
 use super::text_enhancer::TextEnhancerLayer;
 use super::text_mask::TextTokens;
-use crate::models::layers::{FeedForward, LayerNorm, layer_norm, linear};
+use crate::models::layers::{LayerNorm, Mlp, layer_norm, linear};
 
 /// The encoder's image input: the flattened feature maps and their geometry.
 #[derive(Debug, Clone)]
@@ -120,7 +120,7 @@ impl EncoderLayer {
 struct DeformableLayer {
     self_attn: DeformableAttention,
     attention_norm: LayerNorm,
-    feed_forward: FeedForward,
+    feed_forward: Mlp,
     final_norm: LayerNorm,
 }
 
@@ -131,10 +131,12 @@ impl DeformableLayer {
         Ok(Self {
             self_attn: DeformableAttention::load(vb.pp("self_attn"), config, heads, points)?,
             attention_norm: layer_norm(d, eps, vb.pp("self_attn_layer_norm"))?,
-            feed_forward: FeedForward::new(
-                linear(d, config.encoder_ffn_dim, vb.pp("fc1"))?,
+            feed_forward: Mlp::new(
+                vec![
+                    linear(d, config.encoder_ffn_dim, vb.pp("fc1"))?,
+                    linear(config.encoder_ffn_dim, d, vb.pp("fc2"))?,
+                ],
                 config.activation_function,
-                linear(config.encoder_ffn_dim, d, vb.pp("fc2"))?,
             ),
             final_norm: layer_norm(d, eps, vb.pp("final_layer_norm"))?,
         })

@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor};
 use super::pyramid::Pyramid;
 
 /// Number of cached sizes: portrait and landscape images of one camera. Each takes 20 MB at 800 x 1066 pixels.
-const KEPT: usize = 2;
+const MAX_CACHED: usize = 2;
 
 /// Tensors that depend only on the sizes of a batch.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ pub(super) struct Geometry {
 
 /// The sizes of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Sizes {
+pub(super) struct BatchSizes {
     /// `(height, width)` of the padded images.
     pub(super) padded: (usize, usize),
     /// `(height, width)` of each image inside the padded images.
@@ -33,19 +33,19 @@ pub(super) struct Sizes {
 
 /// A cache of the geometries that were used last.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Geometries(Arc<Mutex<Vec<(Sizes, Geometry)>>>);
+pub(super) struct GeometryCache(Arc<Mutex<Vec<(BatchSizes, Geometry)>>>);
 
-impl Geometries {
+impl GeometryCache {
     /// The geometry of these sizes, from the cache or from `compute`.
     pub(super) fn get(
         &self,
-        sizes: Sizes,
-        compute: impl FnOnce(&Sizes) -> Result<Geometry>,
+        sizes: BatchSizes,
+        compute: impl FnOnce(&BatchSizes) -> Result<Geometry>,
     ) -> Result<Geometry> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = kept.iter().position(|(known, _)| *known == sizes);
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = cache.iter().position(|(known, _)| *known == sizes);
         let entry = match known {
-            Some(index) => kept.remove(index),
+            Some(index) => cache.remove(index),
             None => {
                 let geometry = compute(&sizes)?;
                 (sizes, geometry)
@@ -53,9 +53,9 @@ impl Geometries {
         };
         let geometry = entry.1.clone();
         // ordered by last use
-        kept.push(entry);
-        if kept.len() > KEPT {
-            kept.remove(0);
+        cache.push(entry);
+        if cache.len() > MAX_CACHED {
+            cache.remove(0);
         }
         Ok(geometry)
     }
@@ -68,16 +68,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_sizes_are_computed_once() -> Result<()> {
-        let geometries = Geometries::default();
+    fn the_geometry_of_recent_sizes_is_computed_once() -> Result<()> {
+        let cache = GeometryCache::default();
         let mut computed = vec![];
         for side in [8, 9, 8, 10, 8, 9] {
-            let sizes = Sizes {
+            let sizes = BatchSizes {
                 padded: (side, side),
                 valid: vec![(side, side)],
                 maps: vec![(1, 1)],
             };
-            geometries.get(sizes, |sizes| {
+            cache.get(sizes, |sizes| {
                 computed.push(side);
                 Ok(Geometry {
                     pyramid: Pyramid::new(sizes.padded, &sizes.valid, &sizes.maps),

@@ -8,9 +8,9 @@ use crate::models::layers::Linear;
 use crate::models::ops::{Activation, Conv3x3, conv3x3, group_norm};
 
 /// Groups of the projections' group norms.
-const GROUPS: usize = 32;
+const NORM_GROUPS: usize = 32;
 
-/// `input_proj_vision`: one projection per level. Levels beyond the backbone's maps are made by halving the
+/// `input_proj_vision`: one projection per level. Levels beyond the backbone's maps are computed by halving the
 /// resolution of the level before.
 #[derive(Debug, Clone)]
 pub struct InputProjection(Vec<Level>);
@@ -27,7 +27,7 @@ enum Convolution {
     /// 1x1: a linear layer on the channels.
     Pointwise(Linear),
     /// 3x3 with stride 2.
-    Halving(Conv3x3),
+    Strided(Conv3x3),
 }
 
 impl InputProjection {
@@ -35,7 +35,7 @@ impl InputProjection {
     pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
         let d = config.d_model;
         let backbone = &config.backbone_config;
-        let stages = backbone.output_stages().map_err(candle_core::Error::Msg)?;
+        let stages = backbone.output_stages().map_err(candle_core::Error::msg)?;
         let mut levels = vec![];
         let mut channels = d;
         for i in 0..config.num_feature_levels {
@@ -51,7 +51,7 @@ impl InputProjection {
                 None => {
                     let input = std::mem::replace(&mut channels, d);
                     let kernel = vb.get((d, input, 3, 3), "0.weight")?;
-                    Convolution::Halving(Conv3x3::new(&kernel, Some(bias), 2)?)
+                    Convolution::Strided(Conv3x3::new(&kernel, Some(bias), 2)?)
                 }
             };
             levels.push(Level {
@@ -73,14 +73,14 @@ impl InputProjection {
                 // the first extra level is computed from the backbone's last map, not from its projection
                 (None, Some(map), _) if i == maps.len() => map,
                 (None, _, Some(level)) => level,
-                (None, _, None) => candle_core::bail!("the backbone gave no map"),
+                (None, _, None) => candle_core::bail!("the backbone returned no maps"),
             };
             let projected = match &level.convolution {
                 Convolution::Pointwise(linear) => linear.forward(source)?,
-                Convolution::Halving(conv) => conv3x3(source, conv, Activation::None)?,
+                Convolution::Strided(conv) => conv3x3(source, conv, Activation::None)?,
             };
             let (weight, bias) = (&level.norm_weight, &level.norm_bias);
-            levels.push(group_norm(&projected, GROUPS, weight, bias, 1e-5)?);
+            levels.push(group_norm(&projected, NORM_GROUPS, weight, bias, 1e-5)?);
         }
         Ok(levels)
     }

@@ -30,7 +30,7 @@ use self::class_head::ClassHead;
 use self::decoder::{Decoder, DecoderInput, inverse_sigmoid};
 use self::deformable_attention::Memory;
 use self::encoder::Encoder;
-use self::geometry::{Geometries, Geometry, Sizes};
+use self::geometry::{BatchSizes, Geometry, GeometryCache};
 use self::input_projection::InputProjection;
 use self::pyramid::Pyramid;
 use self::query_selection::{Proposals, QuerySelection};
@@ -56,13 +56,13 @@ pub struct GroundingDino {
     /// One per decoder layer; published Grounding DINO models share one.
     box_heads: Vec<Mlp>,
     class_head: ClassHead,
-    geometries: Geometries,
+    geometry_cache: GeometryCache,
     config: Config,
 }
 
 /// Image and text features after the feature enhancer.
 #[derive(Debug, Clone)]
-pub struct Enhanced {
+pub struct EnhancedFeatures {
     /// `[B, N, d]`: the image tokens.
     pub vision: Tensor,
     /// `[B, T, d]`
@@ -86,25 +86,25 @@ impl GroundingDino {
     /// # Errors
     /// If the configuration is not supported, or a tensor is missing or has another shape; the message names it.
     pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
-        config.validate().map_err(candle_core::Error::Msg)?;
+        config.validate().map_err(candle_core::Error::msg)?;
         let d = config.d_model;
         let vb_m = vb.pp("model");
         // tied weights are stored under one name only
         let vb_d = vb_m.pp("decoder");
-        let either = |head: &str, i: usize| [vb.pp(head).pp(i), vb_d.pp(head).pp(i)];
+        let prefixes = |head: &str, i: usize| [vb.pp(head).pp(i), vb_d.pp(head).pp(i)];
         let box_heads = (0..config.decoder_layers)
             .map(|i| {
                 let i = if config.shares_box_head() { 0 } else { i };
-                let [own, of_decoder] = either("bbox_embed", i);
-                let vb = match own.contains_tensor("layers.0.weight") {
-                    false if of_decoder.contains_tensor("layers.0.weight") => of_decoder,
-                    _ => own,
+                let [top_level, in_decoder] = prefixes("bbox_embed", i);
+                let vb = match top_level.contains_tensor("layers.0.weight") {
+                    false if in_decoder.contains_tensor("layers.0.weight") => in_decoder,
+                    _ => top_level,
                 };
                 Mlp::load(&[d, d, d, 4], vb)
             })
             .collect::<Result<_>>()?;
         let last = config.decoder_layers.saturating_sub(1);
-        let class_head = ClassHead::load(&either("class_embed", last), config)?;
+        let class_head = ClassHead::load(&prefixes("class_embed", last), config)?;
         let query_embeddings = if config.embedding_init_target {
             Some(vb_m.get((config.num_queries, d), "query_position_embeddings.weight")?)
         } else {
@@ -129,7 +129,7 @@ impl GroundingDino {
             decoder: Decoder::load(vb_m.pp("decoder"), config)?,
             box_heads,
             class_head,
-            geometries: Geometries::default(),
+            geometry_cache: GeometryCache::default(),
             config: config.clone(),
         })
     }
@@ -148,7 +148,10 @@ impl GroundingDino {
     ) -> Result<VisionFeatures> {
         let (batch, _, height, width) = pixel_values.dims4()?;
         if valid_sizes.len() != batch {
-            candle_core::bail!("{batch} images, but {} sizes", valid_sizes.len())
+            candle_core::bail!(
+                "there are {batch} images, but {} image sizes",
+                valid_sizes.len()
+            )
         }
         let device = pixel_values.device();
         let maps = self.backbone.forward(pixel_values)?;
@@ -157,27 +160,27 @@ impl GroundingDino {
             .iter()
             .map(|map| map.dims4().map(|(_, height, width, _)| (height, width)))
             .collect::<Result<Vec<_>>>()?;
-        let flat = sources
+        let flattened = sources
             .iter()
             .map(|map| map.flatten(1, 2))
             .collect::<Result<Vec<_>>>()?;
-        let sizes = Sizes {
+        let sizes = BatchSizes {
             padded: (height, width),
             valid: valid_sizes.to_vec(),
             maps: shapes,
         };
         let geometry = self
-            .geometries
+            .geometry_cache
             .get(sizes, |sizes| self.geometry(sizes, device))?;
         Ok(VisionFeatures {
-            hidden_states: Tensor::cat(&flat, 1)?,
+            hidden_states: Tensor::cat(&flattened, 1)?,
             positions: geometry.positions,
             token_mask: geometry.token_mask,
             pyramid: geometry.pyramid,
         })
     }
 
-    fn geometry(&self, sizes: &Sizes, device: &Device) -> Result<Geometry> {
+    fn geometry(&self, sizes: &BatchSizes, device: &Device) -> Result<Geometry> {
         let pyramid = Pyramid::new(sizes.padded, &sizes.valid, &sizes.maps);
         let d = self.config.d_model;
         let temperature = self.config.positional_embedding_temperature;
@@ -224,7 +227,7 @@ impl GroundingDino {
         tokens: &TextTokens,
     ) -> Result<Output> {
         let enhanced = self.enhance(features, text, tokens)?;
-        let Enhanced {
+        let EnhancedFeatures {
             vision,
             text,
             text_bias,
@@ -244,19 +247,19 @@ impl GroundingDino {
         features: &VisionFeatures,
         text: &Tensor,
         tokens: &TextTokens,
-    ) -> Result<Enhanced> {
+    ) -> Result<EnhancedFeatures> {
         let (captions, length) = tokens.input_ids.dims2()?;
         let batch = features.hidden_states.dim(0)?;
         if captions != batch {
-            candle_core::bail!("{batch} images, but {captions} captions")
+            candle_core::bail!("there are {batch} images, but {captions} captions")
         }
         if length > self.config.max_text_len {
             let limit = self.config.max_text_len;
-            candle_core::bail!("a caption of {length} tokens; the model takes {limit}")
+            candle_core::bail!("the caption has {length} tokens, more than max_text_len={limit}")
         }
         let text_bias = tokens.padding_bias(text.dtype())?;
         let (vision, text) = self.encoder.forward(features, text, tokens)?;
-        Ok(Enhanced {
+        Ok(EnhancedFeatures {
             vision,
             text,
             text_bias,
@@ -277,10 +280,10 @@ impl GroundingDino {
     pub fn decode(
         &self,
         features: &VisionFeatures,
-        enhanced: &Enhanced,
+        enhanced: &EnhancedFeatures,
         proposals: Proposals,
     ) -> Result<Output> {
-        let Enhanced {
+        let EnhancedFeatures {
             vision,
             text,
             text_bias,
@@ -311,10 +314,10 @@ impl GroundingDino {
 
         let last = decoded.hidden_states.len().checked_sub(1);
         let (Some(last), Some(box_head)) = (last, self.box_heads.last()) else {
-            candle_core::bail!("decoder_layers=0: there is nothing to decode")
+            candle_core::bail!("the decoder has no layers: decoder_layers=0")
         };
         let hidden_states = &decoded.hidden_states[last];
-        let before = match last {
+        let previous = match last {
             0 => &reference_points,
             _ => &decoded.reference_points[last - 1],
         };
@@ -324,7 +327,7 @@ impl GroundingDino {
                 .class_head
                 .forward(hidden_states, text, text_bias)?
                 .to_dtype(DType::F32)?,
-            pred_boxes: candle_nn::ops::sigmoid(&(delta + inverse_sigmoid(before)?)?)?,
+            pred_boxes: candle_nn::ops::sigmoid(&(delta + inverse_sigmoid(previous)?)?)?,
         })
     }
 }

@@ -43,15 +43,15 @@ pub struct Pyramid {
 }
 
 /// The position of a token: image, level, row and column.
-struct Place<'a> {
+struct TokenPosition<'a> {
     image: usize,
-    index: usize,
+    level_index: usize,
     level: &'a Level,
     y: usize,
     x: usize,
 }
 
-impl Place<'_> {
+impl TokenPosition<'_> {
     fn is_valid(&self) -> bool {
         let (rows, columns) = self.level.valid[self.image];
         self.y < rows && self.x < columns
@@ -59,8 +59,8 @@ impl Place<'_> {
 }
 
 impl Pyramid {
-    /// `padded` is the batch's `(height, width)` in pixels, `valid` the size of each image inside it, and `shapes`
-    /// the size of each feature map.
+    /// Describes the maps of a batch. `padded` is the batch's `(height, width)` in pixels, `valid` the size of each
+    /// image inside it, and `shapes` the size of each feature map.
     pub fn new(
         padded: (usize, usize),
         valid: &[(usize, usize)],
@@ -102,8 +102,8 @@ impl Pyramid {
     /// `[B, N]`: 1 for image and 0 for padding; `None` if there is no padding.
     pub fn token_mask(&self, device: &Device) -> Result<Option<Tensor>> {
         let mask: Vec<f32> = self
-            .places()
-            .map(|place| f32::from(u8::from(place.is_valid())))
+            .token_positions()
+            .map(|token| f32::from(u8::from(token.is_valid())))
             .collect();
         if mask.iter().all(|valid| *valid == 1.0) {
             return Ok(None);
@@ -129,18 +129,22 @@ impl Pyramid {
     pub fn sine_positions(&self, dim: usize, temperature: f32, device: &Device) -> Result<Tensor> {
         let divisors = sine_divisors(dim / 2, temperature);
         let mut positions = Vec::with_capacity(self.batch * self.tokens() * dim);
-        for place in self.places() {
-            let (rows, columns) = place.level.valid[place.image];
+        for token in self.token_positions() {
+            let (rows, columns) = token.level.valid[token.image];
             // the number of valid cells up to this one, and their total; the reference computes them as sums of the
             // mask
-            let inside = |within: bool, count: usize, of: usize| {
-                if within { (count.min(of), of) } else { (0, 0) }
+            let cells_up_to = |is_inside: bool, count: usize, total: usize| {
+                if is_inside {
+                    (count.min(total), total)
+                } else {
+                    (0, 0)
+                }
             };
-            for (count, of) in [
-                inside(place.x < columns, place.y + 1, rows),
-                inside(place.y < rows, place.x + 1, columns),
+            for (count, total) in [
+                cells_up_to(token.x < columns, token.y + 1, rows),
+                cells_up_to(token.y < rows, token.x + 1, columns),
             ] {
-                let angle = count as f32 / (of as f32 + 1e-6) * TAU;
+                let angle = count as f32 / (total as f32 + 1e-6) * TAU;
                 push_sines(angle, &divisors, &mut positions);
             }
         }
@@ -163,12 +167,12 @@ impl Pyramid {
 
     fn compute_reference_points(&self, device: &Device) -> Result<Tensor> {
         let mut points = Vec::with_capacity(self.batch * self.tokens() * self.levels.len() * 2);
-        for place in self.places() {
-            let (ratio_x, ratio_y) = place.level.valid_ratio(place.image);
-            let x = (place.x as f32 + 0.5) / (ratio_x * place.level.width as f32);
-            let y = (place.y as f32 + 0.5) / (ratio_y * place.level.height as f32);
+        for token in self.token_positions() {
+            let (ratio_x, ratio_y) = token.level.valid_ratio(token.image);
+            let x = (token.x as f32 + 0.5) / (ratio_x * token.level.width as f32);
+            let y = (token.y as f32 + 0.5) / (ratio_y * token.level.height as f32);
             for level in &self.levels {
-                let (ratio_x, ratio_y) = level.valid_ratio(place.image);
+                let (ratio_x, ratio_y) = level.valid_ratio(token.image);
                 points.extend([x * ratio_x, y * ratio_y]);
             }
         }
@@ -191,20 +195,20 @@ impl Pyramid {
     }
 
     fn compute_proposals(&self, device: &Device) -> Result<(Tensor, Tensor)> {
-        let (mut logits, mut useful) = (vec![], vec![]);
-        for place in self.places() {
-            let (rows, columns) = place.level.valid[place.image];
-            let side = 0.05 * 2f32.powi(place.index as i32);
+        let (mut logits, mut usable) = (vec![], vec![]);
+        for token in self.token_positions() {
+            let (rows, columns) = token.level.valid[token.image];
+            let side = 0.05 * 2f32.powi(token.level_index as i32);
             let proposal = [
-                (place.x as f32 + 0.5) / columns as f32,
-                (place.y as f32 + 0.5) / rows as f32,
+                (token.x as f32 + 0.5) / columns as f32,
+                (token.y as f32 + 0.5) / rows as f32,
                 side,
                 side,
             ];
-            let use_it = place.is_valid() && proposal.iter().all(|p| *p > 0.01 && *p < 0.99);
-            useful.push(f32::from(u8::from(use_it)));
+            let is_usable = token.is_valid() && proposal.iter().all(|p| *p > 0.01 && *p < 0.99);
+            usable.push(f32::from(u8::from(is_usable)));
             logits.extend(proposal.map(|p| {
-                if use_it {
+                if is_usable {
                     (p / (1.0 - p)).ln()
                 } else {
                     f32::INFINITY
@@ -214,23 +218,23 @@ impl Pyramid {
         let tokens = self.tokens();
         Ok((
             Tensor::from_vec(logits, (self.batch, tokens, 4), device)?,
-            Tensor::from_vec(useful, (self.batch, tokens, 1), device)?,
+            Tensor::from_vec(usable, (self.batch, tokens, 1), device)?,
         ))
     }
 
     /// All tokens of the batch, in the order of the flattened sequence.
-    fn places(&self) -> impl Iterator<Item = Place<'_>> {
+    fn token_positions(&self) -> impl Iterator<Item = TokenPosition<'_>> {
         (0..self.batch).flat_map(move |image| {
             self.levels
                 .iter()
                 .enumerate()
-                .flat_map(move |(index, level)| {
-                    (0..level.tokens()).map(move |token| Place {
+                .flat_map(move |(level_index, level)| {
+                    (0..level.tokens()).map(move |i| TokenPosition {
                         image,
-                        index,
+                        level_index,
                         level,
-                        y: token / level.width,
-                        x: token % level.width,
+                        y: i / level.width,
+                        x: i % level.width,
                     })
                 })
         })

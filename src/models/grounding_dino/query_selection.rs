@@ -67,7 +67,7 @@ impl QuerySelection {
         let _span = tracing::debug_span!("query_selection").entered();
         let candidates = self.candidates(vision, text, text_bias, pyramid)?;
         let indices = top_indices(&candidates.scores, self.num_queries)?;
-        self.choose(&candidates, indices)
+        self.select(&candidates, indices)
     }
 
     /// Scores all tokens; the inputs are those of [`Self::forward`].
@@ -78,8 +78,8 @@ impl QuerySelection {
         text_bias: &Tensor,
         pyramid: &Pyramid,
     ) -> Result<Candidates> {
-        let (proposals, useful) = pyramid.proposals(vision.device())?;
-        let object_queries = self.object_queries(vision, &useful)?;
+        let (proposals, usable) = pyramid.proposals(vision.device())?;
+        let object_queries = self.object_queries(vision, &usable)?;
         let logits = self.class_head.forward(&object_queries, text, text_bias)?;
         Ok(Candidates {
             scores: logits.max(D::Minus1)?.to_dtype(DType::F32)?,
@@ -89,7 +89,7 @@ impl QuerySelection {
     }
 
     /// The queries for the tokens `indices`, `[B, Q]`.
-    pub fn choose(&self, candidates: &Candidates, indices: Tensor) -> Result<Proposals> {
+    pub fn select(&self, candidates: &Candidates, indices: Tensor) -> Result<Proposals> {
         let object_queries = gather_tokens(&candidates.object_queries, &indices)?;
         // the box head runs only on the selected tokens; the reference runs it on all tokens and then selects
         let offsets = self.bbox_embed.forward(&object_queries)?;
@@ -102,8 +102,8 @@ impl QuerySelection {
     }
 
     /// `[B, N, d]`: tokens with unusable proposals are set to zero, then all tokens are projected and normed.
-    fn object_queries(&self, vision: &Tensor, useful: &Tensor) -> Result<Tensor> {
-        let vision = vision.broadcast_mul(&useful.to_dtype(vision.dtype())?)?;
+    fn object_queries(&self, vision: &Tensor, usable: &Tensor) -> Result<Tensor> {
+        let vision = vision.broadcast_mul(&usable.to_dtype(vision.dtype())?)?;
         self.enc_output_norm
             .forward(&vision.apply(&self.enc_output)?)
     }
@@ -115,22 +115,22 @@ fn top_indices(scores: &Tensor, count: usize) -> Result<Tensor> {
     let (batch, tokens) = scores.dims2()?;
     let count = count.min(tokens);
     if !scores.device().is_cpu() {
-        return top_indices_in_rounds(scores, count, SORTED_AT_ONCE);
+        return top_indices_in_rounds(scores, count, MAX_SORT_LENGTH);
     }
-    let mut chosen = Vec::with_capacity(batch * count);
+    let mut selected = Vec::with_capacity(batch * count);
     for row in scores.to_vec2::<f32>()? {
         let mut order: Vec<u32> = (0..tokens as u32).collect();
         order.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
-        chosen.extend_from_slice(&order[..count]);
+        selected.extend_from_slice(&order[..count]);
     }
-    Tensor::from_vec(chosen, (batch, count), scores.device())
+    Tensor::from_vec(selected, (batch, count), scores.device())
 }
 
 /// candle sorts a row in the shared memory of one block, at four bytes per value; 48 KiB are always available.
-const SORTED_AT_ONCE: usize = 8192;
+const MAX_SORT_LENGTH: usize = 8192;
 
-/// The same on the device: each part of a row passes its best values to the next round, until one part is left.
-fn top_indices_in_rounds(scores: &Tensor, count: usize, at_once: usize) -> Result<Tensor> {
+/// Selects on the device: each part of a row passes its best values to the next round, until one part is left.
+fn top_indices_in_rounds(scores: &Tensor, count: usize, sort_length: usize) -> Result<Tensor> {
     let (batch, tokens) = scores.dims2()?;
     let mut scores = scores.contiguous()?;
     let mut indices = Tensor::arange(0, tokens as u32, scores.device())?
@@ -138,23 +138,25 @@ fn top_indices_in_rounds(scores: &Tensor, count: usize, at_once: usize) -> Resul
         .contiguous()?;
     loop {
         let width = scores.dim(1)?;
-        let (mut kept_scores, mut kept_indices) = (vec![], vec![]);
-        for start in (0..width).step_by(at_once) {
-            let length = at_once.min(width - start);
+        let (mut best_scores, mut best_indices) = (vec![], vec![]);
+        for start in (0..width).step_by(sort_length) {
+            let length = sort_length.min(width - start);
             let part = scores.narrow(1, start, length)?.contiguous()?;
             let best = part.arg_sort_last_dim(false)?;
             let best = best.narrow(1, 0, count.min(length))?.contiguous()?;
-            kept_scores.push(part.gather(&best, 1)?);
+            best_scores.push(part.gather(&best, 1)?);
             let part = indices.narrow(1, start, length)?.contiguous()?;
-            kept_indices.push(part.gather(&best, 1)?);
+            best_indices.push(part.gather(&best, 1)?);
         }
-        scores = Tensor::cat(&kept_scores, 1)?;
-        indices = Tensor::cat(&kept_indices, 1)?;
-        if kept_scores.len() == 1 {
+        scores = Tensor::cat(&best_scores, 1)?;
+        indices = Tensor::cat(&best_indices, 1)?;
+        if best_scores.len() == 1 {
             return Ok(indices);
         }
         if scores.dim(1)? == width {
-            candle_core::bail!("{count} queries are more than {at_once} tokens can be sorted into")
+            candle_core::bail!(
+                "cannot select {count} queries by sorting {sort_length} tokens at a time"
+            )
         }
     }
 }
@@ -177,16 +179,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounds_on_the_device_choose_the_same() -> Result<()> {
+    fn selection_in_rounds_gives_the_same_indices() -> Result<()> {
         // all scores are different
-        let mixed = |i: usize| (i * 7919 % 10_007) as f32;
-        let scores: Vec<f32> = (0..3 * 1000).map(mixed).collect();
+        let score = |i: usize| (i * 7919 % 10_007) as f32;
+        let scores: Vec<f32> = (0..3 * 1000).map(score).collect();
         let scores = Tensor::from_vec(scores, (3, 1000), &Device::Cpu)?;
         for count in [1, 30, 64] {
             let expected = top_indices(&scores, count)?.to_vec2::<u32>()?;
-            for at_once in [128, 999, 1000, 4096] {
-                let rounds = top_indices_in_rounds(&scores, count, at_once)?;
-                assert_eq!(rounds.to_vec2::<u32>()?, expected, "{count} of {at_once}");
+            for sort_length in [128, 999, 1000, 4096] {
+                let rounds = top_indices_in_rounds(&scores, count, sort_length)?;
+                assert_eq!(
+                    rounds.to_vec2::<u32>()?,
+                    expected,
+                    "{count} of {sort_length}"
+                );
             }
         }
         assert!(top_indices_in_rounds(&scores, 128, 100).is_err());

@@ -5,14 +5,14 @@ use candle_nn::VarBuilder;
 
 use super::config::Config;
 use super::multihead_attention;
-use crate::models::layers::{FeedForward, LayerNorm, MultiheadAttention, layer_norm, linear};
+use crate::models::layers::{LayerNorm, Mlp, MultiheadAttention, layer_norm, linear};
 
 /// `GroundingDinoTextEnhancerLayer`.
 #[derive(Debug, Clone)]
 pub struct TextEnhancerLayer {
     self_attn: MultiheadAttention,
     norm_before: LayerNorm,
-    feed_forward: FeedForward,
+    feed_forward: Mlp,
     norm_after: LayerNorm,
 }
 
@@ -25,10 +25,12 @@ impl TextEnhancerLayer {
         Ok(Self {
             self_attn: multihead_attention(vb.pp("self_attn"), d, heads)?,
             norm_before: layer_norm(d, eps, vb.pp("layer_norm_before"))?,
-            feed_forward: FeedForward::new(
-                linear(d, width, vb.pp("fc1"))?,
+            feed_forward: Mlp::new(
+                vec![
+                    linear(d, width, vb.pp("fc1"))?,
+                    linear(width, d, vb.pp("fc2"))?,
+                ],
                 config.activation_function,
-                linear(width, d, vb.pp("fc2"))?,
             ),
             norm_after: layer_norm(d, eps, vb.pp("layer_norm_after"))?,
         })

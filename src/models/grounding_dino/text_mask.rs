@@ -24,12 +24,12 @@ impl TextTokens {
     /// `[PAD]`, id 0.
     ///
     /// # Errors
-    /// If `captions` is empty or has an empty row.
+    /// If `captions` is empty, or all of them are.
     pub fn new(captions: &[Vec<u32>], device: &Device) -> Result<Self> {
         let batch = captions.len();
         let length = captions.iter().map(Vec::len).max().unwrap_or(0);
         if length == 0 {
-            candle_core::bail!("text tokens: no caption")
+            candle_core::bail!("the captions have no tokens")
         }
         let (mut ids, mut mask) = (vec![], vec![]);
         let (mut positions, mut bias) = (vec![], vec![]);
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_phrase_sees_itself_and_counts_from_zero() {
+    fn tokens_attend_to_their_own_phrase_and_positions_start_at_zero() {
         // [CLS] a cat . dog ? [SEP]
         let (bias, positions) = phrase_blocks(&[101, 7, 8, 1012, 9, 1029, 102]);
         assert_eq!(positions, [0, 0, 1, 2, 0, 1, 0]);

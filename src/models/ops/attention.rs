@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use super::gpu;
 use super::kernels::attention::{Heads, Multihead, Sizes, multihead_attention};
 use super::kernels::simd::InstructionSet;
-use super::{has_kernel, numbers, tensor};
+use super::{cpu_tensor, f32_slice, has_kernel};
 
 /// Scaled dot-product attention. The heads are side by side in the channels.
 ///
@@ -29,7 +29,7 @@ pub fn attention(
 ) -> Result<Tensor> {
     check(query, key, value, bias, heads)?;
     #[cfg(feature = "cuda")]
-    if gpu::takes(query) {
+    if gpu::supports(query) {
         return gpu::attention(query, key, value, bias, heads);
     }
     match has_kernel(query) {
@@ -51,7 +51,7 @@ pub fn attention_plain(
 ) -> Result<Tensor> {
     check(query, key, value, bias, heads)?;
     let (images, tokens, channels) = query.dims3()?;
-    let batch = batch_of(images, key.dim(0)?);
+    let batch = batch_size(images, key.dim(0)?);
     // [B, N, heads * D] -> [B, heads, N, D]
     let split = |xs: &Tensor| -> Result<Tensor> {
         let (images, tokens, _) = xs.dims3()?;
@@ -83,7 +83,7 @@ pub(super) fn with_kernel(
 ) -> Result<Tensor> {
     let (images, queries, channels) = query.dims3()?;
     let keys = key.dim(1)?;
-    let batch = batch_of(images, key.dim(0)?);
+    let batch = batch_size(images, key.dim(0)?);
     let tensors = [query.contiguous()?, key.contiguous()?, value.contiguous()?];
     let [query_view, key_view, value_view] = tensors.each_ref().map(Tensor::storage_and_layout);
     let heads_of = |data, tokens, images: usize| Heads {
@@ -103,14 +103,14 @@ pub(super) fn with_kernel(
                 step(heads, rows * columns),
                 step(rows, columns),
             ];
-            Some((numbers(view)?, steps))
+            Some((f32_slice(view)?, steps))
         }
         _ => None,
     };
     let rows = Multihead {
-        query: heads_of(numbers(&query_view)?, queries, images),
-        key: heads_of(numbers(&key_view)?, keys, key.dim(0)?),
-        value: heads_of(numbers(&value_view)?, keys, value.dim(0)?),
+        query: heads_of(f32_slice(&query_view)?, queries, images),
+        key: heads_of(f32_slice(&key_view)?, keys, key.dim(0)?),
+        value: heads_of(f32_slice(&value_view)?, keys, value.dim(0)?),
         bias,
         width: channels / heads,
         heads,
@@ -123,14 +123,14 @@ pub(super) fn with_kernel(
         keys,
         width: channels / heads,
     };
-    tensor(
+    cpu_tensor(
         multihead_attention(set, &rows, sizes),
         (batch, queries, channels),
     )
 }
 
 /// The batch size; one of the two sides may have a single image that is shared by all.
-fn batch_of(queries: usize, keys: usize) -> usize {
+fn batch_size(queries: usize, keys: usize) -> usize {
     if queries == 1 { keys } else { queries }
 }
 
@@ -143,7 +143,7 @@ fn check(
 ) -> Result<()> {
     let (query_images, queries, channels) = query.dims3()?;
     let (images, keys, _) = key.dims3()?;
-    let batch = batch_of(query_images, images);
+    let batch = batch_size(query_images, images);
     let bias_fits = |bias: &Tensor| match bias.dims() {
         [b, h, n, m] => {
             [1, batch].contains(b)
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_images_give_no_images() -> Result<()> {
+    fn an_empty_batch_gives_an_empty_result() -> Result<()> {
         let zeros = |shape: (usize, usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu);
         let (query, key) = (zeros((0, 3, 16))?, zeros((1, 4, 16))?);
         for set in InstructionSet::available() {
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_do_not_fit_are_named() -> Result<()> {
+    fn an_error_names_the_shapes_that_do_not_fit() -> Result<()> {
         let xs = |tokens| Tensor::zeros((1, tokens, 6), DType::F32, &Device::Cpu);
         let error = attention(&xs(2)?, &xs(3)?, &xs(4)?, None, 2);
         assert!(error.is_err_and(|e| e.to_string().contains("value [1, 4, 6]")));

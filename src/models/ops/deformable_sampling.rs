@@ -6,7 +6,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use super::gpu;
 use super::kernels::sampling::{self, Sizes};
 use super::kernels::simd::InstructionSet;
-use super::{has_kernel, numbers, tensor};
+use super::{cpu_tensor, f32_slice, has_kernel};
 
 /// The parameters of the sampling.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,7 @@ pub fn deformable_sampling(
 ) -> Result<Tensor> {
     check(value, samples, reference, sampling)?;
     #[cfg(feature = "cuda")]
-    if gpu::takes(value) {
+    if gpu::supports(value) {
         return gpu::deformable_sampling(value, samples, reference, sampling);
     }
     match has_kernel(value) {
@@ -82,12 +82,12 @@ pub(super) fn with_kernel(
     let [value, samples, reference] = tensors.each_ref().map(Tensor::storage_and_layout);
     let result = sampling::deformable_sampling(
         set,
-        numbers(&value)?,
-        numbers(&samples)?,
-        numbers(&reference)?,
+        f32_slice(&value)?,
+        f32_slice(&samples)?,
+        f32_slice(&reference)?,
         sizes,
     );
-    tensor(result, (batch, queries, heads * width))
+    cpu_tensor(result, (batch, queries, heads * width))
 }
 
 /// The same as [`deformable_sampling`], in plain tensor operations.
@@ -173,7 +173,7 @@ fn sample(
             .narrow(2, start, tokens)?
             .reshape((batch * heads * tokens, width))?;
         start += tokens;
-        let at = |coordinate: usize, size: usize| -> Result<Tensor> {
+        let positions = |coordinate: usize, size: usize| -> Result<Tensor> {
             let unit = locations
                 .narrow(3, level, 1)?
                 .narrow(5, coordinate, 1)?
@@ -183,7 +183,7 @@ fn sample(
             // every sample far outside is zero, so clamp it to just outside, where its index is exact
             ((unit * size as f64)? - 0.5)?.clamp(-2.0, size as f64 + 1.0)
         };
-        let (x, y) = (at(0, columns)?, at(1, rows)?);
+        let (x, y) = (positions(0, columns)?, positions(1, rows)?);
         let weight = weights
             .narrow(3, level, 1)?
             .reshape((batch, queries, heads, points))?
@@ -196,11 +196,11 @@ fn sample(
         for (dy, dx) in [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)] {
             let (column, row) = ((&left + dx)?, (&top + dy)?);
             // 1 - distance, and 0 outside the map
-            let share = |at: &Tensor, cell: &Tensor, size: usize| -> Result<Tensor> {
+            let cell_weight = |at: &Tensor, cell: &Tensor, size: usize| -> Result<Tensor> {
                 let inside = (cell.ge(0f32)? * cell.lt(size as f32)?)?.to_dtype(DType::F32)?;
                 (1.0 - (at - cell)?.abs()?)? * inside
             };
-            let share = (share(&x, &column, columns)? * share(&y, &row, rows)?)?;
+            let share = (cell_weight(&x, &column, columns)? * cell_weight(&y, &row, rows)?)?;
             let index = ((row.clamp(0.0, rows as f64 - 1.0)? * columns as f64)?
                 + column.clamp(0.0, columns as f64 - 1.0)?)?
             .to_dtype(DType::U32)?
@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_queries_give_no_queries() -> Result<()> {
+    fn no_queries_give_an_empty_result() -> Result<()> {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
         let sampling = Sampling {
             heads: 2,
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn places_outside_and_not_a_number_weigh_nothing() -> Result<()> {
+    fn positions_outside_the_map_and_nan_have_weight_zero() -> Result<()> {
         let device = &Device::Cpu;
         let sampling = Sampling {
             heads: 1,
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_do_not_fit_are_named() -> Result<()> {
+    fn an_error_names_the_shapes_that_do_not_fit() -> Result<()> {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
         let sampling = Sampling {
             heads: 1,

@@ -7,9 +7,9 @@ use candle_core::{D, DType, Result, Tensor};
 
 #[cfg(feature = "cuda")]
 use super::gpu;
-use super::kernels::fusion_attention::{ImageProjections, Pair, fusion_attention};
+use super::kernels::fusion_attention::{ImageProjections, ImageTextPair, fusion_attention};
 use super::kernels::simd::InstructionSet;
-use super::{Activation, Matrix, copied, kernel_set, linear, numbers, tensor};
+use super::{Activation, Matrix, cpu_tensor, f32_slice, f32_vec, kernel_set, linear};
 
 /// The weights `[output, input]` and biases `[output]` of bi-directional attention. The inner width is the width of
 /// all heads together.
@@ -22,18 +22,19 @@ pub struct FusionProjections {
     pub values_text_proj: (Tensor, Tensor),
     pub out_vision_proj: (Tensor, Tensor),
     pub out_text_proj: (Tensor, Tensor),
-    /// `[d]`: the layer scale of each modality's residual.
+    /// `[d]`: the layer scale of the image's residual.
     pub vision_param: Tensor,
+    /// `[d]`: the layer scale of the text's residual.
     pub text_param: Tensor,
 }
 
 /// A linear layer.
 #[derive(Debug, Clone)]
-struct Layer(Matrix, Tensor);
+struct LinearLayer(Matrix, Tensor);
 
-impl Layer {
-    fn on(set: Option<InstructionSet>, (weight, bias): &(Tensor, Tensor)) -> Result<Self> {
-        Ok(Self(Matrix::on(set, weight.clone())?, bias.clone()))
+impl LinearLayer {
+    fn for_set(set: Option<InstructionSet>, (weight, bias): &(Tensor, Tensor)) -> Result<Self> {
+        Ok(Self(Matrix::for_set(set, weight.clone())?, bias.clone()))
     }
 
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
@@ -43,14 +44,14 @@ impl Layer {
 
 /// A linear layer whose output is scaled and added to a residual.
 #[derive(Debug, Clone)]
-struct Scaled {
-    layer: Layer,
+struct ScaledLayer {
+    layer: LinearLayer,
     /// `[output]`; on a GPU the layer has it already.
     scale: Option<Tensor>,
 }
 
-impl Scaled {
-    fn on(
+impl ScaledLayer {
+    fn for_set(
         set: Option<InstructionSet>,
         projection: &(Tensor, Tensor),
         scale: &Tensor,
@@ -58,7 +59,7 @@ impl Scaled {
         let (weight, bias) = projection;
         if !weight.device().is_cuda() {
             return Ok(Self {
-                layer: Layer::on(set, projection)?,
+                layer: LinearLayer::for_set(set, projection)?,
                 scale: Some(scale.clone()),
             });
         }
@@ -70,14 +71,14 @@ impl Scaled {
         };
         let projection = (scaled(weight, &scale.unsqueeze(1)?)?, scaled(bias, &scale)?);
         Ok(Self {
-            layer: Layer::on(set, &projection)?,
+            layer: LinearLayer::for_set(set, &projection)?,
             scale: None,
         })
     }
 
     fn forward_added(&self, xs: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let Some(scale) = &self.scale else {
-            let Layer(weight, bias) = &self.layer;
+            let LinearLayer(weight, bias) = &self.layer;
             return linear(xs, weight, Some(bias), Activation::None, Some(residual));
         };
         residual + self.layer.forward(xs)?.broadcast_mul(scale)?
@@ -89,24 +90,24 @@ impl Scaled {
 #[derive(Debug, Clone)]
 pub struct FusionAttention {
     vision: VisionSide,
-    text_proj: Layer,
-    values_text_proj: Layer,
-    out_text_proj: Scaled,
+    text_proj: LinearLayer,
+    values_text_proj: LinearLayer,
+    out_text_proj: ScaledLayer,
     heads: usize,
 }
 
 #[derive(Clone)]
 enum VisionSide {
     /// The image's projections, folded into the text's: see the kernel.
-    Kernel(Arc<Folded>),
+    Kernel(Arc<FoldedProjections>),
     Plain {
-        vision_proj: Layer,
-        values_vision_proj: Layer,
-        out_vision_proj: Scaled,
+        vision_proj: LinearLayer,
+        values_vision_proj: LinearLayer,
+        out_vision_proj: ScaledLayer,
     },
 }
 
-struct Folded(ImageProjections);
+struct FoldedProjections(ImageProjections);
 
 impl fmt::Debug for VisionSide {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -123,11 +124,11 @@ impl FusionAttention {
     /// # Errors
     /// If the inner width is not a multiple of `heads`.
     pub fn new(projections: &FusionProjections, heads: usize) -> Result<Self> {
-        Self::on(kernel_set(&projections.vision_proj.0), projections, heads)
+        Self::for_set(kernel_set(&projections.vision_proj.0), projections, heads)
     }
 
     /// Uses the kernels of an instruction set, or plain tensor operations if `set` is `None`.
-    pub(super) fn on(
+    pub(super) fn for_set(
         set: Option<InstructionSet>,
         projections: &FusionProjections,
         heads: usize,
@@ -139,24 +140,24 @@ impl FusionAttention {
         let vision = match set {
             Some(set) => {
                 let layer = |(weight, bias): &(Tensor, Tensor)| -> Result<(Vec<f32>, Vec<f32>)> {
-                    Ok((copied(weight)?, copied(bias)?))
+                    Ok((f32_vec(weight)?, f32_vec(bias)?))
                 };
                 let query = layer(&projections.vision_proj)?;
                 let value = layer(&projections.values_vision_proj)?;
                 let output = layer(&projections.out_vision_proj)?;
-                VisionSide::Kernel(Arc::new(Folded(ImageProjections::new(
+                VisionSide::Kernel(Arc::new(FoldedProjections(ImageProjections::new(
                     set,
                     (&query.0, &query.1),
                     (&value.0, &value.1),
                     (&output.0, &output.1),
-                    &copied(&projections.vision_param)?,
+                    &f32_vec(&projections.vision_param)?,
                     heads,
                 ))))
             }
             None => VisionSide::Plain {
-                vision_proj: Layer::on(None, &projections.vision_proj)?,
-                values_vision_proj: Layer::on(None, &projections.values_vision_proj)?,
-                out_vision_proj: Scaled::on(
+                vision_proj: LinearLayer::for_set(None, &projections.vision_proj)?,
+                values_vision_proj: LinearLayer::for_set(None, &projections.values_vision_proj)?,
+                out_vision_proj: ScaledLayer::for_set(
                     None,
                     &projections.out_vision_proj,
                     &projections.vision_param,
@@ -165,9 +166,13 @@ impl FusionAttention {
         };
         Ok(Self {
             vision,
-            text_proj: Layer::on(set, &projections.text_proj)?,
-            values_text_proj: Layer::on(set, &projections.values_text_proj)?,
-            out_text_proj: Scaled::on(set, &projections.out_text_proj, &projections.text_param)?,
+            text_proj: LinearLayer::for_set(set, &projections.text_proj)?,
+            values_text_proj: LinearLayer::for_set(set, &projections.values_text_proj)?,
+            out_text_proj: ScaledLayer::for_set(
+                set,
+                &projections.out_text_proj,
+                &projections.text_param,
+            )?,
             heads,
         })
     }
@@ -187,7 +192,7 @@ impl FusionAttention {
     ) -> Result<(Tensor, Tensor)> {
         let keys = self.text_proj.forward(text)?;
         let values = self.values_text_proj.forward(text)?;
-        let (vision, seen) = match &self.vision {
+        let (vision, attended_text) = match &self.vision {
             VisionSide::Kernel(folded) => {
                 with_kernel(&folded.0, vision, (&keys, &values), token_mask, text_bias)?
             }
@@ -199,11 +204,17 @@ impl FusionAttention {
                 let query = vision_proj.forward(vision)?;
                 let vision_values = values_vision_proj.forward(vision)?;
                 let sides = [&query, &vision_values, &keys, &values];
-                let (delta, seen) = self.attend_plain(sides, token_mask, text_bias)?;
-                (out_vision_proj.forward_added(&delta, vision)?, seen)
+                let (delta, attended_text) = self.attend_plain(sides, token_mask, text_bias)?;
+                (
+                    out_vision_proj.forward_added(&delta, vision)?,
+                    attended_text,
+                )
             }
         };
-        Ok((vision, self.out_text_proj.forward_added(&seen, text)?))
+        Ok((
+            vision,
+            self.out_text_proj.forward_added(&attended_text, text)?,
+        ))
     }
 
     /// The attention outputs of the image tokens `[B, N, inner]` and of the text tokens `[B, T, inner]`. `sides` are
@@ -216,7 +227,7 @@ impl FusionAttention {
     ) -> Result<(Tensor, Tensor)> {
         let heads = self.heads;
         #[cfg(feature = "cuda")]
-        if gpu::takes(sides[0]) {
+        if gpu::supports(sides[0]) {
             return gpu::fusion_attention(sides, token_mask, text_bias, heads);
         }
         // [B, N, heads * D] -> [B, heads, N, D]
@@ -278,18 +289,18 @@ fn with_kernel(
     let mask = token_mask.map(Tensor::contiguous).transpose()?;
     let views = [&vision, &keys, &values, &text_bias].map(Tensor::storage_and_layout);
     let mask_view = mask.as_ref().map(Tensor::storage_and_layout);
-    let mask = mask_view.as_ref().map(numbers).transpose()?;
+    let mask = mask_view.as_ref().map(f32_slice).transpose()?;
     let (mut all_vision, mut all_text) = (vec![], vec![]);
     for image in 0..batch {
-        let of_image = |view: usize, length: usize| -> Result<&[f32]> {
-            Ok(&numbers(&views[view])?[image * length..][..length])
+        let image_part = |view: usize, length: usize| -> Result<&[f32]> {
+            Ok(&f32_slice(&views[view])?[image * length..][..length])
         };
-        let pair = Pair {
-            vision: of_image(0, count * d)?,
+        let pair = ImageTextPair {
+            vision: image_part(0, count * d)?,
             token_mask: mask.map(|mask| &mask[image * count..][..count]),
-            keys: of_image(1, tokens * inner)?,
-            values: of_image(2, tokens * inner)?,
-            text_bias: of_image(3, tokens)?,
+            keys: image_part(1, tokens * inner)?,
+            values: image_part(2, tokens * inner)?,
+            text_bias: image_part(3, tokens)?,
         };
         let attended = fusion_attention(projections, pair);
         if batch == 1 {
@@ -300,8 +311,8 @@ fn with_kernel(
         }
     }
     Ok((
-        tensor(all_vision, shape)?,
-        tensor(all_text, (batch, tokens, inner))?,
+        cpu_tensor(all_vision, shape)?,
+        cpu_tensor(all_text, (batch, tokens, inner))?,
     ))
 }
 

@@ -1,4 +1,5 @@
-//! Interrupts between two operations: work pauses for more urgent work, or ends if its result is no longer needed.
+//! Interrupts between two operations: work pauses for more urgent work, or is cancelled if its result is no longer
+//! needed.
 //!
 //! The models do not depend on it. Their linear layers, of which every block has several, call the interrupt that is
 //! set for the current thread.
@@ -11,10 +12,11 @@ use candle_core::Result;
 /// A check between two operations. It may block.
 pub trait Interrupt: Send + Sync {
     /// Whether to continue; if not, the work ends with an error.
-    fn goes_on(&self) -> bool;
+    fn should_continue(&self) -> bool;
 }
 
 thread_local! {
+    /// The interrupt of the work that this thread runs.
     static CURRENT: RefCell<Option<Arc<dyn Interrupt>>> = const { RefCell::new(None) };
 }
 
@@ -33,12 +35,12 @@ pub fn interruptible<T>(interrupt: Arc<dyn Interrupt>, work: impl FnOnce() -> T)
 /// Calls the current thread's interrupt.
 ///
 /// # Errors
-/// If the work should end.
-pub(super) fn between_operations() -> Result<()> {
+/// If the work is cancelled.
+pub(super) fn check_interrupt() -> Result<()> {
     let current = CURRENT.with_borrow(Option::clone);
     match current {
-        Some(interrupt) if !interrupt.goes_on() => {
-            candle_core::bail!("nobody waits for the result any more")
+        Some(interrupt) if !interrupt.should_continue() => {
+            candle_core::bail!("the work was cancelled, because its result is no longer needed")
         }
         _ => Ok(()),
     }

@@ -2,9 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::convolution::{Depthwise3x3, depthwise_conv3x3, depthwise_conv3x3_plain, map_of};
+use super::convolution::{Depthwise3x3, depthwise_conv3x3, depthwise_conv3x3_plain, map_sizes};
 use super::kernels::inverted_bottleneck::{self as kernel, Layers};
-use super::{Activation, Matrix, copied, linear, numbers, tensor};
+use super::{Activation, Matrix, cpu_tensor, f32_slice, f32_vec, linear};
 
 /// The layers of an inverted bottleneck. GELU follows the first two.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ pub fn inverted_bottleneck(
     let (Some(widen), Some(narrow)) = (block.widen.panels(), block.narrow.panels()) else {
         return layer_by_layer(xs, block, residual, activation, depthwise_conv3x3);
     };
-    let map = map_of(xs)?;
+    let map = map_sizes(xs)?;
     let stride = block.depthwise.stride.max(1);
     let hidden = widen.n();
     let shape = [
@@ -65,21 +65,21 @@ pub fn inverted_bottleneck(
     let residual = residual.as_ref().map(Tensor::storage_and_layout);
     let layers = Layers {
         widen,
-        widen_bias: &copied(&block.widen_bias)?,
-        kernel: &copied(&block.depthwise.kernel)?,
-        kernel_bias: &copied(&block.depthwise.bias)?,
+        widen_bias: &f32_vec(&block.widen_bias)?,
+        kernel: &f32_vec(&block.depthwise.kernel)?,
+        kernel_bias: &f32_vec(&block.depthwise.bias)?,
         stride,
         narrow,
-        narrow_bias: &copied(&block.narrow_bias)?,
+        narrow_bias: &f32_vec(&block.narrow_bias)?,
     };
     let result = kernel::inverted_bottleneck(
-        numbers(&xs.storage_and_layout())?,
+        f32_slice(&xs.storage_and_layout())?,
         map,
         layers,
-        residual.as_ref().map(numbers).transpose()?,
+        residual.as_ref().map(f32_slice).transpose()?,
         activation,
     );
-    tensor(result, shape.as_slice())
+    cpu_tensor(result, shape.as_slice())
 }
 
 /// The same as [`inverted_bottleneck`], layer by layer.
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shapes_that_do_not_fit_are_named() -> Result<()> {
+    fn an_error_names_the_shapes_that_do_not_fit() -> Result<()> {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu);
         let block = InvertedBottleneck {
             widen: Matrix::new(zeros(&[4, 2])?)?,

@@ -7,12 +7,12 @@ use candle_core::{D, Result, Shape, Tensor};
 
 #[cfg(feature = "cuda")]
 use super::gpu;
-use super::interrupt::between_operations;
+use super::interrupt::check_interrupt;
 use super::kernels::feed_forward;
 use super::kernels::gemm::{Rows, product, product_by_heads};
 use super::kernels::packed::Packed;
 use super::kernels::simd::InstructionSet;
-use super::{Activation, activate_plain, format, has_kernel, kernel_set, numbers, tensor};
+use super::{Activation, activate_plain, cpu_tensor, f32_slice, format, has_kernel, kernel_set};
 
 /// The weight `[output, input]` of a linear layer. If the kernels run on its device, it is packed for them, and no
 /// tensor is kept.
@@ -40,11 +40,11 @@ impl fmt::Debug for Matrix {
 impl Matrix {
     /// Packs a weight `[output, input]` if the kernels take it.
     pub fn new(weight: Tensor) -> Result<Self> {
-        Self::on(kernel_set(&weight), weight)
+        Self::for_set(kernel_set(&weight), weight)
     }
 
     /// Packs a weight for the kernels of an instruction set, or keeps it for plain tensor operations.
-    pub(super) fn on(set: Option<InstructionSet>, weight: Tensor) -> Result<Self> {
+    pub(super) fn for_set(set: Option<InstructionSet>, weight: Tensor) -> Result<Self> {
         match set {
             Some(set) => Self::packed(set, &weight),
             None => Ok(Self::Plain(weight)),
@@ -56,7 +56,7 @@ impl Matrix {
         let dims = weight.dims2()?;
         let weight = weight.contiguous()?;
         let view = weight.storage_and_layout();
-        let packed = Packed::of_rows(set, format::current(), numbers(&view)?, dims, dims.1);
+        let packed = Packed::of_rows(set, format::current(), f32_slice(&view)?, dims, dims.1);
         Ok(Self::Packed(Arc::new(PackedMatrix(packed))))
     }
 
@@ -89,11 +89,11 @@ pub fn linear(
     activation: Activation,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
-    between_operations()?;
+    check_interrupt()?;
     let shape = output_shape("linear", xs, weight, bias)?;
     let packed = match weight {
         #[cfg(feature = "cuda")]
-        Matrix::Plain(weight) if gpu::takes(xs) => {
+        Matrix::Plain(weight) if gpu::supports(xs) => {
             return gpu::linear(xs, weight, bias, activation, residual);
         }
         Matrix::Plain(weight) => return linear_plain(xs, weight, bias, activation, residual),
@@ -105,9 +105,9 @@ pub fn linear(
     let xs_view = xs.storage_and_layout();
     let bias_view = bias.map(Tensor::storage_and_layout);
     let residual_view = residual.as_ref().map(Tensor::storage_and_layout);
-    let xs = numbers(&xs_view)?;
-    let bias = bias_view.as_ref().map(numbers).transpose()?;
-    let residual = residual_view.as_ref().map(numbers).transpose()?;
+    let xs = f32_slice(&xs_view)?;
+    let bias = bias_view.as_ref().map(f32_slice).transpose()?;
+    let residual = residual_view.as_ref().map(f32_slice).transpose()?;
     let rows = Rows {
         data: xs,
         count: xs.len() / input.max(1),
@@ -116,11 +116,14 @@ pub fn linear(
     if let Some(residual) = residual {
         let of_image = residual.len() / output.max(1);
         if of_image == 0 && rows.count > 0 || !rows.count.is_multiple_of(of_image.max(1)) {
-            candle_core::bail!("linear: a residual of {of_image} rows for {}", rows.count)
+            candle_core::bail!(
+                "linear: a residual of {of_image} rows cannot be repeated for {} rows",
+                rows.count
+            )
         }
     }
     let result = product(rows, packed, bias, activation, residual);
-    tensor(result, shape)
+    cpu_tensor(result, shape)
 }
 
 /// The same as [`linear`], in plain tensor operations.
@@ -152,7 +155,7 @@ pub fn linear_by_heads(
     bias: Option<&Tensor>,
     heads: usize,
 ) -> Result<Tensor> {
-    between_operations()?;
+    check_interrupt()?;
     output_shape("linear by heads", xs, weight, bias)?;
     let (images, tokens, input) = xs.dims3()?;
     let (output, _) = weight.dims();
@@ -161,7 +164,7 @@ pub fn linear_by_heads(
     }
     let packed = match weight {
         #[cfg(feature = "cuda")]
-        Matrix::Plain(weight) if gpu::takes(xs) => {
+        Matrix::Plain(weight) if gpu::supports(xs) => {
             return gpu::linear_by_heads(xs, weight, bias, heads);
         }
         Matrix::Plain(weight) => return linear_by_heads_plain(xs, weight, bias, heads),
@@ -171,13 +174,13 @@ pub fn linear_by_heads(
     let bias = bias.map(Tensor::storage_and_layout);
     let xs = xs.storage_and_layout();
     let rows = Rows {
-        data: numbers(&xs)?,
+        data: f32_slice(&xs)?,
         count: images * tokens,
         stride: input,
     };
-    let bias = bias.as_ref().map(numbers).transpose()?;
+    let bias = bias.as_ref().map(f32_slice).transpose()?;
     let result = product_by_heads(rows, images, packed, bias, heads);
-    tensor(result, (images, heads, tokens, output / heads))
+    cpu_tensor(result, (images, heads, tokens, output / heads))
 }
 
 /// The same as [`linear_by_heads`], in plain tensor operations.
@@ -229,7 +232,7 @@ pub fn feed_forward(
     (w2, b2): Layer,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
-    between_operations()?;
+    check_interrupt()?;
     let (Some(first), Some(second)) = (w1.panels(), w2.panels()) else {
         return feed_forward_plain(xs, (w1, b1), activation, (w2, b2), residual);
     };
@@ -257,16 +260,16 @@ pub fn feed_forward(
     ];
     let [b1, b2, residual] = &views;
     let xs = xs.storage_and_layout();
-    let xs = numbers(&xs)?;
+    let xs = f32_slice(&xs)?;
     let result = feed_forward::feed_forward(
         xs,
         xs.len() / first.k().max(1),
-        (first, b1.as_ref().map(numbers).transpose()?),
+        (first, b1.as_ref().map(f32_slice).transpose()?),
         activation,
-        (second, b2.as_ref().map(numbers).transpose()?),
-        residual.as_ref().map(numbers).transpose()?,
+        (second, b2.as_ref().map(f32_slice).transpose()?),
+        residual.as_ref().map(f32_slice).transpose()?,
     );
-    tensor(result, dims)
+    cpu_tensor(result, dims)
 }
 
 /// The same as [`feed_forward()`], layer by layer.
@@ -309,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_rows_give_no_rows() -> Result<()> {
+    fn no_rows_give_an_empty_result() -> Result<()> {
         let zeros = |shape: (usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu);
         for set in InstructionSet::available() {
             let weight = Matrix::packed(set, &zeros((5, 3))?)?;
@@ -320,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_do_not_fit_are_named() -> Result<()> {
+    fn an_error_names_the_shapes_that_do_not_fit() -> Result<()> {
         let weight = Matrix::new(Tensor::zeros((3, 4), DType::F32, &Device::Cpu)?)?;
         let xs = Tensor::zeros((2, 5), DType::F32, &Device::Cpu)?;
         let error = linear(&xs, &weight, None, Activation::None, None);

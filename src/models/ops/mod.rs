@@ -29,7 +29,7 @@ pub use convolution::{
     depthwise_conv3x3_plain, upscale2x, upscale2x_plain,
 };
 pub use deformable_sampling::{Sampling, deformable_sampling, deformable_sampling_plain};
-pub use format::with_weights_in;
+pub use format::with_weight_format;
 pub use fusion_attention::{FusionAttention, FusionProjections};
 pub use interrupt::{Interrupt, interruptible};
 pub use inverted_bottleneck::{InvertedBottleneck, inverted_bottleneck, inverted_bottleneck_plain};
@@ -54,26 +54,28 @@ fn kernel_set(xs: &Tensor) -> Option<InstructionSet> {
     has_kernel(xs).then(InstructionSet::current)
 }
 
-/// The numbers of a contiguous f32 tensor on the CPU, from its locked storage and its layout.
-fn numbers<'a, G>((storage, layout): &'a (G, &Layout)) -> Result<&'a [f32]>
+/// The elements of a contiguous f32 tensor on the CPU, from its locked storage and its layout.
+fn f32_slice<'a, G>((storage, layout): &'a (G, &Layout)) -> Result<&'a [f32]>
 where
     G: Deref<Target = Storage>,
 {
     let (Storage::Cpu(storage), Some((start, end))) = (&**storage, layout.contiguous_offsets())
     else {
-        candle_core::bail!("a kernel takes contiguous numbers on the CPU, not {layout:?}")
+        candle_core::bail!(
+            "a kernel needs a contiguous f32 tensor on the CPU, but the layout is {layout:?}"
+        )
     };
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
-/// The numbers of a tensor, copied to a vector.
-fn copied(xs: &Tensor) -> Result<Vec<f32>> {
+/// The elements of an f32 tensor on the CPU, copied to a vector.
+fn f32_vec(xs: &Tensor) -> Result<Vec<f32>> {
     let xs = xs.contiguous()?;
-    Ok(numbers(&xs.storage_and_layout())?.to_vec())
+    Ok(f32_slice(&xs.storage_and_layout())?.to_vec())
 }
 
 /// A kernel's result as a tensor.
-fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+fn cpu_tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(numbers, shape.into(), &Device::Cpu)
 }
 

@@ -9,7 +9,7 @@ use candle_core::{D, Result, Tensor};
 use super::gpu;
 use super::kernels::norm;
 use super::kernels::simd::InstructionSet;
-use super::{Activation, activate_plain, has_kernel, numbers, tensor};
+use super::{Activation, activate_plain, cpu_tensor, f32_slice, has_kernel};
 
 /// The activation of `(x - mean) / sqrt(variance + eps) * weight + bias` over the last dimension. `weight` and `bias`
 /// are `[C]`; the result has the shape of `xs`.
@@ -25,7 +25,7 @@ pub fn layer_norm(
 ) -> Result<Tensor> {
     check(xs, weight, bias)?;
     #[cfg(feature = "cuda")]
-    if gpu::takes(xs) {
+    if gpu::supports(xs) {
         return gpu::layer_norm(xs, weight, bias, eps, activation);
     }
     match has_kernel(xs) {
@@ -46,11 +46,11 @@ pub(super) fn with_kernel(
     activation: Activation,
 ) -> Result<Tensor> {
     let tensors = [xs.contiguous()?, weight.contiguous()?, bias.contiguous()?];
-    let [numbers_of, weight, bias] = tensors.each_ref().map(Tensor::storage_and_layout);
-    let (weight, bias) = (numbers(&weight)?, numbers(&bias)?);
-    let xs = numbers(&numbers_of)?;
+    let [xs_view, weight, bias] = tensors.each_ref().map(Tensor::storage_and_layout);
+    let (weight, bias) = (f32_slice(&weight)?, f32_slice(&bias)?);
+    let xs = f32_slice(&xs_view)?;
     let result = norm::layer_norm(set, xs, weight, bias, eps as f32, activation);
-    tensor(result, tensors[0].shape())
+    cpu_tensor(result, tensors[0].shape())
 }
 
 /// The same as [`layer_norm`], in plain tensor operations.
@@ -86,7 +86,7 @@ pub fn group_norm(
         candle_core::bail!("group norm: {groups} groups do not divide {channels} channels")
     }
     #[cfg(feature = "cuda")]
-    if gpu::takes(xs) {
+    if gpu::supports(xs) {
         return gpu::group_norm(xs, groups, weight, bias, eps);
     }
     if !has_kernel(xs) || xs.elem_count() == 0 {
@@ -94,8 +94,8 @@ pub fn group_norm(
     }
     let tensors = [xs.contiguous()?, weight.contiguous()?, bias.contiguous()?];
     let [maps, weight, bias] = tensors.each_ref().map(Tensor::storage_and_layout);
-    let (weight, bias) = (numbers(&weight)?, numbers(&bias)?);
-    let images = numbers(&maps)?.chunks(height * width * channels);
+    let (weight, bias) = (f32_slice(&weight)?, f32_slice(&bias)?);
+    let images = f32_slice(&maps)?.chunks(height * width * channels);
     let normed: Vec<Vec<f32>> = images
         .map(|image| norm::group_norm(image, groups, weight, bias, eps as f32))
         .collect();
@@ -104,7 +104,7 @@ pub fn group_norm(
         Ok([normed]) => normed,
         Err(normed) => normed.concat(),
     };
-    tensor(normed, xs.shape())
+    cpu_tensor(normed, xs.shape())
 }
 
 /// The same as [`group_norm`], in plain tensor operations.

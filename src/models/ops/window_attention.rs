@@ -9,7 +9,7 @@ use candle_core::{Device, Result, Tensor};
 use super::gpu;
 use super::kernels::simd::InstructionSet;
 use super::kernels::window_attention::{self as kernel, RelativePositions, Windows};
-use super::{attention_plain, copied, has_kernel, numbers, tensor};
+use super::{attention_plain, cpu_tensor, f32_slice, f32_vec, has_kernel};
 use crate::models::windows::{merge_windows, partition_windows};
 
 /// The position bias that is added to the scores of a window of `N = rows * columns` tokens.
@@ -25,12 +25,12 @@ pub enum PositionBias {
         /// The table of the columns.
         by_column: Tensor,
         /// Both tables, packed for the kernel.
-        packed: Option<Arc<Relative>>,
+        packed: Option<Arc<PackedRelativePositions>>,
     },
 }
 
 /// Packed tables of relative positions.
-pub struct Relative(RelativePositions);
+pub struct PackedRelativePositions(RelativePositions);
 
 impl fmt::Debug for PositionBias {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,10 +44,10 @@ impl fmt::Debug for PositionBias {
 impl PositionBias {
     /// Decomposed relative positions, packed if the kernels take them.
     pub fn relative(by_row: Tensor, by_column: Tensor) -> Result<Self> {
-        Self::relative_on(InstructionSet::current(), by_row, by_column)
+        Self::relative_for_set(InstructionSet::current(), by_row, by_column)
     }
 
-    pub(super) fn relative_on(
+    pub(super) fn relative_for_set(
         set: InstructionSet,
         by_row: Tensor,
         by_column: Tensor,
@@ -56,11 +56,11 @@ impl PositionBias {
             let ((rows, _, width), (columns, _, _)) = (by_row.dims3()?, by_column.dims3()?);
             let positions = RelativePositions::new(
                 set,
-                (&copied(&by_row)?, rows),
-                (&copied(&by_column)?, columns),
+                (&f32_vec(&by_row)?, rows),
+                (&f32_vec(&by_column)?, columns),
                 width,
             );
-            Some(Arc::new(Relative(positions)))
+            Some(Arc::new(PackedRelativePositions(positions)))
         } else {
             None
         };
@@ -75,7 +75,7 @@ impl PositionBias {
 /// Attention among the tokens of every window.
 ///
 /// - `qkv` `[B, H, W, 3 * heads * D]`: for each token the queries of all heads, then the keys, then the values
-/// - `filler` `[3 * heads * D]`: the contents of a token that is in a window but beyond the map's edge
+/// - `padding_token` `[3 * heads * D]`: the contents of a token that is in a window but beyond the map's edge
 ///
 /// Returns `[B, H, W, heads * D]`.
 ///
@@ -83,26 +83,33 @@ impl PositionBias {
 /// If the shapes do not fit each other.
 pub fn window_attention(
     qkv: &Tensor,
-    filler: &Tensor,
+    padding_token: &Tensor,
     heads: usize,
     windows: Windows,
     bias: Option<&PositionBias>,
 ) -> Result<Tensor> {
-    check(qkv, filler, heads, windows, bias)?;
+    check(qkv, padding_token, heads, windows, bias)?;
     #[cfg(feature = "cuda")]
-    if gpu::takes(qkv) {
-        return gpu::window_attention(qkv, filler, heads, windows, bias);
+    if gpu::supports(qkv) {
+        return gpu::window_attention(qkv, padding_token, heads, windows, bias);
     }
     match has_kernel(qkv) {
-        true => with_kernel(InstructionSet::current(), qkv, filler, heads, windows, bias),
-        false => window_attention_plain(qkv, filler, heads, windows, bias),
+        true => with_kernel(
+            InstructionSet::current(),
+            qkv,
+            padding_token,
+            heads,
+            windows,
+            bias,
+        ),
+        false => window_attention_plain(qkv, padding_token, heads, windows, bias),
     }
 }
 
 pub(super) fn with_kernel(
     set: InstructionSet,
     qkv: &Tensor,
-    filler: &Tensor,
+    padding_token: &Tensor,
     heads: usize,
     windows: Windows,
     bias: Option<&PositionBias>,
@@ -116,22 +123,24 @@ pub(super) fn with_kernel(
     };
     let table_view = table.as_ref().map(Tensor::storage_and_layout);
     let bias = match (bias, &table_view) {
-        (_, Some(view)) => kernel::PositionBias::Table(numbers(view)?),
+        (_, Some(view)) => kernel::PositionBias::Table(f32_slice(view)?),
         (Some(PositionBias::Relative { packed, .. }), _) => match packed {
             Some(packed) => kernel::PositionBias::Relative(&packed.0),
-            None => candle_core::bail!("relative positions that are not packed"),
+            None => candle_core::bail!(
+                "window attention: the relative positions are not packed for the kernels"
+            ),
         },
         _ => kernel::PositionBias::None,
     };
     let result = kernel::window_attention(
         set,
-        numbers(&qkv.storage_and_layout())?,
-        &copied(filler)?,
+        f32_slice(&qkv.storage_and_layout())?,
+        &f32_vec(padding_token)?,
         windows,
         (heads, channels / heads),
         bias,
     );
-    tensor(result, (batch, height, width, channels))
+    cpu_tensor(result, (batch, height, width, channels))
 }
 
 /// The same as [`window_attention`], in plain tensor operations.
@@ -140,34 +149,34 @@ pub(super) fn with_kernel(
 /// If the shapes do not fit each other.
 pub fn window_attention_plain(
     qkv: &Tensor,
-    filler: &Tensor,
+    padding_token: &Tensor,
     heads: usize,
     windows: Windows,
     bias: Option<&PositionBias>,
 ) -> Result<Tensor> {
-    check(qkv, filler, heads, windows, bias)?;
+    check(qkv, padding_token, heads, windows, bias)?;
     let (batch, height, width, channels) = qkv.dims4()?;
     let channels = channels / 3;
     let (rows, columns) = (windows.window_height, windows.window_width);
-    let (filled_height, filled_width) = (
+    let (padded_height, padded_width) = (
         height.next_multiple_of(rows),
         width.next_multiple_of(columns),
     );
-    // padding is zero, so the filler can be added there
-    let filled = qkv
-        .pad_with_zeros(1, 0, filled_height - height)?
-        .pad_with_zeros(2, 0, filled_width - width)?;
-    let filled = if (filled_height, filled_width) == (height, width) {
-        filled
+    // the padding is zero, so the padding token can be added there
+    let padded = qkv
+        .pad_with_zeros(1, 0, padded_height - height)?
+        .pad_with_zeros(2, 0, padded_width - width)?;
+    let padded = if (padded_height, padded_width) == (height, width) {
+        padded
     } else {
         let inside = Tensor::zeros((1, height, width, 1), qkv.dtype(), qkv.device())?;
         let outside = (inside - 1.0)?
-            .pad_with_zeros(1, 0, filled_height - height)?
-            .pad_with_zeros(2, 0, filled_width - width)?;
-        filled.broadcast_add(&(outside + 1.0)?.broadcast_mul(filler)?)?
+            .pad_with_zeros(1, 0, padded_height - height)?
+            .pad_with_zeros(2, 0, padded_width - width)?;
+        padded.broadcast_add(&(outside + 1.0)?.broadcast_mul(padding_token)?)?
     };
     let shift = windows.shift as i32;
-    let rolled = filled.roll(-shift, 1)?.roll(-shift, 2)?;
+    let rolled = padded.roll(-shift, 1)?.roll(-shift, 2)?;
     let tokens = partition_windows(&rolled, (rows, columns))?.flatten(1, 2)?;
     let part = |i: usize| tokens.narrow(2, i * channels, channels)?.contiguous();
     let query = part(0)?;
@@ -191,7 +200,7 @@ pub fn window_attention_plain(
     };
     let attended = attention_plain(&query, &part(1)?, &part(2)?, bias.as_ref(), heads)?;
     let attended = attended.reshape(((), rows, columns, channels))?;
-    merge_windows(&attended, (rows, columns), (filled_height, filled_width))?
+    merge_windows(&attended, (rows, columns), (padded_height, padded_width))?
         .roll(shift, 1)?
         .roll(shift, 2)?
         .narrow(1, 0, height)?
@@ -249,7 +258,7 @@ fn shifted_window_mask(windows: Windows, device: &Device) -> Result<Tensor> {
 
 fn check(
     qkv: &Tensor,
-    filler: &Tensor,
+    padding_token: &Tensor,
     heads: usize,
     windows: Windows,
     bias: Option<&PositionBias>,
@@ -272,13 +281,13 @@ fn check(
         && columns > windows.shift
         && heads > 0
         && channels % (3 * heads) == 0
-        && filler.dims() == [channels]
+        && padding_token.dims() == [channels]
         && bias_fits;
     if !fits {
         candle_core::bail!(
-            "window attention: input {:?}, filler {:?}, {heads} heads, {windows:?}, bias {bias:?} do not fit",
+            "window attention: input {:?}, padding token {:?}, {heads} heads, {windows:?}, bias {bias:?} do not fit",
             qkv.dims(),
-            filler.dims()
+            padding_token.dims()
         )
     }
     Ok(())

@@ -4,7 +4,10 @@ use candle_nn::Activation;
 use serde::{Deserialize, Deserializer};
 
 use super::tiny_vit;
-use crate::models::weights::{Architecture, ModelConfig, Weights};
+use crate::models::weights::{
+    Architecture, DeriveConfigError, InvalidConfig, ModelConfig, Weights, check_at_most,
+    check_divides,
+};
 
 /// `SamConfig`, with the reference's defaults: a published file may list every field or only those that differ.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -137,11 +140,9 @@ impl VisionConfig {
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size.max(1)
     }
-}
 
-impl VisionConfig {
     /// Derives the configuration of a plain vision transformer from the tensors' shapes.
-    fn of_weights(weights: &Weights) -> Result<Self, String> {
+    fn from_weights(weights: &Weights) -> Result<Self, DeriveConfigError> {
         let [hidden_size, num_channels, patch_size, _] =
             weights.sizes("vision_encoder.patch_embed.projection.weight")?;
         let [_, grid, _, _] = weights.sizes("vision_encoder.pos_embed")?;
@@ -159,8 +160,8 @@ impl VisionConfig {
             let [rows, width] = weights.sizes(&layer(i, "attn.rel_pos_h"))?;
             head = width;
             match rows.div_ceil(2) {
-                places if places == grid => global_attn_indexes.push(i),
-                places => window_size = places,
+                extent if extent == grid => global_attn_indexes.push(i),
+                extent => window_size = extent,
             }
         }
         Ok(Self {
@@ -186,15 +187,15 @@ impl ModelConfig for Config {
     const MODEL_TYPES: &'static [&'static str] = &["sam"];
 
     /// The prompt encoder and the mask decoder have the same sizes in all published models.
-    fn of_weights(weights: &Weights) -> Result<Self, String> {
-        weights.of_published_width("mask_decoder.iou_token.weight", 256)?;
+    fn from_weights(weights: &Weights) -> Result<Self, DeriveConfigError> {
+        weights.check_published_width("mask_decoder.iou_token.weight", 256)?;
         if weights.shape(tiny_vit::SIGNATURE).is_some() {
             return Ok(Self {
-                tiny_vit: Some(tiny_vit::Config::of_weights(weights)?),
+                tiny_vit: Some(tiny_vit::Config::from_weights(weights)?),
                 ..Self::default()
             });
         }
-        let vision_config = VisionConfig::of_weights(weights)?;
+        let vision_config = VisionConfig::from_weights(weights)?;
         Ok(Self {
             prompt_encoder_config: PromptEncoderConfig {
                 image_size: vision_config.image_size,
@@ -206,47 +207,48 @@ impl ModelConfig for Config {
         })
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self) -> Result<(), InvalidConfig> {
         let (vision, prompt, decoder) = (
             &self.vision_config,
             &self.prompt_encoder_config,
             &self.mask_decoder_config,
         );
-        let divides = |name: &str, parts: usize, whole: usize| {
-            if parts == 0 || !whole.is_multiple_of(parts) {
-                return Err(format!("{name}={parts} does not divide {whole}"));
-            }
-            Ok(())
-        };
-        divides(
+        check_divides(
             "vision num_attention_heads",
             vision.num_attention_heads,
             vision.hidden_size,
         )?;
-        divides("vision patch_size", vision.patch_size, vision.image_size)?;
-        at_most("image_size", vision.image_size, 8192)?;
-        at_most("image_size / patch_size", vision.grid(), 512)?;
-        at_most("num_hidden_layers", vision.num_hidden_layers, 256)?;
-        at_most(
+        check_divides("vision patch_size", vision.patch_size, vision.image_size)?;
+        check_at_most("image_size", vision.image_size, 8192)?;
+        check_at_most("image_size / patch_size", vision.grid(), 512)?;
+        check_at_most("num_hidden_layers", vision.num_hidden_layers, 256)?;
+        check_at_most(
             "mask decoder num_hidden_layers",
             decoder.num_hidden_layers,
             256,
         )?;
         if let Some(tiny_vit) = &self.tiny_vit {
             for depth in &tiny_vit.depths {
-                at_most("depth", *depth, 256)?;
+                check_at_most("depth", *depth, 256)?;
             }
         }
-        divides("mask_input_channels' 4", 4, prompt.mask_input_channels)?;
-        divides("mask decoder hidden_size's 8", 8, decoder.hidden_size)?;
-        divides(
+        for (field, width, divisor) in [
+            ("mask_input_channels", prompt.mask_input_channels, 4),
+            ("mask decoder hidden_size", decoder.hidden_size, 8),
+        ] {
+            if !width.is_multiple_of(divisor) {
+                let requirement = format!("it must be divisible by {divisor}");
+                return Err(InvalidConfig::new(field, width, requirement));
+            }
+        }
+        check_divides(
             "attention_downsample_rate",
             decoder.attention_downsample_rate,
             decoder.hidden_size,
         )?;
         for rate in [2, decoder.attention_downsample_rate] {
             let inner = decoder.hidden_size / rate;
-            divides(
+            check_divides(
                 "mask decoder num_attention_heads",
                 decoder.num_attention_heads,
                 inner,
@@ -256,37 +258,37 @@ impl ModelConfig for Config {
             vision.output_channels,
             prompt.hidden_size,
             decoder.hidden_size,
-        ];
-        let widths = [
-            widths[0],
-            widths[1],
-            widths[2],
             vision.num_pos_feats.saturating_mul(2),
         ];
         if widths.iter().any(|width| *width != widths[0]) {
-            return Err(format!(
-                "output_channels, the prompt encoder's and mask decoder's hidden_size and twice \
-                 num_pos_feats must be equal, but are {widths:?}"
+            return Err(InvalidConfig::new(
+                "output_channels, prompt encoder hidden_size, mask decoder hidden_size, 2 * num_pos_feats",
+                format!("{widths:?}"),
+                "all must be equal",
             ));
         }
-        if (prompt.image_size, prompt.patch_size) != (vision.image_size, vision.patch_size) {
-            return Err("vision and prompt encoder differ in image_size or patch_size".to_owned());
+        let sizes = [
+            vision.image_size,
+            prompt.image_size,
+            vision.patch_size,
+            prompt.patch_size,
+        ];
+        if sizes[0] != sizes[1] || sizes[2] != sizes[3] {
+            return Err(InvalidConfig::new(
+                "image_size of vision and prompt encoder, patch_size of both",
+                format!("{sizes:?}"),
+                "vision and prompt encoder must have the same sizes",
+            ));
         }
         if prompt.num_point_embeddings != 4 {
-            return Err(format!(
-                "num_point_embeddings={}, not 4",
-                prompt.num_point_embeddings
+            let points = prompt.num_point_embeddings;
+            return Err(InvalidConfig::new(
+                "num_point_embeddings",
+                points,
+                "it must be 4",
             ));
         }
         Ok(())
-    }
-}
-
-/// A limit far beyond every published model; a larger value is an error that would use up the memory.
-fn at_most(name: &str, value: usize, limit: usize) -> Result<(), String> {
-    match value <= limit {
-        true => Ok(()),
-        false => Err(format!("{name}={value} is more than {limit}")),
     }
 }
 
@@ -303,10 +305,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_beyond_all_numbers_are_refused() {
+    fn a_size_that_overflows_is_an_error() {
         let mut config = Config::default();
         config.validate().unwrap();
         config.vision_config.num_pos_feats = usize::MAX;
-        assert!(config.validate().unwrap_err().contains("num_pos_feats"));
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains("num_pos_feats"), "{error}");
     }
 }

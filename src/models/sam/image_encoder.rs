@@ -35,7 +35,9 @@ impl ImageEncoder {
         };
         let (_, _, height, width) = pixel_values.dims4()?;
         if (height, width) != (size, size) {
-            candle_core::bail!("an image of {height}x{width} pixels; the model takes {size}x{size}")
+            candle_core::bail!(
+                "the input has {height}x{width} pixels, but the model needs {size}x{size}"
+            )
         }
         match self {
             Self::Vit(vit) => vit.forward(pixel_values),

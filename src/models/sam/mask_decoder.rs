@@ -87,12 +87,12 @@ impl MaskDecoder {
         // [K, 16 G^2, C / 8]
         let upscaled = upscaled.flatten(1, 2)?;
 
-        let wanted = if multimask {
+        let selected = if multimask {
             1..self.hypernetworks.len()
         } else {
             0..1
         };
-        let weights = wanted
+        let weights = selected
             .clone()
             .map(|i| self.hypernetworks[i].forward(&tokens.i((.., 1 + i))?.contiguous()?))
             .collect::<Result<Vec<_>>>()?;
@@ -101,14 +101,14 @@ impl MaskDecoder {
         // the product of every mask's weights and every pixel
         let low_res_masks = products_by_image(&weights, &upscaled)?.reshape((
             prompts,
-            wanted.len(),
+            selected.len(),
             4 * grid,
             4 * grid,
         ))?;
         let iou_scores = self
             .iou_head
             .forward(&tokens.i((.., 0))?.contiguous()?)?
-            .narrow(1, wanted.start, wanted.len())?;
+            .narrow(1, selected.start, selected.len())?;
         Ok(Masks {
             low_res_masks,
             iou_scores,
@@ -144,5 +144,5 @@ fn mlp([input, hidden, output]: [usize; 3], depth: usize, vb: VarBuilder) -> Res
         layers.push(linear(hidden, hidden, vb.pp("layers").pp(i))?);
     }
     layers.push(linear(hidden, output, vb.pp("proj_out"))?);
-    Ok(Mlp::new(layers))
+    Ok(Mlp::new(layers, candle_nn::Activation::Relu))
 }

@@ -54,7 +54,7 @@ impl Sam {
     /// # Errors
     /// If the configuration is not supported, or a tensor is missing or has another shape; the message names it.
     pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
-        config.validate().map_err(candle_core::Error::Msg)?;
+        config.validate().map_err(candle_core::Error::msg)?;
         let vision = &config.vision_config;
         let positions =
             PositionEmbedding::load(vision.num_pos_feats, vb.pp("shared_image_embedding"))?;
@@ -123,11 +123,11 @@ impl Sam {
                 1,
             ),
             (Some(points), Some(boxes)) => candle_core::bail!(
-                "points for {} objects, but boxes for {}",
+                "the prompts have points for {} objects, but boxes for {}",
                 points.len(),
                 boxes.len()
             ),
-            (None, None) => candle_core::bail!("a prompt without points and boxes"),
+            (None, None) => candle_core::bail!("the prompts have neither points nor boxes"),
         }
     }
 

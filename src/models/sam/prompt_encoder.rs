@@ -39,20 +39,20 @@ impl PositionEmbedding {
     }
 
     /// Positions `(x, y)` in 0..1, `[..., 2]`, to `[..., 2 F]`.
-    pub fn forward(&self, places: &Tensor) -> Result<Tensor> {
-        let angles = ((places * 2.0)? - 1.0)?.broadcast_matmul(&self.matrix)?;
+    pub fn forward(&self, positions_xy: &Tensor) -> Result<Tensor> {
+        let angles = ((positions_xy * 2.0)? - 1.0)?.broadcast_matmul(&self.matrix)?;
         let angles = (angles * TAU)?;
         Tensor::cat(&[angles.sin()?, angles.cos()?], D::Minus1)
     }
 
     /// The embeddings of the cell centres of a `grid` x `grid` map: `[1, grid^2, 2 F]`, row by row.
     pub fn of_grid(&self, grid: usize, device: &Device) -> Result<Tensor> {
-        let centre = |i: usize| (i as f32 + 0.5) / grid as f32;
-        let places: Vec<f32> = (0..grid * grid)
-            .flat_map(|i| [centre(i % grid), centre(i / grid)])
+        let center = |i: usize| (i as f32 + 0.5) / grid as f32;
+        let positions_xy: Vec<f32> = (0..grid * grid)
+            .flat_map(|i| [center(i % grid), center(i / grid)])
             .collect();
-        let places = Tensor::from_vec(places, (1, grid * grid, 2), device)?;
-        self.forward(&places.to_dtype(self.matrix.dtype())?)
+        let positions_xy = Tensor::from_vec(positions_xy, (1, grid * grid, 2), device)?;
+        self.forward(&positions_xy.to_dtype(self.matrix.dtype())?)
     }
 }
 
@@ -61,9 +61,9 @@ impl PositionEmbedding {
 pub struct PromptEncoder {
     positions: PositionEmbedding,
     /// `[4, C]`: the embeddings that are added for padding (zero), "no point", background and foreground.
-    point_kinds: Tensor,
+    label_embeddings: Tensor,
     /// `[2, C]`: the embeddings that are added for a box's top left and bottom right corner.
-    corner_kinds: Tensor,
+    corner_embeddings: Tensor,
     /// `[1, C, 1, 1]`.
     no_mask_embed: Tensor,
     mask_embed: MaskEmbedding,
@@ -83,8 +83,11 @@ impl PromptEncoder {
         let point = |i: usize| embedding(&format!("point_embed.{i}"));
         Ok(Self {
             positions,
-            point_kinds: Tensor::cat(&[no_point.zeros_like()?, no_point, point(0)?, point(1)?], 0)?,
-            corner_kinds: Tensor::cat(&[point(2)?, point(3)?], 0)?,
+            label_embeddings: Tensor::cat(
+                &[no_point.zeros_like()?, no_point, point(0)?, point(1)?],
+                0,
+            )?,
+            corner_embeddings: Tensor::cat(&[point(2)?, point(3)?], 0)?,
             no_mask_embed: embedding("no_mask_embed")?.reshape((1, width, 1, 1))?,
             mask_embed: MaskEmbedding::load(vb.pp("mask_embed"), config)?,
             image_size: config.image_size,
@@ -98,45 +101,54 @@ impl PromptEncoder {
     /// # Errors
     /// If the objects have different numbers of points.
     pub fn embed_points(&self, objects: &[Vec<LabelledPoint>], pad: bool) -> Result<Tensor> {
-        let (device, dtype) = (self.point_kinds.device(), self.point_kinds.dtype());
+        let (device, dtype) = (
+            self.label_embeddings.device(),
+            self.label_embeddings.dtype(),
+        );
         let count = objects.first().map_or(0, Vec::len);
         if objects.iter().any(|points| points.len() != count) {
-            candle_core::bail!("objects of one call need the same number of points")
+            candle_core::bail!(
+                "all objects must have the same number of points; fill shorter lists with padding"
+            )
         }
-        let (mut places, mut kinds, mut placed) = (vec![], vec![], vec![]);
+        let (mut positions_xy, mut labels, mut has_position) = (vec![], vec![], vec![]);
         for points in objects {
             for ((x, y), label) in points {
-                places.extend([*x, *y]);
-                let (kind, is_placed) = match label {
+                positions_xy.extend([*x, *y]);
+                let (index, weight) = match label {
                     PointLabel::Padding => (0u32, 0f32),
                     PointLabel::Background => (2, 1.0),
                     PointLabel::Foreground => (3, 1.0),
                 };
-                kinds.push(kind);
-                placed.push(is_placed);
+                labels.push(index);
+                has_position.push(weight);
             }
             if pad {
-                places.extend([0.0, 0.0]);
-                kinds.push(1);
-                placed.push(0.0);
+                positions_xy.extend([0.0, 0.0]);
+                labels.push(1);
+                has_position.push(0.0);
             }
         }
         let (k, p) = (objects.len(), count + usize::from(pad));
-        let positions = self.embed_pixels(&Tensor::from_vec(places, (k, p, 2), device)?)?;
-        let placed = Tensor::from_vec(placed, (k, p, 1), device)?.to_dtype(dtype)?;
-        let kinds = self
-            .point_kinds
-            .index_select(&Tensor::new(kinds, device)?, 0)?
+        let positions = self.embed_pixels(&Tensor::from_vec(positions_xy, (k, p, 2), device)?)?;
+        let has_position = Tensor::from_vec(has_position, (k, p, 1), device)?.to_dtype(dtype)?;
+        let labels = self
+            .label_embeddings
+            .index_select(&Tensor::new(labels, device)?, 0)?
             .reshape((k, p, ()))?;
-        positions.broadcast_mul(&placed)? + kinds
+        positions.broadcast_mul(&has_position)? + labels
     }
 
     /// `K` boxes, xyxy in pixels of the model's input, to the embeddings of their corners `[K, 2, C]`.
     pub fn embed_boxes(&self, boxes: &[[f32; 4]]) -> Result<Tensor> {
         let corners: Vec<f32> = boxes.iter().flatten().copied().collect();
-        let corners = Tensor::from_vec(corners, (boxes.len(), 2, 2), self.corner_kinds.device())?;
+        let corners = Tensor::from_vec(
+            corners,
+            (boxes.len(), 2, 2),
+            self.corner_embeddings.device(),
+        )?;
         self.embed_pixels(&corners)?
-            .broadcast_add(&self.corner_kinds.unsqueeze(0)?)
+            .broadcast_add(&self.corner_embeddings.unsqueeze(0)?)
     }
 
     /// Mask logits `[K, 1, 4 G, 4 G]` of an earlier prediction, to `[K, C, G, G]`. Without masks, `[1, C, 1, 1]`, the
@@ -150,9 +162,9 @@ impl PromptEncoder {
 
     /// Pixel coordinates `[..., 2]` to position embeddings at the pixels' centres.
     fn embed_pixels(&self, pixels: &Tensor) -> Result<Tensor> {
-        let places = ((pixels + 0.5)? / self.image_size as f64)?;
+        let positions_xy = ((pixels + 0.5)? / self.image_size as f64)?;
         self.positions
-            .forward(&places.to_dtype(self.point_kinds.dtype())?)
+            .forward(&positions_xy.to_dtype(self.label_embeddings.dtype())?)
     }
 }
 
@@ -170,15 +182,15 @@ struct MaskEmbedding {
 impl MaskEmbedding {
     fn load(vb: VarBuilder, config: &PromptEncoderConfig) -> Result<Self> {
         let (channels, eps) = (config.mask_input_channels, config.layer_norm_eps);
-        let halving = Conv2dConfig {
+        let strided = Conv2dConfig {
             stride: 2,
             ..Default::default()
         };
         let conv3 = Conv2dConfig::default();
         Ok(Self {
-            conv1: candle_nn::conv2d(1, channels / 4, 2, halving, vb.pp("conv1"))?,
+            conv1: candle_nn::conv2d(1, channels / 4, 2, strided, vb.pp("conv1"))?,
             norm1: LayerNorm2d::load(channels / 4, eps, vb.pp("layer_norm1"))?,
-            conv2: candle_nn::conv2d(channels / 4, channels, 2, halving, vb.pp("conv2"))?,
+            conv2: candle_nn::conv2d(channels / 4, channels, 2, strided, vb.pp("conv2"))?,
             norm2: LayerNorm2d::load(channels, eps, vb.pp("layer_norm2"))?,
             conv3: candle_nn::conv2d(channels, config.hidden_size, 1, conv3, vb.pp("conv3"))?,
             activation: config.hidden_act,

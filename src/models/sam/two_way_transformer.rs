@@ -4,9 +4,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::config::MaskDecoderConfig;
-use crate::models::layers::{
-    FeedForward, LayerNorm, Linear, MultiheadAttention, layer_norm, linear,
-};
+use crate::models::layers::{LayerNorm, Linear, Mlp, MultiheadAttention, layer_norm, linear};
 
 /// `SamTwoWayTransformer`.
 #[derive(Debug, Clone)]
@@ -67,7 +65,7 @@ struct TwoWayBlock {
     token_to_image: MultiheadAttention,
     image_key: ImageProjection,
     norm2: LayerNorm,
-    feed_forward: FeedForward,
+    feed_forward: Mlp,
     norm3: LayerNorm,
     image_to_token: MultiheadAttention,
     image_query: ImageProjection,
@@ -93,10 +91,12 @@ impl TwoWayBlock {
             image_key: ImageProjection::new(token_to_image.key(), image_positions)?,
             token_to_image,
             norm2: norm("layer_norm2")?,
-            feed_forward: FeedForward::new(
-                linear(width, config.mlp_dim, vb.pp("mlp.lin1"))?,
+            feed_forward: Mlp::new(
+                vec![
+                    linear(width, config.mlp_dim, vb.pp("mlp.lin1"))?,
+                    linear(config.mlp_dim, width, vb.pp("mlp.lin2"))?,
+                ],
                 config.hidden_act,
-                linear(config.mlp_dim, width, vb.pp("mlp.lin2"))?,
             ),
             norm3: norm("layer_norm3")?,
             image_query: ImageProjection::new(image_to_token.query(), image_positions)?,

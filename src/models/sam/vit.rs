@@ -6,9 +6,7 @@ use candle_nn::VarBuilder;
 
 use super::config::VisionConfig;
 use super::neck::Neck;
-use crate::models::layers::{
-    FeedForward, LayerNorm, Linear, PatchEmbedding, layer_norm, linear, linear_b,
-};
+use crate::models::layers::{LayerNorm, Linear, Mlp, PatchEmbedding, layer_norm, linear, linear_b};
 use crate::models::ops::{PositionBias, Windows, window_attention};
 
 /// `SamVisionEncoder`.
@@ -33,8 +31,8 @@ impl Vit {
         };
         let layers = (0..config.num_hidden_layers)
             .map(|i| {
-                let global = config.global_attn_indexes.contains(&i) || config.window_size == 0;
-                let window = (!global).then_some(config.window_size);
+                let is_global = config.global_attn_indexes.contains(&i) || config.window_size == 0;
+                let window = (!is_global).then_some(config.window_size);
                 Layer::load(vb.pp("layers").pp(i), config, window)
             })
             .collect::<Result<_>>()?;
@@ -77,7 +75,7 @@ struct Layer {
     norm1: LayerNorm,
     attention: Attention,
     norm2: LayerNorm,
-    feed_forward: FeedForward,
+    feed_forward: Mlp,
 }
 
 impl Layer {
@@ -91,10 +89,12 @@ impl Layer {
             norm1: layer_norm(hidden, eps, vb.pp("layer_norm1"))?,
             attention: Attention::load(vb.pp("attn"), config, extent)?,
             norm2: layer_norm(hidden, eps, vb.pp("layer_norm2"))?,
-            feed_forward: FeedForward::new(
-                linear(hidden, width, vb.pp("mlp.lin1"))?,
+            feed_forward: Mlp::new(
+                vec![
+                    linear(hidden, width, vb.pp("mlp.lin1"))?,
+                    linear(width, hidden, vb.pp("mlp.lin2"))?,
+                ],
                 config.hidden_act,
-                linear(width, hidden, vb.pp("mlp.lin2"))?,
             ),
         })
     }
@@ -113,9 +113,9 @@ impl Layer {
 struct Attention {
     qkv: Linear,
     /// `[3 hidden]`: the projection of a zero token, which pads the last windows.
-    filler: Tensor,
+    padding_token: Tensor,
     proj: Linear,
-    relative: Option<PositionBias>,
+    position_bias: Option<PositionBias>,
     heads: usize,
     extent: usize,
 }
@@ -123,7 +123,7 @@ struct Attention {
 impl Attention {
     fn load(vb: VarBuilder, config: &VisionConfig, extent: usize) -> Result<Self> {
         let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
-        let relative = if config.use_rel_pos {
+        let position_bias = if config.use_rel_pos {
             // [extent, extent, D], by query and key position
             let table = |name: &str| -> Result<Tensor> {
                 let table = vb.get((2 * extent - 1, hidden / heads), name)?;
@@ -143,10 +143,10 @@ impl Attention {
         let qkv = linear_b(hidden, 3 * hidden, config.qkv_bias, vb.pp("qkv"))?;
         let zeros = Tensor::zeros((1, hidden), vb.dtype(), vb.device())?;
         Ok(Self {
-            filler: qkv.forward(&zeros)?.squeeze(0)?,
+            padding_token: qkv.forward(&zeros)?.squeeze(0)?,
             qkv,
             proj: linear(hidden, hidden, vb.pp("proj"))?,
-            relative,
+            position_bias,
             heads,
             extent,
         })
@@ -164,8 +164,8 @@ impl Attention {
             shift: 0,
         };
         let qkv = map.apply(&self.qkv)?;
-        let bias = self.relative.as_ref();
-        let attended = window_attention(&qkv, &self.filler, self.heads, windows, bias)?;
+        let bias = self.position_bias.as_ref();
+        let attended = window_attention(&qkv, &self.padding_token, self.heads, windows, bias)?;
         self.proj.forward_added(&attended, residual)
     }
 }

@@ -1,7 +1,7 @@
 //! Grounding DINO: maps the tensor names of `groundingdino_swin*.pth` to those of transformers 4.44.2
 //! (`convert_grounding_dino_to_hf.py`).
 
-use super::names::{Rule, drop, rename};
+use super::names::{Rule, ignore, rename};
 
 /// The rules; the first one that matches applies.
 pub(super) const ORIGINAL: [Rule; 67] = [
@@ -14,8 +14,8 @@ pub(super) const ORIGINAL: [Rule; 67] = [
         "backbone.0.patch_embed.norm.*",
         "model.backbone.conv_encoder.model.embeddings.norm.*",
     ),
-    drop("backbone.0.layers.{}.blocks.{}.attn.relative_position_index"),
-    drop("backbone.0.layers.{}.blocks.{}.attn_mask"),
+    ignore("backbone.0.layers.{}.blocks.{}.attn.relative_position_index"),
+    ignore("backbone.0.layers.{}.blocks.{}.attn_mask"),
     rename(
         "backbone.0.layers.{}.blocks.{}.norm1.*",
         "model.backbone.conv_encoder.model.encoder.layers.{}.blocks.{}.layernorm_before.*",
@@ -65,8 +65,8 @@ pub(super) const ORIGINAL: [Rule; 67] = [
         "model.backbone.conv_encoder.model.hidden_states_norms.stage4.*",
     ),
     // text
-    drop("bert.embeddings.position_ids"),
-    drop("bert.pooler.*"),
+    ignore("bert.embeddings.position_ids"),
+    ignore("bert.pooler.*"),
     rename("bert.*", "model.text_backbone.*"),
     rename("feat_map.*", "model.text_projection.*"),
     // levels
@@ -230,9 +230,9 @@ pub(super) const ORIGINAL: [Rule; 67] = [
         "transformer.decoder.ref_point_head.*",
         "model.decoder.reference_points_head.*",
     ),
-    drop("transformer.decoder.bbox_embed.*"),
-    drop("transformer.decoder.class_embed.*"),
+    ignore("transformer.decoder.bbox_embed.*"),
+    ignore("transformer.decoder.class_embed.*"),
     rename("bbox_embed.*", "bbox_embed.*"),
     // only used in training
-    drop("label_enc.weight"),
+    ignore("label_enc.weight"),
 ];

@@ -70,7 +70,7 @@ static LAYOUTS: [Layout; 5] = [
 ];
 
 /// Models that users ask for but that are not supported, each with one of its tensor names.
-const STRANGERS: [(&str, &str); 3] = [
+const UNSUPPORTED_MODELS: [(&str, &str); 3] = [
     ("mask_decoder.hf_token.weight", "SAM-HQ"),
     ("image_encoder.trunk.patch_embed.proj.weight", "SAM 2"),
     (
@@ -79,13 +79,16 @@ const STRANGERS: [(&str, &str); 3] = [
     ),
 ];
 
+/// The supported models, in messages.
+const SUPPORTED_MODELS: &str = "Grounding DINO, SAM, MobileSAM and SlimSAM";
+
 impl Layout {
     /// The layout of a file with these tensor names, and the prefix before the model's own names (for example
     /// `module.` after data-parallel training).
     ///
     /// # Errors
-    /// The model that the file seems to hold, if the layout is unknown.
-    pub fn of<'a>(
+    /// A sentence, if the layout is unknown or its model is not supported.
+    pub(super) fn detect<'a>(
         names: impl Iterator<Item = &'a str> + Clone,
     ) -> Result<(&'static Self, String), String> {
         let prefix = |signature: &str| {
@@ -94,10 +97,10 @@ impl Layout {
                 (prefix.is_empty() || prefix.ends_with('.')).then(|| prefix.to_owned())
             })
         };
-        for (signature, model) in STRANGERS {
+        for (signature, model) in UNSUPPORTED_MODELS {
             if prefix(signature).is_some() {
                 return Err(format!(
-                    "it holds {model}, which groundling cannot run; Grounding DINO, SAM, MobileSAM and SlimSAM it can"
+                    "it contains {model}, which is not supported; {SUPPORTED_MODELS} are"
                 ));
             }
         }
@@ -106,12 +109,12 @@ impl Layout {
                 return Ok((layout, prefix));
             }
         }
-        let mut some: Vec<&str> = names.clone().take(3).collect();
-        some.sort_unstable();
+        let mut examples: Vec<&str> = names.clone().take(3).collect();
+        examples.sort_unstable();
         Err(format!(
-            "it holds {} tensors ({}, ...) of no model that groundling knows: Grounding DINO, SAM, MobileSAM, SlimSAM",
+            "it contains {} tensors ({}, ...) of an unknown model; {SUPPORTED_MODELS} are supported",
             names.count(),
-            some.join(", ")
+            examples.join(", ")
         ))
     }
 

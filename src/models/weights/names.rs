@@ -17,8 +17,8 @@ pub(super) const fn rename(from: &'static str, to: &'static str) -> Rule {
     Rule { from, to: Some(to) }
 }
 
-/// A rule that drops a tensor.
-pub(super) const fn drop(from: &'static str) -> Rule {
+/// A rule for a tensor that the models do not need.
+pub(super) const fn ignore(from: &'static str) -> Rule {
     Rule { from, to: None }
 }
 
@@ -34,8 +34,8 @@ pub(super) struct Renamed {
 /// Applies the first rule that matches a name; `None` if no rule matches.
 pub(super) fn apply(rules: &[Rule], name: &str) -> Option<Vec<Renamed>> {
     rules.iter().find_map(|rule| {
-        let found = matched(rule.from, name)?;
-        Some(rule.to.map_or_else(Vec::new, |to| renamed(to, &found)))
+        let wildcards = match_pattern(rule.from, name)?;
+        Some(rule.to.map_or_else(Vec::new, |to| expand(to, &wildcards)))
     })
 }
 
@@ -46,34 +46,36 @@ struct Wildcards<'a> {
     rest: &'a str,
 }
 
-fn matched<'a>(pattern: &str, name: &'a str) -> Option<Wildcards<'a>> {
-    let mut found = Wildcards::default();
-    let mut left = Some(name);
+/// Matches a name with a pattern, segment by segment.
+fn match_pattern<'a>(pattern: &str, name: &'a str) -> Option<Wildcards<'a>> {
+    let mut wildcards = Wildcards::default();
+    let mut remaining = Some(name);
     for segment in pattern.split('.') {
-        let name = left?;
+        let name = remaining?;
         if segment == "*" {
-            found.rest = name;
-            return Some(found);
+            wildcards.rest = name;
+            return Some(wildcards);
         }
         let (first, rest) = match name.split_once('.') {
             Some((first, rest)) => (first, Some(rest)),
             None => (name, None),
         };
         match segment {
-            "{}" if first.bytes().all(|b| b.is_ascii_digit()) => found.numbers.push(first),
+            "{}" if first.bytes().all(|b| b.is_ascii_digit()) => wildcards.numbers.push(first),
             _ if segment == first => {}
             _ => return None,
         }
-        left = rest;
+        remaining = rest;
     }
-    left.is_none().then_some(found)
+    remaining.is_none().then_some(wildcards)
 }
 
-fn renamed(to: &str, found: &Wildcards) -> Vec<Renamed> {
-    let mut numbers = found.numbers.iter();
+/// The new names of a tensor: one, or three if `to` has `{qkv}`.
+fn expand(to: &str, wildcards: &Wildcards) -> Vec<Renamed> {
+    let mut numbers = wildcards.numbers.iter();
     let segments = to.split('.').map(|segment| match segment {
         "{}" => numbers.next().copied().unwrap_or_default(),
-        "*" => found.rest,
+        "*" => wildcards.rest,
         other => other,
     });
     let name = segments.collect::<Vec<_>>().join(".");
@@ -94,7 +96,7 @@ mod tests {
     use super::*;
 
     const RULES: [Rule; 4] = [
-        drop("blocks.{}.index"),
+        ignore("blocks.{}.index"),
         rename("blocks.{}.qkv.*", "layers.{}.attention.{qkv}.*"),
         rename("blocks.{}.part.{}.*", "layers.{}.{}.*"),
         rename("head.in_proj_weight", "out.{qkv}.weight"),
@@ -110,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_rename_split_and_drop() {
+    fn rules_rename_split_and_ignore_tensors() {
         let found =
             |names: &[&str]| Some(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
         assert_eq!(names("blocks.3.index"), found(&[]));
@@ -133,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_rule_names_is_told_apart() {
+    fn a_name_that_no_rule_matches_is_unknown() {
         for name in [
             "blocks.x.index",
             "blocks.3",

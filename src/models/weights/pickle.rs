@@ -1,98 +1,33 @@
 //! Reads pickles of tensors without executing them.
 //!
 //! A pickle is a program for a small stack machine, and Python imports and calls what it names. Here the machine only
-//! builds a tree of values, and stops at a name that is not known to be harmless. The operations are those of
-//! protocols 2 to 5 (CPython's `Lib/pickletools.py`). Values are stored in one list and refer to each other by index,
-//! so that deep or repeated structures cost nothing extra.
+//! builds a tree of values, and stops at a class or function that is not allowed. The operations are those of
+//! protocols 2 to 5 (CPython's `Lib/pickletools.py`).
 
 use std::collections::HashMap;
+
+pub(super) use super::pickle_tree::{Tree, Value, ValueId};
 
 /// Limit of values. A tensor takes about thirty, so this is more than fifty thousand tensors.
 const MAX_VALUES: usize = 2 << 20;
 /// Limit of a module's name or a name in it, in bytes. A pickle could build many long names by reusing one text.
-const MAX_NAME: usize = 256;
+const MAX_NAME_BYTES: usize = 256;
 
-/// The index of a value in [`Tree`].
-pub(super) type Id = usize;
-
-/// The kinds of values.
-#[derive(Debug, Clone)]
-pub(super) enum Value {
-    /// None, booleans, floats, bytes: values that do not describe tensors.
-    Other,
-    Int(i64),
-    Text(String),
-    /// A class or a function, by module and name.
-    Named(String, String),
-    Tuple(Vec<Id>),
-    List(Vec<Id>),
-    Dict(Vec<(Id, Id)>),
-    /// A function and its arguments; it is never called.
-    Call(Id, Id),
-    /// A reference outside the pickle: torch's storages.
-    Persistent(Id),
-}
-
-/// All values of a pickle.
-#[derive(Debug)]
-pub(super) struct Tree(Vec<Value>);
-
-impl Tree {
-    pub(super) fn get(&self, id: Id) -> &Value {
-        self.0.get(id).unwrap_or(&Value::Other)
-    }
-
-    pub(super) fn text(&self, id: Id) -> Option<&str> {
-        match self.get(id) {
-            Value::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    pub(super) fn size(&self, id: Id) -> Option<usize> {
-        match self.get(id) {
-            Value::Int(number) => usize::try_from(*number).ok(),
-            _ => None,
-        }
-    }
-
-    pub(super) fn tuple(&self, id: Id) -> Option<&[Id]> {
-        match self.get(id) {
-            Value::Tuple(items) => Some(items),
-            _ => None,
-        }
-    }
-
-    pub(super) fn dict(&self, id: Id) -> Option<&[(Id, Id)]> {
-        match self.get(id) {
-            Value::Dict(items) => Some(items),
-            _ => None,
-        }
-    }
-
-    pub(super) fn named(&self, id: Id) -> Option<(&str, &str)> {
-        match self.get(id) {
-            Value::Named(module, name) => Some((module, name)),
-            _ => None,
-        }
-    }
-}
-
-/// Reads a pickle, and returns the tree and its root. `is_harmless` decides which modules and names are allowed.
+/// Reads a pickle, and returns the tree and its root. `is_allowed` decides which modules and names are allowed.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
 pub(super) fn read(
     bytes: &[u8],
-    is_harmless: impl Fn(&str, &str) -> bool,
-) -> Result<(Tree, Id), String> {
+    is_allowed: impl Fn(&str, &str) -> bool,
+) -> Result<(Tree, ValueId), String> {
     let mut machine = Machine {
         bytes,
         tree: Tree(vec![]),
         stack: vec![],
         marks: vec![],
         memo: HashMap::new(),
-        is_harmless,
+        is_allowed,
     };
     let root = machine.run()?;
     Ok((machine.tree, root))
@@ -101,22 +36,22 @@ pub(super) fn read(
 struct Machine<'a, F> {
     bytes: &'a [u8],
     tree: Tree,
-    stack: Vec<Id>,
+    stack: Vec<ValueId>,
     /// The stack heights at the marks.
     marks: Vec<usize>,
-    memo: HashMap<usize, Id>,
-    is_harmless: F,
+    memo: HashMap<usize, ValueId>,
+    is_allowed: F,
 }
 
 impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
-    fn run(&mut self) -> Result<Id, String> {
+    fn run(&mut self) -> Result<ValueId, String> {
         loop {
             // a value takes more memory than the byte that can create it
             if self.tree.0.len() > MAX_VALUES {
-                return Err(format!("it holds more than {MAX_VALUES} values"));
+                return Err(format!("it has more than {MAX_VALUES} values"));
             }
-            let [operation] = self.take()?;
-            match operation {
+            let [opcode] = self.take()?;
+            match opcode {
                 b'.' => return self.pop(),
                 // protocol, frame
                 0x80 => drop(self.take::<1>()?),
@@ -124,11 +59,11 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
                 b'c' => {
                     let module = self.line()?;
                     let name = self.line()?;
-                    self.name(module, name)?;
+                    self.push_global(module, name)?;
                 }
                 0x93 => {
                     let (name, module) = (self.pop_text()?, self.pop_text()?);
-                    self.name(module, name)?;
+                    self.push_global(module, name)?;
                 }
                 b'N' | 0x88 | 0x89 => self.push(Value::Other),
                 b'K' => {
@@ -173,7 +108,7 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
                 b']' | 0x8f => self.push(Value::List(vec![])),
                 b'}' => self.push(Value::Dict(vec![])),
                 0x85..=0x87 => {
-                    let count = usize::from(operation - 0x84);
+                    let count = usize::from(opcode - 0x84);
                     let items = self.pop_many(count)?;
                     self.push(Value::Tuple(items));
                 }
@@ -215,7 +150,7 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
                 b'R' | 0x81 => {
                     let (args, callee) = (self.pop()?, self.pop()?);
                     let is_dict = matches!(
-                        self.tree.named(callee),
+                        self.tree.global(callee),
                         Some(("collections", "OrderedDict" | "defaultdict"))
                     );
                     self.push(match is_dict {
@@ -230,26 +165,24 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
                     self.push(Value::Persistent(id));
                 }
                 b'q' => {
-                    let [place] = self.take()?;
-                    self.remember(place.into())?;
+                    let [index] = self.take()?;
+                    self.memo_put(index.into())?;
                 }
                 b'r' => {
-                    let place = u32::from_le_bytes(self.take()?);
-                    self.remember(place as usize)?;
+                    let index = u32::from_le_bytes(self.take()?);
+                    self.memo_put(index as usize)?;
                 }
-                0x94 => self.remember(self.memo.len())?,
+                0x94 => self.memo_put(self.memo.len())?,
                 b'h' => {
-                    let [place] = self.take()?;
-                    self.recall(place.into())?;
+                    let [index] = self.take()?;
+                    self.memo_get(index.into())?;
                 }
                 b'j' => {
-                    let place = u32::from_le_bytes(self.take()?);
-                    self.recall(place as usize)?;
+                    let index = u32::from_le_bytes(self.take()?);
+                    self.memo_get(index as usize)?;
                 }
                 other => {
-                    return Err(format!(
-                        "it holds the operation {other:#04x}, which is not known"
-                    ));
+                    return Err(format!("it has the unknown opcode {other:#04x}"));
                 }
             }
         }
@@ -259,7 +192,7 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
         let (taken, rest) = self
             .bytes
             .split_at_checked(length)
-            .ok_or("it ends in the middle")?;
+            .ok_or("it ends unexpectedly")?;
         self.bytes = rest;
         Ok(taken)
     }
@@ -272,7 +205,7 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
 
     fn line(&mut self) -> Result<String, String> {
         let end = self.bytes.iter().position(|byte| *byte == b'\n');
-        let line = self.slice(end.ok_or("it ends in the middle")? + 1)?;
+        let line = self.slice(end.ok_or("it ends unexpectedly")? + 1)?;
         Ok(String::from_utf8_lossy(&line[..line.len() - 1]).into_owned())
     }
 
@@ -295,17 +228,17 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
         Ok(())
     }
 
-    fn name(&mut self, module: String, name: String) -> Result<(), String> {
-        if module.len().max(name.len()) > MAX_NAME {
-            return Err(format!("it has a name of more than {MAX_NAME} bytes"));
+    fn push_global(&mut self, module: String, name: String) -> Result<(), String> {
+        if module.len().max(name.len()) > MAX_NAME_BYTES {
+            return Err(format!("it has a name of more than {MAX_NAME_BYTES} bytes"));
         }
-        if !(self.is_harmless)(&module, &name) {
+        if !(self.is_allowed)(&module, &name) {
             return Err(format!(
-                "it names {module}.{name}, which is code and not weights; nothing was run. Use a file of weights \
-                 only (torch.save(model.state_dict(), ...)), from a place you trust"
+                "it refers to {module}.{name}, which is code and not weights; no code was run. Use a file that contains \
+                 only weights (torch.save(model.state_dict(), ...)), from a source you trust"
             ));
         }
-        self.push(Value::Named(module, name));
+        self.push(Value::Global(module, name));
         Ok(())
     }
 
@@ -314,14 +247,13 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
         self.tree.0.push(value);
     }
 
-    fn top(&self) -> Result<Id, String> {
+    fn top(&self) -> Result<ValueId, String> {
         let bottom = self.marks.last().copied().unwrap_or(0);
-        let top = self.stack.get(bottom..).and_then(<[Id]>::last);
-        top.copied()
-            .ok_or_else(|| "it takes what it has not put".to_owned())
+        let top = self.stack.get(bottom..).and_then(<[ValueId]>::last);
+        top.copied().ok_or_else(|| "stack underflow".to_owned())
     }
 
-    fn pop(&mut self) -> Result<Id, String> {
+    fn pop(&mut self) -> Result<ValueId, String> {
         let top = self.top()?;
         self.stack.pop();
         Ok(top)
@@ -330,11 +262,11 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
     fn pop_text(&mut self) -> Result<String, String> {
         let top = self.pop()?;
         let text = self.tree.text(top).map(str::to_owned);
-        text.ok_or_else(|| "it names something by no text".to_owned())
+        text.ok_or_else(|| "the name of a class or function is not a string".to_owned())
     }
 
     /// Pops values, and returns them in the order in which they were pushed.
-    fn pop_many(&mut self, count: usize) -> Result<Vec<Id>, String> {
+    fn pop_many(&mut self, count: usize) -> Result<Vec<ValueId>, String> {
         let mut items = (0..count)
             .map(|_| self.pop())
             .collect::<Result<Vec<_>, _>>()?;
@@ -342,45 +274,46 @@ impl<F: Fn(&str, &str) -> bool> Machine<'_, F> {
         Ok(items)
     }
 
-    fn pop_to_mark(&mut self) -> Result<Vec<Id>, String> {
-        let height = self
-            .marks
-            .pop()
-            .ok_or("it looks for a mark that is not there")?;
+    fn pop_to_mark(&mut self) -> Result<Vec<ValueId>, String> {
+        let height = self.marks.pop().ok_or("a mark is missing on the stack")?;
         Ok(self.stack.split_off(height.min(self.stack.len())))
     }
 
     /// Appends items to the list, or keys and values to the dictionary, on top of the stack.
-    fn extend(&mut self, items: &[Id]) -> Result<(), String> {
+    fn extend(&mut self, items: &[ValueId]) -> Result<(), String> {
         let top = self.top()?;
         match self.tree.0.get_mut(top) {
             Some(Value::List(list)) => list.extend(items),
             Some(Value::Dict(dict)) => dict.extend(pairs(items)),
             // contents of an object that is not created
             Some(Value::Call(..)) => {}
-            _ => return Err("it fills what is no list".to_owned()),
+            _ => {
+                return Err(
+                    "items are added to a value that is neither a list nor a dictionary".to_owned(),
+                );
+            }
         }
         Ok(())
     }
 
-    fn remember(&mut self, place: usize) -> Result<(), String> {
+    fn memo_put(&mut self, index: usize) -> Result<(), String> {
         let top = self.top()?;
-        self.memo.insert(place, top);
+        self.memo.insert(index, top);
         Ok(())
     }
 
-    fn recall(&mut self, place: usize) -> Result<(), String> {
+    fn memo_get(&mut self, index: usize) -> Result<(), String> {
         let value = self
             .memo
-            .get(&place)
-            .ok_or("it recalls what it never kept")?;
+            .get(&index)
+            .ok_or("a memo entry is read that was never written")?;
         self.stack.push(*value);
         Ok(())
     }
 }
 
 /// Pairs of consecutive keys and values; an odd last item is ignored.
-fn pairs(items: &[Id]) -> Vec<(Id, Id)> {
+fn pairs(items: &[ValueId]) -> Vec<(ValueId, ValueId)> {
     items
         .chunks_exact(2)
         .map(|pair| (pair[0], pair[1]))
@@ -391,12 +324,12 @@ fn pairs(items: &[Id]) -> Vec<(Id, Id)> {
 mod tests {
     use super::*;
 
-    fn read_all(bytes: &[u8]) -> Result<(Tree, Id), String> {
+    fn read_all(bytes: &[u8]) -> Result<(Tree, ValueId), String> {
         read(bytes, |module, _| module == "collections")
     }
 
     #[test]
-    fn dictionaries_of_protocol_2_and_4() {
+    fn dictionaries_of_protocols_2_and_4_are_read() {
         // pickle.dumps(OrderedDict(a=(1, -2, [3])), protocol=2) and protocol=4
         let two = b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01X\x01\x00\x00\x00aq\x02K\x01J\xfe\xff\xff\xff]q\x03K\x03a\x87q\x04s.";
         let four = b"\x80\x04\x95\x36\x00\x00\x00\x00\x00\x00\x00\x8c\x0bcollections\x94\x8c\x0bOrderedDict\x94\x93\x94)R\x94\x8c\x01a\x94K\x01J\xfe\xff\xff\xff]\x94K\x03a\x87\x94s.";
@@ -414,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_an_error() {
+    fn an_invalid_pickle_is_an_error() {
         for bytes in [
             b"".as_slice(),
             b"\x80\x02",
@@ -435,27 +368,27 @@ mod tests {
     }
 
     #[test]
-    fn depth_and_repetition_cost_nothing() {
+    fn deep_and_repeated_structures_take_little_memory() {
         let deep = [&b")"[..], &[0x85; 300_000], b"."].concat();
         assert!(read_all(&deep).is_ok());
-        let mut laughs = b")q\x00".to_vec();
-        for place in 0..40u8 {
-            laughs.extend([b'h', place, b'h', place, 0x86, b'q', place + 1]);
+        let mut doubled = b")q\x00".to_vec();
+        for index in 0..40u8 {
+            doubled.extend([b'h', index, b'h', index, 0x86, b'q', index + 1]);
         }
-        laughs.push(b'.');
-        let (tree, _) = read_all(&laughs).unwrap();
+        doubled.push(b'.');
+        let (tree, _) = read_all(&doubled).unwrap();
         assert_eq!(tree.0.len(), 41);
     }
 
     #[test]
-    fn values_are_counted() {
+    fn the_number_of_values_is_limited() {
         let many = [&b"("[..], &vec![b'N'; 5 << 20], b"t."].concat();
         let error = read_all(&many).unwrap_err();
         assert!(error.contains("values"), "{error}");
     }
 
     #[test]
-    fn a_name_is_short() {
+    fn the_length_of_a_name_is_limited() {
         // a text that is stored in the memo, then a class with that name
         let text = "x".repeat(1 << 10);
         let length = (text.len() as u32).to_le_bytes();

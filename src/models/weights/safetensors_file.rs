@@ -13,17 +13,17 @@ use candle_core::{Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 
 /// Limit of the header, in bytes; this is more than fifty thousand tensors.
-const MAX_HEADER: u64 = 16 << 20;
+const MAX_HEADER_BYTES: u64 = 16 << 20;
 /// Size of the field with the header's length, in bytes.
-const LENGTH: u64 = 8;
+const LENGTH_BYTES: u64 = 8;
 
 /// An open file.
 #[derive(Debug)]
 pub(super) struct SafetensorsFile {
     file: Mutex<File>,
     metadata: Metadata,
-    /// The offset of the tensor data in the file.
-    data: u64,
+    /// The offset of the tensor data in the file, in bytes.
+    data_start: u64,
 }
 
 impl SafetensorsFile {
@@ -34,26 +34,30 @@ impl SafetensorsFile {
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         let failed = |error: std::io::Error| error.to_string();
         let mut file = File::open(path).map_err(failed)?;
-        let there = file.metadata().map_err(failed)?.len();
-        let mut length = [0; LENGTH as usize];
+        let file_bytes = file.metadata().map_err(failed)?.len();
+        let mut length = [0; LENGTH_BYTES as usize];
         file.read_exact(&mut length).map_err(failed)?;
         let length = u64::from_le_bytes(length);
-        if length > MAX_HEADER || length > there {
-            return Err(format!("its header has {length} bytes"));
+        if length > MAX_HEADER_BYTES || length > file_bytes {
+            return Err(format!(
+                "its header has {length} bytes, more than the file or the limit of {MAX_HEADER_BYTES}"
+            ));
         }
         let mut header = vec![0; length as usize];
         file.read_exact(&mut header).map_err(failed)?;
         let metadata: Metadata =
             serde_json::from_slice(&header).map_err(|error| error.to_string())?;
-        let data = LENGTH + length;
-        let expected = data.saturating_add(metadata.data_len() as u64);
-        if expected != there {
-            return Err(format!("it has {there} bytes in place of {expected}"));
+        let data_start = LENGTH_BYTES + length;
+        let expected = data_start.saturating_add(metadata.data_len() as u64);
+        if expected != file_bytes {
+            return Err(format!(
+                "it has {file_bytes} bytes, and {expected} are expected"
+            ));
         }
         Ok(Self {
             file: Mutex::new(file),
             metadata,
-            data,
+            data_start,
         })
     }
 
@@ -70,7 +74,7 @@ impl SafetensorsFile {
             });
         };
         let (start, end) = info.data_offsets;
-        let start = self.data + start as u64;
+        let start = self.data_start + start as u64;
         if info.dtype == Dtype::F32 {
             // nearly all checkpoints are f32: read directly into the final buffer
             let mut numbers = vec![0f32; (end - info.data_offsets.0) / size_of::<f32>()];
@@ -90,7 +94,7 @@ impl SafetensorsFile {
             .and_then(|_| file.read_exact(bytes));
         read.map_err(|error| {
             candle_core::Error::Msg(format!(
-                "{name} cannot be read ({error}): was the file changed meanwhile?"
+                "the tensor {name} cannot be read: {error}. The file may have changed after it was opened"
             ))
         })
     }
@@ -103,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tensors_of_all_types_are_read_and_a_file_cut_meanwhile_is_an_error() {
+    fn tensors_of_all_types_are_read_and_a_truncated_file_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
         let cpu = &Device::Cpu;
@@ -136,21 +140,21 @@ mod tests {
         }
         assert!(file.read("none", cpu).is_err());
 
-        let whole = std::fs::read(&path).unwrap();
-        let cut = std::fs::File::options().write(true).open(&path).unwrap();
-        cut.set_len(whole.len() as u64 / 2).unwrap();
+        let complete = std::fs::read(&path).unwrap();
+        let truncated = std::fs::File::options().write(true).open(&path).unwrap();
+        truncated.set_len(complete.len() as u64 / 2).unwrap();
         let errors = types
             .iter()
             .filter_map(|kind| file.read(&format!("{kind:?}"), cpu).err());
         let errors: Vec<String> = errors.map(|error| error.to_string()).collect();
         assert!(!errors.is_empty());
-        assert!(errors[0].contains("changed meanwhile"), "{errors:?}");
+        assert!(errors[0].contains("may have changed"), "{errors:?}");
         assert!(
             SafetensorsFile::open(&path)
                 .unwrap_err()
-                .contains("in place of")
+                .contains("are expected")
         );
-        for damaged in [&whole[..5], &[255; 20][..], b"\x02\0\0\0\0\0\0\0{]"] {
+        for damaged in [&complete[..5], &[255; 20][..], b"\x02\0\0\0\0\0\0\0{]"] {
             std::fs::write(&path, damaged).unwrap();
             assert!(SafetensorsFile::open(&path).is_err());
         }

@@ -2,12 +2,12 @@
 //! to those of transformers 4.44.2 (`convert_sam_to_hf.py`). TinyViT is not in transformers; it keeps its own names
 //! under `vision_encoder`.
 
-use super::names::{Rule, drop, rename};
+use super::names::{Rule, ignore, rename};
 
 /// The rules; the first one that matches applies.
 pub(super) const ORIGINAL: [Rule; 44] = [
-    drop("pixel_mean"),
-    drop("pixel_std"),
+    ignore("pixel_mean"),
+    ignore("pixel_std"),
     // the image encoder
     rename("image_encoder.pos_embed", "vision_encoder.pos_embed"),
     rename(
@@ -41,10 +41,10 @@ pub(super) const ORIGINAL: [Rule; 44] = [
         "vision_encoder.neck.layer_norm2.*",
     ),
     // TinyViT; the file still contains the ImageNet classification head
-    drop("image_encoder.norm_head.*"),
-    drop("image_encoder.head.*"),
-    drop("image_encoder.layers.{}.blocks.{}.attn.attention_bias_idxs"),
-    drop("image_encoder.layers.{}.blocks.{}.attn.ab"),
+    ignore("image_encoder.norm_head.*"),
+    ignore("image_encoder.head.*"),
+    ignore("image_encoder.layers.{}.blocks.{}.attn.attention_bias_idxs"),
+    ignore("image_encoder.layers.{}.blocks.{}.attn.ab"),
     rename(
         "image_encoder.patch_embed.seq.*",
         "vision_encoder.patch_embed.seq.*",

@@ -51,14 +51,14 @@ impl TensorFile {
                 })
             }
             [0x80, _, ..] => Err(
-                "it is a pickle and not an archive, as torch wrote before 1.6; load it with torch and save its state_dict again"
+                "it is a bare pickle, the format of torch before 1.6: load it with torch and save its state_dict again"
                     .to_owned(),
             ),
             [b'v', b'e', b'r', b's', b'i', b'o', b'n', b' ', ..] => Err(
-                "it is a pointer of Git LFS and not the file itself: fetch it with git lfs pull".to_owned(),
+                "it is a Git LFS pointer, not the file itself: fetch the file with git lfs pull".to_owned(),
             ),
             [] => Err("it is empty".to_owned()),
-            _ => Err("it is neither safetensors nor a file that torch.save wrote".to_owned()),
+            _ => Err("it is neither a safetensors file nor an archive written by torch.save".to_owned()),
         }
     }
 
@@ -66,7 +66,7 @@ impl TensorFile {
     ///
     /// # Errors
     /// If they are not in the safetensors format.
-    pub(super) fn of_slice(bytes: &'static [u8]) -> Result<Self, String> {
+    pub(super) fn from_slice(bytes: &'static [u8]) -> Result<Self, String> {
         let file = SliceSafetensors::new(bytes).map_err(|error| damaged(&first_line(&error)))?;
         let tensors = file.tensors().into_iter();
         Ok(Self {
@@ -96,5 +96,5 @@ impl TensorFile {
 }
 
 fn damaged(reason: &str) -> String {
-    format!("it is damaged or truncated ({reason}): fetch it again (`groundling download`)")
+    format!("it is damaged or truncated ({reason}): download it again (`groundling download`)")
 }

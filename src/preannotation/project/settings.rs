@@ -156,7 +156,7 @@ impl ImageSettings {
                 .text_threshold
                 .or(project.text_threshold)
                 .unwrap_or(defaults.text_threshold),
-            nms_iou: project.nms_iou.unwrap_or(defaults.nms_iou),
+            nms_iou_threshold: project.nms_iou.unwrap_or(defaults.nms_iou_threshold),
             max_detections: project.max_detections.or(defaults.max_detections),
         };
         let mut default_label_threshold = None;

@@ -40,7 +40,7 @@ pub fn plain(models: &str, options: &DetectionOptions) -> String {
         "{models} box={} text={} nms={}{}",
         options.box_threshold,
         options.text_threshold,
-        options.nms_iou,
+        options.nms_iou_threshold,
         limit.unwrap_or_default()
     )
 }
@@ -58,7 +58,7 @@ pub fn of_project(
     let options = DetectionOptions {
         box_threshold: settings.box_threshold.unwrap_or(defaults.box_threshold),
         text_threshold: settings.text_threshold.unwrap_or(defaults.text_threshold),
-        nms_iou: settings.nms_iou.unwrap_or(defaults.nms_iou),
+        nms_iou_threshold: settings.nms_iou.unwrap_or(defaults.nms_iou_threshold),
         max_detections: settings.max_detections.or(defaults.max_detections),
     };
     let mut version = plain(models, &options);

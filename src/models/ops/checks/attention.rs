@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{Case, Check, Extent, Random, Setting, Way};
+use super::{CallShape, Case, Check, Extent, Implementation, Random};
 use crate::models::ops::attention::{attention, attention_plain, with_kernel};
 
 /// The bias that is added to the scores.
@@ -63,7 +63,7 @@ impl fmt::Display for Attention {
     }
 }
 
-impl Setting for Attention {
+impl CallShape for Attention {
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
         let channels = self.heads * self.width;
         // large scores, so that the maximum differs between the blocks of keys
@@ -107,18 +107,23 @@ struct AttentionCase {
 }
 
 impl Case for AttentionCase {
-    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
-        let compute =
-            |query: &Tensor, key: &Tensor, value: &Tensor, bias: Option<&Tensor>| match way {
-                Way::Kernel(set) => with_kernel(set, query, key, value, bias, self.heads),
-                Way::Plain => attention_plain(query, key, value, bias, self.heads),
-                Way::Device(..) => attention(query, key, value, bias, self.heads),
-            };
+    fn run(&self, implementation: Implementation) -> Result<Vec<Tensor>> {
+        let compute = |query: &Tensor, key: &Tensor, value: &Tensor, bias: Option<&Tensor>| {
+            match implementation {
+                Implementation::Kernel(set) => {
+                    with_kernel(set, query, key, value, bias, self.heads)
+                }
+                Implementation::Plain => attention_plain(query, key, value, bias, self.heads),
+                Implementation::Device(..) => attention(query, key, value, bias, self.heads),
+            }
+        };
         let result = compute(
-            &way.put(&self.query)?,
-            &way.put(&self.key)?,
-            &way.put(&self.value)?,
-            way.put_any(self.bias.as_ref())?.as_ref(),
+            &implementation.to_target(&self.query)?,
+            &implementation.to_target(&self.key)?,
+            &implementation.to_target(&self.value)?,
+            implementation
+                .to_target_optional(self.bias.as_ref())?
+                .as_ref(),
         )?;
         Ok(vec![result])
     }
@@ -130,8 +135,8 @@ const TOLERANCE: f64 = 1e-5;
 const ROUNDINGS: f64 = 40.0;
 
 pub(super) fn checks(extent: Extent) -> Vec<Check> {
-    let check = |used_by, setting: Attention| {
-        Check::published("attention", TOLERANCE, used_by, setting).rounded(ROUNDINGS)
+    let check = |used_by, call_shape: Attention| {
+        Check::published("attention", TOLERANCE, used_by, call_shape).with_roundings(ROUNDINGS)
     };
     let (text, queries) = (extent.of(256, 71), extent.of(900, 203));
     let image = extent.of(4096, 517);
@@ -171,12 +176,12 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
                 ..Attention::new(image, 7, 8, 16, Bias::None)
             },
         ),
-        Check::odd("attention", TOLERANCE, odd()).rounded(ROUNDINGS),
+        Check::odd("attention", TOLERANCE, odd_shapes()).with_roundings(ROUNDINGS),
     ]
 }
 
-fn odd() -> Vec<Attention> {
-    let mut settings = vec![];
+fn odd_shapes() -> Vec<Attention> {
+    let mut call_shapes = vec![];
     for (query_images, images, queries, keys, heads, width) in [
         (1, 1, 1, 1, 1, 1),
         (2, 2, 7, 13, 3, 5),
@@ -185,7 +190,7 @@ fn odd() -> Vec<Attention> {
         (1, 1, 301, 517, 2, 32),
     ] {
         for bias in [Bias::None, Bias::Keys, Bias::Pairs, Bias::Heads] {
-            settings.push(Attention {
+            call_shapes.push(Attention {
                 query_images,
                 images,
                 queries,
@@ -196,5 +201,5 @@ fn odd() -> Vec<Attention> {
             });
         }
     }
-    settings
+    call_shapes
 }

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 /// Lower limit of the scale. The inputs of the checks are of the order of 1, and so are the rounding errors. If all
 /// expected numbers are smaller than this, terms have cancelled each other.
-const LEAST_SCALE: f32 = 0.1;
+const MIN_SCALE: f32 = 0.1;
 
 /// The result of a comparison.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,7 +16,7 @@ pub enum Comparison {
     Difference(f64),
     /// A number of one of the results is infinite or NaN.
     NotFinite,
-    /// The results have different shapes.
+    /// The results have other shapes, or another number, than expected; a sentence.
     Shape(String),
     /// The operation failed; the error's text.
     Failed(String),
@@ -30,10 +30,12 @@ impl Comparison {
     pub fn between(actual: &Tensor, expected: &Tensor) -> Result<Self> {
         if actual.dims() != expected.dims() {
             let (actual, expected) = (actual.dims(), expected.dims());
-            return Ok(Self::Shape(format!("{actual:?} in place of {expected:?}")));
+            return Ok(Self::Shape(format!(
+                "the result has the shape {actual:?}, expected {expected:?}"
+            )));
         }
         let (actual, expected) = (numbers(actual)?, numbers(expected)?);
-        let (mut largest, mut scale) = (0f32, LEAST_SCALE);
+        let (mut largest, mut scale) = (0f32, MIN_SCALE);
         for (actual, expected) in actual.iter().zip(&expected) {
             if !(actual.is_finite() && expected.is_finite()) {
                 return Ok(Self::NotFinite);
@@ -49,7 +51,7 @@ impl Comparison {
         if actual.len() != expected.len() {
             let (actual, expected) = (actual.len(), expected.len());
             return Ok(Self::Shape(format!(
-                "{actual} results in place of {expected}"
+                "there are {actual} results, expected {expected}"
             )));
         }
         let mut worst = Self::Difference(0.0);
@@ -81,8 +83,8 @@ impl fmt::Display for Comparison {
         match self {
             Self::Difference(difference) => write!(f, "{difference:.1e}"),
             Self::NotFinite => f.write_str("a number is infinite or NaN"),
-            Self::Shape(shapes) => write!(f, "the result has the shape {shapes}"),
-            Self::Failed(error) => write!(f, "no result: {error}"),
+            Self::Shape(shapes) => f.write_str(shapes),
+            Self::Failed(error) => write!(f, "the operation failed: {error}"),
         }
     }
 }
@@ -113,15 +115,12 @@ mod tests {
         assert_eq!(perturbed, Comparison::Difference(0.125));
         assert!(perturbed.is_within(0.125) && !perturbed.is_within(0.124));
         let of_zeros = compared(&[0.0, 0.5], &[0.0, 0.0]);
-        assert_eq!(
-            of_zeros,
-            Comparison::Difference(0.5 / f64::from(LEAST_SCALE))
-        );
+        assert_eq!(of_zeros, Comparison::Difference(0.5 / f64::from(MIN_SCALE)));
         assert_eq!(compared(&[], &[]), Comparison::Difference(0.0));
     }
 
     #[test]
-    fn what_is_no_number_is_never_within() {
+    fn infinite_and_nan_results_are_never_within_the_tolerance() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for comparison in [
                 compared(&[bad], &[1.0]),
@@ -138,11 +137,11 @@ mod tests {
     }
 
     #[test]
-    fn other_shapes_are_named() {
+    fn different_shapes_are_reported() {
         let other = compared(&[1.0], &[1.0, 2.0]);
         assert_eq!(
             other.to_string(),
-            "the result has the shape [1] in place of [2]"
+            "the result has the shape [1], expected [2]"
         );
         assert!(!other.is_within(1.0));
         let one = Tensor::new(1f32, &Device::Cpu).unwrap();

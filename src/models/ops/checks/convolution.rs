@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::{Result, Tensor};
 
-use super::{Case, Check, Extent, Random, Setting, Way};
+use super::{CallShape, Case, Check, Extent, Implementation, Random};
 use crate::models::ops::convolution::{
     depthwise_conv3x3, depthwise_conv3x3_plain, depthwise_with_kernel,
 };
@@ -55,7 +55,7 @@ impl fmt::Display for Convolution {
     }
 }
 
-impl Setting for Convolution {
+impl CallShape for Convolution {
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
         let (input, output) = (self.input, self.output);
         let fan_in = match self.kind {
@@ -98,15 +98,18 @@ struct ConvolutionCase {
 }
 
 impl Case for ConvolutionCase {
-    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
-        let (xs, kernel) = (way.put(&self.xs)?, way.put(&self.kernel)?);
-        let bias = way.put_any(self.bias.as_ref())?;
+    fn run(&self, implementation: Implementation) -> Result<Vec<Tensor>> {
+        let (xs, kernel) = (
+            implementation.to_target(&self.xs)?,
+            implementation.to_target(&self.kernel)?,
+        );
+        let bias = implementation.to_target_optional(self.bias.as_ref())?;
         let activation = self.activation;
         let result = match (self.kind, bias) {
             (Kind::Dense { stride, .. }, bias) => {
-                let conv = Conv3x3::on(way.set(&xs), &kernel, bias, stride)?;
-                match way {
-                    Way::Plain => conv3x3_plain(&xs, &conv, activation),
+                let conv = Conv3x3::for_set(implementation.set(&xs), &kernel, bias, stride)?;
+                match implementation {
+                    Implementation::Plain => conv3x3_plain(&xs, &conv, activation),
                     _ => conv3x3(&xs, &conv, activation),
                 }
             }
@@ -116,16 +119,18 @@ impl Case for ConvolutionCase {
                     bias,
                     stride,
                 };
-                match way {
-                    Way::Kernel(set) => depthwise_with_kernel(set, &xs, &conv, activation),
-                    Way::Plain => depthwise_conv3x3_plain(&xs, &conv, activation),
-                    Way::Device(..) => depthwise_conv3x3(&xs, &conv, activation),
+                match implementation {
+                    Implementation::Kernel(set) => {
+                        depthwise_with_kernel(set, &xs, &conv, activation)
+                    }
+                    Implementation::Plain => depthwise_conv3x3_plain(&xs, &conv, activation),
+                    Implementation::Device(..) => depthwise_conv3x3(&xs, &conv, activation),
                 }
             }
             (Kind::Upscale, Some(bias)) => {
-                let upscale = Upscale2x::on(way.set(&xs), &kernel, &bias)?;
-                match way {
-                    Way::Plain => upscale2x_plain(&xs, &upscale, activation),
+                let upscale = Upscale2x::for_set(implementation.set(&xs), &kernel, &bias)?;
+                match implementation {
+                    Implementation::Plain => upscale2x_plain(&xs, &upscale, activation),
                     _ => upscale2x(&xs, &upscale, activation),
                 }
             }
@@ -141,7 +146,7 @@ const TOLERANCE: f64 = 5e-6;
 pub(super) fn checks(extent: Extent) -> Vec<Check> {
     let check =
         |used_by, kind, (batch, side): (usize, (usize, usize)), input, output, activation| {
-            let setting = Convolution {
+            let call_shape = Convolution {
                 kind,
                 batch,
                 map: side,
@@ -149,7 +154,7 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
                 output,
                 activation,
             };
-            Check::published(name(kind), TOLERANCE, used_by, setting)
+            Check::published(name(kind), TOLERANCE, used_by, call_shape)
         };
     let dense = |stride, has_bias| Kind::Dense { stride, has_bias };
     let depthwise = |stride| Kind::Depthwise { stride };
@@ -240,7 +245,7 @@ fn name(kind: Kind) -> &'static str {
 }
 
 fn odd_dense() -> Vec<Convolution> {
-    let mut settings = vec![];
+    let mut call_shapes = vec![];
     for (map, input, output) in [
         ((1, 1), 1, 1),
         ((5, 8), 3, 20),
@@ -248,7 +253,7 @@ fn odd_dense() -> Vec<Convolution> {
         ((19, 9), 40, 7),
     ] {
         for (stride, has_bias) in [(1, true), (2, true), (1, false)] {
-            settings.push(Convolution {
+            call_shapes.push(Convolution {
                 kind: Kind::Dense { stride, has_bias },
                 batch: 2,
                 map,
@@ -258,14 +263,14 @@ fn odd_dense() -> Vec<Convolution> {
             });
         }
     }
-    settings
+    call_shapes
 }
 
 fn odd_depthwise() -> Vec<Convolution> {
-    let mut settings = vec![];
+    let mut call_shapes = vec![];
     for (map, channels) in [((1, 1), 1), ((5, 8), 3), ((7, 4), 16), ((2, 9), 21)] {
         for stride in [1, 2] {
-            settings.push(Convolution {
+            call_shapes.push(Convolution {
                 kind: Kind::Depthwise { stride },
                 batch: 2,
                 map,
@@ -275,7 +280,7 @@ fn odd_depthwise() -> Vec<Convolution> {
             });
         }
     }
-    settings
+    call_shapes
 }
 
 fn odd_upscalings() -> Vec<Convolution> {

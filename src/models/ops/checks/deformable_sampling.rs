@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::{Result, Tensor};
 
-use super::{Case, Check, Extent, Random, Setting, Way};
+use super::{CallShape, Case, Check, Extent, Implementation, Random};
 use crate::models::ops::Sampling;
 use crate::models::ops::deformable_sampling::{
     deformable_sampling, deformable_sampling_plain, with_kernel,
@@ -49,7 +49,7 @@ impl fmt::Display for Samples {
     }
 }
 
-impl Setting for Samples {
+impl CallShape for Samples {
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
         let (batch, queries, levels) = (self.batch, self.queries, self.levels.len());
         let numbers = self.heads * levels * self.points * 3;
@@ -79,13 +79,20 @@ struct SamplesCase {
 }
 
 impl Case for SamplesCase {
-    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
-        let (value, samples) = (way.put(&self.value)?, way.put(&self.samples)?);
-        let (reference, sampling) = (way.put(&self.reference)?, self.sampling);
-        let result = match way {
-            Way::Kernel(set) => with_kernel(set, &value, &samples, &reference, sampling),
-            Way::Plain => deformable_sampling_plain(&value, &samples, &reference, sampling),
-            Way::Device(..) => deformable_sampling(&value, &samples, &reference, sampling),
+    fn run(&self, implementation: Implementation) -> Result<Vec<Tensor>> {
+        let (value, samples) = (
+            implementation.to_target(&self.value)?,
+            implementation.to_target(&self.samples)?,
+        );
+        let (reference, sampling) = (implementation.to_target(&self.reference)?, self.sampling);
+        let result = match implementation {
+            Implementation::Kernel(set) => with_kernel(set, &value, &samples, &reference, sampling),
+            Implementation::Plain => {
+                deformable_sampling_plain(&value, &samples, &reference, sampling)
+            }
+            Implementation::Device(..) => {
+                deformable_sampling(&value, &samples, &reference, sampling)
+            }
         };
         Ok(vec![result?])
     }
@@ -97,12 +104,13 @@ const TOLERANCE: f64 = 1e-4;
 
 /// The levels of an image of 800x1066 pixels.
 const LEVELS: Levels = &[(100, 134), (50, 67), (25, 34), (13, 17)];
+/// The levels of a smaller image.
 const SMALL_LEVELS: Levels = &[(21, 27), (11, 14), (6, 7), (3, 4)];
 
 pub(super) fn checks(extent: Extent) -> Vec<Check> {
     let levels = extent.of(LEVELS, SMALL_LEVELS);
     let check = |used_by, queries, coordinates| {
-        let setting = Samples {
+        let call_shape = Samples {
             batch: 1,
             queries,
             heads: 8,
@@ -111,26 +119,26 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
             levels,
             coordinates,
         };
-        Check::published("deformable_sampling", TOLERANCE, used_by, setting)
+        Check::published("deformable_sampling", TOLERANCE, used_by, call_shape)
     };
     vec![
         check("encoder layer", cells(levels), 2),
         check("decoder layer", extent.of(900, 203), 4),
-        Check::odd("deformable_sampling", TOLERANCE, odd()),
+        Check::odd("deformable_sampling", TOLERANCE, odd_shapes()),
     ]
 }
 
-fn odd() -> Vec<Samples> {
+fn odd_shapes() -> Vec<Samples> {
     let shapes: [(usize, usize, usize, usize, usize, Levels); 4] = [
         (1, 1, 1, 1, 1, &[(1, 1)]),
         (2, 11, 3, 8, 4, &[(5, 7), (3, 4), (1, 2)]),
         (1, 70, 2, 32, 4, &[(9, 13), (1, 1)]),
         (2, 3, 2, 13, 3, &[(4, 1), (2, 6), (1, 1), (1, 1), (3, 3)]),
     ];
-    let mut settings = vec![];
+    let mut call_shapes = vec![];
     for (batch, queries, heads, width, points, levels) in shapes {
         for coordinates in [2, 4] {
-            settings.push(Samples {
+            call_shapes.push(Samples {
                 batch,
                 queries,
                 heads,
@@ -141,5 +149,5 @@ fn odd() -> Vec<Samples> {
             });
         }
     }
-    settings
+    call_shapes
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{Case, Check, Extent, Random, Setting, Way};
+use super::{CallShape, Case, Check, Extent, Implementation, Random};
 use crate::models::ops::{FusionAttention, FusionProjections};
 
 /// The sizes of image and text.
@@ -42,7 +42,7 @@ impl fmt::Display for Fusion {
     }
 }
 
-impl Setting for Fusion {
+impl CallShape for Fusion {
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
         let (batch, d, inner) = (self.batch, self.d, self.heads * self.width);
         let mut layer = |output, input| -> Result<(Tensor, Tensor)> {
@@ -91,9 +91,12 @@ struct FusionCase {
 }
 
 impl Case for FusionCase {
-    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
+    fn run(&self, implementation: Implementation) -> Result<Vec<Tensor>> {
         let layer = |(weight, bias): &(Tensor, Tensor)| -> Result<(Tensor, Tensor)> {
-            Ok((way.put(weight)?, way.put(bias)?))
+            Ok((
+                implementation.to_target(weight)?,
+                implementation.to_target(bias)?,
+            ))
         };
         let of = &self.projections;
         let projections = FusionProjections {
@@ -103,17 +106,22 @@ impl Case for FusionCase {
             values_text_proj: layer(&of.values_text_proj)?,
             out_vision_proj: layer(&of.out_vision_proj)?,
             out_text_proj: layer(&of.out_text_proj)?,
-            vision_param: way.put(&of.vision_param)?,
-            text_param: way.put(&of.text_param)?,
+            vision_param: implementation.to_target(&of.vision_param)?,
+            text_param: implementation.to_target(&of.text_param)?,
         };
-        let (vision, text) =
-            FusionAttention::on(way.set(&projections.text_param), &projections, self.heads)?
-                .forward(
-                    &way.put(&self.vision)?,
-                    &way.put(&self.text)?,
-                    way.put_any(self.token_mask.as_ref())?.as_ref(),
-                    &way.put(&self.text_bias)?,
-                )?;
+        let (vision, text) = FusionAttention::for_set(
+            implementation.set(&projections.text_param),
+            &projections,
+            self.heads,
+        )?
+        .forward(
+            &implementation.to_target(&self.vision)?,
+            &implementation.to_target(&self.text)?,
+            implementation
+                .to_target_optional(self.token_mask.as_ref())?
+                .as_ref(),
+            &implementation.to_target(&self.text_bias)?,
+        )?;
         Ok(vec![vision, text])
     }
 }
@@ -126,7 +134,7 @@ const ROUNDINGS: f64 = 8.0;
 
 pub(super) fn checks(extent: Extent) -> Vec<Check> {
     let check = |used_by, text, is_masked| {
-        let setting = Fusion {
+        let call_shape = Fusion {
             batch: 1,
             image: extent.of(17_821, 501),
             text,
@@ -135,17 +143,18 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
             d: 256,
             is_masked,
         };
-        Check::published("fusion_attention", TOLERANCE, used_by, setting).rounded(ROUNDINGS)
+        Check::published("fusion_attention", TOLERANCE, used_by, call_shape)
+            .with_roundings(ROUNDINGS)
     };
     vec![
         check("encoder layer, two phrases", 8, false),
         check("encoder layer, the longest text", 256, true),
-        Check::odd("fusion_attention", TOLERANCE, odd()).rounded(ROUNDINGS),
+        Check::odd("fusion_attention", TOLERANCE, odd_shapes()).with_roundings(ROUNDINGS),
     ]
 }
 
-fn odd() -> Vec<Fusion> {
-    let mut settings = vec![];
+fn odd_shapes() -> Vec<Fusion> {
+    let mut call_shapes = vec![];
     for (batch, image, text, heads, width, d) in [
         (1, 1, 1, 1, 4, 8),
         (2, 301, 5, 4, 16, 32),
@@ -153,7 +162,7 @@ fn odd() -> Vec<Fusion> {
         (1, 700, 256, 2, 4, 16),
     ] {
         for is_masked in [false, true] {
-            settings.push(Fusion {
+            call_shapes.push(Fusion {
                 batch,
                 image,
                 text,
@@ -164,5 +173,5 @@ fn odd() -> Vec<Fusion> {
             });
         }
     }
-    settings
+    call_shapes
 }

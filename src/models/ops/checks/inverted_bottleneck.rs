@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::{Result, Tensor};
 
-use super::{Case, Check, Extent, Random, Setting, Way};
+use super::{CallShape, Case, Check, Extent, Implementation, Random};
 use crate::models::ops::{
     Activation, Depthwise3x3, InvertedBottleneck, inverted_bottleneck, inverted_bottleneck_plain,
 };
@@ -43,7 +43,7 @@ impl fmt::Display for Block {
     }
 }
 
-impl Setting for Block {
+impl CallShape for Block {
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
         let (height, width) = self.map;
         let (rows, columns) = (height.div_ceil(self.stride), width.div_ceil(self.stride));
@@ -79,22 +79,22 @@ struct BlockCase {
 }
 
 impl Case for BlockCase {
-    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
+    fn run(&self, implementation: Implementation) -> Result<Vec<Tensor>> {
         let block = InvertedBottleneck {
-            widen: way.matrix(&self.widen)?,
-            widen_bias: way.put(&self.widen_bias)?,
+            widen: implementation.matrix(&self.widen)?,
+            widen_bias: implementation.to_target(&self.widen_bias)?,
             depthwise: Depthwise3x3 {
-                kernel: way.put(&self.kernel)?,
-                bias: way.put(&self.kernel_bias)?,
+                kernel: implementation.to_target(&self.kernel)?,
+                bias: implementation.to_target(&self.kernel_bias)?,
                 stride: self.stride,
             },
-            narrow: way.matrix(&self.narrow)?,
-            narrow_bias: way.put(&self.narrow_bias)?,
+            narrow: implementation.matrix(&self.narrow)?,
+            narrow_bias: implementation.to_target(&self.narrow_bias)?,
         };
-        let residual = way.put_any(self.residual.as_ref())?;
-        let xs = way.put(&self.xs)?;
-        let compute = match way {
-            Way::Plain => inverted_bottleneck_plain,
+        let residual = implementation.to_target_optional(self.residual.as_ref())?;
+        let xs = implementation.to_target(&self.xs)?;
+        let compute = match implementation {
+            Implementation::Plain => inverted_bottleneck_plain,
             _ => inverted_bottleneck,
         };
         let result = compute(&xs, &block, residual.as_ref(), self.activation)?;
@@ -111,7 +111,7 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
     let check = |used_by, side: usize, [input, hidden, output]: [usize; 3], stride| {
         let side = extent.of(side, side / 5);
         let is_convolution_block = stride == 1 && input == output;
-        let setting = Block {
+        let call_shape = Block {
             batch: 1,
             map: (side, side),
             input,
@@ -124,19 +124,20 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
                 false => Activation::None,
             },
         };
-        Check::published("inverted_bottleneck", TOLERANCE, used_by, setting).rounded(ROUNDINGS)
+        Check::published("inverted_bottleneck", TOLERANCE, used_by, call_shape)
+            .with_roundings(ROUNDINGS)
     };
     vec![
         check("MobileSAM stage 1", 256, [64, 256, 64], 1),
         check("MobileSAM patch merging 1", 256, [64, 128, 128], 2),
         check("MobileSAM patch merging 2", 128, [128, 160, 160], 2),
         check("MobileSAM patch merging 3", 64, [160, 320, 320], 1),
-        Check::odd("inverted_bottleneck", TOLERANCE, odd()).rounded(ROUNDINGS),
+        Check::odd("inverted_bottleneck", TOLERANCE, odd_shapes()).with_roundings(ROUNDINGS),
     ]
 }
 
-fn odd() -> Vec<Block> {
-    let mut settings = vec![];
+fn odd_shapes() -> Vec<Block> {
+    let mut call_shapes = vec![];
     for (batch, map, input, hidden, output) in [
         (1, (1, 1), 1, 1, 1),
         (2, (5, 8), 3, 20, 7),
@@ -146,7 +147,7 @@ fn odd() -> Vec<Block> {
         (1, (66, 67), 2, 5, 2),
     ] {
         for (stride, has_residual) in [(1, true), (2, true), (1, false)] {
-            settings.push(Block {
+            call_shapes.push(Block {
                 batch,
                 map,
                 input,
@@ -158,5 +159,5 @@ fn odd() -> Vec<Block> {
             });
         }
     }
-    settings
+    call_shapes
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::{Result, Tensor};
 
-use super::{Case, Check, Extent, Random, Setting, Way};
+use super::{CallShape, Case, Check, Extent, Implementation, Random};
 use crate::models::ops::{Activation, Matrix, feed_forward, linear, linear_by_heads};
 
 /// The residual that is added to a layer's output.
@@ -12,7 +12,7 @@ use crate::models::ops::{Activation, Matrix, feed_forward, linear, linear_by_hea
 enum Residual {
     None,
     /// It has the output's shape.
-    Whole,
+    Full,
     /// It has the shape of one image, and is added to all images.
     OfOneImage,
 }
@@ -55,7 +55,7 @@ impl fmt::Display for Layer {
         }
         match self.residual {
             Residual::None => {}
-            Residual::Whole => f.write_str(", residual")?,
+            Residual::Full => f.write_str(", residual")?,
             Residual::OfOneImage => f.write_str(", residual of one image")?,
         }
         match self.activation {
@@ -65,12 +65,12 @@ impl fmt::Display for Layer {
     }
 }
 
-impl Setting for Layer {
+impl CallShape for Layer {
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
         let (rows, output) = (self.rows, self.output);
         let residual = match self.residual {
             Residual::None => None,
-            Residual::Whole => Some(random.spread(1.0, (self.images, rows, output))?),
+            Residual::Full => Some(random.spread(1.0, (self.images, rows, output))?),
             Residual::OfOneImage => Some(random.spread(1.0, (1, rows, output))?),
         };
         let bias = self.has_bias.then(|| random.spread(1.0, output));
@@ -93,11 +93,11 @@ struct LayerCase {
 }
 
 impl Case for LayerCase {
-    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
-        let weight = way.matrix(&self.weight)?;
-        let xs = way.put(&self.xs)?;
-        let bias = way.put_any(self.bias.as_ref())?;
-        let residual = way.put_any(self.residual.as_ref())?;
+    fn run(&self, implementation: Implementation) -> Result<Vec<Tensor>> {
+        let weight = implementation.matrix(&self.weight)?;
+        let xs = implementation.to_target(&self.xs)?;
+        let bias = implementation.to_target_optional(self.bias.as_ref())?;
+        let residual = implementation.to_target_optional(self.residual.as_ref())?;
         let (bias, residual) = (bias.as_ref(), residual.as_ref());
         let result = linear(&xs, &weight, bias, self.activation, residual)?;
         Ok(vec![result])
@@ -131,7 +131,7 @@ impl fmt::Display for Heads {
     }
 }
 
-impl Setting for Heads {
+impl CallShape for Heads {
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
         let output = self.heads * self.width;
         Ok(Box::new(HeadsCase {
@@ -151,9 +151,12 @@ struct HeadsCase {
 }
 
 impl Case for HeadsCase {
-    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
-        let weight = way.matrix(&self.weight)?;
-        let (xs, bias) = (way.put(&self.xs)?, way.put(&self.bias)?);
+    fn run(&self, implementation: Implementation) -> Result<Vec<Tensor>> {
+        let weight = implementation.matrix(&self.weight)?;
+        let (xs, bias) = (
+            implementation.to_target(&self.xs)?,
+            implementation.to_target(&self.bias)?,
+        );
         Ok(vec![linear_by_heads(
             &xs,
             &weight,
@@ -196,7 +199,7 @@ impl fmt::Display for Pair {
     }
 }
 
-impl Setting for Pair {
+impl CallShape for Pair {
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
         Ok(Box::new(PairCase {
             xs: random.spread(1.0, (self.rows, self.input))?,
@@ -223,18 +226,18 @@ struct PairCase {
 }
 
 impl Case for PairCase {
-    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
+    fn run(&self, implementation: Implementation) -> Result<Vec<Tensor>> {
         let layer = |(weight, bias): &(Tensor, Tensor)| -> Result<(Matrix, Tensor)> {
-            let weight = way.matrix(weight)?;
-            Ok((weight, way.put(bias)?))
+            let weight = implementation.matrix(weight)?;
+            Ok((weight, implementation.to_target(bias)?))
         };
         let (first, second) = (layer(&self.first)?, layer(&self.second)?);
         let result = feed_forward(
-            &way.put(&self.xs)?,
+            &implementation.to_target(&self.xs)?,
             (&first.0, Some(&first.1)),
             self.activation,
             (&second.0, Some(&second.1)),
-            Some(&way.put(&self.residual)?),
+            Some(&implementation.to_target(&self.residual)?),
         )?;
         Ok(vec![result])
     }
@@ -264,7 +267,7 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
         layer(
             "Swin-B stage 4, attention output",
             Layer {
-                residual: Residual::Whole,
+                residual: Residual::Full,
                 ..Layer::new(extent.of(850, 85), 1024, 1024)
             },
         ),
@@ -307,7 +310,7 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
             "MobileSAM stage 1, narrowing",
             Layer {
                 activation: gelu,
-                residual: Residual::Whole,
+                residual: Residual::Full,
                 ..Layer::new(extent.of(65_536, 655), 256, 64)
             },
         ),
@@ -361,7 +364,7 @@ fn odd_layers() -> Vec<Layer> {
         for activation in [Activation::None, Activation::Relu, Activation::Gelu] {
             for (has_bias, residual) in [
                 (false, Residual::None),
-                (true, Residual::Whole),
+                (true, Residual::Full),
                 (true, Residual::OfOneImage),
             ] {
                 layers.push(Layer {

@@ -66,12 +66,12 @@ pub struct Outcome {
 /// The inputs of one call of an operation, and its implementations.
 trait Case {
     /// Computes the results.
-    fn run(&self, way: Way) -> Result<Vec<Tensor>>;
+    fn run(&self, implementation: Implementation) -> Result<Vec<Tensor>>;
 }
 
-/// An implementation of an operation.
+/// How an operation is computed.
 #[derive(Debug, Clone, Copy)]
-enum Way<'a> {
+enum Implementation<'a> {
     /// By the kernels on the CPU, compiled for an instruction set.
     Kernel(InstructionSet),
     /// By plain tensor operations on the CPU.
@@ -80,23 +80,23 @@ enum Way<'a> {
     Device(&'a Device, DType),
 }
 
-impl Way<'_> {
-    /// Moves an input, which is drawn in f32 on the CPU, to the device and the dtype of the computation.
-    fn put(self, xs: &Tensor) -> Result<Tensor> {
+impl Implementation<'_> {
+    /// Copies an input, which is drawn in f32 on the CPU, to the device and the dtype of the computation.
+    fn to_target(self, xs: &Tensor) -> Result<Tensor> {
         match self {
             Self::Device(device, dtype) => xs.to_device(device)?.to_dtype(dtype),
             _ => Ok(xs.clone()),
         }
     }
 
-    /// An optional input.
-    fn put_any(self, xs: Option<&Tensor>) -> Result<Option<Tensor>> {
-        xs.map(|xs| self.put(xs)).transpose()
+    /// Copies an optional input.
+    fn to_target_optional(self, xs: Option<&Tensor>) -> Result<Option<Tensor>> {
+        xs.map(|xs| self.to_target(xs)).transpose()
     }
 
-    /// The weight of a linear layer.
+    /// Copies the weight of a linear layer, and packs it if a kernel uses it.
     fn matrix(self, weight: &Tensor) -> Result<Matrix> {
-        Matrix::on(self.set(&self.put(weight)?), self.put(weight)?)
+        Matrix::for_set(self.set(&self.to_target(weight)?), self.to_target(weight)?)
     }
 
     /// The instruction set of the kernels; `None` if no kernel runs.
@@ -110,7 +110,7 @@ impl Way<'_> {
 }
 
 /// The sizes and options of one call of an operation. Its `Display` form is the shape in the table.
-trait Setting: Display {
+trait CallShape: Display {
     /// Draws random inputs.
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>>;
 }
@@ -125,9 +125,9 @@ pub struct Check {
     tolerance: f64,
     /// The tolerance on other devices in f16 and bf16, in multiples of the dtype's rounding error.
     roundings: f64,
-    settings: Vec<Box<dyn Setting>>,
+    call_shapes: Vec<Box<dyn CallShape>>,
     /// Whether the kernel is compiled for every instruction set.
-    is_by_set: bool,
+    is_per_instruction_set: bool,
 }
 
 impl Check {
@@ -136,32 +136,32 @@ impl Check {
         op: &'static str,
         tolerance: f64,
         used_by: &'static str,
-        setting: impl Setting + 'static,
+        call_shape: impl CallShape + 'static,
     ) -> Self {
         Self {
             op,
             used_by,
             tolerance,
             roundings: 2.0,
-            settings: vec![Box::new(setting)],
-            is_by_set: true,
+            call_shapes: vec![Box::new(call_shape)],
+            is_per_instruction_set: true,
         }
     }
 
     /// A check with shapes whose sizes are not multiples of any vector width.
-    fn odd<S: Setting + 'static>(
+    fn odd<S: CallShape + 'static>(
         op: &'static str,
         tolerance: f64,
-        settings: impl IntoIterator<Item = S>,
+        call_shapes: impl IntoIterator<Item = S>,
     ) -> Self {
-        let boxed = |setting| Box::new(setting) as Box<dyn Setting>;
+        let boxed = |call_shape| Box::new(call_shape) as Box<dyn CallShape>;
         Self {
             op,
             used_by: ODD,
             tolerance,
             roundings: 2.0,
-            settings: settings.into_iter().map(boxed).collect(),
-            is_by_set: true,
+            call_shapes: call_shapes.into_iter().map(boxed).collect(),
+            is_per_instruction_set: true,
         }
     }
 
@@ -176,7 +176,7 @@ impl Check {
     }
 
     /// Replaces the default of two rounding errors.
-    fn rounded(self, roundings: f64) -> Self {
+    fn with_roundings(self, roundings: f64) -> Self {
         Self { roundings, ..self }
     }
 
@@ -196,15 +196,15 @@ impl Check {
     }
 
     /// Whether the kernel is compiled for every instruction set; otherwise all of them run the same code.
-    pub fn is_by_set(&self) -> bool {
-        self.is_by_set
+    pub fn is_per_instruction_set(&self) -> bool {
+        self.is_per_instruction_set
     }
 
     /// The operation with a published shape, for benchmarks; `None` for odd shapes.
     pub fn call(&self) -> Option<Call<'_>> {
-        match &*self.settings {
-            [setting] if self.used_by != ODD => Some(Call {
-                setting: &**setting,
+        match &*self.call_shapes {
+            [call_shape] if self.used_by != ODD => Some(Call {
+                call_shape: &**call_shape,
                 case: OnceCell::new(),
             }),
             _ => None,
@@ -218,9 +218,9 @@ impl Check {
             shape: shape.to_owned(),
         };
         let mut worst = vec![outcome("", Comparison::Difference(0.0)); targets.len()];
-        for (setting, seed) in self.settings.iter().zip(0..) {
-            let shape = setting.to_string();
-            let compared = compare(&**setting, seed, targets)
+        for (call_shape, seed) in self.call_shapes.iter().zip(0..) {
+            let shape = call_shape.to_string();
+            let compared = compare(&**call_shape, seed, targets)
                 .unwrap_or_else(|error| vec![Comparison::Failed(error.to_string()); targets.len()]);
             for (worst, compared) in worst.iter_mut().zip(compared) {
                 if worst.shape.is_empty() || compared.is_worse_than(&worst.comparison) {
@@ -228,9 +228,9 @@ impl Check {
                 }
             }
         }
-        if self.settings.len() > 1 {
+        if self.call_shapes.len() > 1 {
             for worst in &mut worst {
-                worst.shape = format!("{}, the worst of {}", worst.shape, self.settings.len());
+                worst.shape = format!("{}, the worst of {}", worst.shape, self.call_shapes.len());
             }
         }
         worst
@@ -239,7 +239,7 @@ impl Check {
 
 /// An operation with its inputs. The inputs are drawn at the first call.
 pub struct Call<'a> {
-    setting: &'a dyn Setting,
+    call_shape: &'a dyn CallShape,
     case: OnceCell<Box<dyn Case>>,
 }
 
@@ -248,7 +248,7 @@ impl Call<'_> {
         let case = match self.case.get() {
             Some(case) => case,
             None => {
-                let drawn = self.setting.draw(&mut Random::new(0))?;
+                let drawn = self.call_shape.draw(&mut Random::new(0))?;
                 self.case.get_or_init(|| drawn)
             }
         };
@@ -260,7 +260,7 @@ impl Call<'_> {
     /// # Errors
     /// If the operation fails.
     pub fn with_kernel(&self, set: InstructionSet) -> Result<()> {
-        self.case()?.run(Way::Kernel(set)).map(drop)
+        self.case()?.run(Implementation::Kernel(set)).map(drop)
     }
 
     /// Runs the plain tensor operations on the CPU.
@@ -268,12 +268,12 @@ impl Call<'_> {
     /// # Errors
     /// If the operation fails.
     pub fn plain(&self) -> Result<()> {
-        self.case()?.run(Way::Plain).map(drop)
+        self.case()?.run(Implementation::Plain).map(drop)
     }
 }
 
 /// Draws the inputs, computes the expected results once, and compares the results of each target.
-fn compare(setting: &dyn Setting, seed: u64, targets: &[Target]) -> Result<Vec<Comparison>> {
+fn compare(call_shape: &dyn CallShape, seed: u64, targets: &[Target]) -> Result<Vec<Comparison>> {
     let mut random = Random::new(seed);
     if targets
         .iter()
@@ -282,12 +282,12 @@ fn compare(setting: &dyn Setting, seed: u64, targets: &[Target]) -> Result<Vec<C
         // use inputs that all dtypes can represent, so that only the results are rounded
         random = random.rounded_to(DType::BF16);
     }
-    let case = setting.draw(&mut random)?;
-    let expected = case.run(Way::Plain)?;
+    let case = call_shape.draw(&mut random)?;
+    let expected = case.run(Implementation::Plain)?;
     let compared = targets.iter().map(|target| {
         let actual = match target {
-            Target::Kernel(set) => case.run(Way::Kernel(*set)),
-            Target::Device(device, dtype) => case.run(Way::Device(device, *dtype)),
+            Target::Kernel(set) => case.run(Implementation::Kernel(*set)),
+            Target::Device(device, dtype) => case.run(Implementation::Device(device, *dtype)),
         };
         actual
             .and_then(|actual| Comparison::of_all(&actual, &expected))
@@ -319,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_shapes_equal_plain_tensors_on_every_instruction_set() {
+    fn kernels_equal_plain_tensors_for_odd_shapes_on_every_instruction_set() {
         let targets: Vec<Target> = InstructionSet::available()
             .into_iter()
             .map(Target::Kernel)
@@ -342,7 +342,7 @@ mod tests {
         }
         let mut all: Vec<_> = all(Extent::Quick).iter().map(Check::op).collect();
         all.dedup();
-        assert_eq!(ops, all, "operations with odd shapes, and all operations");
+        assert_eq!(ops, all, "every operation must have odd shapes");
     }
 
     /// Adds 1 to its input; the kernel adds an additional error.
@@ -352,15 +352,18 @@ mod tests {
     }
 
     impl Case for Increment {
-        fn run(&self, way: Way) -> Result<Vec<Tensor>> {
-            let error = match way {
-                Way::Kernel(_) => self.error,
+        fn run(&self, implementation: Implementation) -> Result<Vec<Tensor>> {
+            let error = match implementation {
+                Implementation::Kernel(_) => self.error,
                 _ => 0.0,
             };
-            Ok(vec![((way.put(&self.xs)? + 1.0)? + error)?])
+            Ok(vec![
+                ((implementation.to_target(&self.xs)? + 1.0)? + error)?,
+            ])
         }
     }
 
+    /// A call whose kernel adds this error to the result.
     struct WrongBy(f64);
 
     impl Display for WrongBy {
@@ -369,7 +372,7 @@ mod tests {
         }
     }
 
-    impl Setting for WrongBy {
+    impl CallShape for WrongBy {
         fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
             let xs = random.spread(1.0, (3, 5))?;
             Ok(Box::new(Increment { xs, error: self.0 }))
@@ -377,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_kernel_is_found() {
+    fn a_wrong_kernel_exceeds_the_tolerance() {
         let check = Check::odd("increment", 1e-6, [0.0, 1e-3, 1e-8].map(WrongBy));
         let targets = [
             Target::Kernel(InstructionSet::Portable),

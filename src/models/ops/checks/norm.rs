@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::{Result, Tensor};
 
-use super::{Case, Check, Extent, Random, Setting, Way};
+use super::{CallShape, Case, Check, Extent, Implementation, Random};
 use crate::models::ops::Activation;
 use crate::models::ops::norm::{
     group_norm, group_norm_plain, layer_norm, layer_norm_plain,
@@ -50,7 +50,7 @@ impl fmt::Display for Norm {
     }
 }
 
-impl Setting for Norm {
+impl CallShape for Norm {
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
         let ((mean, deviation), (height, width)) = (self.input, self.map);
         let shape = (self.batch, height, width, self.channels);
@@ -73,8 +73,8 @@ struct NormCase {
 }
 
 impl Case for NormCase {
-    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
-        if let Way::Kernel(set) = way {
+    fn run(&self, implementation: Implementation) -> Result<Vec<Tensor>> {
+        if let Implementation::Kernel(set) = implementation {
             let (xs, weight, bias) = (&self.xs, &self.weight, &self.bias);
             let result = match self.kind {
                 Kind::Layer(activation) => {
@@ -84,15 +84,16 @@ impl Case for NormCase {
             };
             return Ok(vec![result?]);
         }
-        let [xs, weight, bias] = [&self.xs, &self.weight, &self.bias].map(|xs| way.put(xs));
+        let [xs, weight, bias] =
+            [&self.xs, &self.weight, &self.bias].map(|xs| implementation.to_target(xs));
         let (xs, weight, bias) = (xs?, weight?, bias?);
         let result = match self.kind {
-            Kind::Layer(activation) => match way {
-                Way::Device(..) => layer_norm(&xs, &weight, &bias, self.eps, activation),
+            Kind::Layer(activation) => match implementation {
+                Implementation::Device(..) => layer_norm(&xs, &weight, &bias, self.eps, activation),
                 _ => layer_norm_plain(&xs, &weight, &bias, self.eps, activation),
             },
-            Kind::Group { groups } => match way {
-                Way::Device(..) => group_norm(&xs, groups, &weight, &bias, self.eps),
+            Kind::Group { groups } => match implementation {
+                Implementation::Device(..) => group_norm(&xs, groups, &weight, &bias, self.eps),
                 _ => group_norm_plain(&xs, groups, &weight, &bias, self.eps),
             },
         };
@@ -107,11 +108,11 @@ const GROUP_NORM_ROUNDINGS: f64 = 4.0;
 const TOLERANCE: f64 = 5e-6;
 /// In the odd shapes of layer norm the mean is 500 times the spread, so f32 represents the normed values with three
 /// digits less.
-const FAR_TOLERANCE: f64 = 3e-4;
+const LARGE_MEAN_TOLERANCE: f64 = 3e-4;
 
 pub(super) fn checks(extent: Extent) -> Vec<Check> {
     let layer = |used_by, (batch, rows), channels, eps, activation| {
-        let setting = Norm {
+        let call_shape = Norm {
             kind: Kind::Layer(activation),
             batch,
             map: (1, rows),
@@ -119,10 +120,10 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
             eps,
             input: (0.5, 1.0),
         };
-        Check::published("layer_norm", TOLERANCE, used_by, setting)
+        Check::published("layer_norm", TOLERANCE, used_by, call_shape)
     };
     let group = |used_by, map| {
-        let setting = Norm {
+        let call_shape = Norm {
             kind: Kind::Group { groups: 32 },
             batch: 1,
             map,
@@ -130,10 +131,10 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
             eps: 1e-5,
             input: (0.5, 1.0),
         };
-        let check = Check::published("group_norm", TOLERANCE, used_by, setting);
+        let check = Check::published("group_norm", TOLERANCE, used_by, call_shape);
         Check {
-            is_by_set: false,
-            ..check.rounded(GROUP_NORM_ROUNDINGS)
+            is_per_instruction_set: false,
+            ..check.with_roundings(GROUP_NORM_ROUNDINGS)
         }
     };
     let (none, gelu) = (Activation::None, Activation::Gelu);
@@ -168,21 +169,21 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
             1e-6,
             gelu,
         ),
-        Check::odd("layer_norm", FAR_TOLERANCE, odd_layers()),
+        Check::odd("layer_norm", LARGE_MEAN_TOLERANCE, odd_layers()),
         group("level 1", extent.of((100, 134), (21, 27))),
         group("level 4", (13, 17)),
         Check {
-            is_by_set: false,
-            ..Check::odd("group_norm", TOLERANCE, odd_groups()).rounded(GROUP_NORM_ROUNDINGS)
+            is_per_instruction_set: false,
+            ..Check::odd("group_norm", TOLERANCE, odd_groups()).with_roundings(GROUP_NORM_ROUNDINGS)
         },
     ]
 }
 
 fn odd_layers() -> Vec<Norm> {
-    let mut settings = vec![];
+    let mut call_shapes = vec![];
     for channels in [1, 2, 13, 96, 256] {
         for activation in [Activation::None, Activation::Gelu] {
-            settings.push(Norm {
+            call_shapes.push(Norm {
                 kind: Kind::Layer(activation),
                 batch: 1,
                 map: (3, 7),
@@ -193,7 +194,7 @@ fn odd_layers() -> Vec<Norm> {
             });
         }
     }
-    settings
+    call_shapes
 }
 
 fn odd_groups() -> Vec<Norm> {

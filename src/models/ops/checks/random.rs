@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_their_mean_and_deviation_and_repeat() -> Result<()> {
+    fn numbers_have_the_given_mean_and_deviation_and_are_reproducible() -> Result<()> {
         let draw = |seed| Random::new(seed).around(3.0, 2.0, 10_000);
         let numbers: Vec<f32> = draw(1)?.to_vec1()?;
         assert_eq!(numbers, draw(1)?.to_vec1::<f32>()?);

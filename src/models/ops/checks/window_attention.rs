@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::{Result, Tensor};
 
-use super::{Case, Check, Extent, Random, Setting, Way};
+use super::{CallShape, Case, Check, Extent, Implementation, Random};
 use crate::models::ops::window_attention::{window_attention, window_attention_plain, with_kernel};
 use crate::models::ops::{PositionBias, Windows};
 
@@ -54,7 +54,7 @@ impl fmt::Display for WindowAttention {
     }
 }
 
-impl Setting for WindowAttention {
+impl CallShape for WindowAttention {
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
         let (height, width) = self.map;
         let channels = 3 * self.heads * self.width;
@@ -84,7 +84,7 @@ impl Setting for WindowAttention {
         };
         Ok(Box::new(WindowCase {
             qkv: random.spread(1.0, (self.batch, height, width, channels))?,
-            filler: random.spread(1.0, channels)?,
+            padding_token: random.spread(1.0, channels)?,
             heads: self.heads,
             windows,
             positions,
@@ -94,7 +94,7 @@ impl Setting for WindowAttention {
 
 struct WindowCase {
     qkv: Tensor,
-    filler: Tensor,
+    padding_token: Tensor,
     heads: usize,
     windows: Windows,
     /// Not packed for a kernel.
@@ -102,40 +102,43 @@ struct WindowCase {
 }
 
 impl Case for WindowCase {
-    fn run(&self, way: Way) -> Result<Vec<Tensor>> {
-        if let Way::Kernel(set) = way {
+    fn run(&self, implementation: Implementation) -> Result<Vec<Tensor>> {
+        if let Implementation::Kernel(set) = implementation {
             let positions = match &self.positions {
                 Some(PositionBias::Relative {
                     by_row, by_column, ..
-                }) => Some(PositionBias::relative_on(
+                }) => Some(PositionBias::relative_for_set(
                     set,
                     by_row.clone(),
                     by_column.clone(),
                 )?),
                 positions => positions.clone(),
             };
-            let (qkv, filler, positions) = (&self.qkv, &self.filler, positions.as_ref());
-            let result = with_kernel(set, qkv, filler, self.heads, self.windows, positions)?;
+            let (qkv, padding_token, positions) =
+                (&self.qkv, &self.padding_token, positions.as_ref());
+            let result = with_kernel(set, qkv, padding_token, self.heads, self.windows, positions)?;
             return Ok(vec![result]);
         }
         let positions = match &self.positions {
             None => None,
-            Some(PositionBias::Table(table)) => Some(PositionBias::Table(way.put(table)?)),
+            Some(PositionBias::Table(table)) => {
+                Some(PositionBias::Table(implementation.to_target(table)?))
+            }
             Some(PositionBias::Relative {
                 by_row, by_column, ..
             }) => Some(PositionBias::Relative {
-                by_row: way.put(by_row)?,
-                by_column: way.put(by_column)?,
+                by_row: implementation.to_target(by_row)?,
+                by_column: implementation.to_target(by_column)?,
                 packed: None,
             }),
         };
-        let compute = match way {
-            Way::Device(..) => window_attention,
+        let compute = match implementation {
+            Implementation::Device(..) => window_attention,
             _ => window_attention_plain,
         };
         let result = compute(
-            &way.put(&self.qkv)?,
-            &way.put(&self.filler)?,
+            &implementation.to_target(&self.qkv)?,
+            &implementation.to_target(&self.padding_token)?,
             self.heads,
             self.windows,
             positions.as_ref(),
@@ -153,7 +156,7 @@ const ROUNDINGS: f64 = 20.0;
 pub(super) fn checks(extent: Extent) -> Vec<Check> {
     let (table, relative) = (Positions::Table, Positions::Relative);
     let check = |used_by, map, (window, shift), (heads, width), positions| {
-        let setting = WindowAttention {
+        let call_shape = WindowAttention {
             batch: 1,
             map,
             window,
@@ -162,7 +165,8 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
             width,
             positions,
         };
-        Check::published("window_attention", TOLERANCE, used_by, setting).rounded(ROUNDINGS)
+        Check::published("window_attention", TOLERANCE, used_by, call_shape)
+            .with_roundings(ROUNDINGS)
     };
     let stage_1 = extent.of((200, 267), (20, 27));
     let stage_3 = extent.of((50, 67), (17, 25));
@@ -196,12 +200,12 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
         ),
         check("MobileSAM stage 3", sam, (14, 0), (5, 32), table),
         check("MobileSAM stage 4", sam, (7, 0), (10, 32), table),
-        Check::odd("window_attention", TOLERANCE, odd()).rounded(ROUNDINGS),
+        Check::odd("window_attention", TOLERANCE, odd_shapes()).with_roundings(ROUNDINGS),
     ]
 }
 
-fn odd() -> Vec<WindowAttention> {
-    let mut settings = vec![];
+fn odd_shapes() -> Vec<WindowAttention> {
+    let mut call_shapes = vec![];
     for (batch, map, window, shift, heads, width) in [
         (1, (1, 1), 1, 0, 1, 1),
         (1, (7, 7), 7, 3, 2, 8),
@@ -211,7 +215,7 @@ fn odd() -> Vec<WindowAttention> {
         (1, (20, 20), 20, 0, 2, 16),
     ] {
         for positions in [Positions::None, Positions::Table, Positions::Relative] {
-            settings.push(WindowAttention {
+            call_shapes.push(WindowAttention {
                 batch,
                 map,
                 window,
@@ -222,5 +226,5 @@ fn odd() -> Vec<WindowAttention> {
             });
         }
     }
-    settings
+    call_shapes
 }

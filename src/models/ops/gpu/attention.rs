@@ -38,15 +38,15 @@ pub(in crate::models::ops) fn attention(
 /// See [`crate::models::ops::window_attention`]; the caller has checked the shapes.
 pub(in crate::models::ops) fn window_attention(
     qkv: &Tensor,
-    filler: &Tensor,
+    padding_token: &Tensor,
     heads: usize,
     windows: Windows,
     bias: Option<&PositionBias>,
 ) -> Result<Tensor> {
     let width = qkv.dim(D::Minus1)? / (3 * heads);
     let scale = 1.0 / (width as f64).sqrt();
-    let filler = filler.to_dtype(qkv.dtype())?;
-    let parts = to_windows(qkv, Some(&filler), windows, (3, heads), scale)?;
+    let padding_token = padding_token.to_dtype(qkv.dtype())?;
+    let parts = to_windows(qkv, Some(&padding_token), windows, (3, heads), scale)?;
     let (query, key, value) = (parts.get(0)?, parts.get(1)?, parts.get(2)?);
     let scores = query.matmul(&key.t()?)?;
     let mut added = Added {
@@ -78,8 +78,8 @@ pub(in crate::models::ops) fn window_attention(
     from_windows(&attended, windows)
 }
 
-/// Decomposed relative position scores of queries `[windows, heads, H * W, D]`: by row `[H, windows * heads * W, H]` and
-/// by column `[W, windows * heads * H, W]`.
+/// Decomposed relative position scores of queries `[windows, heads, H * W, D]`: by row `[H, windows * heads * W, H]`
+/// and by column `[W, windows * heads * H, W]`.
 fn relative_positions(
     query: &Tensor,
     by_row: &Tensor,
@@ -103,8 +103,8 @@ fn relative_positions(
 
 /// Attention in both directions between image tokens `[B, N, inner]` and text tokens `[B, T, inner]`, given as the
 /// queries and values of the image and the keys and values of the text. `token_mask` is `[B, N]` with 1 for image and 0
-/// for padding; `text_bias` is `[B, 1, T]` and is added to the scores. Returns the outputs of the image tokens and of the
-/// text tokens.
+/// for padding; `text_bias` is `[B, 1, T]` and is added to the scores. Returns the outputs of the image tokens and of
+/// the text tokens.
 pub(in crate::models::ops) fn fusion_attention(
     [query, vision_value, key, text_value]: [&Tensor; 4],
     token_mask: Option<&Tensor>,
@@ -148,7 +148,7 @@ pub(in crate::models::ops) fn fusion_attention(
         ..Added::default()
     };
     let to_vision = softmax(transposed, to_vision)?;
-    let of_vision = match sums::takes(texts, tokens, inner / heads) {
+    let of_vision = match sums::supports(texts, tokens, inner / heads) {
         true => weighted_sums(&to_vision, vision_value)?,
         false => merge(to_vision.matmul(&split(vision_value, 1.0)?)?, texts)?,
     };
@@ -158,8 +158,8 @@ pub(in crate::models::ops) fn fusion_attention(
     ))
 }
 
-/// Converts a mask `[B, N]` (1 image, 0 padding) to a bias `[B, 1, 1, N]`: 0 for image tokens, and for padding a number so
-/// low that its softmax weight is 0.
+/// Converts a mask `[B, N]` (1 image, 0 padding) to a bias `[B, 1, 1, N]`: 0 for image tokens, and for padding a number
+/// so low that its softmax weight is 0.
 fn padding_bias(token_mask: &Tensor, dtype: DType) -> Result<Tensor> {
     ((1.0 - token_mask.to_dtype(DType::F32)?)? * -6e4)?
         .unsqueeze(1)?

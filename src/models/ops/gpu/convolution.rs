@@ -2,12 +2,12 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Argument, Grid, empty, launch, number, size};
+use super::{Argument, Grid, activation_code, empty, launch, size};
 use crate::models::ops::{Activation, Depthwise3x3};
 
 /// Gathers the 3x3 patch around every output position (im2col), row by row: `[B, H, W, C]` to
 /// `[B, ceil(H / stride), ceil(W / stride), 9 * C]`.
-pub(in crate::models::ops) fn neighbourhoods(xs: &Tensor, stride: usize) -> Result<Tensor> {
+pub(in crate::models::ops) fn gather_patches(xs: &Tensor, stride: usize) -> Result<Tensor> {
     let xs = xs.contiguous()?;
     let (batch, height, width, channels) = xs.dims4()?;
     let (rows, columns) = (height.div_ceil(stride), width.div_ceil(stride));
@@ -47,7 +47,7 @@ pub(in crate::models::ops) fn depthwise_conv3x3(
     for number in [count, height, width, channels, rows, columns, stride] {
         arguments.push(Argument::Size(size(number)?));
     }
-    arguments.push(Argument::Size(number(activation)));
+    arguments.push(Argument::Size(activation_code(activation)));
     // SAFETY: these are the kernel's arguments; the weights and the bias have as many channels as the map, the kernel
     // reads only inside the map, and `out` is new
     #[allow(unsafe_code)]

@@ -31,14 +31,14 @@ impl<'a> From<Option<&'a Tensor>> for Argument<'a> {
 }
 
 /// The largest number of levels that the sampling kernel supports.
-pub(super) const MOST_LEVELS: usize = 16;
+pub(super) const MAX_LEVELS: usize = 16;
 
 /// `Levels` of `sampling.cu`.
 #[repr(C)]
 pub(super) struct Levels {
     pub(super) count: u32,
-    pub(super) rows: [u32; MOST_LEVELS],
-    pub(super) columns: [u32; MOST_LEVELS],
+    pub(super) rows: [u32; MAX_LEVELS],
+    pub(super) columns: [u32; MAX_LEVELS],
 }
 
 // SAFETY: `Levels` is laid out as the structure of the kernel, and has no pointers and no padding
@@ -71,19 +71,20 @@ impl Grid {
 
 /// Allocates an uninitialised tensor that a kernel will fill.
 pub(super) fn empty(shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
-    // SAFETY: every caller passes it to a kernel that writes all of its elements, and every bit pattern is a valid number
+    // SAFETY: every caller passes it to a kernel that writes all of its elements, and every bit pattern is a valid
+    // number
     #[allow(unsafe_code)]
     unsafe {
         Tensor::empty(shape, like.dtype(), like.device())
     }
 }
 
-/// Launches the kernel `<kernel>_<format>` on the device of `like`, whose number format it takes. Later operations see what
-/// the kernel writes, because the device has a single stream.
+/// Launches the kernel `<kernel>_<format>` on the device of `like`, whose number format it takes. Later operations see
+/// what the kernel writes, because the device has a single stream.
 ///
 /// # Safety
-/// The arguments must be those that the kernel declares, in its order. Everything that it reads must lie inside the given
-/// tensors, and everything that it writes inside tensors that nothing else refers to.
+/// The arguments must be those that the kernel declares, in its order. Everything that it reads must lie inside the
+/// given tensors, and everything that it writes inside tensors that nothing else refers to.
 #[allow(unsafe_code)]
 pub(super) unsafe fn launch(
     kernel: &str,
@@ -95,7 +96,7 @@ pub(super) unsafe fn launch(
         return Ok(());
     }
     let Device::Cuda(device) = like.device() else {
-        bail!("{kernel}: a kernel for GPUs, and a tensor elsewhere")
+        bail!("{kernel}: the tensor is not on a GPU")
     };
     let stream = device.cuda_stream();
     let pointers = arguments.iter().map(|argument| match argument {
@@ -119,7 +120,8 @@ pub(super) unsafe fn launch(
         block_dim: (grid.threads.0, grid.threads.1, 1),
         shared_mem_bytes: 0,
     };
-    // SAFETY: guaranteed by the caller. The tensors live until the kernel is queued, and freeing them is queued behind it
+    // SAFETY: guaranteed by the caller. The tensors live until the kernel is queued, and freeing them is queued behind
+    // it
     unsafe { builder.launch(config) }.w()?;
     Ok(())
 }
@@ -129,7 +131,7 @@ fn pointer(xs: &Tensor, stream: &CudaStream) -> Result<u64> {
     let (storage, layout) = xs.storage_and_layout();
     let (Storage::Cuda(storage), Some((start, _))) = (&*storage, layout.contiguous_offsets())
     else {
-        bail!("a kernel takes contiguous numbers on a GPU, not {layout:?}")
+        bail!("a kernel needs a contiguous tensor on a GPU, but the layout is {layout:?}")
     };
     fn address<T>(slice: &CudaSlice<T>, stream: &CudaStream) -> u64 {
         slice.device_ptr(stream).0
@@ -138,7 +140,7 @@ fn pointer(xs: &Tensor, stream: &CudaStream) -> Result<u64> {
         CudaStorageSlice::F32(slice) => address(slice, stream),
         CudaStorageSlice::F16(slice) => address(slice, stream),
         CudaStorageSlice::BF16(slice) => address(slice, stream),
-        _ => bail!("a kernel does not take {:?}", xs.dtype()),
+        _ => bail!("the kernels do not support the dtype {:?}", xs.dtype()),
     };
     let size = match xs.dtype() {
         DType::F32 => 4,

@@ -3,12 +3,12 @@
 use candle_core::{Module, Result, Tensor};
 
 use super::windows::{of_tokens, to_windows};
-use super::{Argument, Grid, launch, number, size};
+use super::{Argument, Grid, activation_code, launch, size};
 use crate::models::ops::Activation;
 use crate::models::ops::linear::linear_plain;
 
-/// See [`crate::models::ops::linear`]. The weight is `[output, input]`. One kernel applies bias, residual and activation
-/// to the matrix product.
+/// See [`crate::models::ops::linear`]. The weight is `[output, input]`. One kernel applies bias, residual and
+/// activation to the matrix product.
 pub(in crate::models::ops) fn linear(
     xs: &Tensor,
     weight: &Tensor,
@@ -43,8 +43,8 @@ pub(in crate::models::ops) fn linear(
         true => 4,
         false => 1,
     };
-    // SAFETY: these are the kernel's arguments; the bias has the product's channels, the residual has as many elements as
-    // the product or as one image of it, and the step divides the channels. The product is new.
+    // SAFETY: these are the kernel's arguments; the bias has the product's channels, the residual has as many elements
+    // as the product or as one image of it, and the step divides the channels. The product is new.
     #[allow(unsafe_code)]
     unsafe {
         launch(
@@ -59,7 +59,7 @@ pub(in crate::models::ops) fn linear(
                 Argument::Size(size(channels)?),
                 Argument::Size(size(residual_count)?),
                 Argument::Size(size(step)?),
-                Argument::Size(number(activation)),
+                Argument::Size(activation_code(activation)),
             ],
         )?;
     }

@@ -14,7 +14,7 @@ mod windows;
 use candle_core::{DType, Result, Tensor};
 
 pub(super) use self::attention::{attention, fusion_attention, window_attention};
-pub(super) use self::convolution::{depthwise_conv3x3, neighbourhoods};
+pub(super) use self::convolution::{depthwise_conv3x3, gather_patches};
 use self::launch::{Argument, Grid, empty, launch};
 pub(super) use self::linear::{linear, linear_by_heads};
 pub(super) use self::norm::{group_norm, layer_norm};
@@ -22,7 +22,7 @@ pub(super) use self::sampling::deformable_sampling;
 use super::Activation;
 
 /// Whether the kernels support the tensor's device and number format.
-pub(super) fn takes(xs: &Tensor) -> bool {
+pub(super) fn supports(xs: &Tensor) -> bool {
     xs.device().is_cuda() && [DType::F32, DType::F16, DType::BF16].contains(&xs.dtype())
 }
 
@@ -45,7 +45,7 @@ fn step<'a>(row: usize, tensors: impl IntoIterator<Item = &'a Tensor>) -> usize 
 }
 
 /// The number that identifies the activation in the kernels.
-fn number(activation: Activation) -> u32 {
+fn activation_code(activation: Activation) -> u32 {
     match activation {
         Activation::None => 0,
         Activation::Relu => 1,

@@ -2,7 +2,7 @@
 
 use candle_core::{D, Result, Tensor};
 
-use super::{Argument, Grid, empty, launch, number, size};
+use super::{Argument, Grid, activation_code, empty, launch, size};
 use crate::models::ops::Activation;
 
 /// See [`crate::models::ops::layer_norm`]; the caller has checked the shapes.
@@ -19,8 +19,8 @@ pub(in crate::models::ops) fn layer_norm(
     let of_type = |xs: &Tensor, dtype| xs.to_dtype(dtype)?.contiguous();
     let (weight, bias) = (of_type(weight, xs.dtype())?, of_type(bias, xs.dtype())?);
     let out = empty(xs.shape(), &xs)?;
-    // SAFETY: these are the kernel's arguments; weight and bias have the row's length, and `out` has the input's shape and
-    // is new
+    // SAFETY: these are the kernel's arguments; weight and bias have the row's length, and `out` has the input's shape
+    // and is new
     #[allow(unsafe_code)]
     unsafe {
         launch(
@@ -35,7 +35,7 @@ pub(in crate::models::ops) fn layer_norm(
                 Argument::Size(size(rows)?),
                 Argument::Size(size(channels)?),
                 Argument::Number(eps as f32),
-                Argument::Size(number(activation)),
+                Argument::Size(activation_code(activation)),
             ],
         )?;
     }
@@ -59,8 +59,8 @@ pub(in crate::models::ops) fn group_norm(
         blocks: images * groups,
         threads: (512, 1),
     };
-    // SAFETY: these are the kernel's arguments; the number of groups divides the channels, weight and bias have one number
-    // per channel, and `out` has the input's shape and is new
+    // SAFETY: these are the kernel's arguments; the number of groups divides the channels, weight and bias have one
+    // number per channel, and `out` has the input's shape and is new
     #[allow(unsafe_code)]
     unsafe {
         launch(

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::launch::{Levels, MOST_LEVELS};
+use super::launch::{Levels, MAX_LEVELS};
 use super::{Argument, Grid, empty, launch, size};
 use crate::models::ops::Sampling;
 use crate::models::ops::deformable_sampling::deformable_sampling_plain;
@@ -15,15 +15,15 @@ pub(in crate::models::ops) fn deformable_sampling(
     sampling: Sampling,
 ) -> Result<Tensor> {
     let shapes = sampling.shapes;
-    if shapes.len() > MOST_LEVELS {
+    if shapes.len() > MAX_LEVELS {
         return deformable_sampling_plain(value, samples, reference, sampling);
     }
     let (batch, heads, tokens, width) = value.dims4()?;
     let queries = samples.dim(1)?;
     let mut levels = Levels {
         count: size(shapes.len())?,
-        rows: [0; MOST_LEVELS],
-        columns: [0; MOST_LEVELS],
+        rows: [0; MAX_LEVELS],
+        columns: [0; MAX_LEVELS],
     };
     for (level, &(rows, columns)) in shapes.iter().enumerate() {
         (levels.rows[level], levels.columns[level]) = (size(rows)?, size(columns)?);

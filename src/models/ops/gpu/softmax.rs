@@ -12,8 +12,8 @@ pub(in crate::models::ops) struct Added<'a> {
     pub(in crate::models::ops) bias: Option<&'a Tensor>,
     /// Decomposed relative positions.
     pub(in crate::models::ops) relative: Option<Relative<'a>>,
-    /// The windows, if the images are windows of a larger map. In shifted windows, tokens that are not neighbours in the
-    /// map are masked from each other.
+    /// The windows, if the images are windows of a larger map. In shifted windows, tokens that are not neighbours in
+    /// the map are masked from each other.
     pub(in crate::models::ops) windows: Option<Geometry>,
 }
 
@@ -67,8 +67,8 @@ pub(in crate::models::ops) fn softmax(scores: Tensor, added: Added) -> Result<Te
             threads: (threads_of_row(keys), 1),
         },
     };
-    // SAFETY: these are the kernel's arguments. Callers pass a bias that broadcasts to the scores, and relative positions
-    // of windows with as many tokens as there are queries and keys. Nothing else refers to the scores.
+    // SAFETY: these are the kernel's arguments. Callers pass a bias that broadcasts to the scores, and relative
+    // positions of windows with as many tokens as there are queries and keys. Nothing else refers to the scores.
     #[allow(unsafe_code)]
     unsafe {
         launch(

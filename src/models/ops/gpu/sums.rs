@@ -11,7 +11,7 @@ const PART: usize = 128;
 
 /// Whether [`weighted_sums`] supports this number of rows, tokens and numbers per token (`width`), and is faster than
 /// cuBLAS, which uses too few blocks for such shapes.
-pub(super) fn takes(rows: usize, tokens: usize, width: usize) -> bool {
+pub(super) fn supports(rows: usize, tokens: usize, width: usize) -> bool {
     rows <= 4 * ROWS && tokens >= 1024 && width.is_multiple_of(32) && width <= 512
 }
 
@@ -24,9 +24,13 @@ pub(super) fn weighted_sums(shares: &Tensor, values: &Tensor) -> Result<Tensor> 
     if values.dims() != [batch, tokens, inner]
         || values.dtype() != shares.dtype()
         || inner != heads * width
-        || !takes(rows, tokens, width)
+        || !supports(rows, tokens, width)
     {
-        candle_core::bail!("sums: {:?} of {:?}", shares.dims(), values.dims())
+        candle_core::bail!(
+            "weighted sums: weights {:?} and values {:?} do not fit",
+            shares.dims(),
+            values.dims()
+        )
     }
     let splits = tokens.div_ceil(PART);
     let out = empty((batch, rows, inner), &values)?;

@@ -57,43 +57,47 @@ pub(super) fn of_tokens(batch: usize, tokens: usize) -> Windows {
 }
 
 /// Splits maps `[B, H, W, parts * heads * D]`, or tokens in the same order, into `[parts, windows, heads, N, D]`, and
-/// multiplies the first part by `scale`. Positions beyond the map's edge get `filler` `[parts * heads * D]`, or zeros.
+/// multiplies the first part by `scale`. Positions beyond the map's edge get `padding_token` `[parts * heads * D]`, or
+/// zeros.
 pub(super) fn to_windows(
     xs: &Tensor,
-    filler: Option<&Tensor>,
+    padding_token: Option<&Tensor>,
     windows: Windows,
     (parts, heads): (usize, usize),
     scale: f64,
 ) -> Result<Tensor> {
     let xs = xs.contiguous()?;
-    let filler = filler.map(Tensor::contiguous).transpose()?;
+    let padding_token = padding_token.map(Tensor::contiguous).transpose()?;
     let all = xs.dim(candle_core::D::Minus1)?;
     let (count, tokens, channels) = (windows.count(), windows.tokens(), all / (parts * heads));
     let fits = xs.elem_count() == windows.batch * windows.height * windows.width * all
         && all == parts * heads * channels
-        && filler
+        && padding_token
             .as_ref()
-            .is_none_or(|filler| filler.elem_count() == all);
+            .is_none_or(|padding_token| padding_token.elem_count() == all);
     if !fits {
-        candle_core::bail!("{windows:?} of {:?} with {heads} heads", xs.dims())
+        candle_core::bail!(
+            "windows: input {:?}, {heads} heads and {windows:?} do not fit",
+            xs.dims()
+        )
     }
     // the kernel counts threads in 32 bits
     size(parts * count * heads * tokens * channels + 256)?;
     let out = empty(&[parts, count, heads, tokens, channels][..], &xs)?;
     let mut arguments = vec![
         Argument::Tensor(&xs),
-        filler.as_ref().into(),
+        padding_token.as_ref().into(),
         Argument::Tensor(&out),
     ];
     arguments.extend(Geometry::new(windows)?.arguments());
-    let step = step(channels, [&xs].into_iter().chain(&filler));
+    let step = step(channels, [&xs].into_iter().chain(&padding_token));
     for number in [step, count, parts, heads, channels] {
         arguments.push(Argument::Size(size(number)?));
     }
     arguments.push(Argument::Number(scale as f32));
     let grid = Grid::of_threads(out.elem_count() / step);
-    // SAFETY: these are the kernel's arguments; the input's size is checked above, and `out` is new and has room for every
-    // element of every window
+    // SAFETY: these are the kernel's arguments; the input's size is checked above, and `out` is new and has room for
+    // every element of every window
     #[allow(unsafe_code)]
     unsafe {
         launch("to_windows", &xs, grid, &arguments)?;
@@ -106,7 +110,7 @@ pub(super) fn from_windows(xs: &Tensor, windows: Windows) -> Result<Tensor> {
     let xs = xs.contiguous()?;
     let (count, heads, tokens, channels) = xs.dims4()?;
     if (count, tokens) != (windows.count(), windows.tokens()) {
-        candle_core::bail!("{windows:?} out of {:?}", xs.dims())
+        candle_core::bail!("windows: input {:?} and {windows:?} do not fit", xs.dims())
     }
     let (batch, height, width) = (windows.batch, windows.height, windows.width);
     let out = empty((batch, height, width, heads * channels), &xs)?;

@@ -9,19 +9,21 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::packed::Panels;
-use crate::scratch::{Scratch, Shared, filled};
+use crate::scratch::{Scratch, SharedPointer, filled};
 use crate::simd::{InstructionSet, exponentials};
 use crate::tile::{Epilogue, Tile};
 
-/// Queries and keys of one block of scores.
-const QUERIES: usize = 96;
-const KEYS: usize = 256;
+/// Queries of one block of scores.
+const BLOCK_QUERIES: usize = 96;
+/// Keys of one block of scores.
+const BLOCK_KEYS: usize = 256;
 
 /// The sizes of an attention.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
     /// Number of images or windows.
     pub groups: usize,
+    /// Number of heads.
     pub heads: usize,
     /// Number of queries per group.
     pub queries: usize,
@@ -87,9 +89,9 @@ pub(crate) fn attend<R: Rows>(set: InstructionSet, rows: &R, sizes: Sizes) -> Ve
     // a head's queries are split among threads only if there are too few heads, because every part packs the keys
     // again
     let wanted = (4 * rayon::current_num_threads()).div_ceil(pairs.max(1));
-    let parts = wanted.clamp(1, sizes.queries.div_ceil(2 * QUERIES).max(1));
+    let parts = wanted.clamp(1, sizes.queries.div_ceil(2 * BLOCK_QUERIES).max(1));
     let part = sizes.queries.div_ceil(parts).max(1);
-    let run = |output: Shared<*mut f32>| {
+    let run = |output: SharedPointer<*mut f32>| {
         let task = |index: usize| {
             let (pair, part_index) = (index / parts, index % parts);
             let first = (part_index * part).min(sizes.queries);
@@ -121,7 +123,7 @@ struct HeadPart<'a, R> {
     group: usize,
     head: usize,
     queries: Range<usize>,
-    output: Shared<*mut f32>,
+    output: SharedPointer<*mut f32>,
     length: usize,
 }
 
@@ -134,21 +136,30 @@ impl<R: Rows> WithSimd for HeadPart<'_, R> {
         let (rows, group, head) = (self.rows, self.group, self.head);
         let count = self.queries.len();
         let lanes = S::F32_LANES;
-        let block = QUERIES.min(count.max(1));
+        let block = BLOCK_QUERIES.min(count.max(1));
         let lengths = [
             Panels::size(lanes, keys, width),
             Panels::size(lanes, width, keys),
             count * width,
             rows.prepared(count),
-            block * KEYS,
+            block * BLOCK_KEYS,
             block * width,
             2 * block,
         ];
         let mut scratch = Scratch::take();
-        let [keys_at, values_at, scaled, prepared, scores, sums, stats] = scratch.parts(lengths);
-        let keys_panels =
-            Panels::pack_rows(keys_at, lanes, (keys, width), |i| rows.key(group, head, i));
-        let values_panels = Panels::pack_columns(values_at, lanes, (width, keys), |i| {
+        let [
+            keys_buffer,
+            values_buffer,
+            scaled,
+            prepared,
+            scores,
+            sums,
+            stats,
+        ] = scratch.parts(lengths);
+        let keys_panels = Panels::pack_rows(keys_buffer, lanes, (keys, width), |i| {
+            rows.key(group, head, i)
+        });
+        let values_panels = Panels::pack_columns(values_buffer, lanes, (width, keys), |i| {
             rows.value(group, head, i)
         });
         let scale = 1.0 / (width as f32).sqrt();
@@ -159,11 +170,11 @@ impl<R: Rows> WithSimd for HeadPart<'_, R> {
             }
         }
         rows.prepare(simd, head, self.queries.clone(), scaled, prepared);
-        for first in (0..count).step_by(QUERIES) {
+        for first in (0..count).step_by(BLOCK_QUERIES) {
             let block = Block {
                 part: &self,
                 first,
-                count: QUERIES.min(count - first),
+                count: BLOCK_QUERIES.min(count - first),
                 keys: keys_panels,
                 values: values_panels,
                 scaled,
@@ -174,7 +185,7 @@ impl<R: Rows> WithSimd for HeadPart<'_, R> {
     }
 }
 
-/// Up to [`QUERIES`] queries of a part.
+/// Up to [`BLOCK_QUERIES`] queries of a part.
 struct Block<'a, R> {
     part: &'a HeadPart<'a, R>,
     first: usize,
@@ -186,8 +197,8 @@ struct Block<'a, R> {
 }
 
 impl<R: Rows> Block<'_, R> {
-    /// Uses the buffers `scores` `[count, KEYS]`, `sums` `[count, width]`, and `stats`, which has the largest score
-    /// and the sum of exponentials so far for each query.
+    /// Uses the buffers `scores` `[count, BLOCK_KEYS]`, `sums` `[count, width]`, and `stats`, which has the largest
+    /// score and the sum of exponentials so far for each query.
     #[inline(always)]
     fn compute<S: Simd>(&self, simd: S, scores: &mut [f32], sums: &mut [f32], stats: &mut [f32]) {
         let Sizes { keys, width, .. } = self.part.sizes;
@@ -196,20 +207,24 @@ impl<R: Rows> Block<'_, R> {
         largest.fill(f32::NEG_INFINITY);
         totals.fill(0.0);
         sums.fill(0.0);
-        for first_key in (0..keys).step_by(KEYS) {
-            let count = KEYS.min(keys - first_key);
+        for first_key in (0..keys).step_by(BLOCK_KEYS) {
+            let count = BLOCK_KEYS.min(keys - first_key);
             let score = Tile {
                 panels: (first_key / panel, count.div_ceil(panel)),
                 ..Tile::whole(
                     self.count,
                     (self.scaled[self.first * width..].as_ptr(), width),
                     self.keys,
-                    (scores.as_mut_ptr(), KEYS),
+                    (scores.as_mut_ptr(), BLOCK_KEYS),
                 )
             };
-            // SAFETY: the queries' rows exist, and the scores' rows are `KEYS` numbers apart.
+            // SAFETY: the queries' rows exist, and the scores' rows are `BLOCK_KEYS` numbers apart.
             unsafe { score.compute(simd) };
-            for (i, scores) in scores.chunks_exact_mut(KEYS).take(self.count).enumerate() {
+            for (i, scores) in scores
+                .chunks_exact_mut(BLOCK_KEYS)
+                .take(self.count)
+                .enumerate()
+            {
                 let query = Query {
                     group: self.part.group,
                     head: self.part.head,
@@ -220,10 +235,10 @@ impl<R: Rows> Block<'_, R> {
                 self.part
                     .rows
                     .add_bias(query, first_key, &mut scores[..count]);
-                let shrink = softmax_part(simd, scores, count, &mut largest[i], &mut totals[i]);
-                if first_key > 0 && shrink != 1.0 {
+                let rescale = softmax_part(simd, scores, count, &mut largest[i], &mut totals[i]);
+                if first_key > 0 && rescale != 1.0 {
                     for sum in &mut sums[i * width..][..width] {
-                        *sum *= shrink;
+                        *sum *= rescale;
                     }
                 }
             }
@@ -235,7 +250,7 @@ impl<R: Rows> Block<'_, R> {
                 },
                 ..Tile::whole(
                     self.count,
-                    (scores.as_ptr(), KEYS),
+                    (scores.as_ptr(), BLOCK_KEYS),
                     self.values,
                     (sums.as_mut_ptr(), width),
                 )
@@ -252,7 +267,10 @@ impl<R: Rows> Block<'_, R> {
             else {
                 continue;
             };
-            assert!(at + width <= self.part.length, "a row beyond the output");
+            assert!(
+                at + width <= self.part.length,
+                "the output row is beyond the end of the output"
+            );
             let scale = 1.0 / totals[i];
             for (j, sum) in sums.iter().enumerate() {
                 // SAFETY: inside the output, in a row of this task only.
@@ -272,30 +290,30 @@ fn softmax_part<S: Simd>(
     largest: &mut f32,
     total: &mut f32,
 ) -> f32 {
-    let whole = count.next_multiple_of(S::F32_LANES);
+    let padded = count.next_multiple_of(S::F32_LANES);
     // padding of the last vector: never the largest, and not added to the sum
-    scores[count..whole].fill(f32::NEG_INFINITY);
-    let scores = &mut scores[..whole];
-    let mut most = simd.splat_f32s(*largest);
+    scores[count..padded].fill(f32::NEG_INFINITY);
+    let scores = &mut scores[..padded];
+    let mut new_largest = simd.splat_f32s(*largest);
     for vector in S::as_simd_f32s(scores).0 {
-        most = simd.max_f32s(most, *vector);
+        new_largest = simd.max_f32s(new_largest, *vector);
     }
-    let most = simd.reduce_max_f32s(most);
-    exponentials(simd, scores, most);
+    let new_largest = simd.reduce_max_f32s(new_largest);
+    exponentials(simd, scores, new_largest);
     let (vectors, rest) = S::as_simd_f32s(&scores[..count]);
     let mut sums = simd.splat_f32s(0.0);
     for vector in vectors {
         sums = simd.add_f32s(sums, *vector);
     }
     let sum = simd.reduce_sum_f32s(sums) + rest.iter().sum::<f32>();
-    let shrink = if *largest == most {
+    let rescale = if *largest == new_largest {
         1.0
     } else {
-        (*largest - most).exp()
+        (*largest - new_largest).exp()
     };
-    *total = *total * shrink + sum;
-    *largest = most;
-    shrink
+    *total = *total * rescale + sum;
+    *largest = new_largest;
+    rescale
 }
 
 /// `softmax(Q K^T / sqrt(width) + bias) V` of tokens to tokens: `[groups, queries, heads * width]`.

@@ -7,18 +7,22 @@ use rayon::prelude::*;
 
 use crate::activation::Activation;
 use crate::packed::Packed;
-use crate::scratch::{Scratch, Shared, filled};
+use crate::scratch::{Scratch, SharedPointer, filled};
 use crate::tile::{Epilogue, Tile};
 
 /// Size of the patches that a task gathers at once, in numbers; they fit into the second-level cache.
-const GATHERED: usize = 48 << 10;
+const GATHERED_NUMBERS: usize = 48 << 10;
 
 /// The sizes of a map `[B, H, W, C]`.
 #[derive(Debug, Clone, Copy)]
-pub struct Map {
+pub struct MapSize {
+    /// Number of images.
     pub batch: usize,
+    /// Number of rows.
     pub height: usize,
+    /// Number of columns.
     pub width: usize,
+    /// Numbers per pixel.
     pub channels: usize,
 }
 
@@ -26,19 +30,23 @@ pub struct Map {
 /// Returns `[B, ceil(H / stride), ceil(W / stride), output]`.
 pub fn conv3x3(
     xs: &[f32],
-    map: Map,
+    map: MapSize,
     kernel: &Packed,
     bias: Option<&[f32]>,
     stride: usize,
     activation: Activation,
 ) -> Vec<f32> {
     let size = map.batch * map.height * map.width * map.channels;
-    assert_eq!(xs.len(), size, "map");
-    assert_eq!(kernel.k(), 9 * map.channels, "kernel");
+    assert_eq!(xs.len(), size, "the map does not have the given size");
+    assert_eq!(
+        kernel.k(),
+        9 * map.channels,
+        "the kernel has other channels"
+    );
     let (rows, columns) = (map.height.div_ceil(stride), map.width.div_ceil(stride));
     let cells = map.batch * rows * columns;
-    let count = (GATHERED / kernel.k().max(1)).clamp(6, 96) / 6 * 6;
-    let run = |output: Shared<*mut f32>| {
+    let count = (GATHERED_NUMBERS / kernel.k().max(1)).clamp(6, 96) / 6 * 6;
+    let run = |output: SharedPointer<*mut f32>| {
         (0..cells.div_ceil(count)).into_par_iter().for_each(|task| {
             let first = task * count;
             kernel.set().run(Patches {
@@ -61,14 +69,14 @@ pub fn conv3x3(
 /// The output cells of one task.
 struct Patches<'a> {
     xs: &'a [f32],
-    map: Map,
+    map: MapSize,
     kernel: &'a Packed,
     bias: Option<&'a [f32]>,
     stride: usize,
     activation: Activation,
     first: usize,
     count: usize,
-    output: Shared<*mut f32>,
+    output: SharedPointer<*mut f32>,
 }
 
 impl WithSimd for Patches<'_> {
@@ -76,7 +84,7 @@ impl WithSimd for Patches<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Map {
+        let MapSize {
             height,
             width,
             channels,
@@ -127,24 +135,28 @@ impl WithSimd for Patches<'_> {
 /// every 2x2 block, the left pixel's channels first. `bias` is `[2 * output]`. Returns `[B, 2 H, 2 W, output]`.
 pub fn upscale2x(
     xs: &[f32],
-    map: Map,
+    map: MapSize,
     kernels: [&Packed; 2],
     bias: &[f32],
     activation: Activation,
 ) -> Vec<f32> {
-    let Map {
+    let MapSize {
         width, channels, ..
     } = map;
     let lines = map.batch * map.height;
-    assert_eq!(xs.len(), lines * width * channels, "map");
+    assert_eq!(
+        xs.len(),
+        lines * width * channels,
+        "the map does not have the given size"
+    );
     let n = kernels[0].n();
     assert!(
         kernels
             .iter()
             .all(|kernel| (kernel.n(), kernel.k()) == (n, channels)),
-        "kernels"
+        "the kernels have different sizes, or other channels than the map"
     );
-    let run = |output: Shared<*mut f32>| {
+    let run = |output: SharedPointer<*mut f32>| {
         (0..2 * lines).into_par_iter().for_each(|line| {
             let kernel = kernels[line % 2];
             kernel.set().run(Line {

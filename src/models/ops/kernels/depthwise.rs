@@ -6,8 +6,8 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::activation::{Activation, activate};
-use crate::convolution::Map;
-use crate::scratch::{Shared, filled};
+use crate::convolution::MapSize;
+use crate::scratch::{SharedPointer, filled};
 use crate::simd::{InstructionSet, load, load_part, multiply_add};
 
 /// Convolves every channel with its own kernel `[9, C]`, with a zero padding of one. Returns
@@ -15,36 +15,40 @@ use crate::simd::{InstructionSet, load, load_part, multiply_add};
 pub fn depthwise_conv3x3(
     set: InstructionSet,
     xs: &[f32],
-    map: Map,
+    map: MapSize,
     (kernel, bias): (&[f32], &[f32]),
     stride: usize,
     activation: Activation,
 ) -> Vec<f32> {
-    let Map {
+    let MapSize {
         batch,
         height,
         width,
         channels,
     } = map;
-    assert_eq!(xs.len(), batch * height * width * channels, "map");
+    assert_eq!(
+        xs.len(),
+        batch * height * width * channels,
+        "the map does not have the given size"
+    );
     assert_eq!(
         (kernel.len(), bias.len()),
         (9 * channels, channels),
-        "kernel"
+        "the kernel or the bias has other channels than the map"
     );
     let (rows, columns) = (height.div_ceil(stride), width.div_ceil(stride));
     let line_length = width * channels;
-    let run = |output: Shared<*mut f32>| {
+    let run = |output: SharedPointer<*mut f32>| {
         (0..batch * rows).into_par_iter().for_each(|line| {
             let (image, row) = (line / rows, line % rows);
             // a row at the edge of the map has no neighbour on one side
-            let below = [0, 1, 2].map(|k| {
+            let input_rows = [0, 1, 2].map(|k| {
                 let y = (row * stride + k).wrapping_sub(1);
                 let at = (image * height + y.min(height)) * line_length;
                 (y < height).then(|| &xs[at..][..line_length])
             });
             set.run(ConvolveLine(Line {
-                rows: below,
+                rows: input_rows,
                 width,
                 left: 1,
                 kernel,
@@ -100,9 +104,16 @@ impl Line<'_> {
     #[inline(always)]
     pub(crate) unsafe fn convolve<S: Simd>(&self, simd: S) {
         let channels = self.bias.len();
-        assert_eq!(self.kernel.len(), 9 * channels, "kernel");
+        assert_eq!(
+            self.kernel.len(),
+            9 * channels,
+            "the kernel has other channels than the bias"
+        );
         for row in self.rows.iter().flatten() {
-            assert!(row.len() >= self.width * channels, "row");
+            assert!(
+                row.len() >= self.width * channels,
+                "an input row is too short"
+            );
         }
         let lanes = S::F32_LANES;
         for column in 0..self.columns {

@@ -8,11 +8,11 @@ use rayon::prelude::*;
 use crate::activation::Activation;
 use crate::gemm::{Rows, product};
 use crate::packed::{Packed, Panels};
-use crate::scratch::{Scratch, Shared, filled};
+use crate::scratch::{Scratch, SharedPointer, filled};
 use crate::tile::{Epilogue, TILE_ROWS, Tile};
 
 /// Hidden channels that are computed at once; with a tile's rows they fit into the second-level cache.
-const HIDDEN: usize = 512;
+const HIDDEN_CHANNELS: usize = 512;
 
 /// `W2 activation(W1 x + b1) + b2 + residual` for `rows` rows of `x`. The residual has the result's shape.
 pub fn feed_forward(
@@ -24,11 +24,19 @@ pub fn feed_forward(
     residual: Option<&[f32]>,
 ) -> Vec<f32> {
     let (input, hidden, output) = (w1.k(), w1.n(), w2.n());
-    assert_eq!((w2.k(), w2.set()), (hidden, w1.set()), "layers");
-    assert_eq!(x.len(), rows * input, "input");
+    assert_eq!(
+        (w2.k(), w2.set()),
+        (hidden, w1.set()),
+        "the layers do not fit each other"
+    );
+    assert_eq!(
+        x.len(),
+        rows * input,
+        "the input does not have the given rows"
+    );
     assert!(
         residual.is_none_or(|r| r.len() == rows * output),
-        "residual"
+        "the residual does not have the size of the result"
     );
     // with few rows, tiles are not faster; run the layers one by one, each split among the threads
     if rows < 4 * TILE_ROWS {
@@ -46,10 +54,10 @@ pub fn feed_forward(
             residual,
         );
     }
-    let x = Shared::new(x.as_ptr());
-    let residual = Shared::new(residual.map(<[f32]>::as_ptr));
+    let x = SharedPointer::new(x.as_ptr());
+    let residual = SharedPointer::new(residual.map(<[f32]>::as_ptr));
     let tiles = rows.div_ceil(TILE_ROWS);
-    let run = |c: Shared<*mut f32>| {
+    let run = |c: SharedPointer<*mut f32>| {
         (0..tiles).into_par_iter().for_each(|tile| {
             let first = tile * TILE_ROWS;
             // SAFETY: the tile's rows are inside the input, the output and the residual.
@@ -93,7 +101,7 @@ impl WithSimd for FeedForwardTile<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let (input, hidden, output) = (self.w1.k(), self.w1.n(), self.w2.n());
         let width = Panels::width(S::F32_LANES);
-        let step = HIDDEN.next_multiple_of(width);
+        let step = HIDDEN_CHANNELS.next_multiple_of(width);
         let mut scratch = Scratch::take();
         let [widened] = scratch.parts([self.rows * step]);
         let mut start = 0;

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use crate::activation::Activation;
 use crate::gemm::{Rows, product};
 use crate::packed::{Format, Packed, Panels};
-use crate::scratch::{Scratch, Shared, filled};
+use crate::scratch::{Scratch, SharedPointer, filled};
 use crate::simd::{InstructionSet, exponentials};
 use crate::tile::{Epilogue, TILE_ROWS, Tile};
 
@@ -52,8 +52,13 @@ impl ImageProjections {
         let d = scale.len();
         let inner = query.1.len();
         let width = inner / heads;
-        let root = 1.0 / (width as f32).sqrt();
-        let scaled = |values: &[f32]| values.iter().map(|value| value * root).collect::<Vec<_>>();
+        let score_scale = 1.0 / (width as f32).sqrt();
+        let scaled = |values: &[f32]| {
+            values
+                .iter()
+                .map(|value| value * score_scale)
+                .collect::<Vec<_>>()
+        };
         let query_weight = scaled(query.0);
         let output_weight: Vec<f32> = output
             .0
@@ -98,6 +103,7 @@ impl ImageProjections {
         self.d
     }
 
+    /// Number of heads.
     fn heads(&self) -> usize {
         self.query.len()
     }
@@ -105,13 +111,14 @@ impl ImageProjections {
 
 /// One image and its text.
 #[derive(Debug, Clone, Copy)]
-pub struct Pair<'a> {
+pub struct ImageTextPair<'a> {
     /// `[N, d]`: image tokens.
     pub vision: &'a [f32],
     /// `[N]`: 1 for image, 0 for padding; the text does not attend to padding.
     pub token_mask: Option<&'a [f32]>,
-    /// `[T, heads * width]`: the text's keys and values.
+    /// `[T, heads * width]`: the text's keys.
     pub keys: &'a [f32],
+    /// `[T, heads * width]`: the text's values.
     pub values: &'a [f32],
     /// `[T]`: added to the scores of the image tokens.
     pub text_bias: &'a [f32],
@@ -127,7 +134,7 @@ pub struct Attended {
 }
 
 /// Attention of an image's tokens to its text, and of the text to the image, with the same scores.
-pub fn fusion_attention(projections: &ImageProjections, pair: Pair) -> Attended {
+pub fn fusion_attention(projections: &ImageProjections, pair: ImageTextPair) -> Attended {
     let ImageProjections {
         set,
         d,
@@ -164,8 +171,8 @@ pub fn fusion_attention(projections: &ImageProjections, pair: Pair) -> Attended 
 
     let mut vision = vec![];
     let tiles = count.div_ceil(TILE_ROWS);
-    let write_scores = |scores: Shared<*mut f32>| {
-        let write_vision = |output: Shared<*mut f32>| {
+    let write_scores = |scores: SharedPointer<*mut f32>| {
+        let write_vision = |output: SharedPointer<*mut f32>| {
             (0..tiles).into_par_iter().for_each(|tile| {
                 let first = tile * TILE_ROWS;
                 // SAFETY: the rows are inside both outputs.
@@ -195,12 +202,12 @@ pub fn fusion_attention(projections: &ImageProjections, pair: Pair) -> Attended 
     // SAFETY: as above.
     let scores = unsafe { filled(count * columns, write_scores) };
 
-    let seen = seen_by_text(projections, pair, &scores, columns);
+    let attended = attend_text(projections, pair, &scores, columns);
     // [head, T, d] -> [T, head, width]
     let mut text = vec![0f32; tokens * inner];
     for head in 0..heads {
         let rows = Rows {
-            data: &seen[head * tokens * d..],
+            data: &attended[head * tokens * d..],
             count: tokens,
             stride: d,
         };
@@ -237,7 +244,10 @@ impl WithSimd for VisionTile<'_> {
         let tokens = self.text_bias.len();
         let columns = self.heads * tokens;
         let padded = tokens.next_multiple_of(S::F32_LANES);
-        assert!(self.vision.len() >= self.rows * d, "rows");
+        assert!(
+            self.vision.len() >= self.rows * d,
+            "the image has too few tokens"
+        );
         let score = Tile {
             epilogue: Epilogue {
                 bias: Some(self.key_bias),
@@ -251,26 +261,26 @@ impl WithSimd for VisionTile<'_> {
             )
         };
         let mut scratch = Scratch::take();
-        let [shares, line] = scratch.parts([self.rows * columns, padded]);
+        let [weights, line] = scratch.parts([self.rows * columns, padded]);
         // SAFETY: the tile's rows are inside the image tokens and the scores.
         let scores = unsafe {
             score.compute(simd);
             std::slice::from_raw_parts(self.scores, self.rows * columns)
         };
-        for (scores, shares) in scores
+        for (scores, weights) in scores
             .chunks_exact(tokens)
-            .zip(shares.chunks_exact_mut(tokens))
+            .zip(weights.chunks_exact_mut(tokens))
         {
-            let mut most = f32::NEG_INFINITY;
+            let mut largest = f32::NEG_INFINITY;
             for ((line, score), bias) in line.iter_mut().zip(scores).zip(self.text_bias) {
                 *line = score + bias;
-                most = most.max(*line);
+                largest = largest.max(*line);
             }
             line[tokens..].fill(f32::NEG_INFINITY);
-            exponentials(simd, line, most);
+            exponentials(simd, line, largest);
             let scale = 1.0 / line[..tokens].iter().sum::<f32>();
-            for (share, e) in shares.iter_mut().zip(line.iter()) {
-                *share = e * scale;
+            for (weight, e) in weights.iter_mut().zip(line.iter()) {
+                *weight = e * scale;
             }
         }
         let add = Tile {
@@ -281,7 +291,7 @@ impl WithSimd for VisionTile<'_> {
             },
             ..Tile::whole(
                 self.rows,
-                (shares.as_ptr(), columns),
+                (weights.as_ptr(), columns),
                 self.folded_values,
                 (self.output, d),
             )
@@ -296,9 +306,9 @@ const TEXT_ROWS: usize = 128;
 
 /// `[heads * T, d]`: for each head and text token, the mean of the image tokens, weighted by the softmax of the
 /// scores `[N, columns]` over the image tokens.
-fn seen_by_text(
+fn attend_text(
     projections: &ImageProjections,
-    pair: Pair,
+    pair: ImageTextPair,
     scores: &[f32],
     columns: usize,
 ) -> Vec<f32> {
@@ -307,23 +317,23 @@ fn seen_by_text(
     if columns == 0 || count == 0 {
         return vec![0.0; columns * d];
     }
-    let is_seen = |row: usize| pair.token_mask.is_none_or(|mask| mask[row] != 0.0);
+    let is_unmasked = |row: usize| pair.token_mask.is_none_or(|mask| mask[row] != 0.0);
     let part = count
         .div_ceil(4 * rayon::current_num_threads())
         .max(TEXT_ROWS);
-    let most = scores
+    let largest = scores
         .par_chunks(part * columns)
         .enumerate()
         .map(|(i, scores)| {
-            let mut most = vec![f32::NEG_INFINITY; columns];
+            let mut largest = vec![f32::NEG_INFINITY; columns];
             for (row, scores) in scores.chunks_exact(columns).enumerate() {
-                if is_seen(i * part + row) {
-                    for (most, score) in most.iter_mut().zip(scores) {
-                        *most = most.max(*score);
+                if is_unmasked(i * part + row) {
+                    for (largest, score) in largest.iter_mut().zip(scores) {
+                        *largest = largest.max(*score);
                     }
                 }
             }
-            most
+            largest
         })
         .reduce(
             || vec![f32::NEG_INFINITY; columns],
@@ -335,7 +345,7 @@ fn seen_by_text(
             vision: &pair.vision[rows.start * d..rows.end * d],
             mask: pair.token_mask.map(|mask| &mask[rows.clone()]),
             scores: &scores[rows.start * columns..rows.end * columns],
-            most: &most,
+            largest: &largest,
             d,
         })
     });
@@ -363,7 +373,7 @@ struct TextPart<'a> {
     vision: &'a [f32],
     mask: Option<&'a [f32]>,
     scores: &'a [f32],
-    most: &'a [f32],
+    largest: &'a [f32],
     d: usize,
 }
 
@@ -372,7 +382,7 @@ impl WithSimd for TextPart<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
-        let (d, columns) = (self.d, self.most.len());
+        let (d, columns) = (self.d, self.largest.len());
         let lanes = S::F32_LANES;
         let padded = columns.next_multiple_of(lanes);
         let mut sums = vec![0f32; columns * d];
@@ -390,14 +400,14 @@ impl WithSimd for TextPart<'_> {
             let vision = Panels::pack_columns(panels, lanes, (d, count), |i| &vision[i * d..]);
             for row in 0..count {
                 let scores = &self.scores[(first + row) * columns..][..columns];
-                let is_seen = self.mask.is_none_or(|mask| mask[first + row] != 0.0);
-                for ((line, score), most) in line.iter_mut().zip(scores).zip(self.most) {
-                    *line = score - most;
+                let is_unmasked = self.mask.is_none_or(|mask| mask[first + row] != 0.0);
+                for ((line, score), largest) in line.iter_mut().zip(scores).zip(self.largest) {
+                    *line = score - largest;
                 }
                 line[columns..].fill(f32::NEG_INFINITY);
                 exponentials(simd, line, 0.0);
                 for (column, e) in line[..columns].iter().enumerate() {
-                    let e = if is_seen { *e } else { 0.0 };
+                    let e = if is_unmasked { *e } else { 0.0 };
                     weights[column * TEXT_ROWS + row] = e;
                     totals[column] += e;
                 }

@@ -6,14 +6,17 @@ use rayon::prelude::*;
 
 use crate::activation::Activation;
 use crate::packed::Packed;
-use crate::scratch::{Shared, filled};
+use crate::scratch::{SharedPointer, filled};
 use crate::tile::{ComputeTile, Epilogue, TILE_ROWS, Tile};
 
 /// A factor of a product: `count` rows of numbers, `stride` numbers apart.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
+    /// The numbers, from the first row on.
     pub data: &'a [f32],
+    /// Number of rows.
     pub count: usize,
+    /// Numbers from one row to the next.
     pub stride: usize,
 }
 
@@ -34,19 +37,25 @@ pub fn product(
     } = a;
     assert!(
         rows == 0 || data.len() >= (rows - 1) * stride + k,
-        "rows of A"
+        "A is too short for its rows"
     );
-    assert!(bias.is_none_or(|bias| bias.len() == n), "bias");
+    assert!(
+        bias.is_none_or(|bias| bias.len() == n),
+        "the bias does not have one number per column"
+    );
     // number of rows after which the residual repeats
     let period = residual.map_or(rows, |residual| residual.len() / n.max(1));
     assert!(
         residual.is_none_or(|r| r.len() == period * n && rows.is_multiple_of(period.max(1))),
-        "residual"
+        "the residual cannot be repeated to the size of the result"
     );
     let of_period = period.div_ceil(TILE_ROWS);
     let (count, width) = (b.panels().count(), b.panels().width);
-    let (a, panels) = (Shared::new(data.as_ptr()), Shared::new(b.panels()));
-    let residual = Shared::new(residual.map(<[f32]>::as_ptr));
+    let (a, panels) = (
+        SharedPointer::new(data.as_ptr()),
+        SharedPointer::new(b.panels()),
+    );
+    let residual = SharedPointer::new(residual.map(<[f32]>::as_ptr));
     // with few rows, the panels are split too, so that every thread has work
     let tiles = of_period * (rows / period.max(1));
     let groups = match tiles {
@@ -55,7 +64,7 @@ pub fn product(
     };
     let group = count.div_ceil(groups);
     let tasks = tiles * groups;
-    let run = |output: Shared<*mut f32>| {
+    let run = |output: SharedPointer<*mut f32>| {
         let task = |index: usize| {
             let tile = index / groups;
             // tiles start again at each repetition of the residual
@@ -108,15 +117,19 @@ pub fn product_by_heads(
     let (n, k) = (b.n(), b.k());
     let head_width = n / heads.max(1);
     let rows = a.count / images.max(1);
-    assert_eq!((heads * head_width, images * rows), (n, a.count), "heads");
+    assert_eq!(
+        (heads * head_width, images * rows),
+        (n, a.count),
+        "the rows or columns cannot be split evenly"
+    );
     if !head_width.is_multiple_of(b.panels().width) {
         // heads do not start at panel boundaries
-        let whole = product(a, b, bias, Activation::None, None);
-        let mut output = vec![0.0; whole.len()];
-        for (row, numbers) in whole.chunks_exact(n.max(1)).enumerate() {
+        let unsplit = product(a, b, bias, Activation::None, None);
+        let mut output = vec![0.0; unsplit.len()];
+        for (row, numbers) in unsplit.chunks_exact(n.max(1)).enumerate() {
             for (head, numbers) in numbers.chunks_exact(head_width).enumerate() {
-                let place = ((row / rows) * heads + head) * rows + row % rows;
-                output[place * head_width..][..head_width].copy_from_slice(numbers);
+                let output_row = ((row / rows) * heads + head) * rows + row % rows;
+                output[output_row * head_width..][..head_width].copy_from_slice(numbers);
             }
         }
         return output;
@@ -124,13 +137,19 @@ pub fn product_by_heads(
     let Rows { data, stride, .. } = a;
     assert!(
         a.count == 0 || data.len() >= (a.count - 1) * stride + k,
-        "rows of A"
+        "A is too short for its rows"
     );
-    assert!(bias.is_none_or(|bias| bias.len() == n), "bias");
-    let (a, panels) = (Shared::new(data.as_ptr()), Shared::new(b.panels()));
+    assert!(
+        bias.is_none_or(|bias| bias.len() == n),
+        "the bias does not have one number per column"
+    );
+    let (a, panels) = (
+        SharedPointer::new(data.as_ptr()),
+        SharedPointer::new(b.panels()),
+    );
     let tiles = rows.div_ceil(TILE_ROWS);
     let of_head = head_width / b.panels().width;
-    let run = |output: Shared<*mut f32>| {
+    let run = |output: SharedPointer<*mut f32>| {
         (0..images * tiles).into_par_iter().for_each(|task| {
             let (image, first) = (task / tiles, task % tiles * TILE_ROWS);
             for head in 0..heads {

@@ -7,15 +7,16 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::activation::Activation;
-use crate::convolution::Map;
+use crate::convolution::MapSize;
 use crate::depthwise::Line;
 use crate::packed::Packed;
-use crate::scratch::{Scratch, Shared, filled};
+use crate::scratch::{Scratch, SharedPointer, filled};
 use crate::tile::{Epilogue, Tile};
 
-/// Rows and columns of the result that a task computes; three rows of the wide map fit into the second-level cache.
-const ROWS: usize = 32;
-const COLUMNS: usize = 64;
+/// Rows of the result that a task computes.
+const TASK_ROWS: usize = 32;
+/// Columns of the result that a task computes; three rows of the wide map fit into the second-level cache.
+const TASK_COLUMNS: usize = 64;
 
 /// The weights of a block.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +41,7 @@ pub struct Layers<'a> {
 /// `[B, ceil(H / stride), ceil(W / stride), output]`, which is also the residual's shape.
 pub fn inverted_bottleneck(
     xs: &[f32],
-    map: Map,
+    map: MapSize,
     layers: Layers,
     residual: Option<&[f32]>,
     activation: Activation,
@@ -50,11 +51,15 @@ pub fn inverted_bottleneck(
     let (hidden, output) = (layers.widen.n(), layers.narrow.n());
     let length = map.batch * rows * columns * output;
     let size = map.batch * map.height * map.width * map.channels;
-    assert_eq!((xs.len(), layers.widen.k()), (size, map.channels), "map");
+    assert_eq!(
+        (xs.len(), layers.widen.k()),
+        (size, map.channels),
+        "the map does not have the given size"
+    );
     assert_eq!(
         (layers.narrow.k(), layers.narrow.set()),
         (hidden, layers.widen.set()),
-        "layers"
+        "the layers do not fit each other"
     );
     let biases = (
         layers.widen_bias.len(),
@@ -62,17 +67,24 @@ pub fn inverted_bottleneck(
         layers.kernel_bias.len(),
         layers.narrow_bias.len(),
     );
-    assert_eq!(biases, (hidden, 9 * hidden, hidden, output), "biases");
-    assert!(residual.is_none_or(|r| r.len() == length), "residual");
-    let (down, across) = (rows.div_ceil(ROWS), columns.div_ceil(COLUMNS));
-    let run = |out: Shared<*mut f32>| {
+    assert_eq!(
+        biases,
+        (hidden, 9 * hidden, hidden, output),
+        "a bias or the kernel has another length"
+    );
+    assert!(
+        residual.is_none_or(|r| r.len() == length),
+        "the residual does not have the size of the result"
+    );
+    let (down, across) = (rows.div_ceil(TASK_ROWS), columns.div_ceil(TASK_COLUMNS));
+    let run = |out: SharedPointer<*mut f32>| {
         (0..map.batch * down * across)
             .into_par_iter()
             .for_each(|task| {
                 let image = task / (down * across);
                 let (band, block) = (task / across % down, task % across);
-                let top = band * ROWS;
-                let left = block * COLUMNS;
+                let top = band * TASK_ROWS;
+                let left = block * TASK_COLUMNS;
                 let of_image = map.height * map.width * map.channels;
                 layers.widen.set().run(Block {
                     xs: &xs[image * of_image..][..of_image],
@@ -80,8 +92,8 @@ pub fn inverted_bottleneck(
                     layers,
                     residual,
                     activation,
-                    rows: (top, rows.min(top + ROWS)),
-                    columns: (left, columns.min(left + COLUMNS)),
+                    rows: (top, rows.min(top + TASK_ROWS)),
+                    columns: (left, columns.min(left + TASK_COLUMNS)),
                     first_cell: image * rows * columns,
                     out,
                 });
@@ -95,7 +107,7 @@ pub fn inverted_bottleneck(
 struct Block<'a> {
     /// The pixels of one image.
     xs: &'a [f32],
-    map: Map,
+    map: MapSize,
     layers: Layers<'a>,
     residual: Option<&'a [f32]>,
     activation: Activation,
@@ -103,7 +115,7 @@ struct Block<'a> {
     columns: (usize, usize),
     /// The index of the image's first cell in the result.
     first_cell: usize,
-    out: Shared<*mut f32>,
+    out: SharedPointer<*mut f32>,
 }
 
 impl WithSimd for Block<'_> {
@@ -112,7 +124,7 @@ impl WithSimd for Block<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let layers = &self.layers;
-        let Map {
+        let MapSize {
             height,
             width,
             channels,
@@ -127,12 +139,12 @@ impl WithSimd for Block<'_> {
         let mut scratch = Scratch::take();
         let [first_row, second_row, third_row, convolved] =
             scratch.parts([wide * hidden, wide * hidden, wide * hidden, count * hidden]);
-        let kept = [first_row, second_row, third_row];
-        // the row of the wide map up to which rows are computed
-        let mut until = (self.rows.0 * stride).saturating_sub(1);
+        let wide_rows = [first_row, second_row, third_row];
+        // the first row of the wide map that is not computed yet
+        let mut next = (self.rows.0 * stride).saturating_sub(1);
         for row in self.rows.0..self.rows.1 {
-            let lowest = (row * stride + 2).min(height);
-            for y in until..lowest {
+            let end = (row * stride + 2).min(height);
+            for y in next..end {
                 let tile = Tile {
                     epilogue: Epilogue {
                         bias: Some(layers.widen_bias),
@@ -146,19 +158,19 @@ impl WithSimd for Block<'_> {
                             channels,
                         ),
                         layers.widen.panels(),
-                        (kept[y % 3].as_mut_ptr(), hidden),
+                        (wide_rows[y % 3].as_mut_ptr(), hidden),
                     )
                 };
                 // SAFETY: pixels of the image, and one of the buffered rows.
                 unsafe { tile.compute(simd) };
             }
-            until = lowest;
-            let below = [0, 1, 2].map(|k| {
+            next = end;
+            let input_rows = [0, 1, 2].map(|k| {
                 let y = (row * stride + k).wrapping_sub(1);
-                (y < height).then(|| &*kept[y % 3])
+                (y < height).then(|| &*wide_rows[y % 3])
             });
             let line = Line {
-                rows: below,
+                rows: input_rows,
                 width: wide,
                 left: usize::from(self.columns.0 == 0),
                 kernel: layers.kernel,

@@ -1,10 +1,10 @@
 //! The CPU kernels: slices in, vectors out. They are compiled for every instruction set, and one is selected at run
 //! time.
 //!
-//! They do not depend on tensors. The operations one level up check the shapes, and tests compare each kernel with
-//! plain tensor operations. All `unsafe` arithmetic of the models on the CPU is here. Most kernels consist of tiles
-//! of matrix products (`tile`). The kernels are a separate package, so that they are compiled once, as one unit, for
-//! all crates that use them.
+//! They do not depend on tensors. A kernel panics if the length of a slice does not match the given sizes. The
+//! operations one level up check the shapes, and tests compare each kernel with plain tensor operations. All `unsafe`
+//! arithmetic of the models on the CPU is here. Most kernels consist of tiles of matrix products (`tile`). The kernels
+//! are a separate package, so that they are compiled once, as one unit, for all crates that use them.
 
 pub mod activation;
 pub mod attention;

@@ -6,11 +6,11 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::activation::{Activation, activate};
-use crate::scratch::{Shared, filled};
+use crate::scratch::{SharedPointer, filled};
 use crate::simd::InstructionSet;
 
 /// Minimum size of a parallel task, in numbers.
-const TASK: usize = 1 << 14;
+const MIN_TASK_NUMBERS: usize = 1 << 14;
 
 /// The activation of `(x - mean) / sqrt(variance + eps) * weight + bias`, for every row of `weight.len()` numbers.
 pub fn layer_norm(
@@ -22,8 +22,8 @@ pub fn layer_norm(
     activation: Activation,
 ) -> Vec<f32> {
     let channels = weight.len().max(1);
-    let step = (TASK / channels + 1) * channels;
-    let run = |output: Shared<*mut f32>| {
+    let step = (MIN_TASK_NUMBERS / channels + 1) * channels;
+    let run = |output: SharedPointer<*mut f32>| {
         xs.par_chunks(step).enumerate().for_each(|(i, xs)| {
             // SAFETY: the chunk's part of the output.
             let output = unsafe { output.get().add(i * step) };
@@ -41,6 +41,7 @@ pub fn layer_norm(
     unsafe { filled(xs.len(), run) }
 }
 
+/// Some rows of a layer norm.
 struct NormRows<'a> {
     xs: &'a [f32],
     weight: &'a [f32],
@@ -123,7 +124,7 @@ fn sum(xs: &[f32], mean: f32, is_squared: bool) -> f32 {
 /// The statistics are in double precision, because a group may have few cells that differ little from their mean.
 pub fn group_norm(xs: &[f32], groups: usize, weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
     let channels = weight.len().max(1);
-    let cells = (TASK / channels).max(1);
+    let cells = (MIN_TASK_NUMBERS / channels).max(1);
     let of_group = channels / groups.max(1);
     let count = (xs.len() / channels * of_group) as f64;
     let averages = |mean: &[f64], is_squared: bool| -> Vec<f64> {

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use crate::scratch::Aligned;
+use crate::scratch::AlignedBuffer;
 use crate::simd::InstructionSet;
-use crate::words::pair;
+use crate::words::bf16_pair;
 
 /// Vectors per row of a panel.
 pub(crate) const VECTORS: usize = 2;
@@ -12,6 +12,7 @@ pub(crate) const VECTORS: usize = 2;
 /// The number format of a packed matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
+    /// 32 bits.
     #[default]
     F32,
     /// Rounded to 8 significant bits, and so are the numbers that are multiplied with them. Needs half the memory.
@@ -20,11 +21,13 @@ pub enum Format {
 
 /// The content of a panel's words: see [`crate::words`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Kind {
-    Singles,
-    Pairs,
-    /// For a CPU with an instruction for products of bf16 pairs.
-    DotPairs,
+pub(crate) enum WordKind {
+    /// One f32.
+    F32,
+    /// Two bf16 numbers.
+    Bf16,
+    /// Two bf16 numbers, for a CPU with an instruction for products of bf16 pairs.
+    Bf16Dot,
 }
 
 /// The panels of a matrix `[n, k]`. A panel has as many of the `n` rows as its width, side by side, word by word. The
@@ -35,7 +38,7 @@ pub struct Panels {
     pub(crate) n: usize,
     pub(crate) k: usize,
     pub(crate) width: usize,
-    pub(crate) kind: Kind,
+    pub(crate) kind: WordKind,
 }
 
 impl Panels {
@@ -62,7 +65,7 @@ impl Panels {
                 pack_panel_of_rows(panel, width, first..n.min(first + width), &row);
             }
         }
-        Self::of_singles(panels, lanes, (n, k))
+        Self::of_f32(panels, lanes, (n, k))
     }
 
     /// Packs the transpose of `k` rows of `n` numbers into `panels`.
@@ -76,16 +79,16 @@ impl Panels {
         for depth in 0..k {
             pack_column(panels, width, (depth, k), &row(depth)[..n]);
         }
-        Self::of_singles(panels, lanes, (n, k))
+        Self::of_f32(panels, lanes, (n, k))
     }
 
-    fn of_singles(panels: &[f32], lanes: usize, (n, k): (usize, usize)) -> Self {
+    fn of_f32(panels: &[f32], lanes: usize, (n, k): (usize, usize)) -> Self {
         Self {
             start: panels.as_ptr(),
             n,
             k,
             width: Self::width(lanes),
-            kind: Kind::Singles,
+            kind: WordKind::F32,
         }
     }
 
@@ -119,8 +122,8 @@ fn gather_columns<'a, const WIDTH: usize>(
 ) {
     let (panel, _) = panel.as_chunks_mut::<WIDTH>();
     let depths = panel.len();
-    for first in (0..WIDTH).step_by(PART) {
-        let columns: [&[f32]; PART] = std::array::from_fn(|i| {
+    for first in (0..WIDTH).step_by(GATHERED_COLUMNS) {
+        let columns: [&[f32]; GATHERED_COLUMNS] = std::array::from_fn(|i| {
             let number = rows.start + first + i;
             if number < rows.end {
                 &row(number)[..depths]
@@ -128,11 +131,11 @@ fn gather_columns<'a, const WIDTH: usize>(
                 &[]
             }
         });
-        let is_whole = rows.start + first + PART <= rows.end;
+        let is_complete = rows.start + first + GATHERED_COLUMNS <= rows.end;
         for (depth, out) in panel.iter_mut().enumerate() {
-            let out = &mut out[first..first + PART];
+            let out = &mut out[first..first + GATHERED_COLUMNS];
             for (out, column) in out.iter_mut().zip(&columns) {
-                *out = if is_whole {
+                *out = if is_complete {
                     column[depth]
                 } else {
                     // padding of the last panel
@@ -144,20 +147,20 @@ fn gather_columns<'a, const WIDTH: usize>(
 }
 
 /// Columns of a panel that are gathered at once.
-const PART: usize = 8;
+const GATHERED_COLUMNS: usize = 8;
 
 /// Packs one depth of all panels, each of which has `k` depths.
 #[inline(always)]
 fn pack_column(panels: &mut [f32], width: usize, depth: (usize, usize), row: &[f32]) {
     match width {
-        8 => spread::<8>(panels, depth, row),
-        16 => spread::<16>(panels, depth, row),
-        _ => spread::<32>(panels, depth, row),
+        8 => scatter_row::<8>(panels, depth, row),
+        16 => scatter_row::<16>(panels, depth, row),
+        _ => scatter_row::<32>(panels, depth, row),
     }
 }
 
 #[inline(always)]
-fn spread<const WIDTH: usize>(panels: &mut [f32], (depth, k): (usize, usize), row: &[f32]) {
+fn scatter_row<const WIDTH: usize>(panels: &mut [f32], (depth, k): (usize, usize), row: &[f32]) {
     let (panels, _) = panels.as_chunks_mut::<WIDTH>();
     let (parts, rest) = row.as_chunks::<WIDTH>();
     for (i, part) in parts.iter().enumerate() {
@@ -170,8 +173,8 @@ fn spread<const WIDTH: usize>(panels: &mut [f32], (depth, k): (usize, usize), ro
     }
 }
 
-/// Packs one panel of pairs: `rows` of `k` numbers become its columns.
-fn pack_panel_of_pairs<'a>(
+/// Packs one panel of bf16 pairs: `rows` of `k` numbers become its columns.
+fn pack_panel_of_bf16<'a>(
     panel: &mut [f32],
     width: usize,
     rows: std::ops::Range<usize>,
@@ -180,7 +183,7 @@ fn pack_panel_of_pairs<'a>(
     for (column, number) in rows.enumerate() {
         for (words, numbers) in panel.chunks_exact_mut(width).zip(row(number).chunks(2)) {
             let second = numbers.get(1).copied().unwrap_or_default();
-            words[column] = f32::from_bits(pair(numbers[0], second));
+            words[column] = f32::from_bits(bf16_pair(numbers[0], second));
         }
     }
 }
@@ -189,11 +192,11 @@ fn pack_panel_of_pairs<'a>(
 #[derive(Debug, Clone)]
 pub struct Packed {
     set: InstructionSet,
-    kind: Kind,
+    kind: WordKind,
     n: usize,
     k: usize,
     width: usize,
-    words: Aligned,
+    words: AlignedBuffer,
 }
 
 impl Packed {
@@ -207,15 +210,15 @@ impl Packed {
     ) -> Self {
         let width = Panels::width(set.lanes());
         let kind = match format {
-            Format::F32 => Kind::Singles,
-            Format::Bf16 if set.has_bf16_products() => Kind::DotPairs,
-            Format::Bf16 => Kind::Pairs,
+            Format::F32 => WordKind::F32,
+            Format::Bf16 if set.has_bf16_products() => WordKind::Bf16Dot,
+            Format::Bf16 => WordKind::Bf16,
         };
         let depth = match kind {
-            Kind::Singles => k,
-            Kind::Pairs | Kind::DotPairs => k.div_ceil(2),
+            WordKind::F32 => k,
+            WordKind::Bf16 | WordKind::Bf16Dot => k.div_ceil(2),
         };
-        let mut words = Aligned::zeros(n.next_multiple_of(width) * depth);
+        let mut words = AlignedBuffer::zeros(n.next_multiple_of(width) * depth);
         if n * k > 0 {
             let row = |i: usize| &rows[i * stride..][..k];
             words
@@ -226,9 +229,9 @@ impl Packed {
                 .for_each(|(i, panel)| {
                     let rows = i * width..n.min((i + 1) * width);
                     match kind {
-                        Kind::Singles => pack_panel_of_rows(panel, width, rows, &row),
-                        Kind::Pairs | Kind::DotPairs => {
-                            pack_panel_of_pairs(panel, width, rows, &row);
+                        WordKind::F32 => pack_panel_of_rows(panel, width, rows, &row),
+                        WordKind::Bf16 | WordKind::Bf16Dot => {
+                            pack_panel_of_bf16(panel, width, rows, &row);
                         }
                     }
                 });
@@ -251,13 +254,13 @@ impl Packed {
         stride: usize,
     ) -> Self {
         let lanes = set.lanes();
-        let mut words = Aligned::zeros(Panels::size(lanes, n, k));
+        let mut words = AlignedBuffer::zeros(Panels::size(lanes, n, k));
         Panels::pack_columns(words.as_mut_slice(), lanes, (n, k), |i| {
             &rows[i * stride..][..n]
         });
         Self {
             set,
-            kind: Kind::Singles,
+            kind: WordKind::F32,
             n,
             k,
             width: Panels::width(lanes),

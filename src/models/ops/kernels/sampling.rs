@@ -5,14 +5,17 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::scratch::{Scratch, Shared, filled};
+use crate::scratch::{Scratch, SharedPointer, filled};
 use crate::simd::{InstructionSet, exponentials, load, load_part, multiply_add};
 
 /// The sizes of a call.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes<'a> {
+    /// Number of images.
     pub batch: usize,
+    /// Number of queries per image.
     pub queries: usize,
+    /// Number of heads.
     pub heads: usize,
     /// Channels per head.
     pub width: usize,
@@ -25,10 +28,12 @@ pub struct Sizes<'a> {
 }
 
 impl Sizes<'_> {
+    /// Samples per query and head.
     fn samples(&self) -> usize {
         self.shapes.len() * self.points
     }
 
+    /// Cells of all maps of an image.
     fn tokens(&self) -> usize {
         self.shapes
             .iter()
@@ -38,10 +43,10 @@ impl Sizes<'_> {
 }
 
 /// Queries per task.
-const QUERIES: usize = 64;
+const TASK_QUERIES: usize = 64;
 
 /// Limit of integers that the fraction bits of `2^23 + n` can hold.
-const MOST_CELLS: usize = 1 << 23;
+const MAX_CELLS: usize = 1 << 23;
 
 /// - `value` `[B, heads, N, width]`
 /// - `samples` `[B, Q, 3 * heads * L * P]`: the offsets in x of all heads, then those in y, then the logits of all
@@ -61,21 +66,21 @@ pub fn deformable_sampling(
     assert_eq!(
         value.len(),
         sizes.batch * sizes.tokens() * channels,
-        "value"
+        "the values do not have the given size"
     );
     assert_eq!(
         samples.len(),
         rows * sizes.heads * sizes.samples() * 3,
-        "samples"
+        "the samples do not have the given size"
     );
     assert_eq!(
         reference.len(),
         rows * sizes.shapes.len() * sizes.reference,
-        "reference points"
+        "the reference points do not have the given size"
     );
-    assert!(sizes.tokens() < MOST_CELLS, "cells of the maps");
-    let run = |output: Shared<*mut f32>| {
-        (0..rows.div_ceil(QUERIES))
+    assert!(sizes.tokens() < MAX_CELLS, "the maps have too many cells");
+    let run = |output: SharedPointer<*mut f32>| {
+        (0..rows.div_ceil(TASK_QUERIES))
             .into_par_iter()
             .for_each(|task| {
                 set.run(Part {
@@ -83,8 +88,8 @@ pub fn deformable_sampling(
                     samples,
                     reference,
                     sizes,
-                    first: task * QUERIES,
-                    count: QUERIES.min(rows - task * QUERIES),
+                    first: task * TASK_QUERIES,
+                    count: TASK_QUERIES.min(rows - task * TASK_QUERIES),
                     output,
                 });
             });
@@ -101,7 +106,7 @@ struct Part<'a> {
     sizes: Sizes<'a>,
     first: usize,
     count: usize,
-    output: Shared<*mut f32>,
+    output: SharedPointer<*mut f32>,
 }
 
 impl WithSimd for Part<'_> {
@@ -119,19 +124,19 @@ impl WithSimd for Part<'_> {
             4 * padded,
             4 * padded,
         ];
-        let [maps, places, shares, weights, cells] = scratch.parts(lengths);
+        let [maps, positions, attention_weights, weights, cells] = scratch.parts(lengths);
         self.maps(maps, padded);
-        for (i, places) in places.chunks_exact_mut((4 * padded).max(1)).enumerate() {
-            self.places(self.first + i, places, padded);
+        for (i, positions) in positions.chunks_exact_mut((4 * padded).max(1)).enumerate() {
+            self.positions(self.first + i, positions, padded);
         }
         let channels = heads * width;
         // head by head, because neighbouring queries sample neighbouring positions
         for head in 0..heads {
-            for (i, places) in places.chunks_exact((4 * padded).max(1)).enumerate() {
+            for (i, positions) in positions.chunks_exact((4 * padded).max(1)).enumerate() {
                 let row = self.first + i;
-                self.attention(simd, row, head, shares);
+                self.attention(simd, row, head, attention_weights);
                 let to = (&mut *cells, &mut *weights);
-                self.corners(simd, (row, head), (maps, places, shares), to);
+                self.corners(simd, (row, head), (maps, positions, attention_weights), to);
                 let image = row / self.sizes.queries;
                 let of_head = self.sizes.tokens() * width;
                 let from = Cells {
@@ -163,14 +168,14 @@ impl Part<'_> {
     }
 
     /// For each sample of a query, its position `x, y` without an offset, and the factors of the offsets, in cells.
-    fn places(&self, row: usize, places: &mut [f32], padded: usize) {
+    fn positions(&self, row: usize, positions: &mut [f32], padded: usize) {
         let Sizes {
             points,
             shapes,
             reference,
             ..
         } = self.sizes;
-        places.fill(0.0);
+        positions.fill(0.0);
         let references = &self.reference[row * shapes.len() * reference..];
         for (level, &(rows, columns)) in shapes.iter().enumerate() {
             let at = &references[level * reference..][..reference];
@@ -186,7 +191,7 @@ impl Part<'_> {
             let centre = (at[0] * width - 0.5, at[1] * height - 0.5);
             for sample in level * points..(level + 1) * points {
                 for (part, value) in [centre.0, centre.1, step_x, step_y].into_iter().enumerate() {
-                    places[part * padded + sample] = value;
+                    positions[part * padded + sample] = value;
                 }
             }
         }
@@ -194,24 +199,24 @@ impl Part<'_> {
 
     /// The softmax of a query's logits; zeros after the last sample.
     #[inline(always)]
-    fn attention<S: Simd>(&self, simd: S, row: usize, head: usize, shares: &mut [f32]) {
+    fn attention<S: Simd>(&self, simd: S, row: usize, head: usize, attention_weights: &mut [f32]) {
         let samples = self.sizes.samples();
         let of_heads = self.sizes.heads * samples;
         let logits = &self.samples[row * 3 * of_heads + 2 * of_heads + head * samples..][..samples];
-        shares[..samples].copy_from_slice(logits);
-        shares[samples..].fill(f32::NEG_INFINITY);
-        let mut most = simd.splat_f32s(f32::NEG_INFINITY);
-        for vector in S::as_simd_f32s(shares).0 {
-            most = simd.max_f32s(most, *vector);
+        attention_weights[..samples].copy_from_slice(logits);
+        attention_weights[samples..].fill(f32::NEG_INFINITY);
+        let mut largest = simd.splat_f32s(f32::NEG_INFINITY);
+        for vector in S::as_simd_f32s(attention_weights).0 {
+            largest = simd.max_f32s(largest, *vector);
         }
-        exponentials(simd, shares, simd.reduce_max_f32s(most));
-        shares[samples..].fill(0.0);
+        exponentials(simd, attention_weights, simd.reduce_max_f32s(largest));
+        attention_weights[samples..].fill(0.0);
         let mut total = simd.splat_f32s(0.0);
-        for vector in S::as_simd_f32s(shares).0 {
+        for vector in S::as_simd_f32s(attention_weights).0 {
             total = simd.add_f32s(total, *vector);
         }
         let scale = simd.splat_f32s(1.0 / simd.reduce_sum_f32s(total));
-        for vector in S::as_mut_simd_f32s(shares).0 {
+        for vector in S::as_mut_simd_f32s(attention_weights).0 {
             *vector = simd.mul_f32s(*vector, scale);
         }
     }
@@ -223,12 +228,12 @@ impl Part<'_> {
         &self,
         simd: S,
         (row, head): (usize, usize),
-        (maps, places, shares): (&[f32], &[f32], &[f32]),
+        (maps, positions, attention_weights): (&[f32], &[f32], &[f32]),
         (cells, weights): (&mut [f32], &mut [f32]),
     ) {
         let lanes = S::F32_LANES;
         let samples = self.sizes.samples();
-        let padded = shares.len();
+        let padded = attention_weights.len();
         let of_heads = self.sizes.heads * samples;
         let offsets = &self.samples[row * 3 * of_heads + head * samples..];
         let (offsets_x, offsets_y) = (&offsets[..samples], &offsets[of_heads..][..samples]);
@@ -250,17 +255,18 @@ impl Part<'_> {
                 }
             };
             let (width, height, start) = (at(0, maps), at(1, maps), at(2, maps));
-            let x = multiply_add(simd, offset(offsets_x), at(2, places), at(0, places));
-            let y = multiply_add(simd, offset(offsets_y), at(3, places), at(1, places));
+            let x = multiply_add(simd, offset(offsets_x), at(2, positions), at(0, positions));
+            let y = multiply_add(simd, offset(offsets_y), at(3, positions), at(1, positions));
             let columns = Neighbours::new(simd, x, width);
             let rows = Neighbours::new(simd, y, height);
-            let share = at(0, shares);
+            let attention_weight = at(0, attention_weights);
             for corner in 0..4 {
                 let (row, row_weight) = rows.0[corner / 2];
                 let (column, column_weight) = columns.0[corner % 2];
-                let weight = simd.mul_f32s(simd.mul_f32s(share, row_weight), column_weight);
+                let weight =
+                    simd.mul_f32s(simd.mul_f32s(attention_weight, row_weight), column_weight);
                 let cell = multiply_add(simd, row, width, simd.add_f32s(start, column));
-                let shifted = simd.add_f32s(cell, simd.splat_f32s(MOST_CELLS as f32));
+                let shifted = simd.add_f32s(cell, simd.splat_f32s(MAX_CELLS as f32));
                 // SAFETY: as above.
                 unsafe {
                     let at = corner * padded + first;
@@ -292,9 +298,15 @@ impl<S: Simd> Neighbours<S> {
         let high_share = simd.sub_f32s(at, low);
         let inside = |cell: S::f32s, share: S::f32s| {
             // a NaN position fails the comparisons
-            let from = simd.greater_than_or_equal_f32s(cell, zero);
-            let until = simd.less_than_f32s(cell, size);
-            let keep = |value| simd.select_f32s(from, simd.select_f32s(until, value, zero), zero);
+            let is_not_before = simd.greater_than_or_equal_f32s(cell, zero);
+            let is_not_beyond = simd.less_than_f32s(cell, size);
+            let keep = |value| {
+                simd.select_f32s(
+                    is_not_before,
+                    simd.select_f32s(is_not_beyond, value, zero),
+                    zero,
+                )
+            };
             (keep(cell), keep(share))
         };
         Self([
@@ -322,27 +334,27 @@ impl Cells<'_> {
     #[inline(always)]
     unsafe fn add<S: Simd>(&self, simd: S, out: *mut f32) {
         let (width, lanes) = (self.width, S::F32_LANES);
-        let whole = width / lanes;
+        let vectors = width / lanes;
         let mut vector = 0;
         // SAFETY: the vectors are inside the head's channels.
         unsafe {
-            while vector + 4 <= whole {
+            while vector + 4 <= vectors {
                 self.add_vectors::<S, 4>(simd, vector * lanes, out);
                 vector += 4;
             }
-            while vector + 2 <= whole {
+            while vector + 2 <= vectors {
                 self.add_vectors::<S, 2>(simd, vector * lanes, out);
                 vector += 2;
             }
-            while vector < whole {
+            while vector < vectors {
                 self.add_vectors::<S, 1>(simd, vector * lanes, out);
                 vector += 1;
             }
         }
-        for channel in whole * lanes..width {
+        for channel in vectors * lanes..width {
             let mut sum = 0.0;
             for (cell, weight) in self.cells.iter().zip(self.weights) {
-                sum += weight * self.value[number(*cell) * self.width + channel];
+                sum += weight * self.value[cell_index(*cell) * self.width + channel];
             }
             // SAFETY: one of the head's channels.
             unsafe { out.add(channel).write(sum) };
@@ -360,7 +372,7 @@ impl Cells<'_> {
         let (weights, _) = self.weights.as_chunks::<2>();
         for (cells, weights) in cells.iter().zip(weights) {
             for ((cell, weight), totals) in cells.iter().zip(weights).zip(&mut totals) {
-                let at = number(*cell) * self.width + first;
+                let at = cell_index(*cell) * self.width + first;
                 debug_assert!(at + N * lanes <= self.value.len());
                 let weight = simd.splat_f32s(*weight);
                 for (v, total) in totals.iter_mut().enumerate() {
@@ -385,6 +397,6 @@ impl Cells<'_> {
 
 /// The integer in the low bits of `2^23 + n`.
 #[inline(always)]
-fn number(shifted: f32) -> usize {
-    (shifted.to_bits() & (MOST_CELLS as u32 - 1)) as usize
+fn cell_index(shifted: f32) -> usize {
+    (shifted.to_bits() & (MAX_CELLS as u32 - 1)) as usize
 }

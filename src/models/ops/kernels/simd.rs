@@ -163,14 +163,14 @@ pub fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.mul_f32s(p, simd.transmute_f32s_u32s(scale))
 }
 
-/// Replaces numbers by `e^(x - most)`. The length must be a multiple of the lanes.
+/// Replaces numbers by `e^(x - largest)`. The length must be a multiple of the lanes.
 #[inline(always)]
-pub fn exponentials<S: Simd>(simd: S, numbers: &mut [f32], most: f32) {
-    let most = simd.splat_f32s(most);
+pub fn exponentials<S: Simd>(simd: S, numbers: &mut [f32], largest: f32) {
+    let largest = simd.splat_f32s(largest);
     let (vectors, rest) = S::as_mut_simd_f32s(numbers);
     debug_assert!(rest.is_empty());
     for vector in vectors {
-        *vector = exp(simd, simd.sub_f32s(*vector, most));
+        *vector = exp(simd, simd.sub_f32s(*vector, largest));
     }
 }
 

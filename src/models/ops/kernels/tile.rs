@@ -11,11 +11,11 @@
 use pulp::{Simd, WithSimd};
 
 use crate::activation::Activation;
-use crate::packed::{Kind, Panels, VECTORS};
+use crate::packed::{Panels, VECTORS, WordKind};
 use crate::simd::{gelu, load, load_part};
 #[cfg(target_arch = "x86_64")]
-use crate::words::DotPairs;
-use crate::words::{Pairs, Singles, Words};
+use crate::words::Bf16DotWords;
+use crate::words::{Bf16Words, F32Words, Words};
 
 /// Words of a row that are summed in registers at once. A panel of them fills half of the first-level cache, or all
 /// of a small one.
@@ -125,7 +125,7 @@ impl<'a> Tile<'a> {
         let mut buffer = W::buffer();
         let mut row = 0;
         loop {
-            let rows = (self.rows - row).min(W::MOST_ROWS);
+            let rows = (self.rows - row).min(W::MAX_ROWS);
             // SAFETY: rows of the tile.
             unsafe {
                 self.some_rows(row, rows)
@@ -159,8 +159,9 @@ impl<'a> Tile<'a> {
                 false => Epilogue::default(),
             };
             // SAFETY: the numbers of the rows at these depths.
-            let (a, a_stride) =
-                unsafe { W::of_rows(buffer, self.rows, (self.a.add(start), self.a_stride), depth) };
+            let (a, a_stride) = unsafe {
+                W::to_words(buffer, self.rows, (self.a.add(start), self.a_stride), depth)
+            };
             let part = Tile {
                 a,
                 a_stride,
@@ -379,10 +380,10 @@ impl WithSimd for ComputeTile<'_> {
         // SAFETY: whoever created the tile guarantees the requirements of `Tile::compute`.
         unsafe {
             match self.0.b.kind {
-                Kind::Singles => self.with_words::<S, Singles>(simd),
+                WordKind::F32 => self.with_words::<S, F32Words>(simd),
                 #[cfg(target_arch = "x86_64")]
-                Kind::DotPairs if S::F32_LANES == 16 => self.with_words::<S, DotPairs>(simd),
-                Kind::Pairs | Kind::DotPairs => self.with_words::<S, Pairs>(simd),
+                WordKind::Bf16Dot if S::F32_LANES == 16 => self.with_words::<S, Bf16DotWords>(simd),
+                WordKind::Bf16 | WordKind::Bf16Dot => self.with_words::<S, Bf16Words>(simd),
             }
         }
     }

@@ -65,7 +65,7 @@ impl Windows {
     #[inline(always)]
     fn token(&self, window: usize, index: usize) -> Option<usize> {
         let (image, top, left) = self.origin(window);
-        let (filled_height, filled_width) = (
+        let (padded_height, padded_width) = (
             self.rows() * self.window_height,
             self.columns() * self.window_width,
         );
@@ -77,8 +77,8 @@ impl Windows {
                 position
             }
         };
-        let y = unroll(top + index / self.window_width, filled_height);
-        let x = unroll(left + index % self.window_width, filled_width);
+        let y = unroll(top + index / self.window_width, padded_height);
+        let x = unroll(left + index % self.window_width, padded_width);
         (y < self.height && x < self.width).then(|| (image * self.height + y) * self.width + x)
     }
 
@@ -104,6 +104,7 @@ impl Windows {
 /// The position bias that is added to the scores of a window.
 #[derive(Debug, Clone, Copy)]
 pub enum PositionBias<'a> {
+    /// No bias.
     None,
     /// `[heads, N, N]`: per head, query and key.
     Table(&'a [f32]),
@@ -150,24 +151,24 @@ struct WindowRows<'a> {
     windows: Windows,
     qkv: &'a [f32],
     /// The contents of a token beyond the map's edge.
-    filler: &'a [f32],
+    padding_token: &'a [f32],
     bias: PositionBias<'a>,
     heads: usize,
     width: usize,
-    /// For each window and index, the token of the batch's maps, or [`BEYOND`].
+    /// For each window and index, the token of the batch's maps, or [`OUTSIDE`].
     tokens: Vec<u32>,
     /// For each window with mixed parts, the region of each token.
     regions: Vec<Option<Vec<usize>>>,
 }
 
 /// Marks a token of a window beyond the map's edge.
-const BEYOND: u32 = u32::MAX;
+const OUTSIDE: u32 = u32::MAX;
 
 impl WindowRows<'_> {
     #[inline(always)]
     fn token(&self, window: usize, index: usize) -> Option<usize> {
         let token = self.tokens[window * self.windows.tokens() + index];
-        (token != BEYOND).then_some(token as usize)
+        (token != OUTSIDE).then_some(token as usize)
     }
 
     #[inline(always)]
@@ -176,7 +177,7 @@ impl WindowRows<'_> {
         let at = part * channels + head * self.width;
         match self.token(window, index) {
             Some(token) => &self.qkv[token * 3 * channels + at..][..self.width],
-            None => &self.filler[at..][..self.width],
+            None => &self.padding_token[at..][..self.width],
         }
     }
 }
@@ -235,7 +236,7 @@ unsafe impl Rows for WindowRows<'_> {
             self.width,
         );
         let (by_row, by_column) = prepared.split_at_mut(queries.len() * rows);
-        let relative = Relative {
+        let relative = RelativeProduct {
             scaled,
             width,
             first: queries.start,
@@ -245,14 +246,14 @@ unsafe impl Rows for WindowRows<'_> {
         while first < queries.end {
             let y = first / columns;
             let count = ((y + 1) * columns).min(queries.end) - first;
-            relative.product(simd, (first, count, 1), &positions.by_row[y], by_row);
+            relative.compute(simd, (first, count, 1), &positions.by_row[y], by_row);
             first += count;
         }
         for (x, table) in positions.by_column.iter().enumerate() {
             let first = queries.start + (x + columns - queries.start % columns) % columns;
             if first < queries.end {
                 let count = (queries.end - first).div_ceil(columns);
-                relative.product(simd, (first, count, columns), table, by_column);
+                relative.compute(simd, (first, count, columns), table, by_column);
             }
         }
     }
@@ -290,17 +291,17 @@ unsafe impl Rows for WindowRows<'_> {
             }
         }
         if let Some(regions) = self.regions.get(query.group).and_then(Option::as_ref) {
-            let own = regions[query.index];
+            let own_region = regions[query.index];
             for (score, region) in scores.iter_mut().zip(&regions[first_key..]) {
                 // the reference's value
-                *score += if *region == own { 0.0 } else { -100.0 };
+                *score += if *region == own_region { 0.0 } else { -100.0 };
             }
         }
     }
 }
 
 /// Queries that are multiplied with the tables of relative positions.
-struct Relative<'a> {
+struct RelativeProduct<'a> {
     /// `[count, width]`.
     scaled: &'a [f32],
     width: usize,
@@ -309,10 +310,10 @@ struct Relative<'a> {
     count: usize,
 }
 
-impl Relative<'_> {
+impl RelativeProduct<'_> {
     /// Multiplies `count` queries from `first` on, `step` apart, with a table, and writes their rows of `out`.
     #[inline(always)]
-    fn product<S: Simd>(
+    fn compute<S: Simd>(
         &self,
         simd: S,
         (first, count, step): (usize, usize, usize),
@@ -324,7 +325,7 @@ impl Relative<'_> {
         let last = at + (count - 1) * step;
         assert!(
             last < self.count && out.len() >= (last + 1) * extent,
-            "queries"
+            "the queries or the output are too short"
         );
         let tile = Tile::whole(
             count,
@@ -338,20 +339,28 @@ impl Relative<'_> {
 }
 
 /// Attention among the tokens of every window. `qkv` has `3 * heads * width` numbers per token: the queries of all
-/// heads, then the keys, then the values. `filler` has as many numbers, for tokens beyond the map's edge. Returns
-/// `heads * width` numbers per token.
+/// heads, then the keys, then the values. `padding_token` has as many numbers, for tokens beyond the map's edge.
+/// Returns `heads * width` numbers per token.
 pub fn window_attention(
     set: InstructionSet,
     qkv: &[f32],
-    filler: &[f32],
+    padding_token: &[f32],
     windows: Windows,
     (heads, width): (usize, usize),
     bias: PositionBias,
 ) -> Vec<f32> {
     let channels = heads * width;
     let maps = windows.batch * windows.height * windows.width;
-    assert_eq!(qkv.len(), maps * 3 * channels, "tokens");
-    assert_eq!(filler.len(), 3 * channels, "filler");
+    assert_eq!(
+        qkv.len(),
+        maps * 3 * channels,
+        "the tokens do not have the given size"
+    );
+    assert_eq!(
+        padding_token.len(),
+        3 * channels,
+        "the padding token has other channels than the map"
+    );
     let tokens = windows.tokens();
     let regions = match windows.shift {
         0 => vec![],
@@ -363,17 +372,18 @@ pub fn window_attention(
             })
             .collect(),
     };
-    let places = (0..windows.count()).flat_map(|window| (0..tokens).map(move |i| (window, i)));
+    let window_tokens =
+        (0..windows.count()).flat_map(|window| (0..tokens).map(move |i| (window, i)));
     let token = |(window, i)| {
         windows
             .token(window, i)
-            .map_or(BEYOND, |token| token as u32)
+            .map_or(OUTSIDE, |token| token as u32)
     };
     let rows = WindowRows {
         windows,
-        tokens: places.map(token).collect(),
+        tokens: window_tokens.map(token).collect(),
         qkv,
-        filler,
+        padding_token,
         bias,
         heads,
         width,

@@ -22,8 +22,8 @@ pub(crate) trait Words {
     /// Depths per word.
     const DEPTHS: usize;
 
-    /// Maximum number of rows of `A` for one call of [`Words::of_rows`].
-    const MOST_ROWS: usize;
+    /// Maximum number of rows of `A` for one call of [`Words::to_words`].
+    const MAX_ROWS: usize;
 
     /// The buffer for rows of `A` as words, if they are not stored as words already.
     type Buffer;
@@ -36,14 +36,14 @@ pub(crate) trait Words {
     ///
     /// # Safety
     /// `a` must be valid for reads of the rows.
-    unsafe fn of_rows(
+    unsafe fn to_words(
         buffer: &mut Self::Buffer,
         rows: usize,
         a: (*const f32, usize),
         depth: usize,
     ) -> (*const f32, usize);
 
-    /// The sums of products over `count` words, for `ROWS` rows from [`Words::of_rows`] and a panel.
+    /// The sums of products over `count` words, for `ROWS` rows from [`Words::to_words`] and a panel.
     ///
     /// # Safety
     /// The rows and the panel must be valid for reads of `count` words, and the panel must be as wide as two vectors.
@@ -59,18 +59,18 @@ pub(crate) trait Words {
 const UNROLLED: usize = 4;
 
 /// One f32.
-pub(crate) struct Singles;
+pub(crate) struct F32Words;
 
-impl Words for Singles {
+impl Words for F32Words {
     const DEPTHS: usize = 1;
-    const MOST_ROWS: usize = usize::MAX;
+    const MAX_ROWS: usize = usize::MAX;
     type Buffer = ();
 
     #[inline(always)]
     fn buffer() {}
 
     #[inline(always)]
-    unsafe fn of_rows(
+    unsafe fn to_words(
         (): &mut (),
         _: usize,
         a: (*const f32, usize),
@@ -145,15 +145,15 @@ unsafe fn columns<S: Simd>(simd: S, panel: *const f32, word: usize) -> [S::f32s;
 }
 
 /// Two bf16 numbers, multiplied as f32.
-pub(crate) struct Pairs;
+pub(crate) struct Bf16Words;
 
 /// Words from one row of rounded numbers to the next. It is not a power of two, so that rows do not map to the same
 /// cache sets.
 const ROUNDED_STRIDE: usize = DEPTH_WORDS + 16;
 
-impl Words for Pairs {
+impl Words for Bf16Words {
     const DEPTHS: usize = 2;
-    const MOST_ROWS: usize = TILE_ROWS;
+    const MAX_ROWS: usize = TILE_ROWS;
     type Buffer = [MaybeUninit<u32>; TILE_ROWS * ROUNDED_STRIDE];
 
     #[inline(always)]
@@ -162,7 +162,7 @@ impl Words for Pairs {
     }
 
     #[inline(always)]
-    unsafe fn of_rows(
+    unsafe fn to_words(
         buffer: &mut Self::Buffer,
         rows: usize,
         (a, stride): (*const f32, usize),
@@ -177,10 +177,10 @@ impl Words for Pairs {
             let numbers = unsafe { std::slice::from_raw_parts(a.add(row * stride), depth) };
             let (pairs, odd) = numbers.as_chunks::<2>();
             for (word, [first, second]) in words.iter_mut().zip(pairs) {
-                word.write(pair(*first, *second));
+                word.write(bf16_pair(*first, *second));
             }
             if let [last] = odd {
-                words[pairs.len()].write(pair(*last, 0.0));
+                words[pairs.len()].write(bf16_pair(*last, 0.0));
             }
         }
         (buffer.as_ptr().cast(), ROUNDED_STRIDE)
@@ -202,13 +202,16 @@ impl Words for Pairs {
                 for v in 0..VECTORS {
                     let bits = simd.transmute_u32s_f32s(pairs[v]);
                     let first = simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(16));
-                    let second = simd.and_u32s(bits, simd.splat_u32s(UPPER));
+                    let second = simd.and_u32s(bits, simd.splat_u32s(UPPER_HALF));
                     halves[0][v] = simd.transmute_f32s_u32s(first);
                     halves[1][v] = simd.transmute_f32s_u32s(second);
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let bits = (*rows.add(r * ROUNDED_STRIDE + word)).to_bits();
-                    let numbers = [f32::from_bits(bits << 16), f32::from_bits(bits & UPPER)];
+                    let numbers = [
+                        f32::from_bits(bits << 16),
+                        f32::from_bits(bits & UPPER_HALF),
+                    ];
                     for (number, columns) in numbers.into_iter().zip(halves) {
                         let a = simd.splat_f32s(number);
                         for (sum, column) in sums.iter_mut().zip(columns) {
@@ -224,28 +227,28 @@ impl Words for Pairs {
 
 /// Two bf16 numbers, multiplied by AVX-512's bf16 instruction.
 #[cfg(target_arch = "x86_64")]
-pub(crate) struct DotPairs;
+pub(crate) struct Bf16DotWords;
 
 #[cfg(target_arch = "x86_64")]
-impl Words for DotPairs {
-    const DEPTHS: usize = Pairs::DEPTHS;
-    const MOST_ROWS: usize = Pairs::MOST_ROWS;
-    type Buffer = <Pairs as Words>::Buffer;
+impl Words for Bf16DotWords {
+    const DEPTHS: usize = Bf16Words::DEPTHS;
+    const MAX_ROWS: usize = Bf16Words::MAX_ROWS;
+    type Buffer = <Bf16Words as Words>::Buffer;
 
     #[inline(always)]
     fn buffer() -> Self::Buffer {
-        Pairs::buffer()
+        Bf16Words::buffer()
     }
 
     #[inline(always)]
-    unsafe fn of_rows(
+    unsafe fn to_words(
         buffer: &mut Self::Buffer,
         rows: usize,
         a: (*const f32, usize),
         depth: usize,
     ) -> (*const f32, usize) {
         // SAFETY: guaranteed by the caller.
-        unsafe { Pairs::of_rows(buffer, rows, a, depth) }
+        unsafe { Bf16Words::to_words(buffer, rows, a, depth) }
     }
 
     #[inline(always)]
@@ -255,7 +258,7 @@ impl Words for DotPairs {
         panel: *const f32,
         count: usize,
     ) -> [[S::f32s; VECTORS]; ROWS] {
-        assert_eq!(S::F32_LANES, 16, "panels for AVX-512");
+        assert_eq!(S::F32_LANES, 16, "the panels must be packed for AVX-512");
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
         // SAFETY: guaranteed by the caller; a matrix has pairs of this kind only if the CPU has the instruction
         // (`Packed::of_rows`), and a vector of 16 f32 is an `__m512`.
@@ -264,7 +267,7 @@ impl Words for DotPairs {
     }
 }
 
-/// [`DotPairs::sums`] as a separate function, because its caller is compiled without this instruction.
+/// [`Bf16DotWords::sums`] as a separate function, because its caller is compiled without this instruction.
 ///
 /// # Safety
 /// See [`Words::sums`]; `sums` must be valid for writes.
@@ -299,19 +302,19 @@ unsafe fn dot_sums<const ROWS: usize>(
 }
 
 /// The bits of an f32 that a bf16 keeps.
-const UPPER: u32 = 0xffff_0000;
+const UPPER_HALF: u32 = 0xffff_0000;
 
 /// Packs two numbers as bf16 into a word.
 #[inline(always)]
-pub(crate) fn pair(first: f32, second: f32) -> u32 {
-    rounded(first) >> 16 | rounded(second)
+pub(crate) fn bf16_pair(first: f32, second: f32) -> u32 {
+    round_to_bf16(first) >> 16 | round_to_bf16(second)
 }
 
 /// The nearest bf16, ties to even, in the upper half of a word.
 #[inline(always)]
-fn rounded(number: f32) -> u32 {
+fn round_to_bf16(number: f32) -> u32 {
     let bits = number.to_bits();
-    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & UPPER;
+    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & UPPER_HALF;
     if number.is_nan() {
         f32::NAN.to_bits()
     } else {

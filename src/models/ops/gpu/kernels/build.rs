@@ -34,7 +34,7 @@ fn main() {
     match status {
         Ok(status) if status.success() => {}
         Ok(status) => panic!("nvcc failed: {status}"),
-        Err(error) => panic!("nvcc, of the CUDA toolkit, cannot be run: {error}"),
+        Err(error) => panic!("cannot run nvcc of the CUDA toolkit: {error}"),
     }
 }
 

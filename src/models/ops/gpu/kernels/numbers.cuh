@@ -76,8 +76,8 @@ __device__ __forceinline__ float activated(float x, unsigned activation) {
     return x;
 }
 
-// Defines the kernel NAME for every number format. PARAMETERS are declared with the element type T; ARGUMENTS are passed
-// on.
+// Defines the kernel NAME for every number format. PARAMETERS are declared with the element type T; ARGUMENTS are
+// passed on.
 #define FOR_EVERY_FORMAT(NAME, PARAMETERS, ARGUMENTS)                                                                  \
     FOR_FORMAT(NAME, f32, PARAMETERS, ARGUMENTS)                                                                       \
     FOR_FORMAT(NAME, f16, PARAMETERS, ARGUMENTS)                                                                       \

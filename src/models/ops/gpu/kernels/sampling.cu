@@ -1,19 +1,19 @@
 // The sampling step of multi-scale deformable attention.
 #include "numbers.cuh"
 
-constexpr unsigned MOST_LEVELS = 16;
+constexpr unsigned MAX_LEVELS = 16;
 
 struct Levels {
     unsigned count;
-    unsigned rows[MOST_LEVELS];
-    unsigned columns[MOST_LEVELS];
+    unsigned rows[MAX_LEVELS];
+    unsigned columns[MAX_LEVELS];
 };
 
 // One warp sums the samples of one head of one query. First each lane computes the location and weight of one sample;
 // then each lane sums one channel over all samples.
 //
-// value [images, heads, tokens, width], samples [images, queries, 3 * heads * count] with count = levels * points: all x
-// offsets, all y offsets, all logits; reference [images, queries, levels, coordinates]; out [images, queries, heads *
+// value [images, heads, tokens, width], samples [images, queries, 3 * heads * count] with count = levels * points: all
+// x offsets, all y offsets, all logits; reference [images, queries, levels, coordinates]; out [images, queries, heads *
 // width]. rows = images * queries.
 template <typename T>
 __device__ void sampling(const T *value, const T *samples, const float *reference, T *out, Levels levels,

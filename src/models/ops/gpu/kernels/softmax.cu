@@ -79,8 +79,8 @@ __device__ __forceinline__ void join(float &largest, float &sum, float other_lar
     sum = own + others;
 }
 
-// Softmax in place of scores [groups * queries, keys]. The threads with the same y work on one row; they are more than one
-// warp only if the block has a single row.
+// Softmax in place of scores [groups * queries, keys]. The threads with the same y work on one row; they are more than
+// one warp only if the block has a single row.
 template <typename T>
 __device__ void softmax(T *scores, Added<T> added, unsigned groups, unsigned heads, unsigned queries, unsigned keys) {
     const size_t row = (size_t)blockIdx.x * blockDim.y + threadIdx.y;
@@ -145,8 +145,8 @@ __device__ void softmax(T *scores, Added<T> added, unsigned groups, unsigned hea
         scores[key] = rounded<T>(expf(of_row.score(key) - largest) * share);
 }
 
-// The same with one row per block and at most 16 elements per thread. The row is read once, 16 bytes at a time, and stays
-// in registers between the passes. The number of keys, and of columns if there are relative positions, must be a
+// The same with one row per block and at most 16 elements per thread. The row is read once, 16 bytes at a time, and
+// stays in registers between the passes. The number of keys, and of columns if there are relative positions, must be a
 // multiple of the elements in 16 bytes; shifted windows are not supported.
 template <typename T>
 __device__ void softmax_wide(T *scores, Added<T> added, unsigned groups, unsigned heads, unsigned queries,

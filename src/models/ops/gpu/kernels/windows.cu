@@ -1,7 +1,8 @@
 // Splits maps into windows and channels into heads, and back.
 #include "numbers.cuh"
 
-// The windows of maps with `height` rows and `width` columns. The maps are padded to whole windows and rolled by `shift`.
+// The windows of maps with `height` rows and `width` columns. The maps are padded to whole windows and rolled by
+// `shift`.
 struct Windows {
     unsigned height, width, rows, columns, down, across, shift;
 
@@ -18,10 +19,10 @@ struct Windows {
 
 // Copies xs [images, height, width, parts * heads * channels] to out [parts, windows, heads, tokens, channels] and
 // multiplies the first part by scale. Each thread copies STEP elements; STEP divides the channels. Positions beyond the
-// edge get filler [parts * heads * channels], or zeros if it is null.
+// edge get padding_token [parts * heads * channels], or zeros if it is null.
 template <unsigned STEP, typename T>
-__device__ void to_windows_by(const T *xs, const T *filler, T *out, Windows windows, unsigned count, unsigned parts,
-                              unsigned heads, unsigned channels, float scale) {
+__device__ void to_windows_by(const T *xs, const T *padding_token, T *out, Windows windows, unsigned count,
+                              unsigned parts, unsigned heads, unsigned channels, float scale) {
     const unsigned tokens = windows.rows * windows.columns;
     const unsigned of_image = windows.down * windows.across;
     const unsigned inner = heads * channels, all = parts * inner;
@@ -31,7 +32,7 @@ __device__ void to_windows_by(const T *xs, const T *filler, T *out, Windows wind
     if (window >= count)
         return;
     unsigned y, x;
-    const T *from = filler;
+    const T *from = padding_token;
     if (windows.place(window % of_image, token, y, x))
         from = xs + (((size_t)(window / of_image) * windows.height + y) * windows.width + x) * all;
     const unsigned part = i / inner, head = i % inner / channels, channel = i % channels;
@@ -77,12 +78,12 @@ __device__ void from_windows_by(const T *xs, T *out, Windows windows, unsigned p
 
 // `step` is 1, or the number of elements in 16 bytes.
 template <typename T>
-__device__ void to_windows(const T *xs, const T *filler, T *out, Windows windows, unsigned step, unsigned count,
+__device__ void to_windows(const T *xs, const T *padding_token, T *out, Windows windows, unsigned step, unsigned count,
                            unsigned parts, unsigned heads, unsigned channels, float scale) {
     if (step == 1)
-        to_windows_by<1>(xs, filler, out, windows, count, parts, heads, channels, scale);
+        to_windows_by<1>(xs, padding_token, out, windows, count, parts, heads, channels, scale);
     else
-        to_windows_by<16 / sizeof(T)>(xs, filler, out, windows, count, parts, heads, channels, scale);
+        to_windows_by<16 / sizeof(T)>(xs, padding_token, out, windows, count, parts, heads, channels, scale);
 }
 
 template <typename T>
@@ -99,9 +100,10 @@ __device__ void from_windows(const T *xs, T *out, Windows windows, unsigned step
 #define OF_WINDOWS {height, width, rows, columns, down, across, shift}
 
 #define PARAMETERS(T)                                                                                                  \
-    (const T *xs, const T *filler, T *out, WINDOWS, unsigned step, unsigned count, unsigned parts,                \
+    (const T *xs, const T *padding_token, T *out, WINDOWS, unsigned step, unsigned count, unsigned parts,              \
      unsigned heads, unsigned channels, float scale)
-FOR_EVERY_FORMAT(to_windows, PARAMETERS, (xs, filler, out, OF_WINDOWS, step, count, parts, heads, channels, scale))
+FOR_EVERY_FORMAT(to_windows, PARAMETERS,
+                 (xs, padding_token, out, OF_WINDOWS, step, count, parts, heads, channels, scale))
 #undef PARAMETERS
 
 #define PARAMETERS(T) \

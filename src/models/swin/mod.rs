@@ -3,141 +3,17 @@
 //! Attention runs in windows; in every other block the windows are shifted by half their size. Maps of any size are
 //! padded to whole windows. Hidden states are always channels last.
 
+mod config;
+
 use candle_core::{Device, IndexOp, Module, Result, Tensor};
-use candle_nn::{Activation, VarBuilder};
-use serde::Deserialize;
+use candle_nn::VarBuilder;
 
 use super::layers::{
-    FeedForward, LayerNorm, Linear, PatchEmbedding, layer_norm, linear, linear_b, linear_concat,
+    LayerNorm, Linear, Mlp, PatchEmbedding, layer_norm, linear, linear_b, linear_concat,
 };
 use super::ops::{PositionBias, Windows, window_attention};
-use super::weights::Weights;
 
-/// `SwinConfig`, with the reference's defaults. `image_size` is not read, because the weights do not depend on it:
-/// any image size works.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)] // the reference's own field names
-pub struct Config {
-    pub patch_size: usize,
-    pub num_channels: usize,
-    pub embed_dim: usize,
-    pub depths: Vec<usize>,
-    pub num_heads: Vec<usize>,
-    pub window_size: usize,
-    pub mlp_ratio: f64,
-    pub qkv_bias: bool,
-    pub hidden_act: Activation,
-    pub use_absolute_embeddings: bool,
-    pub layer_norm_eps: f64,
-    pub out_features: Option<Vec<String>>,
-    pub out_indices: Option<Vec<i64>>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            patch_size: 4,
-            num_channels: 3,
-            embed_dim: 96,
-            depths: vec![2, 2, 6, 2],
-            num_heads: vec![3, 6, 12, 24],
-            window_size: 7,
-            mlp_ratio: 4.0,
-            qkv_bias: true,
-            hidden_act: Activation::Gelu,
-            use_absolute_embeddings: false,
-            layer_norm_eps: 1e-5,
-            out_features: None,
-            out_indices: None,
-        }
-    }
-}
-
-impl Config {
-    /// Derives the configuration from the shapes of the tensors under `prefix`.
-    ///
-    /// # Errors
-    /// The name of a missing tensor.
-    pub fn of_weights(weights: &Weights, prefix: &str) -> std::result::Result<Self, String> {
-        let projection = format!("{prefix}.embeddings.patch_embeddings.projection.weight");
-        let [embed_dim, num_channels, patch_size, _] = weights.sizes(&projection)?;
-        let stages = weights.count(&format!("{prefix}.encoder.layers"));
-        let stage = |i: usize| format!("{prefix}.encoder.layers.{i}.blocks");
-        let heads = |i: usize| -> std::result::Result<[usize; 2], String> {
-            let attention = format!("{}.0.attention.self", stage(i));
-            weights.sizes(&format!("{attention}.relative_position_bias_table"))
-        };
-        let [offsets, _] = heads(0)?;
-        let [widened, _] = weights.sizes(&format!("{}.0.intermediate.dense.weight", stage(0)))?;
-        let is_output = |stage: &usize| {
-            let norm = format!("{prefix}.hidden_states_norms.stage{stage}.weight");
-            weights.shape(&norm).is_some()
-        };
-        let query_bias = format!("{}.0.attention.self.query.bias", stage(0));
-        Ok(Self {
-            patch_size,
-            num_channels,
-            embed_dim,
-            depths: (0..stages).map(|i| weights.count(&stage(i))).collect(),
-            num_heads: (0..stages)
-                .map(|i| heads(i).map(|[_, heads]| heads))
-                .collect::<std::result::Result<_, _>>()?,
-            // a table has (2 w - 1)^2 rows for a window of w x w tokens
-            window_size: offsets.isqrt().div_ceil(2),
-            mlp_ratio: widened as f64 / embed_dim.max(1) as f64,
-            qkv_bias: weights.shape(&query_bias).is_some(),
-            out_indices: Some((1..=stages).filter(is_output).map(|i| i as i64).collect()),
-            ..Self::default()
-        })
-    }
-
-    /// The stages whose maps are outputs, counted from 1, in order.
-    ///
-    /// # Errors
-    /// If a name or index is not a stage, or the length of a per-stage list is not that of `depths`.
-    pub fn output_stages(&self) -> std::result::Result<Vec<usize>, String> {
-        let stages = self.depths.len();
-        if self.num_heads.len() != stages {
-            return Err(format!(
-                "depths has {stages} stages, num_heads {}",
-                self.num_heads.len()
-            ));
-        }
-        let chosen: Vec<i64> = match (&self.out_features, &self.out_indices) {
-            (_, Some(indices)) => indices.clone(),
-            (Some(names), None) => names
-                .iter()
-                .map(|name| {
-                    name.strip_prefix("stage")
-                        .and_then(|number| number.parse().ok())
-                        .ok_or_else(|| format!("out_features: {name:?} is not a stage"))
-                })
-                .collect::<std::result::Result<_, _>>()?,
-            (None, None) => vec![stages as i64],
-        };
-        chosen
-            .into_iter()
-            .map(|index| {
-                // Python's negative indices count from the end of [stem, stage1, ...]
-                let stage = if index < 0 {
-                    index + stages as i64 + 1
-                } else {
-                    index
-                };
-                usize::try_from(stage)
-                    .ok()
-                    .filter(|stage| (1..=stages).contains(stage))
-                    .ok_or_else(|| format!("out_indices: {index} is not a stage of 1 to {stages}"))
-            })
-            .collect()
-    }
-
-    /// Number of channels of stage `stage`, counted from 1.
-    pub fn channels(&self, stage: usize) -> usize {
-        self.embed_dim << (stage - 1)
-    }
-}
+pub use self::config::Config;
 
 /// `SwinBackbone`.
 #[derive(Debug, Clone)]
@@ -157,7 +33,7 @@ impl Swin {
         }
         let outputs = config
             .output_stages()
-            .map_err(|reason| candle_core::Error::Msg(format!("backbone_config: {reason}")))?;
+            .map_err(|error| candle_core::Error::Msg(format!("backbone_config: {error}")))?;
         let vb_e = vb.pp("embeddings");
         let mut stages = vec![];
         let mut output_norms = vec![];
@@ -217,8 +93,8 @@ impl Stage {
         let heads = config.num_heads[stage - 1];
         let blocks = (0..config.depths[stage - 1])
             .map(|i| {
-                let shifted = i % 2 == 1;
-                Block::load(vb.pp("blocks").pp(i), config, channels, heads, shifted)
+                let is_shifted = i % 2 == 1;
+                Block::load(vb.pp("blocks").pp(i), config, channels, heads, is_shifted)
             })
             .collect::<Result<_>>()?;
         let merging = if stage < config.depths.len() {
@@ -244,7 +120,7 @@ struct Block {
     norm_before: LayerNorm,
     attention: WindowAttention,
     norm_after: LayerNorm,
-    feed_forward: FeedForward,
+    feed_forward: Mlp,
 }
 
 impl Block {
@@ -253,19 +129,25 @@ impl Block {
         config: &Config,
         channels: usize,
         heads: usize,
-        shifted: bool,
+        is_shifted: bool,
     ) -> Result<Self> {
         let eps = config.layer_norm_eps;
         let width = (config.mlp_ratio * channels as f64) as usize;
-        let shift = if shifted { config.window_size / 2 } else { 0 };
+        let shift = if is_shifted {
+            config.window_size / 2
+        } else {
+            0
+        };
         Ok(Self {
             norm_before: layer_norm(channels, eps, vb.pp("layernorm_before"))?,
             attention: WindowAttention::load(vb.pp("attention"), config, channels, heads, shift)?,
             norm_after: layer_norm(channels, eps, vb.pp("layernorm_after"))?,
-            feed_forward: FeedForward::new(
-                linear(channels, width, vb.pp("intermediate.dense"))?,
+            feed_forward: Mlp::new(
+                vec![
+                    linear(channels, width, vb.pp("intermediate.dense"))?,
+                    linear(width, channels, vb.pp("output.dense"))?,
+                ],
                 config.hidden_act,
-                linear(width, channels, vb.pp("output.dense"))?,
             ),
         })
     }
@@ -285,7 +167,7 @@ struct WindowAttention {
     /// The query, key and value projections, concatenated.
     qkv: Linear,
     /// `[3 C]`: the projections of a zero token, which pads the last windows.
-    filler: Tensor,
+    padding_token: Tensor,
     output: Linear,
     position_bias: PositionBias,
     heads: usize,
@@ -316,7 +198,7 @@ impl WindowAttention {
             .permute((2, 0, 1))?
             .contiguous()?;
         Ok(Self {
-            filler: qkv.forward(&zeros)?.squeeze(0)?,
+            padding_token: qkv.forward(&zeros)?.squeeze(0)?,
             qkv,
             output: linear(channels, channels, vb.pp("output.dense"))?,
             position_bias: PositionBias::Table(position_bias),
@@ -339,7 +221,7 @@ impl WindowAttention {
         };
         let bias = Some(&self.position_bias);
         let qkv = map.apply(&self.qkv)?;
-        let attended = window_attention(&qkv, &self.filler, self.heads, windows, bias)?;
+        let attended = window_attention(&qkv, &self.padding_token, self.heads, windows, bias)?;
         self.output.forward_added(&attended, residual)
     }
 }

@@ -1,127 +1,8 @@
-//! Sizes, boxes and masks: plain data that all modules share.
+//! Masks, stored as runs of pixels.
 
 use std::ops::Range;
 
-/// The size of an image in pixels, after its EXIF orientation is applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ImageSize {
-    /// Rows.
-    pub height: usize,
-    /// Columns.
-    pub width: usize,
-}
-
-impl ImageSize {
-    /// The size of a decoded image.
-    pub fn of(image: &image::RgbImage) -> Self {
-        Self {
-            height: image.height() as usize,
-            width: image.width() as usize,
-        }
-    }
-
-    /// Number of pixels.
-    pub fn area(self) -> usize {
-        self.height * self.width
-    }
-}
-
-/// A box in pixels: the top left corner, and the exclusive bottom right corner.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs)]
-pub struct BoundingBox {
-    pub x0: f32,
-    pub y0: f32,
-    pub x1: f32,
-    pub y1: f32,
-}
-
-impl BoundingBox {
-    /// Converts a centre and a size in 0..1 of the image to pixels.
-    pub fn from_cxcywh([cx, cy, w, h]: [f32; 4], size: ImageSize) -> Self {
-        let (width, height) = (size.width as f32, size.height as f32);
-        Self {
-            x0: (cx - 0.5 * w) * width,
-            y0: (cy - 0.5 * h) * height,
-            x1: (cx + 0.5 * w) * width,
-            y1: (cy + 0.5 * h) * height,
-        }
-    }
-
-    /// The corners `[x0, y0, x1, y1]`.
-    pub fn corners(self) -> [f32; 4] {
-        [self.x0, self.y0, self.x1, self.y1]
-    }
-
-    /// The part of the box inside an image.
-    pub fn clamped(self, size: ImageSize) -> Self {
-        let (width, height) = (size.width as f32, size.height as f32);
-        Self {
-            x0: self.x0.clamp(0.0, width),
-            y0: self.y0.clamp(0.0, height),
-            x1: self.x1.clamp(0.0, width),
-            y1: self.y1.clamp(0.0, height),
-        }
-    }
-
-    /// The area in square pixels; 0 if a corner is beyond its opposite.
-    pub fn area(self) -> f32 {
-        (self.x1 - self.x0).max(0.0) * (self.y1 - self.y0).max(0.0)
-    }
-
-    /// Intersection over union, 0..1.
-    pub fn iou(self, other: Self) -> f32 {
-        let shared = Self {
-            x0: self.x0.max(other.x0),
-            y0: self.y0.max(other.y0),
-            x1: self.x1.min(other.x1),
-            y1: self.y1.min(other.y1),
-        }
-        .area();
-        let union = self.area() + other.area() - shared;
-        if union > 0.0 { shared / union } else { 0.0 }
-    }
-}
-
-/// An object that the detector found.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Detection {
-    /// The phrase of the prompt that names it, as the user wrote it; `None` if no token exceeds the text threshold.
-    pub phrase: Option<String>,
-    /// The largest token probability, 0..1.
-    pub score: f32,
-    /// The box; it may extend beyond the image, as the reference's boxes do.
-    pub bounding_box: BoundingBox,
-}
-
-impl Detection {
-    /// The phrase and the score as text for people.
-    pub fn describe(&self) -> String {
-        match &self.phrase {
-            Some(phrase) => format!("{phrase} {:.2}", self.score),
-            None => format!("{:.2}", self.score),
-        }
-    }
-}
-
-/// A point in an image, in pixels from the top left corner.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Point {
-    /// Distance from the left edge.
-    pub x: f32,
-    /// Distance from the top edge.
-    pub y: f32,
-    /// Whether the point is on the object (true) or on the background (false).
-    pub is_positive: bool,
-}
-
-/// A prompt of the segmenter for one object, drawn by an annotator: a box around it, points on and off it, or both.
-#[derive(Debug, Clone, PartialEq, Default)]
-#[allow(missing_docs)]
-pub struct Mark {
-    pub bounding_box: Option<BoundingBox>,
-    pub points: Vec<Point>,
-}
+use super::ImageSize;
 
 /// Alternating run lengths of unset and set pixels, starting with unset ones. It builds a [`Mask`] without storing
 /// single pixels.
@@ -176,7 +57,7 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// A mask from pixels, row by row. Pixels beyond the size are ignored; missing ones are unset.
+    /// Builds a mask from pixels, row by row. Pixels beyond the size are ignored; missing ones are unset.
     pub fn from_pixels(size: ImageSize, pixels: impl IntoIterator<Item = bool>) -> Self {
         let mut runs = Runs::default();
         for pixel in pixels.into_iter().take(size.area()) {
@@ -185,18 +66,18 @@ impl Mask {
         Self::from_runs(size, runs)
     }
 
-    /// A mask from runs of pixels, row by row. Pixels beyond the size are ignored; missing ones are unset.
+    /// Builds a mask from runs of pixels, row by row. Pixels beyond the size are ignored; missing ones are unset.
     pub fn from_runs(size: ImageSize, mut runs: Runs) -> Self {
-        let (mut missing, mut kept) = (size.area(), 0);
+        let (mut missing, mut count) = (size.area(), 0);
         for length in &mut runs.lengths {
-            if missing == 0 && kept > 0 {
+            if missing == 0 && count > 0 {
                 break;
             }
             *length = (*length).min(missing as u32);
             missing -= *length as usize;
-            kept += 1;
+            count += 1;
         }
-        runs.lengths.truncate(kept);
+        runs.lengths.truncate(count);
         runs.push(false, missing as u32);
         Self {
             size,
@@ -257,15 +138,15 @@ impl Mask {
 
     /// Intersection over union with a mask of the same size, 0..1; 1 if both are empty.
     pub fn iou(&self, other: &Self) -> f32 {
-        let (mut shared, mut union) = (0usize, 0usize);
+        let (mut intersection, mut union) = (0usize, 0usize);
         for (a, b) in self.pixels().zip(other.pixels()) {
-            shared += usize::from(a && b);
+            intersection += usize::from(a && b);
             union += usize::from(a || b);
         }
         if union == 0 {
             1.0
         } else {
-            shared as f32 / union as f32
+            intersection as f32 / union as f32
         }
     }
 }
@@ -308,13 +189,13 @@ pub fn row_differences<'a>(
                 (Some(end), None) | (None, Some(end)) => *end,
                 (None, None) => return None,
             };
-            let found = (start..end, a_is_set);
+            let span = (start..end, a_is_set);
             let differs = a_is_set != b_is_set && start < end;
             a_is_set ^= a.next_if_eq(&end).is_some();
             b_is_set ^= b.next_if_eq(&end).is_some();
             start = end;
             if differs {
-                return Some(found);
+                return Some(span);
             }
         }
     })
@@ -325,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_and_pixels_are_the_same_mask() {
+    fn a_mask_returns_the_pixels_it_was_built_from() {
         let size = ImageSize {
             height: 2,
             width: 3,
@@ -346,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_pushed_in_pieces_are_the_mask_of_their_pixels() {
+    fn runs_of_several_parts_are_merged_and_cut_to_the_size() {
         let size = ImageSize {
             height: 2,
             width: 4,
@@ -382,13 +263,13 @@ mod tests {
             [0, 6, 1, 1],
             "cut to the size"
         );
-        let nothing = ImageSize {
+        let empty = ImageSize {
             height: 0,
             width: 4,
         };
         let mut runs = Runs::default();
         runs.push(true, 2);
-        assert_eq!(Mask::from_runs(nothing, runs).runs(), [0]);
+        assert_eq!(Mask::from_runs(empty, runs).runs(), [0]);
     }
 
     #[test]
@@ -418,29 +299,5 @@ mod tests {
             let expected = (0..5).filter(differs).map(|x| (x, is_set(0, x)));
             assert_eq!(differences, expected.collect::<Vec<_>>());
         }
-    }
-
-    #[test]
-    fn boxes_overlap_by_their_share() {
-        let a = BoundingBox {
-            x0: 0.0,
-            y0: 0.0,
-            x1: 2.0,
-            y1: 2.0,
-        };
-        let b = BoundingBox {
-            x0: 1.0,
-            y0: 0.0,
-            x1: 3.0,
-            y1: 2.0,
-        };
-        assert!((a.iou(b) - 1.0 / 3.0).abs() < 1e-6);
-        let nothing = BoundingBox {
-            x0: 5.0,
-            y0: 5.0,
-            x1: 5.0,
-            y1: 5.0,
-        };
-        assert_eq!(a.iou(nothing), 0.0);
     }
 }

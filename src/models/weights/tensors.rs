@@ -1,4 +1,4 @@
-//! An open file of weights under transformers' names, as a backend of candle's loaders.
+//! The tensors of an open file of weights under transformers' names, as a backend of candle's loaders.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -6,11 +6,11 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 
-use super::super::ops::{Format, with_weights_in};
+use super::super::ops::{Format, with_weight_format};
 use super::layout::{Architecture, Layout};
 use super::names::Renamed;
 use super::tensor_file::TensorFile;
-use super::{CheckpointError, first_line};
+use super::{CheckpointError, DeriveConfigError, UnusableWeights, first_line};
 
 /// Limit of a tensor's size, far beyond every model. Products of two sizes then fit into 64 bits.
 const MAX_SIZE: usize = u32::MAX as usize;
@@ -22,14 +22,14 @@ pub struct Weights {
     tensors: TensorFile,
     layout: &'static Layout,
     /// The source of the expected shapes, for messages.
-    pub(super) described_by: String,
+    pub(super) config_source: String,
     /// The location of each tensor, by its name in transformers.
-    places: HashMap<String, Place>,
+    locations: HashMap<String, TensorLocation>,
 }
 
 /// The location of a tensor in the file.
 #[derive(Debug)]
-struct Place {
+struct TensorLocation {
     /// Its name in the file.
     name: String,
     /// 0, 1 or 2 for a third of that tensor's rows; `None` for all rows.
@@ -46,39 +46,51 @@ impl std::fmt::Debug for Weights {
 }
 
 impl Weights {
+    /// Detects the layout, and maps the names of the tensors.
+    ///
+    /// # Errors
+    /// A sentence, if the model is unknown or a tensor has an impossible size.
     pub(super) fn new(file: String, tensors: TensorFile) -> Result<Self, String> {
         let is_possible = |shape: &[usize]| shape.iter().all(|size| *size <= MAX_SIZE);
         let mut shapes = tensors.shapes().iter();
         if let Some((name, shape)) = shapes.find(|(_, shape)| !is_possible(shape)) {
             return Err(format!(
-                "its tensor {name} has the shape {shape:?}, which no model has"
+                "its tensor {name} has the impossible shape {shape:?}"
             ));
         }
         let names = tensors.shapes().keys().map(String::as_str);
-        let (layout, prefix) = Layout::of(names)?;
-        let mut places = HashMap::new();
+        let (layout, prefix) = Layout::detect(names)?;
+        let mut locations = HashMap::new();
         let mut unknown = BTreeSet::new();
         for name in tensors.shapes().keys() {
-            let own = name.strip_prefix(&prefix).unwrap_or(name);
-            let Some(renamed) = layout.rename(own) else {
-                unknown.insert(own);
+            let unprefixed = name.strip_prefix(&prefix).unwrap_or(name);
+            let Some(renamed) = layout.rename(unprefixed) else {
+                unknown.insert(unprefixed);
                 continue;
             };
             for Renamed { name: new, third } in renamed {
                 let name = name.clone();
-                places.insert(new, Place { name, third });
+                locations.insert(new, TensorLocation { name, third });
             }
         }
         if !unknown.is_empty() {
-            tracing::debug!(file, ?unknown, "tensors that the model does not know");
+            tracing::debug!(
+                file,
+                ?unknown,
+                "the checkpoint has tensors that the model does not use"
+            );
         }
-        tracing::debug!(file, layout = layout.name, "checkpoint recognised");
+        tracing::debug!(
+            file,
+            layout = layout.name,
+            "the checkpoint's layout was detected"
+        );
         Ok(Self {
             file,
             tensors,
             layout,
-            described_by: "the file itself".to_owned(),
-            places,
+            config_source: "the file itself".to_owned(),
+            locations,
         })
     }
 
@@ -97,11 +109,10 @@ impl Weights {
         }
         Err(CheckpointError::Unusable {
             file: self.file.clone(),
-            reason: format!(
-                "it holds {}, but {} is needed here",
-                self.layout.architecture.describe(),
-                architecture.describe()
-            ),
+            reason: UnusableWeights::Architecture {
+                found: self.layout.architecture,
+                expected: architecture,
+            },
         })
     }
 
@@ -109,19 +120,22 @@ impl Weights {
     ///
     /// # Errors
     /// If it is missing, or does not have `N` dimensions.
-    pub fn sizes<const N: usize>(&self, name: &str) -> Result<[usize; N], String> {
+    pub fn sizes<const N: usize>(&self, name: &str) -> Result<[usize; N], DeriveConfigError> {
         let shape = self
             .shape(name)
-            .ok_or_else(|| format!("the tensor {name} is missing"))?;
-        <[usize; N]>::try_from(shape)
-            .map_err(|shape| format!("the tensor {name} has the shape {shape:?}, not {N} sizes"))
+            .ok_or_else(|| DeriveConfigError::MissingTensor(name.to_owned()))?;
+        <[usize; N]>::try_from(shape).map_err(|shape| DeriveConfigError::Dimensions {
+            name: name.to_owned(),
+            shape,
+            expected: N,
+        })
     }
 
-    /// The sizes of a tensor.
+    /// The sizes of a tensor; `None` if it is missing.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        let place = self.places.get(name)?;
-        let mut shape = self.tensors.shapes().get(&place.name)?.clone();
-        if place.third.is_some() {
+        let location = self.locations.get(name)?;
+        let mut shape = self.tensors.shapes().get(&location.name)?.clone();
+        if location.third.is_some() {
             let rows = shape.first_mut()?;
             *rows /= 3;
         }
@@ -134,9 +148,13 @@ impl Weights {
             let rest = name.strip_prefix(prefix)?.strip_prefix('.')?;
             rest.split('.').next()?.parse::<usize>().ok()
         };
-        let numbers: BTreeSet<usize> = self.places.keys().filter_map(number).collect();
-        let in_order = |(at, number): &(usize, &usize)| at == *number;
-        numbers.iter().enumerate().take_while(in_order).count()
+        let numbers: BTreeSet<usize> = self.locations.keys().filter_map(number).collect();
+        let is_consecutive = |(index, number): &(usize, &usize)| index == *number;
+        numbers
+            .iter()
+            .enumerate()
+            .take_while(is_consecutive)
+            .count()
     }
 
     /// Checks that a tensor has the width of the published models. The number of attention heads is not visible in
@@ -144,18 +162,20 @@ impl Weights {
     ///
     /// # Errors
     /// If the tensor has another width.
-    pub fn of_published_width(&self, name: &str, width: usize) -> Result<(), String> {
-        match self.shape(name).and_then(|shape| shape.last().copied()) {
-            Some(found) if found == width => Ok(()),
-            found => Err(format!(
-                "its tensors do not tell all of its configuration ({name} is {} wide, published models {width}): put its config.json beside it",
-                found.map_or("not".to_owned(), |found| found.to_string())
-            )),
+    pub fn check_published_width(&self, name: &str, width: usize) -> Result<(), DeriveConfigError> {
+        let shape = self.shape(name).unwrap_or_default();
+        match shape.last().copied().unwrap_or(0) {
+            found if found == width => Ok(()),
+            found => Err(DeriveConfigError::Width {
+                name: name.to_owned(),
+                found,
+                published: width,
+            }),
         }
     }
 
     /// Loads a model with `load`, and converts its tensors to `dtype` one by one. For bf16 on a CPU see
-    /// [`tensor_type`].
+    /// [`tensor_dtype`].
     ///
     /// # Errors
     /// If a tensor is missing or has another shape; the message names it.
@@ -165,16 +185,16 @@ impl Weights {
         device: &Device,
         load: impl FnOnce(VarBuilder) -> candle_core::Result<M>,
     ) -> Result<M, CheckpointError> {
-        let (file, described_by) = (self.file.clone(), self.described_by.clone());
-        let tensors = tensor_type(dtype, device);
-        let format = match (tensors, dtype) {
+        let (file, config_source) = (self.file.clone(), self.config_source.clone());
+        let stored = tensor_dtype(dtype, device);
+        let format = match (stored, dtype) {
             (DType::F32, DType::BF16) => Format::Bf16,
             _ => Format::F32,
         };
-        let vb = VarBuilder::from_backend(Box::new(self), tensors, device.clone());
-        with_weights_in(format, || load(vb)).map_err(|error| CheckpointError::Weights {
+        let vb = VarBuilder::from_backend(Box::new(self), stored, device.clone());
+        with_weight_format(format, || load(vb)).map_err(|error| CheckpointError::Weights {
             file,
-            described_by,
+            config_source,
             reason: first_line(&error),
         })
     }
@@ -183,7 +203,7 @@ impl Weights {
 /// The dtype of a model's tensors. For bf16 on a CPU it is f32: only the weights of layers and the inputs that are
 /// multiplied with them are rounded to bf16, and these weights are stored in bf16. Sums, norms, softmax and attention
 /// are f32.
-pub fn tensor_type(dtype: DType, device: &Device) -> DType {
+pub fn tensor_dtype(dtype: DType, device: &Device) -> DType {
     match (dtype, device) {
         (DType::BF16, Device::Cpu) => DType::F32,
         _ => dtype,
@@ -201,7 +221,7 @@ impl SimpleBackend for Weights {
     ) -> candle_core::Result<Tensor> {
         match self.shape(name) {
             Some(found) if found != shape.dims() => candle_core::bail!(
-                "the tensor {name} has the shape {found:?}, and the model needs {:?}: it is of another size",
+                "the tensor {name} has the shape {found:?}, but the model needs {:?}",
                 shape.dims()
             ),
             _ => self.get_unchecked(name, dtype, device),
@@ -214,11 +234,11 @@ impl SimpleBackend for Weights {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        let Some(place) = self.places.get(name) else {
+        let Some(location) = self.locations.get(name) else {
             candle_core::bail!("the tensor {name} is missing")
         };
-        let tensor = self.tensors.read(&place.name, device)?;
-        let tensor = match place.third {
+        let tensor = self.tensors.read(&location.name, device)?;
+        let tensor = match location.third {
             None => tensor,
             Some(third) => {
                 let rows = tensor.dim(0)? / 3;
@@ -230,6 +250,6 @@ impl SimpleBackend for Weights {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.places.contains_key(name)
+        self.locations.contains_key(name)
     }
 }

@@ -1,0 +1,250 @@
+//! Computes a prediction in stages. Each stage is scheduled as a step, and its result is cached under the stage's
+//! inputs.
+//!
+//! | stage | depends on | in the trace |
+//! |---|---|---|
+//! | image features | the image | detector, `encode_image` |
+//! | text features | a caption | detector, `bert` |
+//! | queries | the image, a caption | detector, `encoder` and `decoder` |
+//! | detections | queries, thresholds | nothing: no model |
+//! | image embedding | the image | segmenter, `encode` |
+//! | masks | the image, a box or points | segmenter, `mask_decoder` |
+//!
+//! The image embedding may also be on disk ([`super::warm`]). Then it is not computed, and the image is not decoded
+//! for it.
+//!
+//! So a changed threshold needs no model except the mask decoder for new boxes. Another prompt needs neither the
+//! detector's backbone nor the segmenter's image encoder.
+
+mod detector;
+mod segmenter;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::segmenter::PromptKey;
+use super::handle::{ModelsHandle, ModelsUnavailable};
+use super::scheduler::{Scheduler, StepError, Urgency};
+use super::timings::Timings;
+use super::warm::WarmEmbeddings;
+use super::{DetectedObject, Models, PredictError, Prediction};
+use crate::detector::{
+    DetectError, DetectionOptions, ImageFeatures, Queries, TextFeatures, detections,
+};
+use crate::geometry::BoundingBox;
+use crate::media::{Digest, MediaError, TaskImage};
+use crate::prompt::Prompt;
+use crate::segmenter::{EncodedImage, ScoredMask, SegmentError};
+use crate::store::{MemoryCache, Usage};
+
+/// Why a stage has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The models are not available.
+    #[error(transparent)]
+    ModelsUnavailable(#[from] ModelsUnavailable),
+    /// The image cannot be loaded.
+    #[error(transparent)]
+    Media(#[from] MediaError),
+    /// A model failed.
+    #[error(transparent)]
+    Predict(#[from] PredictError),
+    /// The step did not complete.
+    #[error(transparent)]
+    Step(#[from] StepError),
+}
+
+impl From<DetectError> for StageError {
+    fn from(error: DetectError) -> Self {
+        Self::Predict(error.into())
+    }
+}
+
+impl From<SegmentError> for StageError {
+    fn from(error: SegmentError) -> Self {
+        Self::Predict(error.into())
+    }
+}
+
+/// A stage's error; all requests that wait for the same stage share it.
+pub type SharedStageError = Arc<StageError>;
+
+/// The stages and their caches; clones share them.
+#[derive(Debug, Clone)]
+pub struct Stages {
+    scheduler: Scheduler,
+    models: ModelsHandle,
+    features: MemoryCache<Digest, ImageFeatures>,
+    texts: MemoryCache<Vec<u32>, TextFeatures>,
+    queries: MemoryCache<(Digest, Vec<u32>), Arc<Queries>>,
+    embeddings: MemoryCache<Digest, EncodedImage>,
+    warm: Option<WarmEmbeddings>,
+    masks: MemoryCache<(Digest, PromptKey), Arc<ScoredMask>>,
+}
+
+/// What to detect in an image.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// The phrases to detect.
+    pub prompt: Prompt,
+    /// Thresholds and limits of the detector.
+    pub options: DetectionOptions,
+    /// Whether objects are segmented.
+    pub with_masks: bool,
+    /// Whether a phrase that the model cannot encode is skipped instead of failing the request. Used if the prompt is
+    /// made of labels.
+    pub skips_unencodable: bool,
+}
+
+/// The request that needs a stage.
+#[derive(Debug, Clone, Copy)]
+pub struct StageRequest<'a> {
+    /// The urgency of the request.
+    pub urgency: Urgency,
+    /// The timings of the request.
+    pub timings: &'a Timings,
+}
+
+/// Cached results that nobody used for this time are dropped. They depend only on their inputs, so they never become
+/// stale.
+const UNUSED: Duration = Duration::from_secs(6 * 3600);
+
+/// The stages' share of the cache memory, in percent; decoded images get the rest.
+pub const STAGES_PERCENT: u64 = 95;
+
+impl Stages {
+    /// Creates the stages. Results of up to [`STAGES_PERCENT`] percent of `bytes` are cached in memory. Image
+    /// embeddings are also cached on disk if `warm` is given.
+    pub fn new(
+        scheduler: Scheduler,
+        models: ModelsHandle,
+        bytes: u64,
+        warm: Option<WarmEmbeddings>,
+    ) -> Self {
+        let share = |percent: u64| bytes / 100 * percent;
+        Self {
+            scheduler,
+            models,
+            features: MemoryCache::new(share(40), UNUSED, ImageFeatures::bytes),
+            texts: MemoryCache::new(share(3), UNUSED, TextFeatures::bytes),
+            queries: MemoryCache::new(share(10), UNUSED, |queries: &Arc<Queries>| queries.bytes()),
+            embeddings: MemoryCache::new(share(32), UNUSED, EncodedImage::bytes),
+            warm,
+            masks: MemoryCache::new(share(10), UNUSED, |mask: &Arc<ScoredMask>| mask.bytes()),
+        }
+    }
+
+    /// The models and their loading state.
+    pub fn models_handle(&self) -> &ModelsHandle {
+        &self.models
+    }
+
+    /// The scheduler of the steps.
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// Removes expired results from the caches.
+    pub async fn tidy(&self) {
+        self.features.run_maintenance().await;
+        self.texts.run_maintenance().await;
+        self.queries.run_maintenance().await;
+        self.embeddings.run_maintenance().await;
+        self.masks.run_maintenance().await;
+    }
+
+    /// The usage of each stage's cache.
+    pub fn usage(&self) -> impl Iterator<Item = (&'static str, Usage)> {
+        let in_memory = [
+            ("image_features", self.features.usage()),
+            ("text_features", self.texts.usage()),
+            ("queries", self.queries.usage()),
+            ("image_embeddings", self.embeddings.usage()),
+            ("masks", self.masks.usage()),
+        ];
+        let on_disk = self.warm.as_ref().map(WarmEmbeddings::usage);
+        in_memory
+            .into_iter()
+            .chain(on_disk.map(|usage| ("warm_embeddings", usage)))
+    }
+
+    /// The image embeddings on disk; `None` if the settings disable them.
+    pub fn warm_embeddings(&self) -> Option<&WarmEmbeddings> {
+        self.warm.as_ref()
+    }
+
+    /// Detects and segments the objects of a query.
+    ///
+    /// # Errors
+    /// See [`StageError`].
+    pub async fn predict(
+        &self,
+        image: &TaskImage<'_>,
+        query: &Query,
+        request: StageRequest<'_>,
+    ) -> Result<Prediction, SharedStageError> {
+        let models = self.models().await?;
+        let passes = self.passes(&models, query).await?;
+        let mut queries = vec![];
+        for pass in &passes {
+            queries.push(self.queries(&models, image, pass, request).await?);
+        }
+        let found = {
+            let (size, options) = (image.size, query.options);
+            off_thread(move || {
+                let queries = queries.iter().map(Arc::as_ref);
+                detections(passes.iter().zip(queries), size, &options)
+            })
+            .await?
+        };
+        let masks = match models.segmenter {
+            Some(_) if query.with_masks && !found.is_empty() => {
+                let boxes: Vec<BoundingBox> = found.iter().map(|d| d.bounding_box).collect();
+                self.masks(&models, image, &boxes, request).await?
+            }
+            _ => vec![],
+        };
+        let masks = masks.into_iter().map(Some).chain(std::iter::repeat(None));
+        let objects = found.into_iter().zip(masks);
+        Ok(Prediction {
+            size: image.size,
+            objects: objects
+                .map(|(detection, mask)| DetectedObject { detection, mask })
+                .collect(),
+        })
+    }
+
+    pub(super) async fn models(&self) -> Result<Arc<Models>, SharedStageError> {
+        Ok(self.models.get().await.map_err(StageError::from)?)
+    }
+
+    /// Runs one step of a stage through the scheduler.
+    async fn step<T: Send + 'static>(
+        &self,
+        stage: &'static str,
+        request: StageRequest<'_>,
+        work: impl FnOnce() -> Result<T, StageError> + Send + 'static,
+    ) -> Result<T, StageError> {
+        let timed = move || {
+            let _span = tracing::debug_span!("step", stage).entered();
+            let start = Instant::now();
+            (work(), start.elapsed())
+        };
+        let (result, time) = self.scheduler.run(request.urgency, timed).await?;
+        request.timings.computed(stage, time);
+        result
+    }
+}
+
+/// Runs CPU-heavy work that is not the models' on a blocking thread.
+///
+/// # Errors
+/// If it panics.
+pub async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StageError> {
+    // its log lines belong to the request's span
+    let span = tracing::Span::current();
+    let done = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
+    done.map_err(|_| StageError::Step(StepError::Panicked))
+}

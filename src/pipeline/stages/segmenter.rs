@@ -1,0 +1,167 @@
+//! The stages of the segmenter: image embeddings and masks.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::{SharedStageError, StageError, StageRequest, Stages, off_thread};
+use crate::geometry::{BoundingBox, SegmentPrompt};
+use crate::media::TaskImage;
+use crate::pipeline::Models;
+use crate::pipeline::scheduler::StepError;
+use crate::segmenter::{BOXES_PER_PASS, EncodedImage, LowResMask, ScoredMask};
+use crate::store::Source;
+
+/// A box and points as a cache key, compared bit by bit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct PromptKey {
+    corners: Option<[u32; 4]>,
+    points: Vec<(u32, u32, bool)>,
+}
+
+impl PromptKey {
+    fn of_box(b: &BoundingBox) -> Self {
+        Self {
+            corners: Some(b.corners().map(f32::to_bits)),
+            points: vec![],
+        }
+    }
+
+    fn of_prompt(prompt: &SegmentPrompt) -> Self {
+        let points = prompt.points.iter();
+        Self {
+            corners: prompt.bounding_box.map(|b| b.corners().map(f32::to_bits)),
+            points: points
+                .map(|p| (p.x.to_bits(), p.y.to_bits(), p.is_foreground))
+                .collect(),
+        }
+    }
+}
+
+impl Stages {
+    /// Segments the objects that an annotator marked: one mask per prompt, in the same order.
+    ///
+    /// # Errors
+    /// See [`StageError`].
+    pub async fn segment(
+        &self,
+        image: &TaskImage<'_>,
+        prompts: Vec<SegmentPrompt>,
+        request: StageRequest<'_>,
+    ) -> Result<Vec<Arc<ScoredMask>>, SharedStageError> {
+        let models = self.models().await?;
+        let mut masks = vec![];
+        for prompt in prompts {
+            let key = (image.digest, PromptKey::of_prompt(&prompt));
+            if let Some(mask) = self.masks.get(&key).await {
+                request.timings.from_memory("masks");
+                masks.push(mask);
+                continue;
+            }
+            let embedding = self.embedding(&models, image, request).await?;
+            let models = models.clone();
+            let step = move || {
+                models
+                    .segmenter()?
+                    .segment_prompt(&embedding, &prompt)
+                    .map_err(Into::into)
+            };
+            let small: LowResMask = self.step("masks", request, step).await?;
+            let mask = off_thread(move || Arc::new(small.to_image_size())).await?;
+            self.masks.insert(key, mask.clone()).await;
+            masks.push(mask);
+        }
+        Ok(masks)
+    }
+
+    /// The image embedding: from memory, else from disk, else computed.
+    pub(in crate::pipeline) async fn embedding(
+        &self,
+        models: &Arc<Models>,
+        image: &TaskImage<'_>,
+        request: StageRequest<'_>,
+    ) -> Result<EncodedImage, SharedStageError> {
+        let make = async {
+            models.segmenter()?;
+            if let Some(stored) = self.embedding_on_disk(models, image).await {
+                return Ok((stored, Source::Disk));
+            }
+            let pixels = image.pixels().await?;
+            let step = {
+                let models = models.clone();
+                move || Ok(models.segmenter()?.encode(&pixels)?)
+            };
+            let computed = self.step("image_embeddings", request, step).await?;
+            if let Some(warm) = &self.warm {
+                warm.add(models, image.digest, &computed);
+            }
+            Ok((computed, Source::Computed))
+        };
+        let cached = self.embeddings.get_or_load(image.digest, make).await?;
+        match cached.source {
+            Source::Memory => request.timings.from_memory("image_embeddings"),
+            Source::Disk => request.timings.from_disk("image_embeddings"),
+            Source::Computed => {}
+        }
+        Ok(cached.value)
+    }
+
+    async fn embedding_on_disk(
+        &self,
+        models: &Arc<Models>,
+        image: &TaskImage<'_>,
+    ) -> Option<EncodedImage> {
+        let (warm, models) = (self.warm.clone()?, models.clone());
+        let (content, size) = (image.digest, image.size);
+        // if the disk cannot be read, the embedding is computed instead
+        let read = off_thread(move || warm.read(&models, content, size)).await;
+        read.ok().flatten()
+    }
+
+    /// One mask per box, in the same order. Each step decodes a few boxes. The masks of one step are scaled to the
+    /// image's size while the next step runs.
+    pub(super) async fn masks(
+        &self,
+        models: &Arc<Models>,
+        image: &TaskImage<'_>,
+        boxes: &[BoundingBox],
+        request: StageRequest<'_>,
+    ) -> Result<Vec<Arc<ScoredMask>>, SharedStageError> {
+        let key = |b: &BoundingBox| (image.digest, PromptKey::of_box(b));
+        let mut masks: Vec<Option<Arc<ScoredMask>>> = vec![];
+        for bounding_box in boxes {
+            masks.push(self.masks.get(&key(bounding_box)).await);
+        }
+        let is_missing = |i: &usize| masks[*i].is_none();
+        let missing: Vec<usize> = (0..boxes.len()).filter(is_missing).collect();
+        if missing.len() < boxes.len() {
+            request.timings.from_memory("masks");
+        }
+        let mut scaling = vec![];
+        if !missing.is_empty() {
+            let embedding = self.embedding(models, image, request).await?;
+            for group in missing.chunks(BOXES_PER_PASS) {
+                let of_group: Vec<BoundingBox> = group.iter().map(|i| boxes[*i]).collect();
+                let (models, embedding) = (models.clone(), embedding.clone());
+                let step = move || Ok(models.segmenter()?.low_res_masks(&embedding, &of_group)?);
+                let small: Vec<LowResMask> = self.step("masks", request, step).await?;
+                scaling.push(tokio::task::spawn_blocking(move || {
+                    let scaled = small
+                        .par_iter()
+                        .map(|small| Arc::new(small.to_image_size()));
+                    scaled.collect::<Vec<_>>()
+                }));
+            }
+        }
+        for (group, scaled) in missing.chunks(BOXES_PER_PASS).zip(scaling) {
+            let scaled = scaled
+                .await
+                .map_err(|_| StageError::Step(StepError::Panicked))?;
+            for (i, mask) in group.iter().zip(scaled) {
+                self.masks.insert(key(&boxes[*i]), mask.clone()).await;
+                masks[*i] = Some(mask);
+            }
+        }
+        Ok(masks.into_iter().flatten().collect())
+    }
+}
