@@ -3,8 +3,8 @@
 
 #![no_main]
 
-#[path = "../../tests/integration/brush_decoder.rs"]
-mod brush_decoder;
+#[path = "../../tests/integration/brush_rle_decoder.rs"]
+mod brush_rle_decoder;
 
 use groundling::geometry::{ImageSize, Mask};
 use groundling::regions::brush_rle;
@@ -23,7 +23,7 @@ fuzz_target!(|input: (u8, u8, &[u8])| {
     let mask = Mask::from_pixels(size, bits);
     assert_eq!(mask.pixels().count(), size.area());
 
-    let values = brush_decoder::decode(&brush_rle::encode(&mask));
+    let values = brush_rle_decoder::decode(&brush_rle::encode(&mask));
     let expected = mask
         .pixels()
         .flat_map(|is_set| [if is_set { 255 } else { 0 }; 4]);

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_take_precedence() {
+    fn detector_and_segmenter_take_precedence_over_settings_of_the_python_backends() {
         let flags = [
             "--detector",
             "demo",
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn switches_of_the_python_backends() {
+    fn the_switches_of_the_python_backends_choose_the_segmenter() {
         assert_eq!(segmenter(&["--use-sam", "True"]), "sam-vit-huge");
         let both = ["--use-sam", "true", "--use-mobile-sam", "true"];
         assert_eq!(segmenter(&both), "mobile-sam");

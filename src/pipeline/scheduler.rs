@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn who_leaves_gives_up_the_place_and_what_is_computed() {
+    async fn a_dropped_request_leaves_the_queue_and_its_computation_stops() {
         let scheduler = Scheduler::start().unwrap();
         let busy = Busy::default();
         let first = busy.start(&scheduler, Urgency::Annotator);
@@ -405,11 +405,11 @@ mod tests {
         while scheduler.waiting()[0] < 7 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        for leaving in waiting {
-            leaving.abort();
-            assert!(leaving.await.unwrap_err().is_cancelled());
+        for request in waiting {
+            request.abort();
+            assert!(request.await.unwrap_err().is_cancelled());
         }
-        assert_eq!(scheduler.waiting()[0], 1, "who has left still waits");
+        assert_eq!(scheduler.waiting()[0], 1, "dropped requests still wait");
         // the running step ends by itself, and the next one runs
         first.abort();
         let next = tokio::time::timeout(
@@ -422,12 +422,12 @@ mod tests {
         assert_eq!(
             busy.count.load(Ordering::SeqCst),
             ended,
-            "it was computed to no end"
+            "the computation of a dropped request still runs"
         );
     }
 
     #[tokio::test]
-    async fn the_more_urgent_first_and_of_equals_who_came_first() {
+    async fn more_urgent_steps_run_first_and_equal_ones_in_order_of_arrival() {
         let scheduler = Scheduler::start().unwrap();
         let (release, released) = mpsc::channel::<()>();
         let hold = scheduler.run(Urgency::Annotator, move || released.recv());
@@ -452,7 +452,7 @@ mod tests {
             drop(release);
         };
         let (held, _, ()) = tokio::join!(hold, asked, freed);
-        assert!(held.unwrap().is_err(), "released by dropping");
+        assert!(held.unwrap().is_err(), "the sender was not dropped");
         let order = order.lock().unwrap().clone();
         assert_eq!(
             order,

@@ -1,4 +1,5 @@
-//! Which addresses images are fetched from: every spelling of an address that should not be asked, and those that may.
+//! From which addresses images are fetched. Private addresses are rejected in every notation, unless a setting allows
+//! them. SECURITY.md has the rules.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,34 +12,35 @@ use groundling::media::guard::check_literal;
 use groundling::media::{Location, LocationError, ResolveContext, locate};
 use serde_json::json;
 
-use crate::process::{Process, folder};
+use crate::server_process::{ServerProcess, model_dir};
 use crate::support::{SHAPES, SHAPES_CONFIG, app_with, post, prompt_request};
 
-/// What becomes of a value.
+/// What a value in a task leads to.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 enum Verdict {
-    /// A private address: refused before anything is asked.
+    /// A private address: rejected before a connection is made.
     Private,
-    /// A public address: it is asked.
+    /// A public address: the image is fetched.
     Public,
-    /// Label Studio is asked, with the token.
+    /// A URL of Label Studio: fetched with the token.
     Studio,
-    /// No URL that groundling follows.
-    NoUrl,
-    /// It is no address: a name, which is looked at when it is resolved.
+    /// Not a URL that groundling fetches.
+    Unsupported,
+    /// A host name: the addresses that it resolves to are checked later.
     Name,
-    /// A file of the folder for local files.
+    /// A file in the folder for local files.
     File,
-    /// A file outside of it.
+    /// A file outside that folder.
     Outside,
-    /// The data is in the task.
+    /// A data URI.
     Inline,
 }
 
-use Verdict::{File, Inline, Name, NoUrl, Outside, Private, Public, Studio};
+use Verdict::{File, Inline, Name, Outside, Private, Public, Studio, Unsupported};
 
-const FORMS: [(&str, Verdict); 124] = [
-    // IPv4, in every notation that a URL may have
+/// Values of tasks and what each leads to.
+const VALUES: [(&str, Verdict); 124] = [
+    // IPv4 in every notation that URLs allow
     ("http://127.0.0.1/a.png", Private),
     ("HTTP://127.0.0.1/a.png", Private),
     ("https://127.0.0.1/a.png", Private),
@@ -64,10 +66,10 @@ const FORMS: [(&str, Verdict); 124] = [
     ("http://0/a.png", Private),
     ("http://0.0.0.0/a.png", Private),
     ("http://00000000/a.png", Private),
-    // what else a URL may have around its host
+    // other parts of a URL next to the host
     ("http://user:password@127.0.0.1/a.png", Private),
     ("http://8.8.8.8@127.0.0.1/a.png", Private),
-    ("http://8.8.8.8%40127.0.0.1/a.png", NoUrl),
+    ("http://8.8.8.8%40127.0.0.1/a.png", Unsupported),
     ("http://127.0.0.1#@8.8.8.8/a.png", Private),
     ("http://127.0.0.1?@8.8.8.8/a.png", Private),
     ("http://127.0.0.1\\@8.8.8.8/a.png", Private),
@@ -77,13 +79,13 @@ const FORMS: [(&str, Verdict); 124] = [
     ("http://\\127.0.0.1/a.png", Private),
     ("http://127.0\n.0.1/a.png", Private),
     ("http://127.0\t.0.1/a.png", Private),
-    ("http://127.0.0.1:80:80/a.png", NoUrl),
-    ("http://127.0.0.1:99999/a.png", NoUrl),
-    ("http://256.256.256.256/a.png", NoUrl),
-    ("http://0x100000000/a.png", NoUrl),
-    ("http:127.0.0.1/a.png", NoUrl),
-    ("http:/127.0.0.1/a.png", NoUrl),
-    // networks that are nobody's on the internet
+    ("http://127.0.0.1:80:80/a.png", Unsupported),
+    ("http://127.0.0.1:99999/a.png", Unsupported),
+    ("http://256.256.256.256/a.png", Unsupported),
+    ("http://0x100000000/a.png", Unsupported),
+    ("http:127.0.0.1/a.png", Unsupported),
+    ("http:/127.0.0.1/a.png", Unsupported),
+    // IPv4 networks that are not on the public internet
     ("http://10.0.0.1/a.png", Private),
     ("http://10.255.255.255/a.png", Private),
     ("http://100.64.0.1/a.png", Private),
@@ -102,7 +104,7 @@ const FORMS: [(&str, Verdict); 124] = [
     ("http://239.255.255.250/a.png", Private),
     ("http://240.0.0.1/a.png", Private),
     ("http://255.255.255.255/a.png", Private),
-    // IPv6, and IPv4 inside of it
+    // IPv6, and IPv4 addresses inside IPv6 addresses
     ("http://[::1]/a.png", Private),
     ("http://[::]/a.png", Private),
     ("http://[0:0:0:0:0:0:0:1]/a.png", Private),
@@ -128,12 +130,12 @@ const FORMS: [(&str, Verdict); 124] = [
     ("http://[fc00::1]/a.png", Private),
     ("http://[fd00:ec2::254]/latest/meta-data/", Private),
     ("http://[fe80::1]/a.png", Private),
-    ("http://[fe80::1%25eth0]/a.png", NoUrl),
+    ("http://[fe80::1%25eth0]/a.png", Unsupported),
     ("http://[fec0::1]/a.png", Private),
     ("http://[ff02::1]/a.png", Private),
-    ("http://[::1/a.png", NoUrl),
-    ("http://::1/a.png", NoUrl),
-    // public ones, as they are usual and as they are not
+    ("http://[::1/a.png", Unsupported),
+    ("http://::1/a.png", Unsupported),
+    // public addresses in usual and unusual notations
     ("http://8.8.8.8/a.png", Public),
     ("https://8.8.8.8:8443/a.png", Public),
     ("http://134744072/a.png", Public),
@@ -145,7 +147,7 @@ const FORMS: [(&str, Verdict); 124] = [
     ("http://[::ffff:8.8.8.8]/a.png", Public),
     ("http://[64:ff9b::8.8.8.8]/a.png", Public),
     ("http://[2002:808:808::]/a.png", Public),
-    // names
+    // host names
     ("http://localhost/a.png", Name),
     ("http://localhost./a.png", Name),
     ("http://LOCALHOST/a.png", Name),
@@ -153,22 +155,22 @@ const FORMS: [(&str, Verdict); 124] = [
     ("http://bücher.example/a.png", Name),
     ("http://127.0.0.1.example.org/a.png", Name),
     // schemes
-    ("ftp://127.0.0.1/a.png", NoUrl),
-    ("file:///etc/passwd", NoUrl),
-    ("gopher://127.0.0.1:6379/_INFO", NoUrl),
-    ("dict://127.0.0.1:11211/stats", NoUrl),
-    ("unix:/var/run/docker.sock", NoUrl),
-    ("javascript:alert(1)", NoUrl),
+    ("ftp://127.0.0.1/a.png", Unsupported),
+    ("file:///etc/passwd", Unsupported),
+    ("gopher://127.0.0.1:6379/_INFO", Unsupported),
+    ("dict://127.0.0.1:11211/stats", Unsupported),
+    ("unix:/var/run/docker.sock", Unsupported),
+    ("javascript:alert(1)", Unsupported),
     ("DATA:image/png;base64,AAAA", Inline),
-    // Label Studio's own
+    // URLs and paths of Label Studio
     ("http://studio.example:8080/data/upload/1/a.png", Studio),
     ("http://studio.example/data/upload/1/a.png", Name),
     ("https://studio.example:8080/data/upload/1/a.png", Name),
     ("http://studio.example:8080@8.8.8.8/a.png", Public),
     ("/data/upload/1/a.png", Studio),
     ("/\\127.0.0.1/a.png", Studio),
-    ("//127.0.0.1/a.png", NoUrl),
-    ("\\\\127.0.0.1\\a.png", NoUrl),
+    ("//127.0.0.1/a.png", Unsupported),
+    ("\\\\127.0.0.1\\a.png", Unsupported),
     ("s3://127.0.0.1/a.png", Studio),
     // local files
     ("/data/local-files/?d=shapes.png", File),
@@ -180,15 +182,15 @@ const FORMS: [(&str, Verdict); 124] = [
 ];
 
 #[test]
-fn every_form_of_address_is_refused_or_allowed_as_documented() {
+fn every_notation_of_an_address_is_rejected_or_allowed_as_documented() {
     let studio = LabelStudio::new(Some("http://studio.example:8080"), None).unwrap();
     let root = crate::support::repository("examples/images");
-    let around = ResolveContext {
+    let context = ResolveContext {
         label_studio: &studio,
         task: Some(1),
         local_files: Some(&root),
     };
-    let verdict = |value: &str| match locate(value, around) {
+    let verdict = |value: &str| match locate(value, context) {
         Ok(Location::Inline(_)) => Inline,
         Ok(Location::File { .. }) => File,
         Ok(Location::Remote { url, .. }) if studio.is_same_origin(&url) => Studio,
@@ -198,9 +200,9 @@ fn every_form_of_address_is_refused_or_allowed_as_documented() {
             Ok(()) => Public,
         },
         Err(LocationError::Outside(_)) => Outside,
-        Err(_) => NoUrl,
+        Err(_) => Unsupported,
     };
-    let wrong: Vec<_> = FORMS
+    let wrong: Vec<_> = VALUES
         .iter()
         .map(|(value, expected)| (value, verdict(value), *expected))
         .filter(|(_, verdict, expected)| verdict != expected)
@@ -208,12 +210,12 @@ fn every_form_of_address_is_refused_or_allowed_as_documented() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// A host that counts what it is asked, and has a picture.
-async fn host() -> (String, Arc<AtomicUsize>) {
+/// A web server that answers every request with a picture. Returns its address and its number of requests.
+async fn counting_host() -> (String, Arc<AtomicUsize>) {
     let count = Arc::new(AtomicUsize::new(0));
-    let counted = count.clone();
+    let counter = count.clone();
     let answer = move |_: Request| async move {
-        counted.fetch_add(1, Ordering::SeqCst);
+        counter.fetch_add(1, Ordering::SeqCst);
         SHAPES
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -223,8 +225,8 @@ async fn host() -> (String, Arc<AtomicUsize>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_is_as_private_as_what_it_resolves_to() {
-    let (address, count) = host().await;
+async fn a_host_name_that_resolves_to_a_private_address_is_rejected_unless_allowed() {
+    let (address, count) = counting_host().await;
     let port = address.rsplit(':').next().unwrap();
     let url = format!("http://localhost:{port}/a.png");
     let request = prompt_request(SHAPES_CONFIG, &url, "red circle");
@@ -236,7 +238,7 @@ async fn a_name_is_as_private_as_what_it_resolves_to() {
             .unwrap()
             .contains("ALLOWED_IMAGE_HOSTS")
     );
-    assert_eq!(count.load(Ordering::SeqCst), 0, "it was asked");
+    assert_eq!(count.load(Ordering::SeqCst), 0, "the host got a request");
     for allowed in ["localhost", &format!("localhost:{port}"), "*"] {
         let app = app_with(&["--allowed-image-hosts", allowed]);
         assert_eq!(
@@ -250,17 +252,17 @@ async fn a_name_is_as_private_as_what_it_resolves_to() {
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
 }
 
-/// Through a proxy it is the proxy that resolves names; addresses that are written out are refused all the same.
+/// A proxy resolves host names itself; literal private addresses are still rejected.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_is_asked_for_names_and_never_for_private_addresses() {
-    let (proxy, count) = host().await;
-    let models = folder("proxy");
-    let server = Process::start(&[
+async fn a_proxy_gets_requests_for_host_names_and_never_for_private_addresses() {
+    let (proxy, count) = counting_host().await;
+    let models = model_dir("proxy");
+    let server = ServerProcess::start(&[
         ("HTTP_PROXY", &format!("http://{proxy}")),
         ("NO_PROXY", ""),
         ("MODEL_DIR", models.to_str().unwrap()),
     ]);
-    server.ready().await;
+    server.wait_until_ready().await;
     let predict = async |url: &str| {
         let request = prompt_request(SHAPES_CONFIG, url, "red circle");
         server.post("/predict", &request).await
@@ -272,6 +274,8 @@ async fn a_proxy_is_asked_for_names_and_never_for_private_addresses() {
     ] {
         let (status, body) = predict(url).await;
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
+        let error = body["error"].as_str().unwrap();
+        assert!(error.contains("ALLOWED_IMAGE_HOSTS"), "{error}");
     }
     assert_eq!(count.load(Ordering::SeqCst), 0);
     let (status, body) = predict("http://images.example.org/a.png").await;

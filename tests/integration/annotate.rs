@@ -1,19 +1,20 @@
-//! `groundling annotate` and `groundling doctor` as a user runs them.
+//! `groundling annotate`: stores one prediction for each task of a project.
 
 use std::path::Path;
 use std::process::Output;
 
-use crate::cli::groundling;
-use crate::studio::{LEGACY, Setup, Studio, personal};
+use crate::command::{groundling, text};
+use crate::fake_studio::{FakeStudio, LEGACY_TOKEN, StudioOptions, personal_access_token};
 use crate::support::{check_regions, scratch};
 
-/// Runs a command against a Label Studio, beside the threads that serve it.
-async fn run(studio: &Studio, token: &str, arguments: &[&str]) -> Output {
-    run_in(&scratch().join("annotating"), studio, token, arguments).await
+/// Runs a command with a connection to a fake Label Studio.
+pub async fn run(studio: &FakeStudio, token: &str, arguments: &[&str]) -> Output {
+    run_in(&scratch().join("annotate"), studio, token, arguments).await
 }
 
-/// The same with another `MODEL_DIR`.
-pub async fn run_in(folder: &Path, studio: &Studio, token: &str, arguments: &[&str]) -> Output {
+/// Like [`run`], with another `MODEL_DIR`. The command runs in a thread of its own, because the fake Label Studio needs
+/// the threads of the test.
+pub async fn run_in(folder: &Path, studio: &FakeStudio, token: &str, arguments: &[&str]) -> Output {
     let connection = [
         "--label-studio-host",
         &studio.host,
@@ -34,22 +35,18 @@ pub async fn run_in(folder: &Path, studio: &Studio, token: &str, arguments: &[&s
     tokio::task::spawn_blocking(command).await.unwrap()
 }
 
-pub fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn a_project_is_annotated_once() {
-    let studio = Studio::start(Setup {
+async fn each_task_gets_one_prediction_even_if_annotate_runs_again() {
+    let studio = FakeStudio::start(StudioOptions {
         tasks: 63,
-        stumbles: 1,
-        ..Setup::default()
+        failing_stores: 1,
+        ..StudioOptions::default()
     })
     .await;
     let all = ["annotate", "--project", "7", "--prompt", "red circle"];
     let unlabeled = [&all[..], &["--only-unlabeled"]].concat();
-    let output = run(&studio, &personal(), &unlabeled).await;
-    // every tenth task has no image, every tenth an annotation
+    let output = run(&studio, &personal_access_token(), &unlabeled).await;
+    // the images of 6 tasks are missing, and 6 tasks have an annotation
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let summary = text(&output.stdout);
     assert!(
@@ -60,25 +57,25 @@ async fn a_project_is_annotated_once() {
         summary.contains("task 103: ") && summary.contains("missing.png answered 500"),
         "{summary}"
     );
-    let stored = studio.stored();
+    let stored = studio.stored_predictions();
     assert_eq!(
         stored.len(),
         51,
-        "one that was stored with an error is not stored twice"
+        "a prediction that was stored although the status was 500 must not be stored again"
     );
     for prediction in &stored {
         check_regions(&prediction["result"], 640, 480, &["Red Circle"]);
     }
-    // on from where it stopped
-    let output = run(&studio, LEGACY, &all).await;
+    // the second run predicts only the tasks without this prediction
+    let output = run(&studio, LEGACY_TOKEN, &all).await;
     let summary = text(&output.stdout);
     assert!(
         summary.contains("6 predicted with 12 regions, 51 already had this prediction"),
         "{summary}"
     );
-    assert_eq!(studio.stored().len(), 57);
-    // another prompt is another prediction
-    let output = run(&studio, LEGACY, &["annotate", "--project", "7"]).await;
+    assert_eq!(studio.stored_predictions().len(), 57);
+    // with another prompt, each task gets another prediction
+    let output = run(&studio, LEGACY_TOKEN, &["annotate", "--project", "7"]).await;
     let summary = text(&output.stdout);
     assert!(
         summary.contains("57 predicted with 228 regions"),
@@ -87,27 +84,27 @@ async fn a_project_is_annotated_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_keeps_annotate_from_working_is_named() {
-    let studio = Studio::start(Setup {
-        has_legacy: false,
-        ..Setup::default()
+async fn annotate_errors_name_the_cause_and_never_the_token() {
+    let studio = FakeStudio::start(StudioOptions {
+        accepts_legacy_tokens: false,
+        ..StudioOptions::default()
     })
     .await;
     let project = ["annotate", "--project", "7"];
     for (token, arguments, expected) in [
-        (LEGACY, &project[..], "disabled legacy tokens"),
+        (LEGACY_TOKEN, &project[..], "disabled legacy tokens"),
         (
-            &personal(),
+            &personal_access_token(),
             &["annotate", "--project", "8"],
             "cannot read project 8",
         ),
         (
-            &personal(),
+            &personal_access_token(),
             &["annotate", "--project", "7", "--prompt", " , "],
             "has no words",
         ),
         (
-            &personal(),
+            &personal_access_token(),
             &["annotate", "--project", "7", "--detector", "none-such"],
             "none-such",
         ),
@@ -116,46 +113,6 @@ async fn what_keeps_annotate_from_working_is_named() {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let error = text(&output.stderr);
         assert!(error.contains(expected), "{error}");
-        assert!(!error.contains(token));
+        assert!(!error.contains(token), "the error shows the token: {error}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_doctor_tells_what_to_change() {
-    let studio = Studio::start(Setup {
-        tasks: 1,
-        ..Setup::default()
-    })
-    .await;
-    let project = ["doctor", "--project", "7"];
-    let output = run(&studio, &personal(), &project).await;
-    let told = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{told}");
-    for expected in [
-        "Label Studio 1.23.2",
-        "a personal access token of user@example.com",
-        "may store predictions",
-        "rectangle \"label\", brush \"label2\"; labels: Red Circle, Blue Star",
-        "task 100 can be fetched: 640x480",
-        "no backend connected",
-        "on cpu",
-        "of memory (CACHE_BYTES)",
-        "0 image embeddings are stored in 0 KiB of 20480 MiB (WARM_BYTES)",
-        "ML_BLOCK_LOCAL_IP=false",
-        "no problems found",
-    ] {
-        assert!(told.contains(expected), "{told}");
-    }
-    assert!(!told.contains(&personal()));
-    assert!(studio.stored().is_empty());
-    let output = run(&studio, "wrong", &project).await;
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stdout).contains(
-        "FAIL  /api/current-user/whoami answered 401: Label Studio rejects the legacy token"
-    ));
-    let mut nobody = studio;
-    nobody.host = "http://127.0.0.1:1".to_owned();
-    let output = run(&nobody, LEGACY, &project).await;
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stdout).contains("(LABEL_STUDIO_HOST)"));
 }

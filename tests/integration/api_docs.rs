@@ -1,4 +1,4 @@
-//! The OpenAPI document says what the server does; `tests/api` holds answers against it.
+//! The OpenAPI document describes exactly what the server does. `tests/api` compares responses with it.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ async fn document(app: &Router) -> Value {
     docs
 }
 
-/// Method and path of everything that is documented.
+/// Method, path and description of every documented operation.
 fn operations(docs: &Value) -> Vec<(String, String, &Value)> {
     let paths = docs["paths"].as_object().unwrap().iter();
     let all = paths.flat_map(|(path, methods)| {
@@ -37,11 +37,11 @@ async fn status(app: &Router, method: &str, path: &str) -> StatusCode {
 }
 
 #[tokio::test]
-async fn every_route_is_documented() {
+async fn every_route_and_method_is_documented_and_no_other() {
     let app = app();
     let docs = document(&app).await;
     let documented: BTreeSet<String> = docs["paths"].as_object().unwrap().keys().cloned().collect();
-    // axum does not tell its routes but in the text for developers
+    // axum shows its routes only in the debug format
     let text = format!("{app:?}");
     let quoted = text.split('"').skip(1).step_by(2);
     let routes: BTreeSet<String> = quoted
@@ -50,33 +50,36 @@ async fn every_route_is_documented() {
         .collect();
     assert!(routes.contains("/predict"), "{text}");
     assert_eq!(routes, documented);
-    // and with the methods that are documented, and no others
+    // exactly the documented methods are allowed
     for path in &documented {
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
             let is_documented = docs["paths"][path][method.to_lowercase()].is_object();
-            let is_taken = status(&app, method, path).await != StatusCode::METHOD_NOT_ALLOWED;
-            assert_eq!(is_documented, is_taken, "{method} {path}");
+            let is_allowed = status(&app, method, path).await != StatusCode::METHOD_NOT_ALLOWED;
+            assert_eq!(is_documented, is_allowed, "{method} {path}");
         }
     }
 }
 
 #[tokio::test]
-async fn every_answer_is_documented_with_a_schema() {
+async fn every_response_is_documented_with_a_schema() {
     let docs = document(&app()).await;
     for (method, path, operation) in operations(&docs) {
-        let answers = operation["responses"].as_object().unwrap();
-        for (status, answer) in answers {
-            let contents = answer["content"].as_object().unwrap();
+        let responses = operation["responses"].as_object().unwrap();
+        for (status, response) in responses {
+            let contents = response["content"].as_object().unwrap();
             for (kind, content) in contents {
                 let schema = content["schema"].as_object().unwrap();
                 assert!(!schema.is_empty(), "{method} {path} {status} {kind}");
                 if let Some(name) = schema.get("$ref").and_then(Value::as_str) {
-                    let at = name.trim_start_matches('#');
-                    assert!(docs.pointer(at).is_some(), "there is no {name}");
+                    let pointer = name.trim_start_matches('#');
+                    assert!(
+                        docs.pointer(pointer).is_some(),
+                        "the document has no {name}"
+                    );
                 }
             }
         }
-        let wanted: &[&str] = match path.as_str() {
+        let expected: &[&str] = match path.as_str() {
             "/predict" => &[
                 "200", "400", "403", "408", "413", "415", "422", "500", "502", "503",
             ],
@@ -85,8 +88,8 @@ async fn every_answer_is_documented_with_a_schema() {
             "/ready" => &["200", "403", "500", "503"],
             _ => &["200", "403", "500"],
         };
-        let documented: Vec<&str> = answers.keys().map(String::as_str).collect();
-        assert_eq!(documented, wanted, "{method} {path}");
+        let documented: Vec<&str> = responses.keys().map(String::as_str).collect();
+        assert_eq!(documented, expected, "{method} {path}");
     }
     let busy = &docs["paths"]["/predict"]["post"]["responses"]["503"];
     assert!(busy["headers"]["Retry-After"].is_object(), "{busy}");
@@ -94,47 +97,47 @@ async fn every_answer_is_documented_with_a_schema() {
 }
 
 #[tokio::test]
-async fn credentials_are_documented_where_they_are_wanted() {
+async fn credentials_are_documented_exactly_where_they_are_required() {
     let open = document(&app()).await;
     assert!(open["components"]["securitySchemes"].is_null());
-    let guarded = app_with(&["--basic-auth-user", "user", "--basic-auth-pass", "word"]);
+    let protected = app_with(&["--basic-auth-user", "user", "--basic-auth-pass", "word"]);
     let request = Request::get("/api-docs").header("authorization", "Basic dXNlcjp3b3Jk");
-    let answer = guarded
+    let response = protected
         .clone()
         .oneshot(request.body(Body::empty()).unwrap())
         .await
         .unwrap();
-    let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
     let docs: Value = serde_json::from_slice(&bytes).unwrap();
     assert_eq!(
         docs["components"]["securitySchemes"]["basic"]["scheme"],
         "basic"
     );
     for (method, path, operation) in operations(&docs) {
-        let is_wanted = status(&guarded, &method, &path).await == StatusCode::UNAUTHORIZED;
-        assert_eq!(operation["security"].is_array(), is_wanted, "{path}");
+        let is_required = status(&protected, &method, &path).await == StatusCode::UNAUTHORIZED;
+        assert_eq!(operation["security"].is_array(), is_required, "{path}");
         assert_eq!(
             operation["responses"]["401"].is_object(),
-            is_wanted,
+            is_required,
             "{path}"
         );
     }
 }
 
 #[tokio::test]
-async fn a_list_of_fields_is_no_object() {
-    // serde would take each of them for the object with these values
+async fn a_list_in_place_of_an_object_is_an_error_that_names_the_field() {
+    // serde would accept each list as the fields of the object, in order
     let app = app();
-    let usual = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle");
-    let mut of_task = usual.clone();
-    of_task["tasks"] = json!([[1, {"image": data_uri(SHAPES)}, null, null]]);
-    let mut of_params = usual.clone();
-    of_params["params"] = json!([{"result": []}, "user", "password"]);
-    let of_all = json!([usual["tasks"], SHAPES_CONFIG, "1.2", null]);
+    let valid = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle");
+    let mut list_as_task = valid.clone();
+    list_as_task["tasks"] = json!([[1, {"image": data_uri(SHAPES)}, null, null]]);
+    let mut list_as_params = valid.clone();
+    list_as_params["params"] = json!([{"result": []}, "user", "password"]);
+    let list_as_body = json!([valid["tasks"], SHAPES_CONFIG, "1.2", null]);
     for (body, named) in [
-        (of_task, "tasks[0]: "),
-        (of_params, "params: "),
-        (of_all, "the body: "),
+        (list_as_task, "tasks[0]: "),
+        (list_as_params, "params: "),
+        (list_as_body, "the body: "),
     ] {
         let (status, answer) = post(&app, "/predict", &body).await;
         let error = answer["error"].as_str().unwrap_or_default();
@@ -147,7 +150,7 @@ async fn a_list_of_fields_is_no_object() {
 }
 
 #[tokio::test]
-async fn errors_of_predict_name_the_field() {
+async fn an_error_of_predict_names_the_field_that_is_wrong() {
     let app = app();
     for (field, value, named) in [
         ("tasks", json!("x"), "tasks: "),
@@ -170,18 +173,18 @@ async fn errors_of_predict_name_the_field() {
 }
 
 #[tokio::test]
-async fn an_unknown_content_encoding_is_named() {
+async fn an_unsupported_content_encoding_is_named_with_the_supported_one() {
     let app = app();
     for encoding in ["br", "gzip, gzip", "\u{fc}"] {
         let request = Request::post("/setup")
             .header("content-type", "application/json")
             .header("content-encoding", encoding)
             .body(Body::from("{}"));
-        let answer = app.clone().oneshot(request.unwrap()).await.unwrap();
-        assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
-        assert_eq!(answer.headers()["accept-encoding"], "gzip");
-        assert!(answer.headers().contains_key("x-request-id"));
-        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        let response = app.clone().oneshot(request.unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        assert_eq!(response.headers()["accept-encoding"], "gzip");
+        assert!(response.headers().contains_key("x-request-id"));
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
         let body: Value = serde_json::from_slice(&bytes).unwrap();
         let error = body["error"].as_str().unwrap();
         assert!(

@@ -1,20 +1,20 @@
-//! Batches: the deadline, what is made already, and remembered prompts.
+//! Batches (`Retrieve predictions` and opening a task): the deadline, failing tasks, and remembered prompts.
 
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::studio::{LEGACY, Setup, Studio};
+use crate::fake_studio::{FakeStudio, LEGACY_TOKEN, StudioOptions};
 use crate::support::{
-    SHAPES, SHAPES_CONFIG, app_with, batch_request, both_of, check_regions, data_uri, kinds,
-    payload, post, prompt_request, regions, scratch,
+    SHAPES, SHAPES_CONFIG, app_with, batch_request, check_regions, data_uri, payload, post,
+    prompt_request, rectangle_and_mask_of, regions, scratch, types_and_labels,
 };
 
 #[tokio::test]
-async fn what_does_not_fit_the_deadline_goes_on() {
-    let studio = Studio::start(Setup::default()).await;
-    let app = studio.app(LEGACY, &["--predict-deadline-s", "0"]);
+async fn tasks_beyond_the_deadline_are_computed_in_the_background() {
+    let studio = FakeStudio::start(StudioOptions::default()).await;
+    let app = studio.app(LEGACY_TOKEN, &["--predict-deadline-s", "0"]);
     let images: Vec<String> = (0..3).map(|i| format!("/data/upload/1/{i}.png")).collect();
     let images: Vec<&str> = images.iter().map(String::as_str).collect();
     let request = batch_request(SHAPES_CONFIG, &images);
@@ -22,12 +22,12 @@ async fn what_does_not_fit_the_deadline_goes_on() {
     assert_eq!(status, StatusCode::OK);
     let results = body["results"].as_array().unwrap();
     assert_eq!(results.len(), 3);
-    let is_later = |result: &Value| {
+    let is_unfinished = |result: &Value| {
         let error = result["error"].as_str().unwrap_or_default();
         error.contains("PREDICT_DEADLINE_S") && result.get("result").is_none()
     };
-    assert!(results.iter().any(is_later), "{results:?}");
-    // asking again and again ends with everything
+    assert!(results.iter().any(is_unfinished), "{results:?}");
+    // repeated requests get all results in the end
     let start = Instant::now();
     loop {
         let (_, body) = post(&app, "/predict", &request).await;
@@ -40,19 +40,19 @@ async fn what_does_not_fit_the_deadline_goes_on() {
         }
         assert!(
             start.elapsed() < Duration::from_secs(60),
-            "it never came: {body}"
+            "the batch is still unfinished after 60 s: {body}"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // what two requests look up at the same moment is fetched twice, and nothing is fetched again and again
+    // two requests at the same moment may both fetch an image; further requests fetch nothing
     let served = studio.images_served();
     assert!((3..=5).contains(&served), "{served}");
 }
 
 #[tokio::test]
-async fn a_task_whose_image_fails_costs_only_itself() {
-    let studio = Studio::start(Setup::default()).await;
-    let app = studio.app(LEGACY, &[]);
+async fn a_task_without_its_image_has_an_error_and_the_others_have_regions() {
+    let studio = FakeStudio::start(StudioOptions::default()).await;
+    let app = studio.app(LEGACY_TOKEN, &[]);
     let images = [
         "/data/upload/1/missing.png",
         "/data/upload/1/a.png",
@@ -60,23 +60,24 @@ async fn a_task_whose_image_fails_costs_only_itself() {
     ];
     let (_, body) = post(&app, "/predict", &batch_request(SHAPES_CONFIG, &images)).await;
     assert_eq!(
-        kinds(&body["results"][1]["result"]),
-        both_of(&["Red Circle", "Blue Star"])
+        types_and_labels(&body["results"][1]["result"]),
+        rectangle_and_mask_of(&["Red Circle", "Blue Star"])
     );
     for (i, expected) in [(0, "missing.png answered 500"), (2, "resolve")] {
         let error = body["results"][i]["error"].as_str().unwrap();
         assert!(
-            error.contains(expected) && !error.contains(LEGACY),
+            error.contains(expected) && !error.contains(LEGACY_TOKEN),
             "{error}"
         );
     }
 }
 
 #[tokio::test]
-async fn a_prompt_is_remembered_for_the_projects_next_tasks() {
-    let folder = scratch().join("remembering");
+async fn a_typed_prompt_applies_to_the_next_tasks_of_its_project_across_restarts() {
+    let folder = scratch().join("remembered-prompts");
     let flags = ["--model-dir", folder.to_str().unwrap()];
     let image = data_uri(SHAPES);
+    // the regions of the next task, the prompt that it shows, and the model version
     let next = async |app: &axum::Router, project: &str| {
         let mut request = batch_request(SHAPES_CONFIG, &[&image]);
         request["project"] = json!(project);
@@ -91,7 +92,7 @@ async fn a_prompt_is_remembered_for_the_projects_next_tasks() {
         let shown = shown
             .first()
             .map(|region| region["value"]["text"][0].clone());
-        (kinds(&json!(found)), shown, version)
+        (types_and_labels(&json!(found)), shown, version)
     };
     let version_of_setup = async |app: &axum::Router, extra: Value| {
         let mut setup = payload("setup");
@@ -100,36 +101,42 @@ async fn a_prompt_is_remembered_for_the_projects_next_tasks() {
         setup["extra_params"] = extra;
         post(app, "/setup", &setup).await.1["model_version"].clone()
     };
-    let both = both_of(&["Red Circle", "Blue Star"]);
+    let both = rectangle_and_mask_of(&["Red Circle", "Blue Star"]);
     {
         let app = app_with(&flags);
         let (found, shown, before) = next(&app, "5.1").await;
         assert_eq!(shown, None);
-        assert_eq!(found, both, "all labels where nobody typed yet");
+        assert_eq!(
+            found, both,
+            "without a typed prompt, a batch uses the labels"
+        );
         let mut typed = prompt_request(SHAPES_CONFIG, &image, "Blue star");
         typed["project"] = json!("5.1");
         let typed = post(&app, "/predict", &typed).await;
         let (found, shown, after) = next(&app, "5.1").await;
-        assert_eq!(found, both_of(&["Blue Star"]));
+        assert_eq!(found, rectangle_and_mask_of(&["Blue Star"]));
         assert_eq!(
             shown,
             Some(json!("Blue star")),
-            "the annotator sees what was looked for"
+            "the annotator must see the prompt that was used"
         );
-        assert_ne!(before, after, "Label Studio must ask again");
+        assert_ne!(
+            before, after,
+            "with another model version, Label Studio retrieves the predictions again"
+        );
         assert_eq!(typed.1["results"][0]["model_version"], after);
         assert_eq!(version_of_setup(&app, json!(null)).await, after);
         assert_eq!(
             next(&app, "6.1").await.0,
             both,
-            "other projects have their own"
+            "other projects keep their own prompt"
         );
     }
-    // after a restart, once the writer has written
+    // after a restart, as soon as the prompt is written to disk
     let start = Instant::now();
     loop {
         let app = app_with(&flags);
-        if next(&app, "5.1").await.0 == both_of(&["Blue Star"]) {
+        if next(&app, "5.1").await.0 == rectangle_and_mask_of(&["Blue Star"]) {
             let extra = json!({"prompt": "red circle", "segment": false});
             let version = version_of_setup(&app, extra).await;
             let (found, _, predicted) = next(&app, "5.1").await;
@@ -142,13 +149,36 @@ async fn a_prompt_is_remembered_for_the_projects_next_tasks() {
         }
         assert!(
             start.elapsed() < Duration::from_secs(30),
-            "the prompt was forgotten"
+            "the prompt is not remembered after a restart"
         );
     }
 }
 
 #[tokio::test]
-async fn nothing_to_look_for_is_said() {
+async fn a_prompt_in_extra_params_is_not_replaced_by_a_typed_one() {
+    let app = app_with(&[]);
+    let image = data_uri(SHAPES);
+    let batch = batch_request(SHAPES_CONFIG, &[&image]);
+    let mut setup = payload("setup");
+    setup["project"] = batch["project"].clone();
+    setup["extra_params"] = json!({"prompt": "red circle"});
+    post(&app, "/setup", &setup).await;
+    // the typed prompt applies to its own request only
+    let mut typed = prompt_request(SHAPES_CONFIG, &image, "blue star");
+    typed["project"] = batch["project"].clone();
+    let answer = post(&app, "/predict", &typed).await;
+    assert_eq!(
+        types_and_labels(regions(&answer)),
+        rectangle_and_mask_of(&["Blue Star"])
+    );
+    let answer = post(&app, "/predict", &batch).await;
+    let mut found = types_and_labels(regions(&answer));
+    found.retain(|(kind, _)| kind != "textarea");
+    assert_eq!(found, rectangle_and_mask_of(&["Red Circle"]));
+}
+
+#[tokio::test]
+async fn a_batch_without_a_prompt_and_without_labels_is_an_error() {
     let no_labels = "<View><Image name='i' value='$image'/><Rectangle name='r' toName='i'/></View>";
     let request = batch_request(no_labels, &[&data_uri(SHAPES)]);
     let (status, body) = post(&app_with(&[]), "/predict", &request).await;
@@ -158,9 +188,9 @@ async fn nothing_to_look_for_is_said() {
 }
 
 #[tokio::test]
-async fn a_batch_keeps_what_it_began_with() {
-    let studio = Studio::start(Setup::default()).await;
-    let app = studio.app(LEGACY, &[]);
+async fn a_prompt_typed_during_a_batch_does_not_change_that_batch() {
+    let studio = FakeStudio::start(StudioOptions::default()).await;
+    let app = studio.app(LEGACY_TOKEN, &[]);
     let images: Vec<String> = (0..12).map(|i| format!("/data/upload/1/{i}.png")).collect();
     let images: Vec<&str> = images.iter().map(String::as_str).collect();
     let mut typed = prompt_request(SHAPES_CONFIG, "/data/upload/1/0.png", "blue star");
@@ -182,14 +212,14 @@ async fn a_batch_keeps_what_it_began_with() {
     for result in body["results"].as_array().unwrap() {
         assert_eq!(result["model_version"], before);
         assert_eq!(
-            kinds(&result["result"]),
-            both_of(&["Red Circle", "Blue Star"])
+            types_and_labels(&result["result"]),
+            rectangle_and_mask_of(&["Red Circle", "Blue Star"])
         );
     }
 }
 
 #[tokio::test]
-async fn a_prompt_that_cannot_be_read_is_not_remembered() {
+async fn an_invalid_prompt_is_not_remembered() {
     let app = app_with(&[]);
     let image = data_uri(SHAPES);
     let batch = batch_request(SHAPES_CONFIG, &[&image]);
@@ -201,13 +231,14 @@ async fn a_prompt_that_cannot_be_read_is_not_remembered() {
     }
     let answer = post(&app, "/predict", &batch).await;
     assert_eq!(
-        kinds(regions(&answer)),
-        both_of(&["Red Circle", "Blue Star"])
+        types_and_labels(regions(&answer)),
+        rectangle_and_mask_of(&["Red Circle", "Blue Star"])
     );
 }
 
 #[tokio::test]
-async fn what_is_odd_about_one_task_or_label_costs_only_itself() {
+async fn an_unusable_task_or_label_does_not_affect_the_others() {
+    // a label without a visible character, a task without data, and a task with a high threshold
     let number = "<Number name='box_threshold' toName='image'/>";
     let soft_hyphen = "<Label value='&#xAD;'/>";
     let config = SHAPES_CONFIG
@@ -227,8 +258,8 @@ async fn what_is_odd_about_one_task_or_label_costs_only_itself() {
     request["tasks"][2]["annotations"] = json!([{"result": [strict]}]);
     let (status, body) = post(&app_with(&[]), "/predict", &request).await;
     assert_eq!(status, StatusCode::OK, "{body}");
-    let both = both_of(&["Red Circle", "Blue Star"]);
-    assert_eq!(kinds(&body["results"][0]["result"]), both);
+    let both = rectangle_and_mask_of(&["Red Circle", "Blue Star"]);
+    assert_eq!(types_and_labels(&body["results"][0]["result"]), both);
     assert!(
         body["results"][1]["error"]
             .as_str()

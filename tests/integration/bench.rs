@@ -1,12 +1,12 @@
-//! `groundling bench` as a user runs it.
+//! `groundling bench`: the time, work and memory of each stage of a prediction.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::cli::{command, failure, groundling};
+use crate::command::{command, failure, groundling};
 
-/// Runs it for its JSON.
+/// Runs one repetition and returns the JSON report.
 fn report(arguments: &[&str]) -> Value {
     let fixed = ["bench", "--repeat", "1", "--warm-up", "0", "--json"];
     let output = groundling(&[&fixed, arguments].concat());
@@ -14,6 +14,7 @@ fn report(arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// The names of the stages.
 fn names(report: &Value) -> Vec<&str> {
     let stages = report["stages"].as_array().unwrap();
     let names = stages.iter().map(|stage| stage["name"].as_str().unwrap());
@@ -39,7 +40,7 @@ const SEGMENTER: [&str; 5] = [
 ];
 
 #[test]
-fn every_stage_of_a_file() {
+fn bench_reports_every_stage_of_a_prediction() {
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("trace.json");
     let report = report(&[
@@ -105,7 +106,7 @@ fn every_stage_of_a_file() {
             assert!((share * peak / rate - 1.0).abs() < 1e-6);
         }
     }
-    // the stages are the whole, but for the little between them
+    // the stages cover the whole prediction except for small gaps
     assert!((0.8..=1.0).contains(&(sum / total)), "{sum} s of {total} s");
     let encoder = &report["stages"][4];
     assert_eq!(encoder["name"], "detector.encoder");
@@ -117,11 +118,11 @@ fn every_stage_of_a_file() {
             .any(|part| part["name"] == "detector.encoder.fusion")
     );
 
-    events(&trace, total);
+    check_trace(&trace, total);
 }
 
-/// What `--trace` wrote: complete events, one within the other.
-fn events(file: &Path, total_s: f64) {
+/// The file of `--trace` has complete events inside the event of the run.
+fn check_trace(file: &Path, total_s: f64) {
     let trace: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     let events = trace["traceEvents"].as_array().unwrap();
     let span = |event: &Value| {
@@ -152,7 +153,7 @@ fn events(file: &Path, total_s: f64) {
 }
 
 #[test]
-fn noise_and_boxes_of_a_wanted_number() {
+fn the_image_size_and_the_number_of_boxes_can_be_chosen() {
     let size = ["--image-size", "96x128", "--boxes", "20"];
     let report = report(&size);
     assert_eq!(
@@ -164,14 +165,14 @@ fn noise_and_boxes_of_a_wanted_number() {
 }
 
 #[test]
-fn one_model_alone() {
+fn one_model_can_be_measured_alone() {
     let size = ["--image-size", "96x128"];
     let detector = report(&[&size[..], &["--only", "detector"]].concat());
     assert_eq!(names(&detector), DETECTOR);
     assert_eq!(detector["segmenter"], Value::Null);
     let without = report(&[&size[..], &["--segmenter", "none"]].concat());
     assert_eq!(names(&without), DETECTOR);
-    // the detector, which does not exist, is not looked for
+    // the missing detector is not loaded
     let only = ["--only", "segmenter", "--detector", "./nowhere"];
     let segmenter = report(&[&size[..], &only].concat());
     assert_eq!(names(&segmenter), SEGMENTER);
@@ -180,7 +181,7 @@ fn one_model_alone() {
 }
 
 #[test]
-fn a_table_for_people() {
+fn the_default_output_is_a_table() {
     let output = command(&[
         "bench",
         "--repeat",
@@ -202,12 +203,12 @@ fn a_table_for_people() {
         "\ntotal",
         "GFLOP/s",
     ] {
-        assert!(text.contains(word), "{word} is not in:\n{text}");
+        assert!(text.contains(word), "the table has no {word}:\n{text}");
     }
 }
 
 #[test]
-fn what_cannot_be_measured() {
+fn an_error_says_what_cannot_be_measured() {
     let nothing = ["bench", "--only", "segmenter", "--segmenter", "none"];
     assert!(failure(&nothing).contains("nothing to measure"));
     let missing = ["bench", "--image", "nowhere.png"];

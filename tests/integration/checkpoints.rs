@@ -1,4 +1,4 @@
-//! Checkpoints that cannot be used: the file and what is wrong with it are named.
+//! Checkpoints that cannot be used: the error names the file and says what is wrong with it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -6,16 +6,17 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 
-use crate::cli::{failure, groundling};
+use crate::command::{failure, groundling};
 use crate::support::repository;
 
-/// A copy of a demo checkpoint to damage.
-struct Copy {
+/// A copy of a demo checkpoint that a test can damage.
+pub struct CheckpointCopy {
     _folder: tempfile::TempDir,
     path: PathBuf,
 }
 
-impl Copy {
+impl CheckpointCopy {
+    /// Copies the demo detector or segmenter.
     fn of(kind: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(kind);
@@ -30,11 +31,11 @@ impl Copy {
         }
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// What `predict` does with it as `--detector` or `--segmenter`.
+    /// The output of `predict` with this checkpoint as `--detector` or `--segmenter`.
     fn output(&self) -> std::process::Output {
         let kind = self.path.file_name().unwrap().to_str().unwrap();
         let flag = format!("--{kind}");
@@ -43,8 +44,8 @@ impl Copy {
         groundling(&["predict", image, "--prompt", "star", &flag, path])
     }
 
-    /// What it says, where it must fail.
-    fn error(&self) -> String {
+    /// The error of `predict`, which must fail.
+    pub fn error(&self) -> String {
         let output = self.output();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
@@ -56,7 +57,7 @@ impl Copy {
 }
 
 #[test]
-fn a_missing_folder() {
+fn an_unknown_detector_is_an_error_that_names_it() {
     let image = "examples/images/shapes.png";
     let error = failure(&[
         "predict",
@@ -73,13 +74,13 @@ fn a_missing_folder() {
 }
 
 #[test]
-fn a_missing_file() {
+fn a_missing_file_is_named() {
     for (kind, file) in [
         ("detector", "preprocessor_config.json"),
         ("detector", "tokenizer.json"),
         ("segmenter", "preprocessor_config.json"),
     ] {
-        let copy = Copy::of(kind);
+        let copy = CheckpointCopy::of(kind);
         fs::remove_file(copy.file(file)).unwrap();
         let error = copy.error();
         assert!(
@@ -88,7 +89,7 @@ fn a_missing_file() {
         );
     }
     for kind in ["detector", "segmenter"] {
-        let copy = Copy::of(kind);
+        let copy = CheckpointCopy::of(kind);
         fs::remove_file(copy.file("model.safetensors")).unwrap();
         let error = copy.error();
         assert!(
@@ -99,9 +100,9 @@ fn a_missing_file() {
 }
 
 #[test]
-fn weights_alone_that_do_not_tell_their_configuration() {
+fn weights_without_a_config_json_are_an_error_that_says_where_to_put_it() {
     for kind in ["detector", "segmenter"] {
-        let copy = Copy::of(kind);
+        let copy = CheckpointCopy::of(kind);
         fs::remove_file(copy.file("config.json")).unwrap();
         let error = copy.error();
         assert!(error.contains("put its config.json beside it"), "{error}");
@@ -109,21 +110,20 @@ fn weights_alone_that_do_not_tell_their_configuration() {
 }
 
 #[test]
-fn several_files_of_weights() {
-    let copy = Copy::of("segmenter");
+fn one_weights_file_may_have_any_name_but_two_are_ambiguous() {
+    let copy = CheckpointCopy::of("segmenter");
     fs::rename(copy.file("model.safetensors"), copy.file("a.safetensors")).unwrap();
-    // one of any name will do
-    let error = copy.output();
-    assert!(error.status.success(), "{error:?}");
+    let output = copy.output();
+    assert!(output.status.success(), "{output:?}");
     fs::copy(copy.file("a.safetensors"), copy.file("b.safetensors")).unwrap();
     let error = copy.error();
     assert!(error.contains("(a.safetensors, b.safetensors)"), "{error}");
 }
 
 #[test]
-fn a_truncated_file() {
+fn a_truncated_file_is_not_a_usable_checkpoint() {
     for kind in ["detector", "segmenter"] {
-        let copy = Copy::of(kind);
+        let copy = CheckpointCopy::of(kind);
         let weights = copy.file("model.safetensors");
         let bytes = fs::read(&weights).unwrap();
         for length in [0, 5, bytes.len() / 2, bytes.len() - 1] {
@@ -138,12 +138,12 @@ fn a_truncated_file() {
 }
 
 #[test]
-fn a_missing_tensor_and_one_of_another_shape() {
+fn a_missing_tensor_and_a_tensor_with_another_shape_are_named() {
     for (kind, name) in [
         ("detector", "model.text_projection.weight"),
         ("segmenter", "mask_decoder.iou_token.weight"),
     ] {
-        let copy = Copy::of(kind);
+        let copy = CheckpointCopy::of(kind);
         let mut tensors = copy.tensors();
         let tensor = tensors.remove(name).unwrap();
         candle_core::safetensors::save(&tensors, copy.file("model.safetensors")).unwrap();
@@ -161,100 +161,17 @@ fn a_missing_tensor_and_one_of_another_shape() {
     }
 }
 
-/// A segmenter's folder with this as its only file of weights.
-fn with_weights(name: &str, bytes: &[u8]) -> Copy {
-    let copy = Copy::of("segmenter");
+/// A copy of the demo segmenter with this file in place of its weights.
+pub fn with_weights(name: &str, bytes: &[u8]) -> CheckpointCopy {
+    let copy = CheckpointCopy::of("segmenter");
     fs::remove_file(copy.file("model.safetensors")).unwrap();
     fs::write(copy.file(name), bytes).unwrap();
     copy
 }
 
-/// A torch file with this pickle.
-fn torch_file(pickle: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![];
-    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(&mut bytes));
-    let stored =
-        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    archive.start_file("archive/data.pkl", stored).unwrap();
-    std::io::Write::write_all(&mut archive, pickle).unwrap();
-    archive.finish().unwrap();
-    bytes
-}
-
 #[test]
-fn a_pickle_with_code_is_not_run() {
-    let folder = tempfile::tempdir().unwrap();
-    let trace = folder.path().join("it-ran");
-    let order = format!("touch {}", trace.display());
-    // what pickle.dumps(..., 2) writes of an object whose __reduce__ gives (os.system, (order,))
-    let mut pickle = b"\x80\x02cposix\nsystem\nq\x00X".to_vec();
-    pickle.extend((order.len() as u32).to_le_bytes());
-    pickle.extend(order.as_bytes());
-    pickle.extend(b"q\x01\x85q\x02Rq\x03.");
-    let hidden = [
-        b"\x80\x02}X\x05\x00\x00\x00model".as_slice(),
-        &pickle[2..pickle.len() - 1],
-        b"s.",
-    ];
-    for pickle in [pickle.clone(), hidden.concat()] {
-        let error = with_weights("sam.pth", &torch_file(&pickle)).error();
-        assert!(
-            error.contains("sam.pth") && error.contains("it refers to posix.system"),
-            "{error}"
-        );
-    }
-    // not even when the archive is left away, as torch wrote before 1.6
-    let error = with_weights("sam.pt", &pickle).error();
-    assert!(
-        error.contains("sam.pt") && error.contains("before 1.6"),
-        "{error}"
-    );
-    assert!(!trace.exists());
-}
-
-#[test]
-fn what_is_no_checkpoint() {
-    let sam = fs::read(repository("tests/reference/segmenter/plain/original.pth")).unwrap();
-    let no_tensors = torch_file(b"\x80\x02}.");
-    let endless = torch_file(b"\x80\x02(X\xff\xff\xff\xff");
-    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n";
-    for (bytes, expected) in [
-        (&sam[..sam.len() / 2], "it may be truncated"),
-        (no_tensors.as_slice(), "it contains no tensors"),
-        (endless.as_slice(), "it ends unexpectedly"),
-        (
-            b"PK\x03\x04 and nothing more".as_slice(),
-            "not a complete zip archive",
-        ),
-        (pointer.as_slice(), "a Git LFS pointer"),
-        (
-            b"<html>not found</html>".as_slice(),
-            "neither a safetensors file nor",
-        ),
-    ] {
-        let error = with_weights("sam.pth", bytes).error();
-        assert!(
-            error.contains("sam.pth") && error.contains(expected),
-            "{expected}: {error}"
-        );
-    }
-    // a bit that fell over: the archive knows its checksums
-    let mut flipped = sam.clone();
-    let middle = flipped.len() / 2;
-    flipped[middle] ^= 1;
-    let original = repository("tests/reference/segmenter/plain");
-    let copy = with_weights("sam.pth", &flipped);
-    fs::copy(original.join("config.json"), copy.file("config.json")).unwrap();
-    let error = copy.error();
-    assert!(
-        error.contains("sam.pth") && error.to_lowercase().contains("checksum"),
-        "{error}"
-    );
-}
-
-#[test]
-fn pixels_that_make_no_sense() {
-    let copy = Copy::of("detector");
+fn an_invalid_preprocessor_setting_is_named_with_its_value() {
+    let copy = CheckpointCopy::of("detector");
     for (config, expected) in [
         (
             r#"{"size": {"shortest_edge": 100000000000}}"#,
@@ -277,8 +194,8 @@ fn pixels_that_make_no_sense() {
 }
 
 #[test]
-fn models_that_are_known_and_not_supported() {
-    let copy = Copy::of("segmenter");
+fn an_unsupported_model_is_named() {
+    let copy = CheckpointCopy::of("segmenter");
     let tensor = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
     for (name, expected) in [
         ("image_encoder.trunk.patch_embed.proj.weight", "SAM 2"),
@@ -293,8 +210,8 @@ fn models_that_are_known_and_not_supported() {
 }
 
 #[test]
-fn another_architecture() {
-    let copy = Copy::of("detector");
+fn an_invalid_or_unsupported_configuration_is_named() {
+    let copy = CheckpointCopy::of("detector");
     for (config, expected) in [
         (r#"{"model_type": "bert"}"#, "\"bert\""),
         (
@@ -322,7 +239,7 @@ fn another_architecture() {
             "{error}"
         );
     }
-    // a segmenter's folder as a detector
+    // the folder of a segmenter as detector
     let segmenter = repository("models/demo/segmenter");
     let image = "examples/images/shapes.png";
     let flags = ["--detector", segmenter.to_str().unwrap()];

@@ -1,21 +1,25 @@
-//! Every body recorded of Label Studio 1.23.2, answered as it needs it.
+//! The contract with Label Studio 1.23.2: every recorded request gets the response that Label Studio needs. The
+//! recordings are in `payloads`.
 
 use axum::Router;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::studio::{LEGACY, Setup, Studio};
-use crate::support::{app, app_with, check_regions, get_json, payload, post, recorded, regions};
+use crate::fake_studio::{FakeStudio, LEGACY_TOKEN, StudioOptions};
+use crate::support::{
+    SHAPES_CONFIG, app, app_with, check_regions, get_json, payload, post, prompt_request, recorded,
+    regions,
+};
 
-/// A server whose images come from a Label Studio.
-async fn connected() -> (Studio, Router) {
-    let studio = Studio::start(Setup::default()).await;
-    let app = studio.app(LEGACY, &[]);
+/// A server that is connected to a fake Label Studio.
+async fn connected_app() -> (FakeStudio, Router) {
+    let studio = FakeStudio::start(StudioOptions::default()).await;
+    let app = studio.app(LEGACY_TOKEN, &[]);
     (studio, app)
 }
 
 #[tokio::test]
-async fn health_and_versions_are_json() {
+async fn health_says_up_and_versions_lists_the_model_version() {
     let app = app();
     for name in ["health", "versions"] {
         let path = recorded(name)["request"]["path"]
@@ -24,15 +28,16 @@ async fn health_and_versions_are_json() {
             .to_owned();
         let (status, body) = get_json(&app, &path).await;
         assert_eq!(status, StatusCode::OK);
-        assert!(body.is_object());
+        match name {
+            "health" => assert_eq!(body["status"], "UP", "{body}"),
+            _ => assert!(body["versions"][0].is_string(), "{body}"),
+        }
     }
-    let (_, body) = get_json(&app, "/versions").await;
-    assert!(body["versions"][0].is_string(), "{body}");
 }
 
 #[tokio::test]
-async fn setup_takes_extra_params_in_every_shape() {
-    let (_studio, app) = connected().await;
+async fn setup_accepts_extra_params_as_object_string_empty_or_null() {
+    let (_studio, app) = connected_app().await;
     let version = async |body: &Value| {
         let (status, body) = post(&app, "/setup", body).await;
         assert_eq!(status, StatusCode::OK);
@@ -41,10 +46,10 @@ async fn setup_takes_extra_params_in_every_shape() {
     let object = version(&payload("setup")).await;
     let text = version(&payload("setup_extra_params_from_form")).await;
     assert!(!object.is_empty());
-    assert_eq!(object, text, "both say box_threshold 0.3");
-    for nothing in [json!(""), json!(null), json!({})] {
+    assert_eq!(object, text, "both requests set box_threshold to 0.3");
+    for empty in [json!(""), json!(null), json!({})] {
         let mut body = payload("setup");
-        body["extra_params"] = nothing;
+        body["extra_params"] = empty;
         assert_eq!(version(&body).await, object, "0.3 is the default");
     }
     let mut stricter = payload("setup");
@@ -53,8 +58,8 @@ async fn setup_takes_extra_params_in_every_shape() {
 }
 
 #[tokio::test]
-async fn batches_carry_the_version_of_setup() {
-    let (studio, app) = connected().await;
+async fn predictions_of_a_batch_have_the_model_version_of_setup() {
+    let (studio, app) = connected_app().await;
     let (_, setup) = post(&app, "/setup", &payload("setup")).await;
     for name in ["predict_batch", "predict_open_task", "test_request"] {
         let request = payload(name);
@@ -67,13 +72,13 @@ async fn batches_carry_the_version_of_setup() {
             assert_eq!(result["model_version"], setup["model_version"], "{name}");
         }
     }
-    // uploads and local files of the three tasks, each once
+    // the images of the three tasks are fetched once each
     assert_eq!(studio.images_served(), 3);
 }
 
 #[tokio::test]
-async fn interactive_answers_are_one_object() {
-    let (_studio, app) = connected().await;
+async fn an_interactive_request_gets_one_result_with_regions_and_a_version() {
+    let (_studio, app) = connected_app().await;
     for name in [
         "predict_interactive_prompt",
         "predict_interactive_annotated_task",
@@ -82,9 +87,9 @@ async fn interactive_answers_are_one_object() {
         let answer = post(&app, "/predict", &request).await;
         let found = regions(&answer);
         check_regions(found, 640, 480, &["Bok Choi", "Pot"]);
-        // what the page does with an answer of another shape is in interactive_errors.json
+        // interactive_errors.json records what the page does with other shapes of results
         assert!(answer.1["results"][0].is_object());
-        // the version is that of the next /setup
+        // the next /setup returns the same version
         let mut setup = payload("setup");
         setup["project"] = request["project"].clone();
         setup["extra_params"] = json!(null);
@@ -97,26 +102,26 @@ async fn interactive_answers_are_one_object() {
 }
 
 #[tokio::test]
-async fn after_submit_an_empty_context_is_answered_without_the_models() {
-    // neither the image nor a model could be had
+async fn the_empty_context_after_submit_gets_no_regions_and_needs_neither_models_nor_image() {
+    // here neither the image nor the models can be loaded
     let app = app_with(&["--detector", "no-such-model"]);
-    let answer = post(
-        &app,
-        "/predict",
-        &payload("predict_interactive_empty_context"),
-    )
-    .await;
+    let request = payload("predict_interactive_empty_context");
+    let answer = post(&app, "/predict", &request).await;
+    assert_eq!(*regions(&answer), json!([]));
+    let mut request = prompt_request(SHAPES_CONFIG, "http://127.0.0.1:1/missing.png", "x");
+    request["params"]["context"] = json!({"result": []});
+    let answer = post(&app, "/predict", &request).await;
     assert_eq!(*regions(&answer), json!([]));
 }
 
 #[tokio::test]
-async fn smart_tools_give_a_mask_with_their_label() {
-    let (studio, app) = connected().await;
+async fn a_smart_tool_gives_one_mask_with_its_label() {
+    let (studio, app) = connected_app().await;
     let mut request = payload("predict_interactive_prompt");
     for (name, label) in [
         ("context_smartrect", Some("Bok Choi")),
         ("context_keypoint", Some("Bok Choi")),
-        // a label of the keypoints that the brush does not have
+        // this label of the keypoints does not exist for the brush
         ("context_keypoint2", None),
     ] {
         request["params"]["context"] = recorded(name)["context"].clone();
@@ -129,7 +134,7 @@ async fn smart_tools_give_a_mask_with_their_label() {
         assert_eq!(mask["type"], "brushlabels");
         assert_eq!(mask["value"]["brushlabels"][0].as_str(), label, "{name}");
     }
-    // the image is encoded at the first click, and not even fetched at the others
+    // the first click fetches and encodes the image, the next ones do not fetch it again
     assert_eq!(studio.images_served(), 1);
     request["params"]["context"] = recorded("context_prompt_with_regions")["context"].clone();
     check_regions(
@@ -141,8 +146,8 @@ async fn smart_tools_give_a_mask_with_their_label() {
 }
 
 #[tokio::test]
-async fn a_context_of_any_shape_is_survived() {
-    let (_studio, app) = connected().await;
+async fn a_context_without_usable_regions_gets_no_regions_and_no_error() {
+    let (_studio, app) = connected_app().await;
     let mut request = payload("predict_interactive_prompt");
     for context in [
         json!(null),
@@ -165,7 +170,7 @@ async fn a_context_of_any_shape_is_survived() {
         assert_eq!(
             *regions(&answer),
             json!([]),
-            "kinds of no use get an empty answer"
+            "regions of an unusable type must get an empty result"
         );
     }
     request["params"] = json!(null);
@@ -174,7 +179,7 @@ async fn a_context_of_any_shape_is_survived() {
 }
 
 #[tokio::test]
-async fn webhooks_are_heard_known_or_not() {
+async fn known_webhooks_are_accepted_and_unknown_ones_are_not_an_error() {
     let app = app();
     for name in [
         "webhook_annotation_created",
@@ -191,8 +196,8 @@ async fn webhooks_are_heard_known_or_not() {
             "{name}"
         );
     }
-    for odd in [json!({"action": "SOMETHING_NEW"}), json!({}), json!([1])] {
-        let (status, body) = post(&app, "/webhook", &odd).await;
+    for unknown in [json!({"action": "SOMETHING_NEW"}), json!({}), json!([1])] {
+        let (status, body) = post(&app, "/webhook", &unknown).await;
         assert_eq!(
             (status, &body["status"]),
             (StatusCode::OK, &json!("Unknown event"))

@@ -1,4 +1,4 @@
-//! The dashboard, the alert rules and the table of metrics in `deploy/` against what a server counts.
+//! The dashboard, the alert rules and the table of metrics in `deploy/` use exactly the metrics of a server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,24 +10,25 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use crate::support::{
-    SHAPES, SHAPES_CONFIG, app_with, data_uri, post, prompt_request, repository, sources,
+    SHAPES, SHAPES_CONFIG, app_with, data_uri, files_below, post, prompt_request, repository,
 };
 
-/// A metric as `/metrics` has it.
+/// A metric of `/metrics`.
 #[derive(Debug, Default)]
-struct Metric {
-    kind: String,
+pub struct Metric {
+    pub kind: String,
+    pub help: String,
     /// The names of its samples.
     samples: BTreeSet<String>,
-    labels: BTreeSet<String>,
-    /// Values of the labels that do not depend on what was asked.
+    pub labels: BTreeSet<String>,
+    /// The values of the labels that are the same for all requests.
     values: BTreeSet<String>,
-    /// Upper bounds of a histogram's buckets, without the last, which has none.
+    /// The upper bounds of a histogram's buckets, without the last bucket, which is unbounded.
     bounds: Vec<f64>,
 }
 
 impl Metric {
-    /// The name that the table has it under: of a counter that of its sample, else its own.
+    /// The name in the table of metrics: for a counter the name of its sample, otherwise its own name.
     fn documented<'a>(&'a self, name: &'a str) -> &'a str {
         match self.kind.as_str() {
             "counter" => self.samples.first().map_or(name, String::as_str),
@@ -36,8 +37,8 @@ impl Metric {
     }
 }
 
-/// The metrics of a server that has answered a request, by name.
-async fn metrics() -> BTreeMap<String, Metric> {
+/// The metrics of a server that has handled a request, by name.
+pub async fn metrics() -> BTreeMap<String, Metric> {
     let app = app_with(&[]);
     let request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle");
     post(&app, "/predict", &request).await;
@@ -48,6 +49,9 @@ async fn metrics() -> BTreeMap<String, Metric> {
     let mut metrics = BTreeMap::<String, Metric>::new();
     let mut current = String::new();
     for line in text.lines() {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|l| l.split_once(' ')) {
+            metrics.entry(name.to_owned()).or_default().help = help.to_owned();
+        }
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').unwrap();
             current = name.to_owned();
@@ -80,7 +84,7 @@ async fn metrics() -> BTreeMap<String, Metric> {
     metrics
 }
 
-/// The names of groundling's metrics in a text.
+/// The names of metrics in a text.
 fn names(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     words
@@ -88,7 +92,7 @@ fn names(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// The cells of the rows of a Markdown table that begin with a metric, by its name.
+/// The rows of a Markdown table whose first cell is a metric: the name of the metric, and the cells.
 fn rows(text: &str) -> Vec<(&str, Vec<&str>)> {
     let rows = text.lines().filter_map(|line| {
         let rest = line.strip_prefix("| `groundling_")?;
@@ -100,7 +104,7 @@ fn rows(text: &str) -> Vec<(&str, Vec<&str>)> {
 }
 
 #[tokio::test]
-async fn every_name_in_deploy_is_counted() {
+async fn every_metric_in_deploy_exists() {
     let metrics = metrics().await;
     let samples: BTreeSet<&str> = metrics
         .values()
@@ -108,30 +112,34 @@ async fn every_name_in_deploy_is_counted() {
         .collect();
     assert!(samples.len() > 15, "{samples:?}");
     let mut used = 0;
-    for file in sources(&repository("deploy")) {
+    for file in files_below(&repository("deploy")) {
         let text = fs::read_to_string(&file).unwrap();
         let is_table = file.extension().is_some_and(|kind| kind == "md");
         for name in names(&text) {
-            // the table has the names of histograms, which have no sample of that name
+            // the table also has the names of histograms, which are not names of samples
             let is_known = samples.contains(name) || is_table && metrics.contains_key(name);
-            assert!(is_known, "{}: {name} is not counted", file.display());
+            assert!(
+                is_known,
+                "{}: the server has no metric {name}",
+                file.display()
+            );
             used += 1;
         }
     }
-    assert!(used > 20, "{used}");
+    assert!(used > 20, "only {used} names of metrics in deploy/");
 }
 
 #[tokio::test]
-async fn every_metric_is_documented_with_its_labels_and_buckets() {
+async fn every_metric_is_documented_with_its_type_labels_and_buckets() {
     let metrics = metrics().await;
     let text = fs::read_to_string(repository("deploy/README.md")).unwrap();
     let rows = rows(&text);
     for (name, metric) in &metrics {
         let documented = metric.documented(name);
-        let of_metric = rows.iter().filter(|(name, _)| *name == documented);
-        let mut of_metric = of_metric.map(|(_, cells)| cells);
-        let row = of_metric.next();
-        let row = row.unwrap_or_else(|| panic!("{documented} is not in deploy/README.md"));
+        let metric_rows = rows.iter().filter(|(name, _)| *name == documented);
+        let mut metric_rows = metric_rows.map(|(_, cells)| cells);
+        let row = metric_rows.next();
+        let row = row.unwrap_or_else(|| panic!("deploy/README.md does not document {documented}"));
         assert_eq!(row[1], metric.kind, "{documented}");
         let labels = row[2]
             .split(',')
@@ -142,12 +150,13 @@ async fn every_metric_is_documented_with_its_labels_and_buckets() {
         for value in &metric.values {
             assert!(
                 text.contains(&format!("`{value}`")),
-                "{documented}: {value}"
+                "deploy/README.md does not name the value {value} of {documented}"
             );
         }
         if metric.kind == "histogram" {
-            let buckets = of_metric.next();
-            let buckets = buckets.unwrap_or_else(|| panic!("{documented} has no row of buckets"));
+            let buckets = metric_rows.next();
+            let buckets = buckets
+                .unwrap_or_else(|| panic!("deploy/README.md has no buckets of {documented}"));
             let bounds: Vec<f64> = buckets[1].split(", ").map(|b| b.parse().unwrap()).collect();
             assert_eq!(bounds, metric.bounds, "{documented}");
         }
@@ -155,7 +164,7 @@ async fn every_metric_is_documented_with_its_labels_and_buckets() {
 }
 
 #[test]
-fn the_dashboard_can_be_imported() {
+fn the_dashboard_has_valid_panels_with_queries_of_metrics() {
     let text = fs::read_to_string(repository("deploy/grafana-dashboard.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&text).unwrap();
     assert!(dashboard["schemaVersion"].is_u64() && dashboard["title"] == "groundling");
@@ -164,11 +173,11 @@ fn the_dashboard_can_be_imported() {
     for panel in panels {
         assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
         let title = panel["title"].as_str().unwrap();
-        let place = &panel["gridPos"];
-        let end = place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap();
-        assert!(end <= 24, "{title}: {place}");
+        let position = &panel["gridPos"];
+        let end = position["x"].as_u64().unwrap() + position["w"].as_u64().unwrap();
+        assert!(end <= 24, "{title} is wider than the dashboard: {position}");
         let targets = panel["targets"].as_array().unwrap();
-        assert!(!targets.is_empty(), "{title}");
+        assert!(!targets.is_empty(), "{title} has no query");
         for target in targets {
             let expression = target["expr"].as_str().unwrap();
             assert!(!names(expression).is_empty(), "{title}: {expression}");

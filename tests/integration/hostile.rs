@@ -1,4 +1,5 @@
-//! What others send: bodies, pages of other sites, labeling configs.
+//! Hostile requests: bodies that are large, slow or compressed, requests from web pages of other sites, and labeling
+//! configs. Each is rejected within its limits of memory and time.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -21,8 +22,8 @@ fn app() -> axum::Router {
     router(state_with(&["--max-body-bytes", "2000000"]))
 }
 
-/// The status and the error of a request.
-async fn answer(app: &axum::Router, request: Request<Body>) -> (StatusCode, String) {
+/// Sends a request. Returns the status and the error; the response must come within 5 s.
+async fn status_and_error(app: &axum::Router, request: Request<Body>) -> (StatusCode, String) {
     let start = Instant::now();
     let response = app.clone().oneshot(request).await.unwrap();
     let status = response.status();
@@ -40,60 +41,63 @@ async fn answer(app: &axum::Router, request: Request<Body>) -> (StatusCode, Stri
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut packed = GzEncoder::new(vec![], Compression::best());
-    packed.write_all(bytes).unwrap();
-    packed.finish().unwrap()
+    let mut compressed = GzEncoder::new(vec![], Compression::best());
+    compressed.write_all(bytes).unwrap();
+    compressed.finish().unwrap()
 }
 
 #[tokio::test]
-async fn bodies_are_bounded_before_they_are_read() {
+async fn a_body_above_the_limit_is_rejected_before_it_is_read() {
     let app = app();
     let request = || Request::post("/predict").header("content-type", "application/json");
-    // a body that says that it is too large is not waited for
-    let never = Body::from_stream(futures_util::stream::pending::<
+    // a Content-Length above the limit is rejected without waiting for the body
+    let pending = Body::from_stream(futures_util::stream::pending::<
         Result<Vec<u8>, std::io::Error>,
     >());
-    let told = request()
+    let declared = request()
         .header("content-length", "3000000")
-        .body(never)
+        .body(pending)
         .unwrap();
-    let (status, error) = answer(&app, told).await;
+    let (status, error) = status_and_error(&app, declared).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(
         error.contains("2000000 bytes") && error.contains("MAX_BODY_BYTES"),
         "{error}"
     );
-    // one that does not say so is read as far as it may go
+    // a body without a Content-Length is read up to the limit
     let chunks = std::iter::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 65536]));
     let endless = Body::from_stream(futures_util::stream::iter(chunks));
-    let (status, _) = answer(&app, request().body(endless).unwrap()).await;
+    let (status, _) = status_and_error(&app, request().body(endless).unwrap()).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
-    // and what it becomes when it is unpacked counts
+    // the limit applies to the decompressed size
     let bomb = gzip(&vec![b' '; 50_000_000]);
     assert!(bomb.len() < 100_000);
     let bomb = request()
         .header("content-encoding", "gzip")
         .body(Body::from(bomb));
-    let (status, _) = answer(&app, bomb.unwrap()).await;
+    let (status, _) = status_and_error(&app, bomb.unwrap()).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
-    // even where it fits, it may not become hundreds of times what was sent
+    // a compression ratio of hundreds is rejected even below the limit
     let bomb = gzip(&vec![b' '; 1_900_000]);
     let bomb = request()
         .header("content-encoding", "gzip")
         .body(Body::from(bomb));
-    let (status, error) = answer(&app, bomb.unwrap()).await;
+    let (status, error) = status_and_error(&app, bomb.unwrap()).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(error.contains("Content-Encoding"), "{error}");
-    // what is packed and of a usual size goes through
+    // an ordinary compressed request is accepted
     let usual = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle").to_string();
     let usual = request()
         .header("content-encoding", "gzip")
         .body(gzip(usual.as_bytes()).into());
-    assert_eq!(answer(&app, usual.unwrap()).await.0, StatusCode::OK);
+    assert_eq!(
+        status_and_error(&app, usual.unwrap()).await.0,
+        StatusCode::OK
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn bodies_wait_for_memory_and_small_ones_do_not() {
+async fn a_large_body_waits_for_memory_and_a_small_one_does_not() {
     let state = state_with(&["--request-bytes", "4000000"]);
     let budget = state.preannotator.budget().clone();
     let app = router(state);
@@ -101,13 +105,13 @@ async fn bodies_wait_for_memory_and_small_ones_do_not() {
         let request = Request::post("/predict").header("content-type", "application/json");
         request.header("content-length", length)
     };
-    // a client that has begun and then sends a little now and then keeps nearly the quarter that bodies may take
+    // this client sends slowly and reserves nearly all memory for bodies, a quarter of REQUEST_BYTES
     let slow = futures_util::stream::unfold((), |()| async {
         tokio::time::sleep(Duration::from_secs(5)).await;
         Some((Ok::<_, std::io::Error>(vec![b' '; 10_000]), ()))
     });
-    let begun = futures_util::stream::iter([Ok(vec![b' '; 70_000])]);
-    let slow = begun.chain(slow);
+    let start = futures_util::stream::iter([Ok(vec![b' '; 70_000])]);
+    let slow = start.chain(slow);
     let slow = request(950_000).body(Body::from_stream(slow)).unwrap();
     let slow = tokio::spawn(app.clone().oneshot(slow));
     while budget.used() < 900_000 {
@@ -130,14 +134,14 @@ async fn bodies_wait_for_memory_and_small_ones_do_not() {
     let small = app.clone().oneshot(small).await.unwrap();
     assert_eq!(small.status(), StatusCode::BAD_REQUEST);
 
-    // 120 s are too long for a body, whatever comes
+    // a body must be complete within 120 s
     let slow = slow.await.unwrap().unwrap();
     assert_eq!(slow.status(), StatusCode::REQUEST_TIMEOUT);
     assert_eq!(budget.used(), 0);
 }
 
 #[tokio::test]
-async fn what_requests_take_is_counted_and_given_back() {
+async fn the_memory_of_a_request_is_reserved_and_released() {
     let state = state_with(&[]);
     let budget = state.preannotator.budget().clone();
     let app = router(state);
@@ -146,7 +150,7 @@ async fn what_requests_take_is_counted_and_given_back() {
     let request = request_line.body(Body::from(request.to_string())).unwrap();
     let response = app.clone().oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
-    // the answer counts until it was sent, and the body, the file and the pixels have counted before
+    // the response counts until it is sent; the body, the image file and its pixels counted before
     let before = budget.used();
     assert!(before > 100, "{before}");
     assert!(budget.peak() > 3 * 640 * 480, "{}", budget.peak());
@@ -157,32 +161,32 @@ async fn what_requests_take_is_counted_and_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_image_waits_for_memory_and_is_refused_with_the_reason() {
+async fn an_image_waits_for_memory_and_is_then_rejected_with_the_reason() {
     let folder = repository("examples/images");
     let flags = ["--request-bytes", "2000000"];
     let files = ["--local-files-document-root", folder.to_str().unwrap()];
     let state = state_with(&[flags, files].concat());
-    let held = state.preannotator.budget().reserve_unchecked(1_900_000);
+    let reserved = state.preannotator.budget().reserve_unchecked(1_900_000);
     let app = router(state);
     let image = "/data/local-files/?d=shapes.png";
     let body = prompt_request(SHAPES_CONFIG, image, "red circle").to_string();
     let request = Request::post("/predict").header("content-type", "application/json");
     let request = request.header("content-length", body.len());
-    let (status, error) = answer(&app, request.body(body.into()).unwrap()).await;
+    let (status, error) = status_and_error(&app, request.body(body.into()).unwrap()).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{error}");
     assert!(
         error.contains("REQUEST_BYTES") && error.contains("shapes.png"),
         "{error}"
     );
-    drop(held);
+    drop(reserved);
 }
 
 #[tokio::test]
-async fn only_json_is_taken_and_no_page_of_another_site() {
+async fn requests_without_json_or_from_pages_of_other_sites_are_rejected() {
     let app = app();
     let body = json!({"project": "666.1", "extra_params": {"prompt": "poison"}}).to_string();
     let setup = || Request::post("/setup");
-    // what a page can make a browser send without being asked
+    // content types that a web page can send to another site without a preflight request
     for kind in [
         "text/plain",
         "application/x-www-form-urlencoded",
@@ -192,7 +196,7 @@ async fn only_json_is_taken_and_no_page_of_another_site() {
         let request = setup()
             .header("content-type", kind)
             .body(body.clone().into());
-        let (status, error) = answer(&app, request.unwrap()).await;
+        let (status, error) = status_and_error(&app, request.unwrap()).await;
         assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind}");
         assert!(error.contains("application/json"), "{error}");
     }
@@ -203,22 +207,23 @@ async fn only_json_is_taken_and_no_page_of_another_site() {
         ("host", "evil.example"),
     ] {
         let request = json().header(header, value).body(body.clone().into());
-        let (status, error) = answer(&app, request.unwrap()).await;
+        let (status, error) = status_and_error(&app, request.unwrap()).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{header} {value}");
         assert!(error.contains("ALLOWED_ORIGINS"), "{error}");
     }
     let (_, setup) = post(&app, "/setup", &json!({"project": "666.1"})).await;
     let version = setup["model_version"].as_str().unwrap();
     assert!(!version.contains("poison"), "{version}");
+    // a page of the server itself is accepted
     let own = json()
         .header("host", "localhost:9090")
         .header("origin", "http://localhost:9090");
     let own = own.body(body.into()).unwrap();
-    assert_eq!(answer(&app, own).await.0, StatusCode::OK);
+    assert_eq!(status_and_error(&app, own).await.0, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn configs_that_no_project_has_are_refused_at_once() {
+async fn a_deeply_nested_labeling_config_is_rejected_within_a_second() {
     let app = app();
     let open = "<RectangleLabels name='a' toName='image'><Label value='x'/>".repeat(3000);
     let close = "</RectangleLabels>".repeat(3000);
@@ -239,7 +244,7 @@ async fn configs_that_no_project_has_are_refused_at_once() {
 }
 
 #[tokio::test]
-async fn short_texts_do_not_become_many_values() {
+async fn a_short_text_with_many_json_values_is_rejected_within_a_second() {
     let app = router(state_with(&[]));
     let config = serde_json::to_string(SHAPES_CONFIG).unwrap();
     let many = |text: &str, count: usize| vec![text; count].join(",");
@@ -248,7 +253,7 @@ async fn short_texts_do_not_become_many_values() {
         "{{\"label_config\": {config}, \"tasks\": [], \"params\": {{\"context\": {{\"result\": [{}]}}}}}}",
         many("{}", 200_000)
     );
-    for (body, names) in [
+    for (body, expected) in [
         (tasks(many("{}", 20_000)), "10000"),
         (
             tasks(format!(
@@ -269,18 +274,20 @@ async fn short_texts_do_not_become_many_values() {
     ] {
         let start = Instant::now();
         let request = Request::post("/predict").header("content-type", "application/json");
-        let (status, error) = answer(&app, request.body(body.into()).unwrap()).await;
-        assert!(start.elapsed() < Duration::from_secs(1), "{names}");
+        let (status, error) = status_and_error(&app, request.body(body.into()).unwrap()).await;
+        assert!(start.elapsed() < Duration::from_secs(1), "{expected}");
         assert_eq!(status, StatusCode::BAD_REQUEST, "{error}");
-        assert!(error.contains(names), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_long_webhook_is_heard_and_not_held() {
-    let app = app();
-    let rest = "x".repeat(1_500_000);
-    let body = json!({"action": "ANNOTATION_CREATED", "annotation": rest});
-    let (status, _) = post(&app, "/webhook", &body).await;
-    assert_eq!(status, StatusCode::CREATED);
+async fn a_webhook_above_the_body_limit_is_accepted_without_reserving_memory() {
+    let state = state_with(&["--max-body-bytes", "2000000"]);
+    let budget = state.preannotator.budget().clone();
+    let app = router(state);
+    let body = json!({"action": "ANNOTATION_CREATED", "annotation": "x".repeat(3_000_000)});
+    let (status, body) = post(&app, "/webhook", &body).await;
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    assert_eq!(budget.peak(), 0, "only the beginning of the body is kept");
 }

@@ -1,4 +1,4 @@
-//! Labeling configs of every make, each answered with what it takes.
+//! Labeling configs: which controls get regions, how labels match phrases, and thresholds in the config.
 
 use serde_json::{Value, json};
 
@@ -8,47 +8,48 @@ use crate::support::{
 
 const LABELS: &str = "<Label value='Red Circle'/><Label value='Blue Star'/>";
 
-/// A config with these controls of an image.
+/// A config with an image, a prompt and these controls.
 fn config(controls: &str) -> String {
     format!(
         "<View><Image name='image' value='$image'/><TextArea name='prompt' toName='image'/>{controls}</View>"
     )
 }
 
-/// Sorted `from_name type label` of what a prompt gives.
-async fn asked(config: &str, prompt: &str) -> Vec<String> {
+/// The regions of a prompt, as [`summary`] describes them.
+async fn regions_of_prompt(config: &str, prompt: &str) -> Vec<String> {
     let request = prompt_request(config, &data_uri(SHAPES), prompt);
     let answer = post(&app(), "/predict", &request).await;
-    told(regions(&answer))
+    summary(regions(&answer))
 }
 
-fn told(regions: &Value) -> Vec<String> {
-    let told = regions.as_array().unwrap().iter().map(|region| {
+/// `from_name type label` of each region, sorted. The label is `-` if the region has none.
+fn summary(regions: &Value) -> Vec<String> {
+    let lines = regions.as_array().unwrap().iter().map(|region| {
         let kind = region["type"].as_str().unwrap();
         let value = &region["value"];
         let label = value[kind][0].as_str().unwrap_or("-");
         format!("{} {kind} {label}", region["from_name"].as_str().unwrap())
     });
-    let mut told: Vec<String> = told.collect();
-    told.sort();
-    told
+    let mut lines: Vec<String> = lines.collect();
+    lines.sort();
+    lines
 }
 
 #[tokio::test]
-async fn each_control_gets_its_own_kind() {
+async fn each_control_gets_regions_of_its_own_type() {
     let one = |tag: &str| config(&format!("<{tag} name='c' toName='image'>{LABELS}</{tag}>"));
     for (tag, kind) in [
         ("RectangleLabels", "rectanglelabels"),
         ("BrushLabels", "brushlabels"),
         ("PolygonLabels", "polygonlabels"),
     ] {
-        let found = asked(&one(tag), "red circle").await;
+        let found = regions_of_prompt(&one(tag), "red circle").await;
         assert_eq!(found, [format!("c {kind} Red Circle")]);
     }
     let polygon = prompt_request(&one("PolygonLabels"), &data_uri(SHAPES), "blue star");
     let answer = post(&app(), "/predict", &polygon).await;
     let points = regions(&answer)[0]["value"]["points"].as_array().unwrap();
-    // a star has ten corners, a mask's boundary some more
+    // a star has ten corners; the outline of its mask has some more
     assert!((8..60).contains(&points.len()), "{}", points.len());
     let coarse = app_with(&["--polygon-tolerance", "10"]);
     let answer = post(&coarse, "/predict", &polygon).await;
@@ -57,12 +58,12 @@ async fn each_control_gets_its_own_kind() {
 }
 
 #[tokio::test]
-async fn shapes_with_separate_labels() {
+async fn a_shape_with_a_separate_labels_tag_gets_its_label_from_that_tag() {
     let controls = format!(
         "<Labels name='l' toName='image'>{LABELS}</Labels><Rectangle name='r' toName='image'/>
          <Brush name='b' toName='image'/><Polygon name='p' toName='image'/>"
     );
-    let found = asked(&config(&controls), "red circle").await;
+    let found = regions_of_prompt(&config(&controls), "red circle").await;
     let pair = "l labels Red Circle";
     assert_eq!(
         found,
@@ -78,7 +79,7 @@ async fn shapes_with_separate_labels() {
 }
 
 #[tokio::test]
-async fn labels_are_found_by_alias_predicted_values_and_hint() {
+async fn a_phrase_matches_a_label_by_value_alias_predicted_values_or_hint() {
     let label = |attributes: &str| {
         let controls = format!(
             "<RectangleLabels name='c' toName='image'><Label {attributes}/></RectangleLabels>"
@@ -92,7 +93,7 @@ async fn labels_are_found_by_alias_predicted_values_and_hint() {
         ("value='RED_CIRCLES'", "RED_CIRCLES"),
         ("value='Moon'", "-"),
     ] {
-        let found = asked(&label(attributes), "Red Circle").await;
+        let found = regions_of_prompt(&label(attributes), "Red Circle").await;
         assert_eq!(
             found,
             [format!("c rectanglelabels {result}")],
@@ -100,8 +101,8 @@ async fn labels_are_found_by_alias_predicted_values_and_hint() {
         );
         let batch = batch_request(&label(attributes), &[&data_uri(SHAPES)]);
         let answer = post(&app(), "/predict", &batch).await;
-        // in a batch the predicted values are the prompt, and only labels come back
-        let found = told(regions(&answer));
+        // in a batch the predicted values are part of the prompt, and every region has a label
+        let found = summary(regions(&answer));
         assert!(
             found.iter().all(|region| !region.ends_with('-')),
             "{found:?}"
@@ -113,7 +114,7 @@ async fn labels_are_found_by_alias_predicted_values_and_hint() {
 }
 
 #[tokio::test]
-async fn of_several_images_the_one_that_was_asked_about() {
+async fn with_several_images_a_prompt_applies_to_the_image_of_its_text_area() {
     let side = |name: &str| {
         format!(
             "<Image name='{name}' value='${name}_url'/><TextArea name='{name}_prompt' toName='{name}'/>
@@ -135,7 +136,7 @@ async fn of_several_images_the_one_that_was_asked_about() {
     request["params"]["context"]["result"] = json!([prompt("right")]);
     let answer = post(&app(), "/predict", &request).await;
     assert_eq!(
-        told(regions(&answer)),
+        summary(regions(&answer)),
         ["right_box rectanglelabels Red Circle"]
     );
     assert_eq!(regions(&answer)[0]["to_name"], "right");
@@ -144,17 +145,17 @@ async fn of_several_images_the_one_that_was_asked_about() {
     let error = body["error"].as_str().unwrap();
     assert!(error.starts_with("task 71: "), "{error}");
     assert!(error.contains("no text under \"left_url\""), "{error}");
-    // in a batch, both
+    // a batch covers both images
     let mut batch = batch_request(&config, &[""]);
     let image = data_uri(SHAPES);
     batch["tasks"][0]["data"] = json!({"right_url": image, "left_url": image});
     let answer = post(&app(), "/predict", &batch).await;
-    assert_eq!(told(regions(&answer)).len(), 4);
+    assert_eq!(summary(regions(&answer)).len(), 4);
 }
 
 #[tokio::test]
-async fn more_labels_than_one_prompt_holds() {
-    // the demo model loses its way among this many unknown words, so the known ones come in the last pass
+async fn labels_that_need_several_passes_are_all_searched() {
+    // the demo model is unreliable with many unknown words, so the known labels are in the last pass
     let mut labels: Vec<String> = (0..150)
         .map(|i| format!("<Label value='unheard of thing number {i}'/>"))
         .collect();
@@ -165,7 +166,7 @@ async fn more_labels_than_one_prompt_holds() {
     );
     let request = batch_request(&config(&controls), &[&data_uri(SHAPES)]);
     let answer = post(&app(), "/predict", &request).await;
-    let found = told(regions(&answer));
+    let found = summary(regions(&answer));
     let known = [
         "c rectanglelabels Red Circle",
         "c rectanglelabels Blue Star",
@@ -177,35 +178,38 @@ async fn more_labels_than_one_prompt_holds() {
 }
 
 #[tokio::test]
-async fn thresholds_come_from_the_config_and_the_task() {
+async fn a_threshold_in_the_task_overrides_the_default_of_the_config() {
     let control = format!("<RectangleLabels name='c' toName='image'>{LABELS}</RectangleLabels>");
     let number = "<Number name='box_threshold' toName='image' defaultValue='0.99'/>";
     let strict = config(&format!("{control}{number}"));
-    assert!(asked(&strict, "red circle").await.is_empty());
-    // a draft of the task has it lower
+    assert!(regions_of_prompt(&strict, "red circle").await.is_empty());
+    // a lower threshold in a draft of the task
     let mut request = prompt_request(&strict, &data_uri(SHAPES), "red circle");
     let value = |threshold: f32| json!({"type": "number", "from_name": "box_threshold", "to_name": "image", "value": {"number": threshold}});
     request["tasks"][0]["drafts"] = json!([{"result": [value(0.2)]}]);
     let answer = post(&app(), "/predict", &request).await;
-    assert_eq!(told(regions(&answer)), ["c rectanglelabels Red Circle"]);
-    // changing it asks again for what was typed
+    assert_eq!(summary(regions(&answer)), ["c rectanglelabels Red Circle"]);
+    // a changed threshold repeats the prediction with the typed prompt
     let typed = request["params"]["context"]["result"][0].clone();
     request["tasks"][0]["drafts"] = json!([{"result": [typed]}]);
     request["params"]["context"]["result"] = json!([value(0.25)]);
     let answer = post(&app(), "/predict", &request).await;
-    assert_eq!(told(regions(&answer)), ["c rectanglelabels Red Circle"]);
+    assert_eq!(summary(regions(&answer)), ["c rectanglelabels Red Circle"]);
     request["params"]["context"]["result"] = json!([value(0.99)]);
-    assert!(told(regions(&post(&app(), "/predict", &request).await)).is_empty());
+    assert!(summary(regions(&post(&app(), "/predict", &request).await)).is_empty());
+}
 
+#[tokio::test]
+async fn a_label_can_have_its_own_score_threshold() {
     let of_label = config(
         "<RectangleLabels name='c' toName='image'><Label value='Red Circle' score_threshold='0.999'/><Label value='Blue Star'/></RectangleLabels>",
     );
-    let found = asked(&of_label, "red circle. blue star").await;
+    let found = regions_of_prompt(&of_label, "red circle. blue star").await;
     assert_eq!(found, ["c rectanglelabels Blue Star"]);
 }
 
 #[tokio::test]
-async fn two_rectangles_of_a_smart_tool_are_two_masks() {
+async fn each_rectangle_of_a_smart_tool_gives_a_mask() {
     let controls = format!("<PolygonLabels name='p' toName='image'>{LABELS}</PolygonLabels>");
     let mut request = prompt_request(&config(&controls), &data_uri(SHAPES), "x");
     let rectangle = |x: f32, y: f32| {
@@ -221,10 +225,10 @@ async fn two_rectangles_of_a_smart_tool_are_two_masks() {
             .iter()
             .all(|r| r["value"]["polygonlabels"] == json!(["Blue Star"]))
     );
-    // turned in the editor: nothing, rather than something in the wrong place
-    let mut turned = rectangle(1.0, 1.0);
-    turned["image_rotation"] = json!(90);
-    request["params"]["context"]["result"] = json!([turned]);
+    // the image is rotated in the editor, which is not supported: no regions rather than wrong ones
+    let mut rotated = rectangle(1.0, 1.0);
+    rotated["image_rotation"] = json!(90);
+    request["params"]["context"]["result"] = json!([rotated]);
     assert_eq!(
         *regions(&post(&app(), "/predict", &request).await),
         json!([])

@@ -1,11 +1,11 @@
-//! Who may use whom: the models know neither images nor HTTP, the server no tensors.
+//! The layers of the code: which modules must not use which others. The models know neither images nor HTTP, and the
+//! server knows no tensors.
 
 use std::fs;
 
-use crate::support::{repository, sources};
+use crate::support::{files_below, repository};
 
-/// Folder or file below `src/`, and names that must not follow `use crate::`, `crate::` or stand as a
-/// crate in it.
+/// Folders or files in `src/`, and the modules and crates that they must not name.
 const FORBIDDEN: [(&str, &[&str]); 11] = [
     (
         "models",
@@ -115,9 +115,9 @@ const FORBIDDEN: [(&str, &[&str]); 11] = [
 ];
 
 #[test]
-fn modules_keep_to_their_layer() {
-    for (place, forbidden) in FORBIDDEN {
-        let files = sources(&repository("src").join(place));
+fn modules_use_only_the_layers_below_them() {
+    for (module, forbidden) in FORBIDDEN {
+        let files = files_below(&repository("src").join(module));
         assert!(!files.is_empty());
         for file in files {
             let text = fs::read_to_string(&file).unwrap();
@@ -127,7 +127,7 @@ fn modules_keep_to_their_layer() {
                 for name in forbidden {
                     assert!(
                         !line.contains(name),
-                        "{}:{}: {place} must not use {name}",
+                        "{}:{}: {module} must not use {name}",
                         file.display(),
                         number + 1
                     );

@@ -1,4 +1,5 @@
-//! The server and the command line from outside, on the demo models.
+//! The server and the command line, tested from outside with the demo models. docs/tests.md says which test holds which
+//! promise.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,31 +8,51 @@
     missing_docs
 )]
 
-mod addresses;
-mod annotate;
-mod api_docs;
-mod batch;
-mod bench;
-mod brush_decoder;
-mod checkpoints;
-mod cli;
-mod contract;
-mod deploy;
-mod faults;
-mod hostile;
-mod hub;
-mod labeling;
-mod layering;
-mod log_lines;
-mod media;
-mod predict;
-mod process;
-mod secrets;
-mod security;
-mod selftest;
-mod server;
-mod stages;
-mod studio;
+// helpers
+mod brush_rle_decoder;
+mod command;
+mod fake_hub;
+mod fake_studio;
+mod server_process;
 mod support;
-mod unsafe_code;
+
+// the contract with Label Studio
+mod batch;
+mod contract;
+mod labeling;
+mod predict;
+mod server;
+
+// images and addresses
+mod addresses;
+mod failing_hosts;
+mod media;
+
+// limits, secrets, caches and scheduling
+mod caches;
+mod hostile;
+mod log_lines;
+mod scheduling;
+mod secrets;
+
+// models
+mod checkpoints;
+mod hub;
+mod torch_files;
+
+// commands
+mod annotate;
+mod bench;
+mod doctor;
+mod models_command;
+mod predict_command;
+mod selftest;
 mod warm;
+
+// what operators and users see, and the rules of the code
+mod api_docs;
+mod deploy;
+mod doc_names;
+mod layering;
+mod snapshots;
+mod unsafe_code;

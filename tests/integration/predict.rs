@@ -1,13 +1,11 @@
-//! `POST /predict`: regions for good requests, clear errors for others, and the server stays up.
+//! `POST /predict`: regions for valid requests, and an error with the reason for others.
 
 use axum::http::StatusCode;
-use groundling::http::router;
-use groundling::pipeline::scheduler::Urgency;
 use serde_json::json;
 
 use crate::support::{
-    SHAPES, SHAPES_CONFIG, app, app_with, batch_request, both_of, check_regions, data_uri,
-    get_json, kinds, payload, post, prompt_request, refused, regions, state_with,
+    SHAPES, SHAPES_CONFIG, app, app_with, batch_request, check_regions, data_uri, post,
+    predict_error, prompt_request, rectangle_and_mask_of, regions, types_and_labels,
 };
 
 const LABELS: [&str; 2] = ["Red Circle", "Blue Star"];
@@ -20,80 +18,61 @@ async fn a_typed_prompt_gives_boxes_and_masks() {
     let answer = post(&app, "/predict", &request).await;
     let found = regions(&answer);
     check_regions(found, 640, 480, &LABELS);
-    assert_eq!(kinds(found), both_of(&LABELS));
+    assert_eq!(types_and_labels(found), rectangle_and_mask_of(&LABELS));
 
-    // the prompt may be a plain string; ids are fresh every time
+    // the prompt may also be a plain string; the ids are new in every response
     let mut again = request.clone();
     again["params"]["context"]["result"][0]["value"]["text"] = json!("red circle, blue star");
     let second = post(&app, "/predict", &again).await;
     let second = regions(&second);
-    assert_eq!(kinds(second), both_of(&LABELS));
+    assert_eq!(types_and_labels(second), rectangle_and_mask_of(&LABELS));
     assert_ne!(found[0]["id"], second[0]["id"]);
 }
 
 #[tokio::test]
-async fn health_and_setup_answer_while_a_prediction_runs() {
-    let state = state_with(&[]);
-    let app = router(state.clone());
-    // the models are busy until they are released
-    let (release, released) = std::sync::mpsc::channel::<()>();
-    let busy = tokio::spawn(async move {
-        let work = move || {
-            // an error is the release, too
-            let _ = released.recv();
-        };
-        let scheduler = state.preannotator.stages().scheduler();
-        scheduler.run(Urgency::Annotator, work).await
-    });
-    let request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle");
-    let running = {
-        let app = app.clone();
-        tokio::spawn(async move { post(&app, "/predict", &request).await })
-    };
-    tokio::task::yield_now().await;
-    let (health, _) = get_json(&app, "/health").await;
-    let (setup, _) = post(&app, "/setup", &payload("setup")).await;
-    assert_eq!((health, setup), (StatusCode::OK, StatusCode::OK));
-    assert!(!running.is_finished(), "the models were not busy");
-    drop(release);
-    busy.await.unwrap().unwrap();
-    assert_eq!(
-        kinds(regions(&running.await.unwrap())),
-        both_of(&["Red Circle"])
+async fn a_detection_without_a_phrase_gives_unlabeled_regions() {
+    let number = r#"<Number name="text_threshold" toName="image" defaultValue="0.999"/>"#;
+    let config = SHAPES_CONFIG.replace(
+        "</View>\n  <Header>R",
+        &format!("</View>{number}\n  <Header>R"),
     );
+    assert_ne!(config, SHAPES_CONFIG);
+    let request = prompt_request(&config, &data_uri(SHAPES), "red circle");
+    let answer = post(&app(), "/predict", &request).await;
+    let found = regions(&answer);
+    check_regions(found, 640, 480, &[]);
+    let found = types_and_labels(found);
+    assert!(!found.is_empty());
+    assert!(found.iter().all(|(_, label)| label.is_empty()), "{found:?}");
 }
 
 #[tokio::test]
-async fn a_phrase_that_is_no_label_comes_unlabeled() {
+async fn a_phrase_that_matches_no_label_gives_unlabeled_regions() {
     let request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "circle");
     let answer = post(&app(), "/predict", &request).await;
     let found = regions(&answer);
     assert!(!found.as_array().unwrap().is_empty());
     check_regions(found, 640, 480, &[]);
-    assert!(kinds(found).iter().all(|(_, label)| label.is_empty()));
+    assert!(
+        types_and_labels(found)
+            .iter()
+            .all(|(_, label)| label.is_empty())
+    );
 }
 
 #[tokio::test]
-async fn boxes_only_without_a_segmenter_or_a_brush() {
+async fn without_a_segmenter_there_are_only_rectangles() {
     let request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle");
     let app = app_with(&["--segmenter", "none"]);
     let answer = post(&app, "/predict", &request).await;
     assert_eq!(
-        kinds(regions(&answer)),
+        types_and_labels(regions(&answer)),
         [("rectanglelabels".to_owned(), "Red Circle".to_owned())]
     );
 }
 
 #[tokio::test]
-async fn after_submit_an_empty_context_is_answered_at_once() {
-    let mut request = prompt_request(SHAPES_CONFIG, "http://127.0.0.1:1/never-asked.png", "x");
-    request["params"]["context"] = json!({"result": []});
-    let answer = post(&app(), "/predict", &request).await;
-    assert_eq!(*regions(&answer), json!([]));
-}
-
-#[tokio::test]
-async fn a_batch_uses_the_labels_and_survives_a_bad_task() {
+async fn a_batch_searches_the_labels_and_an_unreadable_image_is_an_error_of_its_task() {
     let good = data_uri(SHAPES);
     let images = [&good, "data:image/png;base64,AAAA", &good];
     let request = batch_request(SHAPES_CONFIG, &images);
@@ -103,7 +82,10 @@ async fn a_batch_uses_the_labels_and_survives_a_bad_task() {
     assert_eq!(results.len(), 3);
     for i in [0, 2] {
         check_regions(&results[i]["result"], 640, 480, &LABELS);
-        assert_eq!(kinds(&results[i]["result"]), both_of(&LABELS));
+        assert_eq!(
+            types_and_labels(&results[i]["result"]),
+            rectangle_and_mask_of(&LABELS)
+        );
     }
     assert!(results[1].get("result").is_none());
     assert!(
@@ -115,7 +97,7 @@ async fn a_batch_uses_the_labels_and_survives_a_bad_task() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_named() {
+async fn an_error_says_what_is_wrong_with_the_request() {
     let app = app();
     let image = data_uri(SHAPES);
     let prompt = |config: &str, text: &str| prompt_request(config, &image, text);
@@ -151,15 +133,18 @@ async fn what_is_wrong_with_a_request_is_named() {
         ),
         (json!("text"), "invalid request"),
     ] {
-        let (status, error) = refused(&app, &request).await;
+        let (status, error) = predict_error(&app, &request).await;
         assert_eq!(status, 400, "{error}");
         assert!(error.contains(expected), "{error}");
     }
     let mut no_image = prompt(SHAPES_CONFIG, "star");
     no_image["tasks"][0]["data"] = json!({"photo": "x"});
-    let (_, error) = refused(&app, &no_image).await;
+    let (_, error) = predict_error(&app, &no_image).await;
     assert!(error.contains("no text under \"image\""), "{error}");
-    // and now a good one
+    // the server still works
     let answer = post(&app, "/predict", &prompt(SHAPES_CONFIG, "red circle")).await;
-    assert_eq!(kinds(regions(&answer)), both_of(&["Red Circle"]));
+    assert_eq!(
+        types_and_labels(regions(&answer)),
+        rectangle_and_mask_of(&["Red Circle"])
+    );
 }

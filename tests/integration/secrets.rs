@@ -1,13 +1,14 @@
-//! Tokens and passwords are used, and seen nowhere: a run through everything, and a search in all that it left.
+//! Tokens and passwords are never shown: a test uses all of them, and searches every response, log line, output and file
+//! for them.
 
 use std::path::Path;
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::cli::command;
-use crate::process::{Process, folder};
-use crate::studio::{Setup, Studio, personal};
+use crate::command::command;
+use crate::fake_studio::{FakeStudio, StudioOptions, personal_access_token};
+use crate::server_process::{ServerProcess, model_dir};
 use crate::support::{SHAPES_CONFIG, batch_request, payload, prompt_request};
 
 const HUB: &str = "hf_hubsecretHUBSECRET";
@@ -17,10 +18,10 @@ const SETUP: &str = "feedface0123456789feedface0123456789feed";
 const IN_URL: &str = "url-password-SECRET";
 const SIGNATURE: &str = "X-Amz-Signature=secret";
 
-/// Everything that must not be seen.
+/// The texts that must appear nowhere: secrets, and encodings of them.
 fn secrets() -> Vec<String> {
-    let personal = personal();
-    // the part of a token that nobody else has: its payload
+    let personal = personal_access_token();
+    // the payload of the token; its header is the same for all tokens
     let payload = personal.split('.').nth(1).unwrap().to_owned();
     let basic = |user: &str, password: &str| {
         use base64::Engine;
@@ -41,25 +42,26 @@ fn secrets() -> Vec<String> {
         "wrong-password-SECRET",
         &payload,
         &personal,
-        // of the short-lived tokens that the studio gives out
+        // part of every access token of the fake Label Studio
         "InRva2VuX3R5cGUiOiJhY2Nlc3",
     ];
     let plain = plain.map(str::to_owned);
     plain.into_iter().chain(encoded).collect()
 }
 
+/// Panics if the text contains a secret.
 #[track_caller]
-fn search(what: &str, text: &str) {
+fn check_no_secrets(what: &str, text: &str) {
     for secret in secrets() {
         assert!(!text.contains(&secret), "{what} shows {secret}:\n{text}");
     }
 }
 
-/// Every file below a folder.
-fn search_files(folder: &Path) {
-    for file in crate::support::sources(folder) {
+/// Panics if a file in the folder contains a secret.
+fn check_no_secrets_in_files(folder: &Path) {
+    for file in crate::support::files_below(folder) {
         let bytes = std::fs::read(&file).unwrap();
-        search(
+        check_no_secrets(
             &file.display().to_string(),
             &String::from_utf8_lossy(&bytes),
         );
@@ -67,17 +69,17 @@ fn search_files(folder: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_are_seen_nowhere() {
-    let studio = Studio::start(Setup {
+async fn secrets_are_in_no_response_log_output_or_file() {
+    let studio = FakeStudio::start(StudioOptions {
         tasks: 12,
-        has_legacy: false,
-        ..Setup::default()
+        accepts_legacy_tokens: false,
+        ..StudioOptions::default()
     })
     .await;
-    let models = folder("secrets");
+    let models = model_dir("secrets");
     std::fs::create_dir_all(&models).unwrap();
     let trace = models.join("trace.json");
-    let token = personal();
+    let token = personal_access_token();
     let settings = [
         ("LABEL_STUDIO_HOST", studio.host.as_str()),
         ("LABEL_STUDIO_ACCESS_TOKEN", &token),
@@ -90,8 +92,8 @@ async fn secrets_are_seen_nowhere() {
         ("IMAGE_TIMEOUT_S", "1"),
         ("LOG_LEVEL", "trace"),
     ];
-    let server = Process::start(&settings);
-    server.ready().await;
+    let server = ServerProcess::start(&settings);
+    server.wait_until_ready().await;
     let send = async |path: &str, body: Option<&Value>, password: &str| {
         let url = format!("{}{path}", server.url);
         let request = match body {
@@ -100,7 +102,7 @@ async fn secrets_are_seen_nowhere() {
         };
         server.send(request.basic_auth("me", Some(password))).await
     };
-    let mut answers = vec![];
+    let mut responses = vec![];
     for password in [PASSWORD, "wrong-password-SECRET"] {
         for path in [
             "/health",
@@ -116,18 +118,18 @@ async fn secrets_are_seen_nowhere() {
                 password != PASSWORD && !["/ready", "/no"].contains(&path),
                 "{path} {status}"
             );
-            answers.push(text);
+            responses.push(text);
         }
     }
     let mut setup = payload("setup");
     setup["hostname"] = json!(studio.host);
     setup["access_token"] = json!(SETUP);
-    answers.push(send("/setup", Some(&setup), PASSWORD).await.1);
+    responses.push(send("/setup", Some(&setup), PASSWORD).await.1);
     setup["hostname"] = json!(format!("http://user:{IN_URL}@nowhere.example"));
-    answers.push(send("/setup", Some(&setup), PASSWORD).await.1);
+    responses.push(send("/setup", Some(&setup), PASSWORD).await.1);
 
-    let elsewhere = &studio.elsewhere;
-    let mut was_answered = 0;
+    let elsewhere = &studio.other_origin;
+    let mut succeeded = 0;
     for image in [
         "/data/upload/1/shapes.png".to_owned(),
         "/data/upload/1/missing.png".to_owned(),
@@ -146,30 +148,30 @@ async fn secrets_are_seen_nowhere() {
         request["params"]["login"] = json!("user");
         request["params"]["password"] = json!(PROJECT_PASSWORD);
         let (status, text) = send("/predict", Some(&request), PASSWORD).await;
-        was_answered += usize::from(status == StatusCode::OK);
-        answers.push(text);
+        succeeded += usize::from(status == StatusCode::OK);
+        responses.push(text);
         let mut batch = batch_request(SHAPES_CONFIG, &[&image, &image]);
         batch["params"]["login"] = json!("user");
         batch["params"]["password"] = json!(PROJECT_PASSWORD);
-        answers.push(send("/predict", Some(&batch), PASSWORD).await.1);
+        responses.push(send("/predict", Some(&batch), PASSWORD).await.1);
     }
-    assert!(was_answered >= 3, "{answers:?}");
-    studio.revoke_access();
+    assert!(succeeded >= 3, "{responses:?}");
+    studio.revoke_access_tokens();
     let again = prompt_request(SHAPES_CONFIG, "/data/upload/1/shapes-2.png", "red circle");
     let (status, text) = send("/predict", Some(&again), PASSWORD).await;
     assert_eq!(status, StatusCode::OK, "{text}");
-    answers.push(text);
-    answers.push(send("/metrics", None, PASSWORD).await.1);
-    assert!(studio.exchanges() >= 2);
-    for answer in &answers {
-        search("an answer", answer);
+    responses.push(text);
+    responses.push(send("/metrics", None, PASSWORD).await.1);
+    assert!(studio.token_exchanges() >= 2);
+    for response in &responses {
+        check_no_secrets("a response", response);
     }
 
     server.terminate();
-    let (_, log) = server.ended();
+    let (_, log) = server.wait_for_exit();
     assert!(log.len() > 100, "{} lines", log.len());
     for line in &log {
-        search("the log", line);
+        check_no_secrets("the log", line);
     }
 
     for arguments in [
@@ -188,8 +190,8 @@ async fn secrets_are_seen_nowhere() {
         let output = tokio::task::spawn_blocking(move || command.output().unwrap());
         let output = output.await.unwrap();
         for bytes in [&output.stdout, &output.stderr] {
-            search(&format!("{arguments:?}"), &String::from_utf8_lossy(bytes));
+            check_no_secrets(&format!("{arguments:?}"), &String::from_utf8_lossy(bytes));
         }
     }
-    search_files(&models);
+    check_no_secrets_in_files(&models);
 }

@@ -1,11 +1,11 @@
-//! `groundling selftest` as a user runs it.
+//! `groundling selftest`: compares every operation on every instruction set, and the demo models, with known results.
 
 use std::collections::BTreeSet;
 
 use groundling::models::ops::InstructionSet;
 use serde_json::Value;
 
-use crate::cli::{command, failure};
+use crate::command::{command, failure};
 
 const OPS: [&str; 19] = [
     "attention",
@@ -36,7 +36,7 @@ const DEMO: [&str; 5] = [
     "demo scores",
 ];
 
-/// What a field of the checks holds, each once.
+/// The values of a field of all checks.
 fn values<'a>(report: &'a Value, field: &str) -> BTreeSet<&'a str> {
     let checks = report["checks"].as_array().unwrap();
     checks
@@ -46,7 +46,7 @@ fn values<'a>(report: &'a Value, field: &str) -> BTreeSet<&'a str> {
 }
 
 #[test]
-fn everything_is_right_on_this_cpu() {
+fn all_checks_pass_on_every_instruction_set_of_this_cpu() {
     let output = command(&["selftest", "--quick", "--json", "--device", "cpu"])
         .output()
         .unwrap();
@@ -74,7 +74,7 @@ fn everything_is_right_on_this_cpu() {
 }
 
 #[test]
-fn a_table_of_one_instruction_set() {
+fn the_checks_can_be_limited_to_one_instruction_set() {
     let output = command(&["selftest", "--quick", "--instruction-set", "portable"])
         .env("DEVICE", "cpu")
         .output()
@@ -87,9 +87,9 @@ fn a_table_of_one_instruction_set() {
         "{text}"
     );
     for op in OPS.iter().chain(&DEMO) {
-        let of_op = |line: &&str| line.starts_with(&format!("{op} "));
-        let lines: Vec<&str> = text.lines().filter(of_op).collect();
-        assert!(!lines.is_empty(), "{op} is not in:\n{text}");
+        let is_of_op = |line: &&str| line.starts_with(&format!("{op} "));
+        let lines: Vec<&str> = text.lines().filter(is_of_op).collect();
+        assert!(!lines.is_empty(), "the table has no {op}:\n{text}");
         assert!(lines.iter().all(|line| line.ends_with("  ok")), "{text}");
     }
     for other in ["avx2", "avx512", "neon"] {
@@ -100,7 +100,7 @@ fn a_table_of_one_instruction_set() {
 }
 
 #[test]
-fn a_device_that_is_not_there() {
+fn a_missing_device_is_an_error() {
     let error = failure(&["selftest", "--quick", "--device", "cuda:99"]);
     assert!(error.contains("the device cannot be used"), "{error}");
 }

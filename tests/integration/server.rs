@@ -1,4 +1,4 @@
-//! Health, readiness, setup, credentials, compression, metrics, documentation, and what is not there.
+//! Routes other than `/predict`: health, readiness, setup, credentials, compression, metrics and unknown routes.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::support::{
-    SHAPES, SHAPES_CONFIG, app, app_with, call, data_uri, get_json, payload, post, prompt_request,
-    regions,
+    SHAPES, SHAPES_CONFIG, app, app_with, data_uri, get_json, payload, post, prompt_request,
+    regions, send_json,
 };
 
-/// Sends a request with these headers; the answer as it comes.
+/// Sends a request with these headers.
 async fn send(
     app: &Router,
     method: &str,
@@ -36,6 +36,7 @@ async fn send(
     app.clone().oneshot(request).await.unwrap()
 }
 
+/// The body of a response.
 async fn bytes(response: Response<Body>) -> Vec<u8> {
     response
         .into_body()
@@ -47,7 +48,7 @@ async fn bytes(response: Response<Body>) -> Vec<u8> {
 }
 
 /// Waits until the models are loaded.
-async fn ready(app: &Router) {
+async fn wait_until_ready(app: &Router) {
     let start = Instant::now();
     while get_json(app, "/ready").await.0 != StatusCode::OK {
         assert!(start.elapsed() < Duration::from_secs(60));
@@ -56,7 +57,7 @@ async fn ready(app: &Router) {
 }
 
 #[tokio::test]
-async fn health_answers_before_the_models_are_there() {
+async fn health_is_up_before_the_models_are_loaded() {
     let app = app_with(&[]);
     for path in ["/health", "/"] {
         let (status, body) = get_json(&app, path).await;
@@ -67,26 +68,30 @@ async fn health_answers_before_the_models_are_there() {
 }
 
 #[tokio::test]
-async fn setup_answers_the_version_whatever_the_config() {
+async fn setup_returns_the_model_version_even_for_an_unusable_config() {
     let app = app_with(&[]);
     let (status, body) = post(&app, "/setup", &payload("setup")).await;
     assert_eq!(status, StatusCode::OK);
     let version = body["model_version"].as_str().unwrap().to_owned();
     assert!(!version.is_empty());
-    // the models and thresholds, where nothing is known of a project
+    // without a known project, the version has the models and thresholds only
     let (_, body) = get_json(&app, "/versions").await;
     let plain = body["versions"][0].clone();
     assert!(version.starts_with(plain.as_str().unwrap()), "{version}");
-    for odd in [
+    for unusable in [
         json!({}),
         json!({"schema": "<View"}),
         json!({"schema": null, "project": 7, "extra_params": [1]}),
     ] {
-        let (status, body) = post(&app, "/setup", &odd).await;
+        let (status, body) = post(&app, "/setup", &unusable).await;
         assert_eq!((status, &body["model_version"]), (StatusCode::OK, &plain));
     }
-    // what is no setup at all is told so
-    for (odd, named) in [
+}
+
+#[tokio::test]
+async fn setup_with_a_body_of_the_wrong_form_is_an_error_that_names_the_field() {
+    let app = app();
+    for (invalid, expected) in [
         (json!([1]), "an object"),
         (json!(["79.1", "<View/>", null, null, null]), "an object"),
         (Value::Null, "not JSON"),
@@ -94,41 +99,43 @@ async fn setup_answers_the_version_whatever_the_config() {
         (json!({"project": {"id": 1}}), "project: "),
         (json!({"project": "x".repeat(201)}), "200 characters"),
     ] {
-        let (status, body) = post(&app, "/setup", &odd).await;
+        let (status, body) = post(&app, "/setup", &invalid).await;
         let error = body["error"].as_str().unwrap_or_default();
-        assert_eq!(status, StatusCode::BAD_REQUEST, "{odd}");
-        assert!(error.contains(named), "{odd}: {error}");
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{invalid}");
+        assert!(error.contains(expected), "{invalid}: {error}");
     }
-    // what changes results changes the version
-    let other = app_with(&["--text-threshold", "0.4"]);
-    let (_, body) = post(&other, "/setup", &payload("setup")).await;
-    assert_ne!(body["model_version"], json!(version));
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_said_in_json() {
+async fn a_setting_that_changes_results_changes_the_model_version() {
+    let (_, body) = post(&app_with(&[]), "/setup", &payload("setup")).await;
+    let version = body["model_version"].clone();
+    assert!(version.is_string(), "{body}");
+    let other = app_with(&["--text-threshold", "0.4"]);
+    let (_, body) = post(&other, "/setup", &payload("setup")).await;
+    assert_ne!(body["model_version"], version);
+}
+
+#[tokio::test]
+async fn an_unknown_route_or_method_is_an_error_in_json() {
     let app = app();
     let (status, body) = get_json(&app, "/nowhere").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     assert!(body["error"].as_str().unwrap().contains("/nowhere"));
-    let (status, body) = call(&app, "GET", "/predict", &Value::Null).await;
+    let (status, body) = send_json(&app, "GET", "/predict", &Value::Null).await;
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
     assert!(body["error"].as_str().unwrap().contains("/predict"));
 }
 
 #[tokio::test]
-async fn models_that_cannot_be_loaded_are_reported() {
+async fn models_that_cannot_be_loaded_are_named_in_errors_and_in_health() {
     let app = app_with(&[
         "--detector",
         "no-such-model",
         "--model-dir",
         "no-such-folder",
     ]);
-    let request = prompt_request(
-        SHAPES_CONFIG,
-        &crate::support::data_uri(crate::support::SHAPES),
-        "star",
-    );
+    let request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "star");
     let (status, body) = post(&app, "/predict", &request).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(
@@ -146,9 +153,9 @@ async fn models_that_cannot_be_loaded_are_reported() {
 }
 
 #[tokio::test]
-async fn live_and_ready_are_two_things() {
+async fn ready_needs_the_models_and_health_does_not() {
     let app = app();
-    ready(&app).await;
+    wait_until_ready(&app).await;
     let (_, health) = get_json(&app, "/health").await;
     assert_eq!(
         (&health["ready"], &health["device"]),
@@ -169,7 +176,7 @@ async fn live_and_ready_are_two_things() {
 }
 
 #[tokio::test]
-async fn credentials_are_wanted_where_label_studio_sends_them() {
+async fn basic_auth_protects_all_routes_except_webhook_and_ready() {
     let app = app_with(&[
         "--basic-auth-user",
         "user",
@@ -204,18 +211,18 @@ async fn credentials_are_wanted_where_label_studio_sends_them() {
             assert_ne!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");
         }
     }
-    // Label Studio signs no webhooks, and orchestrators ask whether it is ready
+    // Label Studio sends webhooks without credentials, and orchestrators ask /ready without them
     let webhook = payload("webhook_annotation_created");
     assert_eq!(
         post(&app, "/webhook", &webhook).await.0,
         StatusCode::CREATED
     );
-    ready(&app).await;
+    wait_until_ready(&app).await;
     assert_eq!(get_json(&app, "/nowhere").await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
-async fn gzip_both_ways_and_bodies_of_many_megabytes() {
+async fn bodies_of_many_megabytes_are_accepted_plain_and_gzip_encoded() {
     let mut request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle");
     // annotations with masks: 12 MB of numbers
     let rle: Vec<u8> = (0..3_000_000).map(|i| (i % 251) as u8).collect();
@@ -225,7 +232,7 @@ async fn gzip_both_ways_and_bodies_of_many_megabytes() {
     assert!(text.len() > 10_000_000);
     let mut encoder = GzEncoder::new(vec![], Compression::fast());
     encoder.write_all(&text).unwrap();
-    let packed = encoder.finish().unwrap();
+    let compressed = encoder.finish().unwrap();
     let app = app();
     let plain = [("content-type", "application/json")];
     let gzip = [
@@ -234,44 +241,40 @@ async fn gzip_both_ways_and_bodies_of_many_megabytes() {
     ];
     let answer = send(&app, "POST", "/predict", &plain, text).await;
     assert!(answer.headers().get("content-encoding").is_none());
-    let plain: Value = serde_json::from_slice(&bytes(answer).await).unwrap();
+    let plain_body: Value = serde_json::from_slice(&bytes(answer).await).unwrap();
     let answer = send(
         &app,
         "POST",
         "/predict",
-        &[&gzip[..], &plain_type()].concat(),
-        packed,
+        &[&gzip[..], &plain].concat(),
+        compressed,
     )
     .await;
     assert_eq!(answer.headers()["content-encoding"], "gzip");
-    let mut unpacked = vec![];
+    let mut decompressed = vec![];
     GzDecoder::new(bytes(answer).await.as_slice())
-        .read_to_end(&mut unpacked)
+        .read_to_end(&mut decompressed)
         .unwrap();
-    let unpacked: Value = serde_json::from_slice(&unpacked).unwrap();
+    let decompressed: Value = serde_json::from_slice(&decompressed).unwrap();
     let count = |body: &Value| {
         regions(&(StatusCode::OK, body.clone()))
             .as_array()
             .unwrap()
             .len()
     };
-    assert_eq!((count(&plain), count(&unpacked)), (2, 2));
-    let broken = send(&app, "POST", "/predict", &gzip[..1], b"no gzip".to_vec()).await;
+    assert_eq!((count(&plain_body), count(&decompressed)), (2, 2));
+    let broken = send(&app, "POST", "/predict", &gzip[..1], b"not gzip".to_vec()).await;
     assert!(broken.status().is_client_error(), "{}", broken.status());
     let error: Value = serde_json::from_slice(&bytes(broken).await).unwrap();
     assert!(error["error"].as_str().unwrap().contains("body"), "{error}");
 }
 
-fn plain_type() -> [(&'static str, &'static str); 1] {
-    [("content-type", "application/json")]
-}
-
 #[tokio::test]
-async fn metrics_count_what_was_done() {
+async fn metrics_count_requests_predictions_and_regions() {
     let app = app_with(&[]);
     let request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle");
     post(&app, "/predict", &request).await;
-    // the same again is not computed again
+    // the repeated request is answered from the cache
     post(&app, "/predict", &request).await;
     post(&app, "/predict", &json!({})).await;
     get_json(&app, "/some/other/path").await;
@@ -293,6 +296,9 @@ async fn metrics_count_what_was_done() {
         "groundling_waiting 0",
         "# EOF",
     ] {
-        assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
+        assert!(
+            text.lines().any(|l| l == line),
+            "/metrics has no {line}:\n{text}"
+        );
     }
 }

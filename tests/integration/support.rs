@@ -1,4 +1,5 @@
-//! A server on the demo models, a host for images, and what answers are held against.
+//! Helpers that most tests use: servers with the demo models, requests as Label Studio sends them, and checks of
+//! regions.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,11 +16,12 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::brush_decoder;
+use crate::brush_rle_decoder;
 
+/// A picture of coloured shapes with 640x480 pixels, in which the demo models find a red circle and a blue star.
 pub const SHAPES: &[u8] = include_bytes!("../../examples/images/shapes.png");
 
-/// The seed's labeling config with labels the demo model knows.
+/// A labeling config with a prompt, rectangles and masks for two labels that the demo models know.
 pub const SHAPES_CONFIG: &str = r#"<View>
   <Image name="image" value="$image"/>
   <View className="prompt">
@@ -35,22 +37,23 @@ pub const SHAPES_CONFIG: &str = r#"<View>
   </BrushLabels>
 </View>"#;
 
-/// A path of the repository.
+/// A path in the repository.
 pub fn repository(relative: &str) -> std::path::PathBuf {
     std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(relative)
 }
 
-/// The files below a folder; of a file itself.
-pub fn sources(path: &std::path::Path) -> Vec<std::path::PathBuf> {
+/// All files in a folder and its subfolders; for a file, the file itself.
+pub fn files_below(path: &std::path::Path) -> Vec<std::path::PathBuf> {
     if path.is_file() {
         return vec![path.to_owned()];
     }
     let entries = std::fs::read_dir(path).unwrap();
     let entries = entries.map(|entry| entry.unwrap().path());
-    entries.flat_map(|entry| sources(&entry)).collect()
+    entries.flat_map(|entry| files_below(&entry)).collect()
 }
 
-/// What was recorded of Label Studio under a name.
+/// A recorded exchange with Label Studio 1.23.2: its request, and what Label Studio showed. The recordings are in
+/// `payloads`.
 pub fn recorded(name: &str) -> Value {
     let file = repository(&format!("tests/integration/payloads/{name}.json"));
     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
@@ -67,13 +70,14 @@ pub fn data_uri(bytes: &[u8]) -> String {
     format!("data:image/png;base64,{data}")
 }
 
-/// A folder that this run of the tests may write to.
+/// A temporary folder for this run of the tests.
 pub fn scratch() -> &'static std::path::Path {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     FOLDER.get_or_init(|| tempfile::tempdir().unwrap()).path()
 }
 
-/// The server's state with these flags, on the demo models unless they name others; what it remembers goes to a folder of its own unless they name one.
+/// The state of a server with these flags. By default it has the demo models, and a new `MODEL_DIR` so that it shares no
+/// remembered prompts with other servers.
 pub fn state_with(flags: &[&str]) -> AppState {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let number = COUNT.fetch_add(1, Ordering::SeqCst);
@@ -91,19 +95,24 @@ pub fn state_with(flags: &[&str]) -> AppState {
     state(cli.serve).unwrap()
 }
 
-/// The server with these flags and models of its own.
+/// A new server with these flags; see [`state_with`].
 pub fn app_with(flags: &[&str]) -> Router {
     router(state_with(flags))
 }
 
-/// A server on the demo models that all tests share.
+/// A server with the demo models that all tests share. Only for tests that neither count anything nor change settings.
 pub fn app() -> Router {
     static STATE: OnceLock<AppState> = OnceLock::new();
     router(STATE.get_or_init(|| state_with(&[])).clone())
 }
 
-/// Sends a request; the status and the JSON of the answer.
-pub async fn call(app: &Router, method: &str, path: &str, body: &Value) -> (StatusCode, Value) {
+/// Sends a request with a JSON body, or without a body if it is null. Returns the status and the JSON of the response.
+pub async fn send_json(
+    app: &Router,
+    method: &str,
+    path: &str,
+    body: &Value,
+) -> (StatusCode, Value) {
     let body = if body.is_null() {
         Body::empty()
     } else {
@@ -123,14 +132,14 @@ pub async fn call(app: &Router, method: &str, path: &str, body: &Value) -> (Stat
     (status, json)
 }
 
-/// Keeps an answer to `/predict` in the folder that `GROUNDLING_ANSWERS` names, for
-/// `tests/label_studio/validate_answers.py`, which holds it against Label Studio's own SDK.
-fn keep_answer(request: &Value, answer: &Value) {
+/// Writes a response of `/predict` to the folder `GROUNDLING_ANSWERS`, if that is set.
+/// `tests/label_studio/validate_answers.py` then validates it with Label Studio's SDK.
+fn record_answer(request: &Value, answer: &Value) {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let Some(folder) = std::env::var_os("GROUNDLING_ANSWERS") else {
         return;
     };
-    let kept = json!({
+    let record = json!({
         "label_config": request["label_config"],
         "interactive": request["params"]["context"]["result"].is_array(),
         "results": answer["results"],
@@ -138,22 +147,24 @@ fn keep_answer(request: &Value, answer: &Value) {
     let number = COUNT.fetch_add(1, Ordering::SeqCst);
     let file = std::path::Path::new(&folder).join(format!("{}-{number}.json", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(file, kept.to_string()).unwrap();
+    std::fs::write(file, record.to_string()).unwrap();
 }
 
+/// Sends a GET request. Returns the status and the JSON of the response.
 pub async fn get_json(app: &Router, path: &str) -> (StatusCode, Value) {
-    call(app, "GET", path, &Value::Null).await
+    send_json(app, "GET", path, &Value::Null).await
 }
 
+/// Sends a POST request with a JSON body. Returns the status and the JSON of the response.
 pub async fn post(app: &Router, path: &str, body: &Value) -> (StatusCode, Value) {
-    let answer = call(app, "POST", path, body).await;
+    let answer = send_json(app, "POST", path, body).await;
     if path == "/predict" && answer.0.is_success() {
-        keep_answer(body, &answer.1);
+        record_answer(body, &answer.1);
     }
     answer
 }
 
-/// An interactive request as the page makes it, after a prompt was typed.
+/// The interactive request that Label Studio's page sends after a prompt was typed. Its only task has id 71.
 pub fn prompt_request(config: &str, image: &str, prompt: &str) -> Value {
     let mut body = payload("predict_interactive_prompt");
     body["label_config"] = json!(config);
@@ -162,7 +173,7 @@ pub fn prompt_request(config: &str, image: &str, prompt: &str) -> Value {
     body
 }
 
-/// The regions of an answer to one task.
+/// The regions of a successful response for one task.
 pub fn regions(answer: &(StatusCode, Value)) -> &Value {
     let (status, body) = answer;
     assert_eq!(*status, StatusCode::OK, "{body}");
@@ -172,9 +183,9 @@ pub fn regions(answer: &(StatusCode, Value)) -> &Value {
     &result["result"]
 }
 
-/// Types and labels of regions, sorted.
-pub fn kinds(regions: &Value) -> Vec<(String, String)> {
-    let mut kinds: Vec<(String, String)> = regions
+/// The type and label of each region, sorted. The label is empty if the region has none.
+pub fn types_and_labels(regions: &Value) -> Vec<(String, String)> {
+    let mut pairs: Vec<(String, String)> = regions
         .as_array()
         .unwrap()
         .iter()
@@ -184,24 +195,25 @@ pub fn kinds(regions: &Value) -> Vec<(String, String)> {
             (kind, label)
         })
         .collect();
-    kinds.sort();
-    kinds
+    pairs.sort();
+    pairs
 }
 
-/// A rectangle and a mask of each label, as [`kinds`] tells them.
-pub fn both_of(labels: &[&str]) -> Vec<(String, String)> {
-    let mut kinds: Vec<_> = labels
+/// What [`types_and_labels`] returns for a rectangle and a mask of each label.
+pub fn rectangle_and_mask_of(labels: &[&str]) -> Vec<(String, String)> {
+    let mut pairs: Vec<_> = labels
         .iter()
         .flat_map(|label| {
             ["rectanglelabels", "brushlabels"].map(|kind| (kind.to_owned(), (*label).to_owned()))
         })
         .collect();
-    kinds.sort();
-    kinds
+    pairs.sort();
+    pairs
 }
 
-/// The error of a bad request; after it the server still serves.
-pub async fn refused(app: &Router, request: &Value) -> (u16, String) {
+/// Sends a request to `/predict` that must fail. Returns the status and the error. The server must still be healthy
+/// afterwards.
+pub async fn predict_error(app: &Router, request: &Value) -> (u16, String) {
     let (status, body) = post(app, "/predict", request).await;
     assert!(!status.is_success(), "{body}");
     let (health, _) = get_json(app, "/health").await;
@@ -209,7 +221,7 @@ pub async fn refused(app: &Router, request: &Value) -> (u16, String) {
     (status.as_u16(), body["error"].as_str().unwrap().to_owned())
 }
 
-/// A batch for a labeling config: a task per image, in a project where nobody typed a prompt yet.
+/// A batch request for a labeling config, with one task per image, in a new project without a typed prompt.
 pub fn batch_request(config: &str, images: &[&str]) -> Value {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let mut request = payload("predict_batch");
@@ -227,7 +239,8 @@ pub fn batch_request(config: &str, images: &[&str]) -> Value {
     request
 }
 
-/// Holds regions against what Label Studio's editor needs of them.
+/// Checks that Label Studio's editor can show these regions of an image with [`SHAPES_CONFIG`] or a config with the same
+/// names.
 pub fn check_regions(regions: &Value, width: usize, height: usize, labels: &[&str]) {
     let mut ids = vec![];
     for region in regions.as_array().unwrap() {
@@ -243,12 +256,13 @@ pub fn check_regions(regions: &Value, width: usize, height: usize, labels: &[&st
             continue;
         }
         let score = region["score"].as_f64().unwrap();
-        assert!((0.0..=1.0).contains(&score), "{score}");
+        assert!((0.0..=1.0).contains(&score), "score {score}");
         if let Some(given) = value.get(kind) {
             let [label] = given.as_array().unwrap().as_slice() else {
-                panic!("{given} is not one label");
+                panic!("a region must have one label, not {given}");
             };
-            assert!(labels.contains(&label.as_str().unwrap()), "{label}");
+            let label = label.as_str().unwrap();
+            assert!(labels.contains(&label), "unexpected label {label}");
         }
         match kind {
             "rectanglelabels" => {
@@ -263,16 +277,16 @@ pub fn check_regions(regions: &Value, width: usize, height: usize, labels: &[&st
                 assert_eq!(region["from_name"], "label2");
                 assert_eq!(value["format"], "rle");
                 let rle: Vec<u8> = serde_json::from_value(value["rle"].clone()).unwrap();
-                let values = brush_decoder::decode(&rle);
+                let values = brush_rle_decoder::decode(&rle);
                 assert_eq!(values.len(), width * height * 4);
                 assert!(values.iter().all(|v| [0, 255].contains(v)));
-                assert!(values.contains(&255));
+                assert!(values.contains(&255), "the mask is empty");
             }
-            other => panic!("type {other}"),
+            other => panic!("unexpected type {other}"),
         }
     }
     let count = ids.len();
     ids.sort();
     ids.dedup();
-    assert_eq!(ids.len(), count, "ids are not unique");
+    assert_eq!(ids.len(), count, "two regions have the same id");
 }

@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use crate::support::{repository, sources};
+use crate::support::{files_below, repository};
 
-/// Files below `src/` and the reason for their `unsafe`. `unsafe_code` is denied in both packages; these files allow it.
+/// Files in `src/` and the reason for their `unsafe`. The lint `unsafe_code` is denied in both packages, and only these
+/// files allow it.
 const INVENTORY: [(&str, &str); 26] = [
     (
         "commands/mod.rs",
@@ -12,39 +13,39 @@ const INVENTORY: [(&str, &str); 26] = [
     ),
     (
         "memory.rs",
-        "the global allocator: keeps large blocks for the next request, and asks the kernel for huge pages",
+        "the global allocator: caches large blocks for the next request, and asks the kernel for huge pages",
     ),
     (
         "models/ops/gpu/convolution.rs",
-        "starts a kernel on a GPU: pointers into tensors whose shapes are compared before",
+        "starts a kernel on a GPU: pointers into tensors whose shapes are checked before",
     ),
     (
         "models/ops/gpu/launch.rs",
-        "tensors that are not filled before a kernel writes them, and the call that starts kernels",
+        "uninitialized tensors that a kernel writes, and the call that starts kernels",
     ),
     (
         "models/ops/gpu/linear.rs",
-        "starts a kernel on a GPU: pointers into tensors whose shapes are compared before",
+        "starts a kernel on a GPU: pointers into tensors whose shapes are checked before",
     ),
     (
         "models/ops/gpu/norm.rs",
-        "starts a kernel on a GPU: pointers into tensors whose shapes are compared before",
+        "starts a kernel on a GPU: pointers into tensors whose shapes are checked before",
     ),
     (
         "models/ops/gpu/sampling.rs",
-        "starts a kernel on a GPU: pointers into tensors whose shapes are compared before",
+        "starts a kernel on a GPU: pointers into tensors whose shapes are checked before",
     ),
     (
         "models/ops/gpu/softmax.rs",
-        "starts a kernel on a GPU: pointers into tensors whose shapes are compared before",
+        "starts a kernel on a GPU: pointers into tensors whose shapes are checked before",
     ),
     (
         "models/ops/gpu/sums.rs",
-        "starts kernels on a GPU: pointers into tensors whose shapes are compared before, one of them filled by the first",
+        "starts kernels on a GPU: pointers into tensors whose shapes are checked before; the first kernel fills one of them",
     ),
     (
         "models/ops/gpu/windows.rs",
-        "starts a kernel on a GPU: pointers into tensors whose shapes are compared before",
+        "starts a kernel on a GPU: pointers into tensors whose shapes are checked before",
     ),
     (
         "models/ops/kernels/attention.rs",
@@ -72,11 +73,11 @@ const INVENTORY: [(&str, &str); 26] = [
     ),
     (
         "models/ops/kernels/inverted_bottleneck.rs",
-        "tiles read pixels and write rows that are kept for the next stage, through pointers",
+        "tiles read pixels and write rows for the next stage through pointers",
     ),
     (
         "models/ops/kernels/norm.rs",
-        "threads write disjoint rows of an output that is not filled before",
+        "threads write disjoint rows of an uninitialized output",
     ),
     (
         "models/ops/kernels/sampling.rs",
@@ -84,7 +85,7 @@ const INVENTORY: [(&str, &str); 26] = [
     ),
     (
         "models/ops/kernels/scratch.rs",
-        "buffers that are not filled before they are written, and pointers that threads share",
+        "uninitialized buffers, and pointers that threads share",
     ),
     (
         "models/ops/kernels/simd.rs",
@@ -104,7 +105,7 @@ const INVENTORY: [(&str, &str); 26] = [
     ),
     (
         "pipeline/device.rs",
-        "tells the GPU's driver to keep freed memory, and candle that one stream has all work",
+        "tells the GPU driver to keep freed memory, and candle that a single stream does all work",
     ),
     (
         "threads.rs",
@@ -115,15 +116,14 @@ const INVENTORY: [(&str, &str); 26] = [
 /// Lines above an `unsafe` block in which its `SAFETY:` comment may stand.
 const COMMENT_REACH: usize = 8;
 
-/// Whether the code of a line, its comment left away, has the keyword.
+/// Whether the code of a line, without its comment, has the keyword `unsafe`.
 fn is_unsafe(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or_default();
     let mut words = code.split(|c: char| !(c.is_alphanumeric() || c == '_'));
     words.any(|word| word == "unsafe")
 }
 
-/// Whether a line begins an unsafe block or implementation; functions and traits state their contract in their
-/// documentation.
+/// Whether a line starts an unsafe block or implementation. Functions and traits document their contract instead.
 fn needs_comment(line: &str) -> bool {
     let is_declaration = ["unsafe fn ", "unsafe trait ", "unsafe extern "];
     is_unsafe(line) && !is_declaration.iter().any(|start| line.contains(start))
@@ -141,10 +141,10 @@ fn is_explained(lines: &[&str], number: usize) -> bool {
 }
 
 #[test]
-fn unsafe_code_is_listed_and_explained() {
+fn every_file_with_unsafe_code_is_listed_and_every_block_has_a_safety_comment() {
     let root = repository("src");
     let (mut found, mut problems) = (vec![], vec![]);
-    for file in sources(&root) {
+    for file in files_below(&root) {
         if file.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
@@ -157,13 +157,13 @@ fn unsafe_code_is_listed_and_explained() {
         let name = name.replace('\\', "/");
         if !INVENTORY.iter().any(|(listed, _)| *listed == name) {
             problems.push(format!(
-                "src/{name} has unsafe code and is not in INVENTORY"
+                "src/{name} has unsafe code but is not in INVENTORY"
             ));
         }
         for (number, line) in lines.iter().enumerate() {
             if needs_comment(line) && !is_explained(&lines, number) {
-                let place = number + 1;
-                problems.push(format!("src/{name}:{place} has no SAFETY: comment"));
+                let line_number = number + 1;
+                problems.push(format!("src/{name}:{line_number} has no SAFETY: comment"));
             }
         }
         found.push(name);
@@ -171,7 +171,7 @@ fn unsafe_code_is_listed_and_explained() {
     for (listed, _) in INVENTORY {
         if !found.iter().any(|name| name == listed) {
             problems.push(format!(
-                "src/{listed} is in INVENTORY and has no unsafe code"
+                "src/{listed} is in INVENTORY but has no unsafe code"
             ));
         }
     }
@@ -179,17 +179,17 @@ fn unsafe_code_is_listed_and_explained() {
 }
 
 #[test]
-fn blocks_without_a_comment_of_their_own_are_told() {
-    let explained = ["// SAFETY: in bounds", "let a = unsafe { *p };"];
-    assert!(is_explained(&explained, 1));
-    let second = [
+fn a_block_without_its_own_safety_comment_is_found() {
+    let with_comment = ["// SAFETY: in bounds", "let a = unsafe { *p };"];
+    assert!(is_explained(&with_comment, 1));
+    let second_block = [
         "// SAFETY: in bounds",
         "let a = unsafe { *p };",
         "let b = unsafe { *q };",
     ];
-    assert!(needs_comment(second[2]) && !is_explained(&second, 2));
-    let apart = ["// SAFETY: in bounds", "", "let a = unsafe { *p };"];
-    assert!(!is_explained(&apart, 2));
+    assert!(needs_comment(second_block[2]) && !is_explained(&second_block, 2));
+    let separated = ["// SAFETY: in bounds", "", "let a = unsafe { *p };"];
+    assert!(!is_explained(&separated, 2));
     assert!(!is_unsafe("#[allow(unsafe_code)]") && !is_unsafe("// unsafe { }"));
     assert!(needs_comment("unsafe impl Send for BlockCache {}"));
     assert!(!needs_comment("pub unsafe fn load(from: *const f32) {"));

@@ -70,7 +70,7 @@ impl Run {
 
 #[test]
 #[ignore = "needs the models that full_size.py makes"]
-fn full_size() {
+fn full_size_models_equal_the_reference() {
     let folder = PathBuf::from(std::env::var_os("GROUNDLING_FULL_SIZE").unwrap());
     let name = std::env::var("GROUNDLING_FULL_SIZE_MODEL").unwrap();
     // copies of a model in other formats have the model's expected values

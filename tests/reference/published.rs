@@ -119,7 +119,7 @@ fn numbers(tensor: &Tensor) -> Vec<f32> {
 
 #[test]
 #[ignore = "fetches 690 MB"]
-fn published_grounding_dino_tiny() {
+fn grounding_dino_tiny_gives_the_published_values() {
     let mut table = Table::default();
     let device = &Device::Cpu;
     let checkpoint = checkpoint(Role::Detector, "grounding-dino-tiny");
@@ -225,7 +225,7 @@ fn published_grounding_dino_tiny() {
 
 #[test]
 #[ignore = "fetches 380 MB"]
-fn published_sam_vit_base() {
+fn sam_vit_base_gives_the_published_values() {
     let mut table = Table::default();
     let device = &Device::Cpu;
     let checkpoint = checkpoint(Role::Segmenter, "sam-vit-base");

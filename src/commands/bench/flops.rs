@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn published_models() {
+    fn the_work_of_published_models_equals_known_values() {
         let mut flops = Flops::default();
         let input = ImageSize {
             height: 800,

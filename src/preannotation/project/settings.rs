@@ -226,7 +226,7 @@ mod tests {
         let config = |attribute: &str| {
             let labels = format!("<Label value='a' {attribute}/><Label value='b'/>");
             let xml = format!(
-                "<ProjectSnapshot><Image name='i' value='$i'/><BrushLabels name='b' toName='i'>{labels}</BrushLabels></ProjectSnapshot>"
+                "<View><Image name='i' value='$i'/><BrushLabels name='b' toName='i'>{labels}</BrushLabels></View>"
             );
             LabelingConfig::parse(&xml).unwrap()
         };

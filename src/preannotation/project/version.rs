@@ -119,7 +119,7 @@ mod tests {
         let xml = |label: &str| {
             let control = format!("<BrushLabels name='b' toName='i'>{label}</BrushLabels>");
             let xml =
-                format!("<ProjectSnapshot><Image name='i' value='$i'/>{control}</ProjectSnapshot>");
+                format!("<View><Image name='i' value='$i'/>{control}</View>");
             LabelingConfig::parse(&xml).unwrap()
         };
         let version =

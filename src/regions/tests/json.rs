@@ -15,7 +15,7 @@ fn json_without_ids(found: &[Region]) -> Value {
 }
 
 #[test]
-fn json_of_controls_with_their_own_labels() {
+fn regions_of_controls_with_their_own_labels_have_label_studios_json() {
     let controls = "<RectangleLabels name='r' toName='i'><Label value='dog'/></RectangleLabels>
         <BrushLabels name='b' toName='i'><Label value='dog'/></BrushLabels>
         <PolygonLabels name='p' toName='i'><Label value='dog'/></PolygonLabels>";
@@ -51,7 +51,7 @@ fn json_of_controls_with_their_own_labels() {
 }
 
 #[test]
-fn json_of_controls_with_separate_labels() {
+fn regions_of_controls_with_separate_labels_have_label_studios_json() {
     let controls = "<Labels name='l' toName='i'><Label value='dog'/></Labels>
         <Rectangle name='r' toName='i'/><Brush name='b' toName='i'/>
         <Polygon name='p' toName='i'/>";
@@ -96,7 +96,7 @@ fn json_of_controls_with_separate_labels() {
 }
 
 #[test]
-fn json_of_a_prompt_region() {
+fn a_prompt_region_has_label_studios_json() {
     let xml = "<View><Image name='i' value='$i'/><TextArea name='t' toName='i'/></View>";
     let config = LabelingConfig::parse(xml).unwrap();
     let size = prediction(&[]).size;

@@ -1,6 +1,6 @@
-//! A decoder of Label Studio's brush RLE; the fuzz target of masks uses it too.
+//! A decoder of Label Studio's brush RLE. The fuzz target `masks` uses it too.
 
-/// Decodes the values of a mask. It is written from the format's description, not from groundling's encoder.
+/// Decodes the values of a mask. It follows the description of the format and shares no code with groundling's encoder.
 pub fn decode(bytes: &[u8]) -> Vec<u8> {
     let mut at = 0;
     let mut take = |count: usize| {
@@ -27,6 +27,6 @@ pub fn decode(bytes: &[u8]) -> Vec<u8> {
             values.extend((0..length).map(|_| take(word) as u8));
         }
     }
-    assert_eq!(values.len(), count, "a run reaches over the end");
+    assert_eq!(values.len(), count, "the last run is longer than the mask");
     values
 }
