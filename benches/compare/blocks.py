@@ -57,8 +57,8 @@ def machine(document: dict) -> str:
     return (
         f"{cpu['model']}, {cpu['cores']} cores, {sets}; "
         f"f32 peak of {settings['threads']} threads: {peak:.0f} GFLOP/s. "
-        f"groundling {versions['groundling']}, commit {document['commit']}; {settings['threads']} threads where "
-        f"nothing else is said, medians of {settings['repeat']} repetitions."
+        f"groundling {versions['groundling']}, commit {document['commit']}; {settings['threads']} threads "
+        f"unless stated otherwise, medians of {settings['repeat']} repetitions."
     )
 
 

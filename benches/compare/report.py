@@ -2,7 +2,7 @@
 
 from statistics import median
 
-TITLES = {"onnxruntime": "ONNX Runtime", "torch": "torch", "candle": "candle as it comes", "groundling": "groundling"}
+TITLES = {"onnxruntime": "ONNX Runtime", "torch": "torch", "candle": "candle-transformers", "groundling": "groundling"}
 # what groundling is held against
 RIVALS = ("onnxruntime", "torch")
 
