@@ -3,8 +3,8 @@
     python export.py MODELS ONNX [WORK ...]
 
 The detectors are exported with fixed shapes (an image of 800x1066, eight tokens) by torch's TorchScript exporter,
-because the newer exporter cannot translate them. The newer exporter exports the image encoders and the mask decoder. The mask
-decoder has a fixed number of boxes, and includes the upscaling of its masks to the size of the image.
+because the newer exporter cannot translate them. The newer exporter exports the image encoders and the mask decoder.
+The mask decoder has a fixed number of boxes, and includes the upscaling of its masks to the size of the image.
 """
 
 import sys
