@@ -254,7 +254,7 @@ def measure_batch(server: Server, url, table: Table):
         server.send("POST", "/predict", body)
         after = server.computed()
         note = f"text_features {after['text_features'] - before['text_features']}, image_features {after['image_features'] - before['image_features']}"
-        table.add(f"a batch of {count} tasks that searches for the labels", time.monotonic() - start, note)
+        table.add(f"a batch of {count} {'task' if count == 1 else 'tasks'} that searches for the labels", time.monotonic() - start, note)
 
 
 def during_a_batch(server: Server, scores: Scores, table: Table):
