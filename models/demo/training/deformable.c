@@ -1,7 +1,7 @@
 /* Multi-scale deformable attention, forward and backward, for training on a CPU.
  *
  * The reference implementation samples with grid_sample and stores every sample;
- * adding the samples at once is several times faster. Layouts (all float32,
+ * accumulating them directly is several times faster. Layouts (all float32,
  * contiguous): value [B, S, H, C], locations [B, Q, H, L, P, 2] in 0..1,
  * weights [B, Q, H, L, P], output [B, Q, H, C]; shapes [L, 2] = height, width.
  */
