@@ -1,8 +1,8 @@
-"""cargo metadata on stdin, CycloneDX 1.5 on stdout; called by .ci/sbom.
+"""Converts the output of cargo metadata (stdin) to CycloneDX 1.5 (stdout); called by .ci/sbom.
 
-Development dependencies are left out; build dependencies and those of other platforms are in, and those of optional
-features where cargo metadata was told of them (`.ci/sbom --features cuda`). The output depends on its input alone: it
-has no time and no random serial number.
+Development dependencies are left out. Build dependencies and dependencies of other platforms are included, and those of
+optional features if cargo metadata was called with them (`.ci/sbom --features cuda`). The output depends only on the
+input: it has no time and no random serial number.
 """
 
 import json
@@ -17,7 +17,7 @@ def purl(package):
 
 
 def licence(expression):
-    # the form before SPDX expressions, which CycloneDX does not know
+    # "A/B" is the old form of "A OR B", which CycloneDX does not allow
     return re.sub(r"\s*/\s*", " OR ", expression)
 
 
@@ -44,7 +44,7 @@ def component(package, checksums, root):
 
 
 def edges(node):
-    """The packages that a package is built from, without those of its tests."""
+    """The dependencies of a package, without its development dependencies."""
     kinds = lambda dep: {kind["kind"] for kind in dep["dep_kinds"]}
     return [dep["pkg"] for dep in node["deps"] if kinds(dep) - {"dev"}]
 
@@ -83,7 +83,7 @@ def bill(metadata, lock):
 
 
 def check(bom, metadata):
-    """What CycloneDX 1.5 and its readers need of a bill; raises if something is missing."""
+    """Checks what CycloneDX 1.5 and its readers require; raises if something is missing."""
     everything = [bom["metadata"]["component"], *bom["components"]]
     references = [entry["bom-ref"] for entry in everything]
     assert len(references) == len(set(references)), "two components have the same reference"
@@ -98,7 +98,7 @@ def check(bom, metadata):
     assert sorted(entry["ref"] for entry in bom["dependencies"]) == sorted(references)
     for entry in bom["dependencies"]:
         unknown = set(entry["dependsOn"]) - set(references)
-        assert not unknown, f"{entry['ref']} depends on {unknown}, which the bill does not have"
+        assert not unknown, f"{entry['ref']} depends on {unknown}, which is not a component"
 
 
 def main():

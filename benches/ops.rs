@@ -3,8 +3,8 @@
 //!     cargo bench --bench ops                         # all
 //!     cargo bench --bench ops -- window_attention     # those whose name contains this
 //!
-//! The plain implementations are candle's tensor operations, on the same threads. A kernel's time includes packing its weights,
-//! which a model does once, when it loads.
+//! The plain implementations are candle's tensor operations, on the same threads. A kernel's time includes packing its
+//! weights; a model packs them only once, when it loads.
 
 use std::time::Duration;
 

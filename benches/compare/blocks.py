@@ -1,4 +1,4 @@
-"""The generated parts of docs/performance.md: tables and plots from what was measured."""
+"""Writes the generated parts of docs/performance.md: tables and plots of the measurements."""
 
 import re
 
@@ -7,7 +7,7 @@ from plot import line_chart
 
 MARKERS = re.compile(r"(<!-- begin (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)
 TOTAL = "all"
-# of the detector, as the plots name them -> the stages that are added up
+# names in the plots of the detector -> the stages whose times are added
 DETECTOR = {
     "image backbone": ["detector.encode_image"],
     "text": ["detector.text"],
@@ -24,7 +24,7 @@ BOTH = {
 
 
 def fill(template: str, document: dict | None, others: dict | None) -> tuple[str, dict[str, str]]:
-    """The text with the parts replaced that were measured, and the plots that these show, by name."""
+    """The text in which the measured parts are replaced, and the plots of these parts by name."""
     plots: dict[str, str] = {}
     texts = {}
     if document:
@@ -37,7 +37,7 @@ def fill(template: str, document: dict | None, others: dict | None) -> tuple[str
             "models": models(document),
         }
     if others:
-        # the best instruction set of a machine decides the ratios: each has a table of its own
+        # the ratios depend on the best instruction set of the machine, so each one has its own table
         kernels = others["machine"]["kernels"].removesuffix("_bf16")
         texts[f"comparison-{kernels}"] = f"{report.machine(others)}\n\n{report.table(others)}"
 
@@ -49,7 +49,7 @@ def fill(template: str, document: dict | None, others: dict | None) -> tuple[str
 
 
 def machine(document: dict) -> str:
-    """What it was measured on."""
+    """The machine and the settings of the measurement."""
     cpu, settings, versions = document["machine"], document["settings"], document["versions"]
     points = [*document["size"], *document["phrases"]]
     peak = max(point["peak_f32_gflops"] or 0 for point in points)
@@ -57,13 +57,13 @@ def machine(document: dict) -> str:
     return (
         f"{cpu['model']}, {cpu['cores']} cores, {sets}; "
         f"f32 peak of {settings['threads']} threads: {peak:.0f} GFLOP/s. "
-        f"groundling {versions['groundling']}, commit {document['commit']}; {settings['threads']} threads where "
-        f"nothing else is said, medians of {settings['repeat']} repetitions."
+        f"groundling {versions['groundling']}, commit {document['commit']}; {settings['threads']} threads "
+        f"unless stated otherwise, medians of {settings['repeat']} repetitions."
     )
 
 
 def size(points: list[dict], plots: dict[str, str]) -> str:
-    """The detector on larger and larger images."""
+    """The detector with images of increasing size."""
     axis = "short side of the detector's input, pixels (images of 3:4)"
     plots["size"] = line_chart("Detector: time and image size", axis, "seconds", series(points, DETECTOR))
     memory = {"peak memory": [(point["x"], point["memory_mib"]) for point in points if point["memory_mib"]]}
@@ -77,7 +77,7 @@ def size(points: list[dict], plots: dict[str, str]) -> str:
 
 
 def phrases(points: list[dict], plots: dict[str, str]) -> str:
-    """The detector on longer and longer prompts."""
+    """The detector with prompts of increasing length."""
     lines = series(points, DETECTOR)
     plots["phrases"] = line_chart("Detector: time and number of phrases", "phrases of one word", "seconds", lines)
     header = ["phrases", "tokens", *DETECTOR, TOTAL]
@@ -86,7 +86,7 @@ def phrases(points: list[dict], plots: dict[str, str]) -> str:
 
 
 def boxes(points: list[dict], plots: dict[str, str]) -> str:
-    """The segmenter on more and more boxes, without its image encoder, which runs once."""
+    """The segmenter with an increasing number of boxes, without its image encoder, which runs once."""
     lines = {name: [(p["x"], stages(p, names)) for p in points] for name, names in SEGMENTER.items()}
     plots["boxes"] = line_chart("Segmenter: time and number of boxes", "boxes on one image", "seconds", lines)
     header = ["boxes", *SEGMENTER, "image encoder", "peak memory"]
@@ -99,7 +99,7 @@ def boxes(points: list[dict], plots: dict[str, str]) -> str:
 
 
 def cores(points: list[dict], plots: dict[str, str]) -> str:
-    """A whole prediction on more and more threads."""
+    """A whole prediction with an increasing number of threads."""
     plots["cores"] = line_chart("Prediction: time and threads", "threads", "seconds", series(points, BOTH))
     header = ["threads", *BOTH, TOTAL, "faster than one thread"]
     first = points[0]["total_s"]
@@ -120,7 +120,7 @@ def models(document: dict) -> str:
 
 
 def rate(point: dict, names: list[str]) -> list[str]:
-    """Operations, seconds, and what share of the processor's peak that is."""
+    """Operations, seconds, and the share of the processor's peak rate."""
     time = stages(point, names)
     gflop = sum(point["stages"][name]["gflop"] or 0 for name in names)
     peak = point["peak_f32_gflops"]
@@ -129,42 +129,42 @@ def rate(point: dict, names: list[str]) -> list[str]:
 
 
 def loaded(point: dict) -> list[str]:
-    """Time to load, and memory."""
+    """The time to load, and the peak memory."""
     return [second(point["load_s"]), mebibytes(point)]
 
 
 def series(points: list[dict], groups: dict[str, list[str]]) -> dict[str, list[tuple[float, float]]]:
-    """Lines for a plot: the whole, and its groups of stages."""
+    """Lines of a plot: the total, and the groups of stages."""
     lines = {TOTAL: [(point["x"], point["total_s"]) for point in points]}
     return lines | {name: [(p["x"], stages(p, names)) for p in points] for name, names in groups.items()}
 
 
 def stages(point: dict, names: list[str]) -> float:
-    """Seconds of some stages together."""
+    """The sum of the seconds of some stages."""
     return sum(point["stages"][name]["median_s"] for name in names)
 
 
 def seconds(point: dict, groups: dict[str, list[str]]) -> list[str]:
-    """Cells of a table: the groups of stages, and the whole."""
+    """Cells of a table: the groups of stages, and the total."""
     return [second(time) for time in (*(stages(point, names) for names in groups.values()), point["total_s"])]
 
 
 def second(time: float) -> str:
-    """A time with three digits that mean something."""
+    """A time with three significant digits."""
     return f"{time:.3f} s" if time < 1 else f"{time:.2f} s"
 
 
 def mebibytes(point: dict) -> str:
-    """Memory, where the system tells."""
+    """Memory in MiB, or "-" if the system does not report it."""
     return f"{point['memory_mib']:.0f} MiB" if point["memory_mib"] else "-"
 
 
 def image(name: str) -> str:
-    """A plot beside the text."""
+    """The Markdown of a plot."""
     return f"![{name}](performance/{name}.svg)"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Markdown, numbers to the right."""
+    """A Markdown table with numbers aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in lines)

@@ -1,4 +1,4 @@
-"""What the processes that measure have in common: their arguments, their clock, and the line they end with."""
+"""Shared by the processes that measure: the arguments, the timing, and the line of results."""
 
 import argparse
 import json
@@ -10,13 +10,13 @@ from pathlib import Path
 
 @dataclass
 class Child:
-    """What one process is to measure."""
+    """The task of one process."""
 
     work: str
     # the folder of the checkpoints, or of the ONNX files
     models: Path
     threads: int
-    # timed runs, after one that is not; 0 ends the process when everything is loaded
+    # timed runs, after one untimed run; with 0 the process ends when everything is loaded
     runs: int
 
 
@@ -31,7 +31,7 @@ def arguments(about: str) -> Child:
 
 
 def measure(function: Callable, child: Child) -> None:
-    """Times `function`, and prints the seconds of every run and the most memory this process took."""
+    """Times `function`; prints the seconds of every run and the peak memory of this process."""
     seconds = []
     if child.runs > 0:
         function()
@@ -43,7 +43,7 @@ def measure(function: Callable, child: Child) -> None:
 
 
 def peak_mib() -> float | None:
-    """The most memory that was resident, where the system tells."""
+    """The peak of the resident memory in MiB; `None` if the system does not report it."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

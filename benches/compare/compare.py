@@ -1,8 +1,8 @@
-"""groundling against ONNX Runtime, torch and candle as it comes, on the same models, sizes and number of threads.
+"""Compares groundling with ONNX Runtime, torch and candle-transformers: same models, sizes and number of threads.
 
     python3 benches/compare/compare.py [--repeat N] [--threads N] [--work NAME ...] [--engines NAME ...]
 
-makes what is missing (README.md says what and how long), measures, prints a table and writes JSON.
+makes what is missing (README.md says what, and how long it takes), measures, prints a table and writes JSON.
 """
 
 import argparse
@@ -29,7 +29,7 @@ WORK = {
 
 
 def measure(run: Run, work: str, engines: list[str], repeat: int) -> dict:
-    """One row: the engines in turn, so that a machine that slows down slows all of them."""
+    """Measures one row. The engines take turns, so that a change of the machine's speed affects all of them."""
     samples: dict[str, list[float]] = {}
     for turn in range(repeat):
         for engine in engines:
@@ -45,13 +45,13 @@ def measure(run: Run, work: str, engines: list[str], repeat: int) -> dict:
 
 
 def own_view(run: Run) -> dict:
-    """What groundling says of the processor: its peak rate, and the instruction set that the kernels use."""
+    """The processor's peak rate and the instruction set of the kernels, as groundling reports them."""
     demo = run.bench("--detector", "demo", "--segmenter", "demo", size=(160, 240))
     return {"peak_f32_gflops": demo["peak_f32_gflops"], "kernels": demo["instruction_set"]}
 
 
 def warm_page_cache(prepared: Prepared) -> None:
-    """Read every file of weights once, so that no start waits for the disk."""
+    """Reads every file of weights once, so that no start waits for the disk."""
     for folder in (prepared.models, prepared.onnx):
         for file in folder.rglob("*"):
             if file.is_file():
@@ -61,18 +61,18 @@ def warm_page_cache(prepared: Prepared) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=3, help="processes per engine and work item (default: 3)")
     parser.add_argument("--runs", type=int, default=2, help="timed runs per process, after an untimed one (default: 2)")
-    parser.add_argument("--threads", type=int, default=2, help="of every engine (default: 2)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of every engine (default: 2)")
     parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK), metavar="NAME", help=", ".join(WORK))
     parser.add_argument(
         "--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="NAME", help=", ".join(ENGINES)
     )
     parser.add_argument("--groundling", type=Path, help="a binary built elsewhere (default: build this working copy)")
-    parser.add_argument("--prepare", action="store_true", help="make what is missing, and measure nothing")
-    parser.add_argument("--output", type=Path, default=FOLDER / "results.json", help="where the JSON goes")
+    parser.add_argument("--prepare", action="store_true", help="make what is missing, but measure nothing")
+    parser.add_argument("--output", type=Path, default=FOLDER / "results.json", help="the JSON file to write")
     return parser.parse_args()
 
 
@@ -96,7 +96,7 @@ def main() -> None:
         items.append(measure(run, work, engines, args.repeat))
         extra = report.more_boxes(items) if work == "masks-20" else None
         items += [extra] if extra else []
-        # what is measured is kept if a later item fails
+        # the results so far are saved in case a later item fails
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(document, indent=2) + "\n")
     print(report.machine(document), report.table(document), sep="\n\n")

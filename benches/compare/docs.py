@@ -1,11 +1,11 @@
 """Measures groundling at several sizes, and writes the numbers and plots of docs/performance.md.
 
     python3 benches/compare/docs.py [--repeat N] [--threads N]
-    python3 benches/compare/docs.py --write      # from what was measured before
-    python3 benches/compare/docs.py --smoke      # a minute on the demo models, to target/compare/smoke
+    python3 benches/compare/docs.py --write      # writes the earlier measurements again
+    python3 benches/compare/docs.py --smoke      # one minute with the demo models, writes to target/compare/smoke
 
-The text between the markers of docs/performance.md is replaced, the rest is left as it is. The numbers are kept in
-target/compare/performance.json; those of compare.py are added if there are any.
+It replaces only the text between the markers in docs/performance.md. The numbers are stored in
+target/compare/performance.json. If there are results of compare.py, they are added.
 """
 
 import argparse
@@ -24,7 +24,7 @@ VOCABULARY = REPOSITORY / "models" / "bert-base-uncased" / "vocab.txt"
 
 @dataclass
 class Sweep:
-    """What is varied, and how far."""
+    """The values that are varied."""
 
     detector: str | Path
     segmenter: str | Path
@@ -33,7 +33,7 @@ class Sweep:
     phrases: list[int]
     boxes: list[int]
     cores: list[int]
-    # (height, width) of the image whose masks are made
+    # (height, width) of the image that masks are made for
     image: tuple[int, int]
     # for the table of models
     detectors: dict[str, str | Path]
@@ -56,7 +56,7 @@ def full(models: Path, cores: int) -> Sweep:
 
 
 def smoke() -> Sweep:
-    """Few points on the models of the repository."""
+    """Few points, with the demo models."""
     return Sweep(
         detector="demo",
         segmenter="demo",
@@ -71,7 +71,7 @@ def smoke() -> Sweep:
 
 
 def measure(run: Run, sweep: Sweep) -> dict:
-    """All sweeps, each a list of points."""
+    """Measures all sweeps; each result is a list of points."""
     found = {"size": [], "phrases": [], "boxes": [], "cores": [], "detectors": [], "segmenters": []}
 
     def add(kind: str, x, *arguments, threads: int = run.threads, **settings) -> None:
@@ -100,7 +100,7 @@ def measure(run: Run, sweep: Sweep) -> dict:
 
 
 def point(x, report: dict) -> dict:
-    """What is kept of one report."""
+    """The values of one report that are stored."""
     detector = report["detector"] or {}
     return {
         "x": x,
@@ -142,11 +142,11 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=3, help="timed repetitions of each point (default: 3)")
-    parser.add_argument("--threads", type=int, default=2, help="everywhere but where cores are varied (default: 2)")
+    parser.add_argument("--threads", type=int, default=2, help="threads, unless their number is varied (default: 2)")
     parser.add_argument("--groundling", type=Path, help="a binary built elsewhere (default: build this working copy)")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--smoke", action="store_true", help="small and short, to see that all of it works")
-    kind.add_argument("--write", action="store_true", help="measure nothing, write what was measured before")
+    kind.add_argument("--smoke", action="store_true", help="measure few small points, to check that everything works")
+    kind.add_argument("--write", action="store_true", help="measure nothing; write the earlier measurements again")
     return parser.parse_args()
 
 

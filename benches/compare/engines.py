@@ -1,4 +1,4 @@
-"""How each engine is run on a work item, and what its process tells."""
+"""Runs each engine on a work item, and reads the result of its process."""
 
 import json
 import os
@@ -14,24 +14,24 @@ from pathlib import Path
 from prepare import HERE, REPOSITORY, Prepared
 from sizes import BOXES, DETECTOR_SIZE, IMAGE_SIZE, PROMPT, REQUEST_SIZE, SEGMENTER_SIDE
 
-# in the order of a round, and of the table's columns
+# in the order in which they take turns, and of the table's columns
 ENGINES = ("onnxruntime", "torch", "candle", "groundling")
-# stages of the detector that the others are not given: pixels in, boxes out
+# stages of the detector that the other engines do not run
 OUTSIDE_OF_THE_MODEL = ("detector.preprocess", "detector.post_process")
 READY_TIMEOUT_S = 300
 
 
 @dataclass
 class Run:
-    """One process."""
+    """Settings of the processes that measure."""
 
     prepared: Prepared
     threads: int
-    # timed runs in the process, after one that is not
+    # timed runs in a process, after one untimed run
     runs: int
 
     def measure(self, engine: str, work: str) -> list[float] | None:
-        """The samples of one process: seconds, or MiB for `memory`; `None` where the engine has no such work."""
+        """The samples of one process: seconds, or MiB for `memory`; `None` if the engine cannot run this work item."""
         if engine == "groundling":
             return self.groundling(work)
         if engine == "candle":
@@ -48,7 +48,7 @@ class Run:
         return self.child([*command, work, "--runs", str(self.runs)])["seconds"]
 
     def groundling(self, work: str) -> list[float]:
-        """With its own `bench`; `start` is the server's, until it says that it is ready."""
+        """Measures with `groundling bench`; for `start`, with the server, until it reports that it is ready."""
         models = self.prepared.models
         detector, segmenter = models / "grounding-dino-tiny", models / "mobile-sam"
         if work == "start":
@@ -70,7 +70,7 @@ class Run:
         return total(report, ["segmenter.encode_image"])
 
     def bench(self, *arguments, size: tuple[int, int] = DETECTOR_SIZE, prompt: str = PROMPT) -> dict:
-        """The report of `groundling bench` on noise of this (height, width), its stages by their names."""
+        """The report of `groundling bench` on noise of this (height, width), with the stages by name."""
         command = [self.prepared.groundling, "bench", *arguments, "--device", "cpu", "--json"]
         command += ["--image-size", "x".join(map(str, size)), "--prompt", prompt, "--repeat", str(self.runs)]
         report = self.child(command)
@@ -82,7 +82,7 @@ class Run:
         result = subprocess.run(command, env=self.variables(), cwd=REPOSITORY, text=True, stdout=subprocess.PIPE)
         if result.returncode:
             raise SystemExit(f"{' '.join(map(str, command))} failed")
-        # libraries may print before it
+        # libraries may print text before it
         return json.loads(result.stdout[result.stdout.index("{") :])
 
     def until_line(self, command: list) -> float:
@@ -96,7 +96,7 @@ class Run:
         return seconds
 
     def until_ready(self, detector: Path, segmenter: Path) -> float:
-        """Seconds from the start of groundling's server to its word that the models are loaded."""
+        """Seconds from the start of groundling's server until it reports that the models are loaded."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -116,7 +116,7 @@ class Run:
                 process.wait()
 
     def variables(self) -> dict[str, str]:
-        """The environment of a process: its threads, and no network."""
+        """The environment variables of a process: the number of threads, and no network."""
         threads = {"THREADS": str(self.threads), "RAYON_NUM_THREADS": str(self.threads)}
         return os.environ | threads | {"HF_HUB_OFFLINE": "1", "LOG_LEVEL": "error"}
 
@@ -127,7 +127,7 @@ def total(report: dict, stages: list[str]) -> list[float]:
 
 
 def is_ready(port: int) -> bool:
-    """Whether the server has its models."""
+    """Whether the server has loaded its models."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
             return answer.status == 200

@@ -1,10 +1,10 @@
-"""The models of the comparison as ONNX files, from the checkpoints of models.py.
+"""Exports the models of the comparison from the checkpoints of models.py to ONNX files.
 
     python export.py MODELS ONNX [WORK ...]
 
-The detectors with fixed shapes (an image of 800x1066, eight tokens), through torch's TorchScript exporter, because the
-newer one cannot translate them; the image encoders and the mask decoder through the newer one. The mask decoder with a
-fixed number of boxes, and with the upscaling of its masks to the size of the image.
+The detectors are exported with fixed shapes (an image of 800x1066, eight tokens) by torch's TorchScript exporter,
+because the newer exporter cannot translate them. The newer exporter exports the image encoders and the mask decoder.
+The mask decoder has a fixed number of boxes, and includes the upscaling of its masks to the size of the image.
 """
 
 import sys
@@ -40,7 +40,7 @@ class Detector(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The image encoder of transformers' SAM, with its tensor alone as the result."""
+    """The image encoder of transformers' SAM; the result is only its tensor."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
 
 
 class Masks(nn.Module):
-    """Boxes to masks of the image's size: prompt encoder, mask decoder and `post_process_masks`."""
+    """From boxes to masks of the image's size: prompt encoder, mask decoder and `post_process_masks`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Masks(nn.Module):
 
 
 def running(combine, empty: int):
-    """torch.cummax or cummin of `[batch, length]`, by comparing all pairs of positions."""
+    """torch.cummax or cummin of `[batch, length]`, computed from all pairs of positions."""
 
     def cumulative(values: torch.Tensor, dim: int):
         length = values.shape[1]
@@ -82,19 +82,19 @@ def running(combine, empty: int):
 # ONNX has neither operation
 CUMULATIVE = {"cummax": running(torch.amax, -1), "cummin": running(torch.amin, 1 << 30)}
 
-# work -> the checkpoint it is exported from
+# work item -> the checkpoint that it is exported from
 SOURCES = {name: name for name in NAMES} | {f"masks-{count}": SAM for count in (1, BOXES)}
 
 
 def export(work: str, models: Path, folder: Path) -> None:
-    """Write one file; one that exists is complete."""
+    """Writes one file, unless it exists; an existing file is complete."""
     target = folder / f"{work}.onnx"
     if target.is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{work}.partial.onnx"
     model = load(SOURCES[work], models)
-    # the newer exporter, which cannot translate the detectors
+    # the newer exporter; it cannot translate the detectors
     settings = {"opset_version": 18, "dynamo": True, "external_data": False, "verbose": False}
     if work.startswith("masks-"):
         model, outputs = Masks(model), ["masks", "iou_scores"]
@@ -123,9 +123,9 @@ def export(work: str, models: Path, folder: Path) -> None:
 
 
 def compare(file: Path, inputs: dict[str, torch.Tensor], expected) -> None:
-    """ONNX Runtime must compute from the file what torch computes from the module.
+    """Checks that ONNX Runtime computes the same from the file as torch from the module.
 
-    Nearly all of it: two of the detector's queries whose scores are almost the same may change places.
+    A small share of the values may differ: two queries of the detector with almost equal scores may be swapped.
     """
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     given = {item.name: inputs[item.name].numpy() for item in session.get_inputs()}
@@ -142,7 +142,7 @@ def compare(file: Path, inputs: dict[str, torch.Tensor], expected) -> None:
             limit = 1e-3 * max(1.0, wanted[finite].abs().max().item())
         print(f"{file.name}: {item.name}: difference to torch {difference:.1e}, allowed {limit:.1e}")
         if not difference <= limit:
-            raise SystemExit(f"{file} computes something else than torch")
+            raise SystemExit(f"the results of {file} differ from those of torch")
 
 
 if __name__ == "__main__":

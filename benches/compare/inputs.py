@@ -1,4 +1,4 @@
-"""What ONNX Runtime and torch are given: the same arrays."""
+"""The inputs of ONNX Runtime and torch: the same arrays for both."""
 
 import numpy
 
@@ -15,7 +15,7 @@ def inputs_of(work: str) -> dict[str, numpy.ndarray]:
 
 
 def detector_inputs() -> dict[str, numpy.ndarray]:
-    """An image and a text."""
+    """The detector's inputs: an image and a text."""
     ids = numpy.array([TOKENS], dtype=numpy.int64)
     return {
         "pixel_values": noise(1, 3, *DETECTOR_SIZE),
@@ -27,7 +27,7 @@ def detector_inputs() -> dict[str, numpy.ndarray]:
 
 
 def noise(*shape: int) -> numpy.ndarray:
-    """Numbers like those of normalised pixels and embeddings."""
+    """Normal noise, in the range of normalised pixels and embeddings."""
     return numpy.random.default_rng(0).standard_normal(shape, dtype=numpy.float32)
 
 
@@ -44,6 +44,6 @@ def boxes(count: int) -> numpy.ndarray:
 
 
 def resized(size: tuple[int, int]) -> tuple[int, int]:
-    """The size of an image in the segmenter's square input."""
+    """The (height, width) of an image in the segmenter's square input."""
     scale = SEGMENTER_SIDE / max(size)
     return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)

@@ -1,4 +1,4 @@
-"""The machine and the versions that a measurement belongs to."""
+"""The machine and the versions of a measurement."""
 
 import json
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from prepare import HERE, REPOSITORY, Prepared
 
-# what decides how fast matrices are multiplied
+# they determine the speed of matrix products
 INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16", "i8mm")
 PACKAGES = ("onnxruntime", "torch", "transformers", "mobilesam-mirror", "timm", "onnx", "onnxscript", "numpy")
 
 
 def cpu() -> dict:
-    """The processor's name, the instruction sets above that it has, and the cores this process may use."""
+    """The processor's name, which of the instruction sets above it has, and the cores that this process may use."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -35,7 +35,7 @@ def cpu() -> dict:
 
 
 def versions(prepared: Prepared) -> dict[str, str]:
-    """Of everything that is compared."""
+    """The versions of everything that is compared."""
     code = (
         "import importlib.metadata as m, json, platform, sys; "
         "print(json.dumps({'python': platform.python_version()} | {n: m.version(n) for n in sys.argv[1:]}))"
@@ -49,7 +49,7 @@ def versions(prepared: Prepared) -> dict[str, str]:
 
 
 def own_versions(groundling: Path) -> dict[str, str]:
-    """Of groundling and its compiler."""
+    """The versions of groundling and its compiler."""
     return {
         "rustc": output(["rustc", "--version"]).removeprefix("rustc "),
         "groundling": output([groundling, "--version"]).removeprefix("groundling "),
@@ -57,7 +57,7 @@ def own_versions(groundling: Path) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of the working copy, with a mark if it was changed since."""
+    """The commit of the working copy, marked as dirty if there are changes."""
     try:
         return output(["git", "describe", "--always", "--dirty", "--abbrev=12", "--match=NONE"])
     except (OSError, subprocess.CalledProcessError):
@@ -65,5 +65,5 @@ def commit() -> str:
 
 
 def output(command: list) -> str:
-    """What a command prints."""
+    """The output of a command."""
     return subprocess.run(command, cwd=REPOSITORY, check=True, text=True, stdout=subprocess.PIPE).stdout.strip()

@@ -1,9 +1,9 @@
-"""The models of the comparison, with random weights: as torch modules, and as checkpoints in their published formats.
+"""The models of the comparison with random weights: as torch modules, and as checkpoints in their published formats.
 
     python models.py FOLDER [NAME ...]
 
-writes one folder per model. Published weights are not needed: the time does not depend on their values, as long as
-these stay in the usual range (no infinities, no denormal numbers). `lively_weights.redraw` sees to that.
+writes one folder per model. Published weights are not needed: the time does not depend on the values of the weights, as
+long as all numbers stay in the usual range (no infinities, no denormal numbers). `lively_weights.redraw` ensures this.
 """
 
 import json
@@ -34,7 +34,7 @@ from lively_weights import redraw  # noqa: E402
 
 VOCABULARY = REPOSITORY / "models" / "bert-base-uncased" / "vocab.txt"
 SEED = 0
-# name -> what differs from Swin-T
+# name -> the differences to Swin-T
 DETECTORS = {
     "grounding-dino-tiny": {},
     "grounding-dino-base": {
@@ -63,7 +63,7 @@ def detector(name: str) -> GroundingDinoForObjectDetection:
     config = GroundingDinoConfig(
         backbone_config=SwinConfig(**(swin | DETECTORS[name])),
         text_config=BertConfig(),
-        # torch's own operations; the CUDA kernel does not exist on a CPU
+        # use torch's own operations: the CUDA kernel does not run on a CPU
         disable_custom_kernels=True,
     )
     model = GroundingDinoForObjectDetection(config)
@@ -80,12 +80,12 @@ def sam() -> SamModel:
 
 def mobile_sam() -> nn.Module:
     """MobileSAM from its own code."""
-    # its table of positions is a buffer, drawn when it is built
+    # its table of positions is a buffer that the constructor fills with random values
     torch.manual_seed(SEED)
     model = build_mobile_sam()
     redraw(model, SEED)
     for name, module in model.named_modules():
-        # `redraw` knows neither as a norm, and no buffers
+        # `redraw` does not handle these two norms, and no buffers
         if type(module).__name__ in ("BatchNorm2d", "LayerNorm2d"):
             module.weight.data = 1 + 0.1 * noise(f"{name}.weight", module.weight)
         if isinstance(module, nn.BatchNorm2d):
@@ -96,9 +96,9 @@ def mobile_sam() -> nn.Module:
 
 
 def build_mobile_sam() -> nn.Module:
-    """MobileSAM as its package initialises it."""
+    """MobileSAM as its package builds it."""
     with warnings.catch_warnings():
-        # timm announces that it has moved what MobileSAM imports
+        # timm warns that it has moved modules that MobileSAM imports
         warnings.simplefilter("ignore")
         from mobile_sam import sam_model_registry
     return sam_model_registry["vit_t"]()
@@ -111,18 +111,18 @@ def noise(name: str, like: torch.Tensor) -> torch.Tensor:
 
 
 def load(name: str, folder: Path) -> nn.Module:
-    """A model from its checkpoint, for inference in float32."""
+    """Loads a model from its checkpoint, for inference in float32."""
     if name == MOBILE_SAM:
         model = build_mobile_sam()
         model.load_state_dict(torch.load(folder / name / "mobile_sam.pt", weights_only=True))
-        # the first eval() came before the weights: the tables of attention biases are out of date
+        # eval() was called before the weights were loaded: compute the tables of attention biases again
         return model.train().eval()
     kind = SamModel if name == SAM else GroundingDinoForObjectDetection
     return kind.from_pretrained(folder / name, dtype=torch.float32).eval()
 
 
 def save(name: str, folder: Path) -> None:
-    """Write one checkpoint; a folder that exists is complete."""
+    """Writes one checkpoint, unless its folder exists; an existing folder is complete."""
     target = folder / name
     if target.is_dir():
         return
@@ -134,7 +134,7 @@ def save(name: str, folder: Path) -> None:
     elif name == SAM:
         model = sam()
         model.save_pretrained(partial)
-        # as published: with every field
+        # as in the published file: with every field
         config = json.loads(model.config.to_json_string(use_diff=False))
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         SamImageProcessor().save_pretrained(partial)

@@ -1,11 +1,11 @@
-"""Line charts as SVG, written by hand: small files that are the same on every run and need no library."""
+"""Writes line charts as SVG without a library: the files are small, and the same on every run."""
 
 import math
 from html import escape
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 190, 44, 52
-# readable side by side with any colour vision (Okabe and Ito), and on white
+# distinguishable with any colour vision (Okabe and Ito), and readable on white
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 FONT = "font-family='system-ui, sans-serif' font-size='13'"
 LABEL_HEIGHT = 16
@@ -14,11 +14,11 @@ Points = list[tuple[float, float]]
 
 
 def line_chart(title: str, x_label: str, y_label: str, series: dict[str, Points]) -> str:
-    """One line per series, named at its right end; both axes begin at 0."""
+    """One line per series, with its name at the right end; both axes start at 0."""
     right = max(x for points in series.values() for x, _ in points)
     top = max(y for points in series.values() for _, y in points)
     x_ticks, y_ticks = ticks(right), ticks(top)
-    # the axis ends at the last point, the scale of the values at a tick
+    # the x axis ends at the last point, the y axis at a tick
     top = y_ticks[-1]
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -55,7 +55,7 @@ def line_chart(title: str, x_label: str, y_label: str, series: dict[str, Points]
 
 
 def ticks(largest: float) -> list[float]:
-    """0 and some round steps, the last at or above the largest value."""
+    """0 and multiples of a round step; the last one is at or above the largest value."""
     if largest <= 0:
         return [0.0, 1.0]
     magnitude = 10 ** math.floor(math.log10(largest / 5))
@@ -64,12 +64,12 @@ def ticks(largest: float) -> list[float]:
 
 
 def apart(heights: list[float]) -> list[float]:
-    """Heights of labels, moved so that none covers another."""
+    """Heights of labels, moved so that they do not overlap."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     moved = list(heights)
     for above, below in zip(order, order[1:], strict=False):
         moved[below] = max(moved[below], moved[above] + LABEL_HEIGHT)
-    # what was pushed over the edge goes back up, and pushes what is there
+    # labels below the lower edge are moved back up, and move those above them
     limit = HEIGHT - BOTTOM
     for i in reversed(order):
         moved[i] = min(moved[i], limit)
@@ -78,7 +78,7 @@ def apart(heights: list[float]) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A tick without needless digits."""
+    """The text of a tick, without superfluous digits."""
     return f"{value:.10g}" if value < 1e6 else f"{value:.0f}"
 
 
@@ -89,5 +89,5 @@ def text(x: float, y: float, words: str, anchor: str = "start", weight: str = "n
 
 
 def line(x0: float, y0: float, x1: float, y1: float) -> str:
-    """A thin line of the grid."""
+    """A thin grid line."""
     return f"<line x1='{x0:.1f}' y1='{y0:.1f}' x2='{x1:.1f}' y2='{y1:.1f}' stroke='#dddddd'/>"

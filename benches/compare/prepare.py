@@ -1,4 +1,4 @@
-"""What the comparison needs, made where it is missing: a Python environment, checkpoints, ONNX files, programs."""
+"""Makes what the comparison needs if it is missing: a Python environment, checkpoints, ONNX files, programs."""
 
 import subprocess
 import sys
@@ -7,14 +7,14 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-# everything that is made lies here, out of git
+# everything is written to this folder, which git ignores
 FOLDER = REPOSITORY / "target" / "compare"
 REQUIREMENTS = HERE / "requirements.txt"
 
 
 @dataclass
 class Prepared:
-    """Where everything is; what is `None` was not asked for."""
+    """Paths of what was prepared; `None` if it was not requested."""
 
     models: Path
     groundling: Path
@@ -24,7 +24,7 @@ class Prepared:
 
 
 def environment() -> Path:
-    """The interpreter of an environment with the pinned packages; made anew when the pins change."""
+    """The interpreter of an environment with the pinned packages; the environment is rebuilt when the pins change."""
     folder = FOLDER / "venv"
     python, installed = folder / "bin" / "python", folder / "requirements.txt"
     if not installed.is_file() or installed.read_text() != REQUIREMENTS.read_text():
@@ -51,13 +51,13 @@ def onnx_files(python: Path, models: Path) -> Path:
 
 
 def groundling() -> Path:
-    """groundling, built from this working copy."""
+    """Builds groundling from this working copy."""
     subprocess.run(["cargo", "build", "--release"], check=True, cwd=REPOSITORY)
     return REPOSITORY / "target" / "release" / "groundling"
 
 
 def candle() -> Path:
-    """The program around candle-transformers, a package of its own."""
+    """Builds the program that runs candle-transformers, which is a package of its own."""
     target = FOLDER / "candle"
     command = ["cargo", "build", "--release", "--locked", "--target-dir", target]
     subprocess.run(command, check=True, cwd=HERE / "candle")
@@ -65,7 +65,7 @@ def candle() -> Path:
 
 
 def prepare(binary: Path | None, engines: list[str]) -> Prepared:
-    """All of it; `binary` is a groundling that was built elsewhere."""
+    """Prepares everything; `binary` is a groundling that was built elsewhere."""
     python = environment()
     models = checkpoints(python)
     return Prepared(

@@ -1,19 +1,19 @@
-"""Samples to medians, ratios and a table."""
+"""Computes medians and ratios from samples, and writes the table."""
 
 from statistics import median
 
-TITLES = {"onnxruntime": "ONNX Runtime", "torch": "torch", "candle": "candle as it comes", "groundling": "groundling"}
-# what groundling is held against
+TITLES = {"onnxruntime": "ONNX Runtime", "torch": "torch", "candle": "candle-transformers", "groundling": "groundling"}
+# the engines that groundling is compared with
 RIVALS = ("onnxruntime", "torch")
 
 
 def summary(samples: list[float]) -> dict:
-    """The median, the spread and the numbers themselves."""
+    """The median, the range and the samples."""
     return {"median": median(samples), "min": min(samples), "max": max(samples), "samples": samples}
 
 
 def ratios(engines: dict[str, dict]) -> dict[str, float]:
-    """groundling's median over the others': below 1 it needs less."""
+    """groundling's median divided by those of the others: below 1, groundling needs less."""
     own = engines.get("groundling")
     if own is None:
         return {}
@@ -21,7 +21,7 @@ def ratios(engines: dict[str, dict]) -> dict[str, float]:
 
 
 def more_boxes(items: list[dict]) -> dict | None:
-    """What nineteen more boxes cost: the difference of two items' medians. It has no spread of its own."""
+    """The time of nineteen more boxes: the difference of two medians, which has no range."""
     by_name = {item["name"]: item["engines"] for item in items}
     one, many = by_name.get("masks-1", {}), by_name.get("masks-20", {})
     both = [engine for engine in one if engine in many]
@@ -33,7 +33,7 @@ def more_boxes(items: list[dict]) -> dict | None:
 
 
 def table(document: dict) -> str:
-    """The results for people, as markdown."""
+    """The results as a Markdown table."""
     shown = [name for name in TITLES if any(name in item["engines"] for item in document["items"])]
     header = ["", *(TITLES[name] for name in shown), *(f"groundling / {TITLES[rival]}" for rival in RIVALS)]
     rows = [header, ["---", *["---:"] * (len(header) - 1)]]
@@ -45,7 +45,7 @@ def table(document: dict) -> str:
 
 
 def number(result: dict | None, unit: str) -> str:
-    """A median and its spread."""
+    """A median and its range."""
     if result is None:
         return "-"
     digits = 0 if unit == "MiB" else 3 if result["median"] < 1 else 2
@@ -56,7 +56,7 @@ def number(result: dict | None, unit: str) -> str:
 
 
 def machine(document: dict) -> str:
-    """The line above the table."""
+    """The text above the table."""
     cpu, settings = document["machine"], document["settings"]
     family = f" ({cpu['family']})" if cpu["family"] else ""
     sets = ", ".join(cpu["instruction_sets"]) or "no vector units known"

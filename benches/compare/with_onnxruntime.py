@@ -1,4 +1,4 @@
-"""One work item in ONNX Runtime, in a process of its own; the result is a line of JSON.
+"""Measures one work item in ONNX Runtime, in a process of its own; prints the result as a line of JSON.
 
     python with_onnxruntime.py WORK --models FOLDER --threads N --runs N
 """
@@ -10,12 +10,12 @@ import onnxruntime
 from child import Child, arguments, measure
 from inputs import inputs_of
 
-# what a whole request needs; the last makes masks of the image's size from boxes
+# the models of a whole request; the last one makes masks of the image's size from boxes
 REQUEST = ("grounding-dino-tiny", "mobile-sam", "masks-20")
 
 
 def session(name: str, child: Child) -> onnxruntime.InferenceSession:
-    """One file, with ONNX Runtime's default optimisations."""
+    """Loads one file with ONNX Runtime's default optimisations."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = child.threads
     file = str(child.models / f"{name}.onnx")
@@ -23,9 +23,9 @@ def session(name: str, child: Child) -> onnxruntime.InferenceSession:
 
 
 def work(child: Child) -> Callable:
-    """The function to be timed, with its sessions made."""
+    """Creates the sessions, and returns the function to time."""
     names = REQUEST if child.work == "request" else (child.work,)
-    # constants of the export need no input
+    # the export may have turned inputs into constants
     models = [(session(name, child), inputs_of(name)) for name in names]
     models = [(model, {item.name: given[item.name] for item in model.get_inputs()}) for model, given in models]
     return lambda: [model.run(None, given) for model, given in models]

@@ -1,4 +1,4 @@
-"""One work item in torch, in a process of its own; the result is a line of JSON.
+"""Measures one work item in torch, in a process of its own; prints the result as a line of JSON.
 
     python with_torch.py WORK --models FOLDER --threads N --runs N
 """
@@ -20,7 +20,7 @@ def tensors(work: str) -> dict[str, torch.Tensor]:
 
 
 def work(child: Child) -> Callable:
-    """The function to be timed, with everything it needs loaded."""
+    """Loads the models, and returns the function to time."""
     name, models = child.work, child.models
     if name == "request":
         return request(load("grounding-dino-tiny", models), load(MOBILE_SAM, models))
@@ -37,7 +37,7 @@ def work(child: Child) -> Callable:
 
 
 def masks(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Callable:
-    """Boxes to masks of the image's size, on one image embedding."""
+    """From boxes to masks of the image's size, with one image embedding."""
     from transformers import SamImageProcessor
 
     processor = SamImageProcessor()
@@ -51,7 +51,7 @@ def masks(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Callable:
 
 
 def request(detector: nn.Module, segmenter: nn.Module) -> Callable:
-    """An image and a prompt to boxes, and twenty boxes to masks, with MobileSAM's own code."""
+    """From an image and a prompt to boxes, and from twenty boxes to masks, with MobileSAM's own code."""
     inputs, square = tensors("grounding-dino-tiny"), tensors(MOBILE_SAM)["pixel_values"]
     prompts = tensors(f"masks-{BOXES}")["input_boxes"][0]
 

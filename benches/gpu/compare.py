@@ -1,4 +1,4 @@
-"""How far two answers of `groundling predict` are from each other: every detection against the nearest of the other.
+"""Compares two results of `groundling predict`: every detection with the nearest one of the other result.
 
     python compare.py NAME EXPECTED.json ACTUAL.json
 """
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy
 
-# two boxes are the same object's if no corner is further away than this share of the longer side
+# two boxes belong to the same object if no coordinate differs by more than this share of the longer side
 NEAR = 0.05
 
 
 def unpacked(mask: dict) -> numpy.ndarray:
-    """COCO's compressed runs as `[width * height]` of 0 and 1, column by column."""
+    """Decodes COCO's compressed RLE to booleans `[width * height]`, column by column."""
     runs, text, at = [], mask["counts"].encode(), 0
     while at < len(text):
         value, shift, more = 0, 0, True
@@ -32,7 +32,7 @@ def unpacked(mask: dict) -> numpy.ndarray:
 
 
 def iou(one: dict, other: dict) -> float:
-    """Of two masks; two empty ones are equal."""
+    """The IoU of two masks; 1 if both are empty."""
     if not (one and other):
         return float("nan")
     one, other = unpacked(one), unpacked(other)
@@ -41,7 +41,7 @@ def iou(one: dict, other: dict) -> float:
 
 
 def compare(expected: list[dict], actual: list[dict]) -> dict:
-    """The worst of all images."""
+    """The largest differences of all images."""
     boxes, scores, ious, mask_scores = [0.0], [0.0], [1.0], [0.0]
     count = found = matched = other_phrases = 0
     for theirs, ours in zip(expected, actual, strict=True):
@@ -52,7 +52,7 @@ def compare(expected: list[dict], actual: list[dict]) -> dict:
             continue
         one, other = (numpy.array([detection["box"] for detection in detections]) for detections in (theirs, ours))
         distances = abs(one[:, None] - other[None]).max(2)
-        # of boxes at one place the one of the same phrase, and of the nearest score
+        # among boxes at the same position, prefer the same phrase and the nearest score
         phrases = numpy.array([[a["phrase"] != b["phrase"] for b in ours] for a in theirs])
         levels = abs(numpy.subtract.outer([d["score"] for d in theirs], [d["score"] for d in ours]))
         costs = distances + limit / 2 * phrases + limit / 2 * levels
@@ -85,7 +85,7 @@ def compare(expected: list[dict], actual: list[dict]) -> dict:
 
 
 def read(file: str) -> list[dict]:
-    """The results of each image that could be read."""
+    """Reads the results; an image that failed is an error."""
     results = json.loads(Path(file).read_text())["results"]
     for result in results:
         if "detections" not in result:

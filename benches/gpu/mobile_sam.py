@@ -1,4 +1,4 @@
-"""MobileSAM's tensors by their names, with random weights: its package is not needed."""
+"""MobileSAM's tensors by name, with random weights, without its package."""
 
 import zlib
 
@@ -13,7 +13,7 @@ WIDTH = 256
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """Every tensor of `mobile_sam.pt` that inference uses."""
+    """The shape of every tensor of `mobile_sam.pt` that inference uses."""
     found = {}
 
     def linear(name: str, output: int, size: int) -> None:
@@ -102,12 +102,12 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def weights() -> dict[str, torch.Tensor]:
-    """The tensors: values of the usual range, the same on every machine."""
+    """The tensors: values in the usual range, the same on every machine."""
     return {name: draw(name, shape) for name, shape in shapes().items()}
 
 
 def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """One tensor, seeded by its name."""
+    """A random tensor, seeded by its name."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{SEED} {name}".encode()))
     noise = torch.randn(shape, generator=generator)
     if name.endswith("running_var"):

@@ -1,9 +1,9 @@
-"""Models of full size with random weights, and a picture, for a machine that has torch and transformers alone.
+"""Makes models of full size with random weights, and a picture, on a machine that has only torch and transformers.
 
     python models.py FOLDER
 
-writes FOLDER/grounding-dino-tiny, sam-vit-base and mobile-sam in forms that groundling reads, and FOLDER/picture.ppm.
-The time does not depend on the weights' values; the answers are lively (`lively_weights`), so that a difference shows.
+writes FOLDER/grounding-dino-tiny, sam-vit-base and mobile-sam in formats that groundling reads, and FOLDER/picture.ppm.
+The time does not depend on the values of the weights. `lively_weights` gives varied results, so that differences show.
 """
 
 import json
@@ -74,12 +74,12 @@ def detector() -> GroundingDinoForObjectDetection:
         window_size=7,
         out_features=["stage2", "stage3", "stage4"],
     )
-    # without the kernel that is fetched from the hub
+    # without the custom kernel, which would be downloaded from the hub
     config = GroundingDinoConfig(backbone_config=swin, text_config=BertConfig(), disable_custom_kernels=True)
     model = GroundingDinoForObjectDetection(config)
     redraw(model, 0)
     temper(model)
-    # on this picture the scores would otherwise all be nearly 1; the order of the tokens stays
+    # otherwise all scores on this picture would be nearly 1; the order of the tokens does not change
     for norm in (model.model.enc_output_norm, model.model.decoder.layer_norm):
         norm.weight.data *= 0.2
         norm.bias.data *= 0.2
@@ -94,7 +94,7 @@ def sam() -> SamModel:
 
 
 def save(model: nn.Module, folder: Path) -> None:
-    """A folder as published, with every field of the configuration."""
+    """Writes a folder in the published format, with every field of the configuration."""
     model.save_pretrained(folder)
     config = json.loads(model.config.to_json_string(use_diff=False))
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -102,13 +102,13 @@ def save(model: nn.Module, folder: Path) -> None:
 
 
 def save_mobile_sam(folder: Path) -> None:
-    """The authors' names in a file of their own."""
+    """Writes a single file with the authors' tensor names."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(mobile_sam.weights(), folder / "mobile_sam.safetensors", metadata={"format": "pt"})
 
 
 def save_picture(file: Path) -> None:
-    """Coloured shapes over a slope and some noise, of the size that the detector takes as it is."""
+    """Writes a picture of coloured shapes on a gradient with noise, in the size of the detector's input."""
     height, width = DETECTOR_SIZE
     random = numpy.random.default_rng(0)
     y, x = numpy.mgrid[:height, :width].astype(numpy.float32)

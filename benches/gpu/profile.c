@@ -1,9 +1,10 @@
-/* Sums up the time of every kernel of a process, for CUDA_INJECTION64_PATH; at the end a table goes to PROFILE_FILE.
+/* Sums the time of every kernel of a process, and writes a table to PROFILE_FILE at its end. CUDA_INJECTION64_PATH
+ * loads it.
  *
  *     cc -O2 -shared -fPIC -I CUDA/include -o profile.so profile.c -L CUDA/lib -lcupti
  *
- * Only the last PROFILE_LAST percent of the process' kernels count (default: 40), so that loading and warming up do
- * not. */
+ * Only the last PROFILE_LAST percent of the process's kernels count (default: 40), to exclude loading and warming
+ * up. */
 #include <cupti.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -12,8 +13,8 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define BUFFER (8u << 20)
-#define MOST (1u << 22)
-#define NAMES 4096
+#define MAX_EVENTS (1u << 22)
+#define MAX_NAMES 4096
 
 struct event {
     uint64_t start, end, bytes;
@@ -22,30 +23,30 @@ struct event {
 static struct event *events;
 static size_t count;
 
-/* names in a table of their own: CUPTI's live as long as the module */
-static const char *kept(const char *name)
+/* A copy of the name: CUPTI's is valid only as long as the module is loaded. */
+static const char *interned(const char *name)
 {
-    static const char *names[NAMES];
+    static const char *names[MAX_NAMES];
     static size_t known;
     for (size_t i = 0; i < known; i++)
         if (!strcmp(names[i], name))
             return names[i];
-    if (known == NAMES)
+    if (known == MAX_NAMES)
         return "others";
     return names[known++] = strdup(name);
 }
 
 static void add(const char *name, uint64_t start, uint64_t end, uint64_t bytes)
 {
-    if (count < MOST)
-        events[count++] = (struct event){start, end, bytes, kept(name)};
+    if (count < MAX_EVENTS)
+        events[count++] = (struct event){start, end, bytes, interned(name)};
 }
 
-static void CUPTIAPI requested(uint8_t **buffer, size_t *size, size_t *most)
+static void CUPTIAPI requested(uint8_t **buffer, size_t *size, size_t *max_records)
 {
     *size = BUFFER;
     *buffer = aligned_alloc(8, BUFFER);
-    *most = 0;
+    *max_records = 0;
 }
 
 static void CUPTIAPI completed(CUcontext context, uint32_t stream, uint8_t *buffer, size_t size, size_t valid)
@@ -89,7 +90,7 @@ static int by_time(const void *one, const void *other)
 
 static void report(void)
 {
-    static struct sum sums[NAMES + 1];
+    static struct sum sums[MAX_NAMES + 1];
     size_t known = 0;
     cuptiActivityFlushAll(CUPTI_ACTIVITY_FLAG_FLUSH_FORCED);
     const char *file = getenv("PROFILE_FILE"), *last = getenv("PROFILE_LAST");
@@ -112,7 +113,7 @@ static void report(void)
         sums[at].bytes += e->bytes;
         if (time > sums[at].longest)
             sums[at].longest = time;
-        /* the union of the intervals */
+        /* busy time: the union of the intervals, as kernels may overlap */
         uint64_t from = e->start > end ? e->start : end;
         if (e->end > from)
             busy += e->end - from;
@@ -122,7 +123,7 @@ static void report(void)
     double span = (end - events[first].start) / 1e6;
     fprintf(out, "%zu of %zu kernels and copies, over %.2f ms, of which the device was busy for %.2f ms (%.0f %%)\n",
             count - first, count, span, busy / 1e6, 100 * busy / 1e6 / span);
-    fprintf(out, "%10s %7s %8s %10s %10s  %s\n", "ms", "%", "calls", "us each", "us most", "kernel");
+    fprintf(out, "%10s %7s %8s %10s %10s  %s\n", "ms", "%", "calls", "us mean", "us max", "kernel");
     qsort(sums, known, sizeof *sums, by_time);
     for (size_t i = 0; i < known; i++)
         fprintf(out, "%10.3f %7.2f %8lu %10.2f %10.2f  %.160s\n", sums[i].time / 1e6, 100.0 * sums[i].time / busy,
@@ -133,7 +134,7 @@ static void report(void)
 /* called by the driver when it starts */
 EXPORT int InitializeInjection(void)
 {
-    events = malloc(MOST * sizeof *events);
+    events = malloc(MAX_EVENTS * sizeof *events);
     if (!events || cuptiActivityRegisterCallbacks(requested, completed) != CUPTI_SUCCESS)
         return 0;
     CUptiResult enabled = cuptiActivityEnable(CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL);
@@ -142,7 +143,7 @@ EXPORT int InitializeInjection(void)
     if (enabled != CUPTI_SUCCESS) {
         const char *reason = "";
         cuptiGetResultString(enabled, &reason);
-        fprintf(stderr, "profile: no kernels: %s\n", reason);
+        fprintf(stderr, "profile: kernels cannot be recorded: %s\n", reason);
     }
     atexit(report);
     return 1;

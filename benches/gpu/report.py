@@ -1,7 +1,7 @@
-"""What `run` found, in tables.
+"""Prints the results of `run` as tables.
 
-    python report.py selftest FILE.json     every check of a selftest that is not right, and the worst of the others
-    python report.py times OUT              the times of `bench` and torch, and the most memory of every step
+    python report.py selftest FILE.json     the failed checks of a selftest, and the others with the largest differences
+    python report.py times OUT              the times of `bench` and torch, and the peak memory of every step
 """
 
 import json
@@ -9,16 +9,16 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-# stages that torch is not given: pixels in, boxes out
+# stages that torch does not run
 OUTSIDE = ("detector.preprocess", "detector.post_process")
-# stages of the segmenter for one image, and for its boxes
+# the segmenter's stages: once per image, and for its boxes
 ENCODER, MASKS = "segmenter.encode_image", "segmenter.masks"
 MODELS = ("grounding-dino-tiny", "sam-vit-base", "mobile-sam")
 PRECISIONS = ("f32", "f16", "bf16")
 
 
 def read(file: Path) -> dict:
-    """A file of JSON; empty where there is none."""
+    """The content of a JSON file; empty if there is no valid file."""
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError):
@@ -26,14 +26,14 @@ def read(file: Path) -> dict:
 
 
 def selftest(file: Path) -> None:
-    """The checks that failed, then the six that came nearest to what is allowed."""
+    """Prints the failed checks, then the six others that come nearest to their tolerance."""
     report = read(file)
     if not report:
         print(f"{file.name}: no report")
         return
     checks = report["checks"]
     wrong = [check for check in checks if check["result"] != "ok"]
-    print(f"{file.name}: {len(checks)} checks on {report['device']}, {len(wrong)} wrong, {report['seconds']:.1f} s")
+    print(f"{file.name}: {len(checks)} checks on {report['device']}, {len(wrong)} failed, {report['seconds']:.1f} s")
     share = lambda check: (check["largest_difference"] or 0) / (check["allowed"] or 1)  # noqa: E731
     nearest = sorted((check for check in checks if check not in wrong), key=share)[-6:]
     for check in wrong + nearest:
@@ -43,7 +43,7 @@ def selftest(file: Path) -> None:
 
 
 def milliseconds(file: Path) -> dict[str, float]:
-    """The medians of a `bench`: of the model alone, of every stage, and of the whole."""
+    """The medians of a `bench`: of the model, of every stage, and of the whole run."""
     report = read(file)
     if not report:
         return {}
@@ -69,12 +69,12 @@ def milliseconds(file: Path) -> dict[str, float]:
 
 
 def number(value: float | None) -> str:
-    """Of milliseconds, for a table."""
+    """Milliseconds as a cell of a table."""
     return "-" if value is None else f"{value:.2f}"
 
 
 def peaks(out: Path) -> dict[str, tuple[int, int]]:
-    """The most memory of the GPU in every step, in MiB, and the highest share of time it was busy."""
+    """For every step, the peak memory of the GPU in MiB and its highest utilisation in percent."""
     samples = []
     for line in (out / "gpu.csv").read_text().splitlines() if (out / "gpu.csv").is_file() else []:
         fields = [field.strip() for field in line.split(",")]
@@ -93,7 +93,7 @@ def peaks(out: Path) -> dict[str, tuple[int, int]]:
 
 
 def times(out: Path) -> None:
-    """Everything that was timed."""
+    """Prints all times."""
     torch = read(out / "torch.json")
     memory = peaks(out)
     print(f"\ntimes in ms (medians); torch {torch.get('torch')}, {torch.get('device')}\n")
@@ -128,7 +128,7 @@ def times(out: Path) -> None:
         ours = milliseconds(file)
         stages = [f"{name} {value:.2f}" for name, value in ours.items() if name not in ("model", "whole")]
         print(f"{file.stem}: " + ", ".join(stages))
-    print("\nthe most memory of the GPU, MiB, and the highest share of time it was busy in a sample, %")
+    print("\npeak memory of the GPU in MiB, and its highest utilisation in a sample in %")
     for name, (mib, busy) in memory.items():
         print(f"{name}: {mib}, {busy}")
 

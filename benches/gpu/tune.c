@@ -1,11 +1,11 @@
-/* Tries on a built program what a change of it would bring; for LD_PRELOAD.
+/* Measures the effect of possible changes on a program that is already built; use it with LD_PRELOAD.
  *
  *     cc -O2 -shared -fPIC -o tune.so tune.c -ldl
  *
- * KEEP_MEMORY=1  memory that is free stays with the process: otherwise the driver takes it back at every
- *                synchronisation, and maps it anew
- * NO_EVENTS=1    no events are made, of which every tensor otherwise gets two; they matter with several streams only
- * USE_TF32=1     matrix products of f32 round their inputs to 10 digits, as the tensor cores take them */
+ * KEEP_MEMORY=1  the process keeps freed memory: otherwise the driver takes it back at every synchronisation, and
+ *                maps it again
+ * NO_EVENTS=1    no events are created: otherwise every tensor has two; they are needed only with several streams
+ * USE_TF32=1     f32 matrix products round their inputs to 10 bits of significand (TF32), for the tensor cores */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdint.h>

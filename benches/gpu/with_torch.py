@@ -1,8 +1,8 @@
-"""How long torch takes for the same models on the same device.
+"""Measures how long torch takes for the same models on the same device.
 
     python with_torch.py FOLDER DEVICE RUNS OUT.json
 
-times Grounding DINO and SAM's image encoder, from the folder that `models.py` filled.
+times Grounding DINO and SAM's image encoder, with the models that `models.py` wrote to FOLDER.
 """
 
 import json
@@ -35,18 +35,18 @@ def synchronize(device: str) -> None:
 
 
 def load(kind: type, folder: Path, dtype: torch.dtype, device: str) -> tuple[nn.Module, str]:
-    """A model with torch's own attention where it takes it, and the name of the attention it has."""
+    """Loads a model, with torch's own attention if it supports that; also returns the name of the attention."""
     for attention in ({"attn_implementation": "sdpa"}, {}):
         try:
             model = kind.from_pretrained(folder, dtype=dtype, **attention).eval().to(device)
-            return model, attention.get("attn_implementation", "as it comes")
+            return model, attention.get("attn_implementation", "default")
         except (ValueError, ImportError) as error:
             print(f"{folder.name}: {attention}: {str(error)[:200]}", file=sys.stderr)
-    raise SystemExit(f"{folder.name} cannot be loaded")
+    raise SystemExit(f"cannot load {folder.name}")
 
 
 def seconds(run: Callable, device: str, runs: int) -> list[float]:
-    """The times of `runs` runs, after some that are not timed."""
+    """The times of `runs` runs, after some untimed runs."""
     for _ in range(WARM_UP if device != "cpu" else 0):
         run()
     synchronize(device)
@@ -60,7 +60,7 @@ def seconds(run: Callable, device: str, runs: int) -> list[float]:
 
 
 def measure(name: str, folder: Path, precision: str, device: str, runs: int, casts: bool) -> dict:
-    """One model in one precision; with `casts` its weights stay in float32, and torch casts as it goes."""
+    """Measures one model in one precision; with `casts` the weights stay in float32, and torch uses autocast."""
     dtype = DTYPES[precision]
     kind = GroundingDinoForObjectDetection if name == DETECTOR else SamModel
     model, attention = load(kind, folder / name, torch.float32 if casts else dtype, device)
@@ -80,7 +80,7 @@ def measure(name: str, folder: Path, precision: str, device: str, runs: int, cas
 
 
 def measure_all(folder: Path, device: str, runs: int, out: Path) -> None:
-    """Everything, written after every step; what fails is told in place of its times."""
+    """Measures everything and writes the results after every step; a failed step has an error instead of times."""
     results = {"torch": torch.__version__, "device": torch.cuda.get_device_name() if device != "cpu" else "cpu"}
     for precision in DTYPES:
         for name in (DETECTOR, SAM):
@@ -88,7 +88,7 @@ def measure_all(folder: Path, device: str, runs: int, out: Path) -> None:
                 key = f"{name} {precision}{' autocast' if casts else ''}"
                 try:
                     results[key] = measure(name, folder, precision, device, runs, casts)
-                except Exception as error:  # whatever a library of another version says
+                except Exception as error:  # another version of a library may raise anything
                     results[key] = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
                 print(key, results[key].get("median_s", results[key].get("error")), flush=True)
                 out.write_text(json.dumps(results, indent=1))

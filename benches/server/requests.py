@@ -1,9 +1,11 @@
-"""Times what an annotator waits for: second requests, and requests beside a batch, through a server of its own.
+"""Measures how long an annotator waits: second requests on an image, and requests during a batch.
 
-    python3 benches/server/requests.py --detector DIR --segmenter DIR [--groundling BINARY] [--clients SECONDS] [--mixed N]
+    python3 benches/server/requests.py [--detector DIR] [--segmenter DIR] [--groundling BINARY] [--clients SECONDS]
+        [--mixed N]
 
-The models of benches/compare (target/compare/models/grounding-dino-tiny and mobile-sam) are used where nothing is said.
-Every time is given as it is and as a share of the first request of the same run. Standard library only.
+It starts its own server. The default models are those of benches/compare (target/compare/models/grounding-dino-tiny and
+mobile-sam). Every time is printed in seconds and relative to the first request of the same run. It uses only the
+standard library.
 """
 
 import argparse
@@ -36,7 +38,7 @@ CONFIG = """<View><Image name="image" value="$image"/>
 
 
 def picture(seed: int, width: int = 1280, height: int = 960) -> bytes:
-    """A PNG of coloured blocks with noise, another one for each seed."""
+    """A PNG of blocks with random colours, different for each seed."""
     draw = random.Random(seed)
     rows = []
     for y in range(0, height, 16):
@@ -57,7 +59,7 @@ class Pictures(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     made: dict[int, bytes] = {}
 
-    def do_GET(self):  # noqa: N802, the name that http.server calls
+    def do_GET(self):  # noqa: N802, http.server requires this name
         seed = int(self.path.strip("/").removesuffix(".png"))
         etag = f'"{seed}"'
         if self.headers.get("If-None-Match") == etag:
@@ -74,7 +76,7 @@ class Pictures(http.server.BaseHTTPRequestHandler):
         try:
             self.wfile.write(data)
         except OSError:
-            pass  # who asked has left
+            pass  # the client has closed the connection
 
     def log_message(self, *_):
         pass
@@ -90,7 +92,7 @@ class Server:
         command = [args.groundling, "serve", "--port", str(self.port), "--bind-address", "127.0.0.1"]
         command += ["--detector", str(args.detector), "--segmenter", str(segmenter or args.segmenter)]
         command += ["--model-dir", str(folder / "models"), "--allowed-image-hosts", "127.0.0.1", *extra]
-        self.log = open(folder / "server.log", "w")  # noqa: SIM115, open as long as the process runs
+        self.log = open(folder / "server.log", "w")  # noqa: SIM115, it stays open while the process runs
         self.process = subprocess.Popen(command, stderr=self.log, stdout=self.log, env=os.environ | {"NO_COLOR": "1"})
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -100,7 +102,7 @@ class Server:
             except OSError:
                 pass
             time.sleep(0.05)
-        raise SystemExit("the server is not ready after 120 s")
+        raise SystemExit("the server was not ready after 120 s")
 
     def send(self, method: str, path: str, body: bytes | None = None, timeout: float = 900) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
@@ -115,7 +117,7 @@ class Server:
         return self.send("GET", path, timeout=30)
 
     def predict(self, request: dict) -> tuple[float, dict]:
-        """Seconds, and the answer to the only task."""
+        """The time in seconds, and the result of the only task."""
         body = json.dumps(request).encode()
         start = time.monotonic()
         status, answer = self.send("POST", "/predict", body)
@@ -125,7 +127,7 @@ class Server:
         return seconds, json.loads(answer)["results"][0]
 
     def computed(self) -> dict[str, int]:
-        """Results of each stage that were computed so far."""
+        """For each stage, the number of results that were computed so far."""
         text = self.get("/metrics")[1].decode()
         found = re.findall(r'groundling_store_misses_total\{stage="(\w+)"\} (\d+)', text)
         return {stage: int(count) for stage, count in found}
@@ -154,7 +156,7 @@ def base_request(config: str, url: str, task: int) -> dict:
 
 
 def prompt(url: str, text: str, threshold: float | None = None) -> dict:
-    """What the page sends after a prompt was typed."""
+    """The request that the editor sends after a prompt was typed."""
     request = base_request(CONFIG.format(numbers=THRESHOLDS, labels=labels(["cat", "dog"])), url, 1)
     region = {"type": "textarea", "from_name": "prompt", "to_name": "image", "id": "a", "value": {"text": [text]}}
     result = [region]
@@ -166,7 +168,7 @@ def prompt(url: str, text: str, threshold: float | None = None) -> dict:
 
 
 def click(url: str, x: float, y: float) -> dict:
-    """What the page sends after a click with a smart tool."""
+    """The request that the editor sends after a click with a smart tool."""
     request = prompt(url, "")
     value = {"x": x, "y": y, "width": 0.2, "keypointlabels": ["cat"]}
     region = {"type": "keypointlabels", "from_name": "label2", "to_name": "image", "id": "c", "is_positive": True}
@@ -175,7 +177,7 @@ def click(url: str, x: float, y: float) -> dict:
 
 
 def batch(urls: list[str], names: list[str]) -> dict:
-    """A batch that looks for labels."""
+    """A batch request, which searches for the labels."""
     request = base_request(CONFIG.format(numbers="", labels=labels(names)), urls[0], 1)
     request["project"] = "8.1795353181"
     request["tasks"] = [{"id": 100 + i, "data": {"image": url}} for i, url in enumerate(urls)]
@@ -183,13 +185,13 @@ def batch(urls: list[str], names: list[str]) -> dict:
 
 
 def boxes(answer: dict) -> list[float]:
-    """Scores of the rectangles, the best first."""
+    """Scores of the rectangles, best first."""
     found = [region["score"] for region in answer["result"] if region["type"] == "rectanglelabels"]
     return sorted(found, reverse=True)
 
 
 class Table:
-    """Rows of the report, printed as they come."""
+    """The rows of the report, printed as soon as they are measured."""
 
     def __init__(self):
         self.first = None
@@ -201,21 +203,21 @@ class Table:
 
 
 class Scores:
-    """Which thresholds leave how many boxes: with random weights every image and prompt has its own scores."""
+    """Finds the threshold for a number of boxes: with random weights, scores depend on the image and the prompt."""
 
     def __init__(self, args, url):
         self.url, self.known = url, {}
         with tempfile.TemporaryDirectory() as folder:
-            # boxes alone: masks of hundreds would take minutes
+            # boxes only: masks of hundreds of boxes would take minutes
             server = Server(args, Path(folder), [], segmenter="none")
             for seed, text in [*((seed, CATS) for seed in range(1, 8)), (1, BUS)]:
                 self.known[seed, text] = boxes(server.predict(prompt(url(seed), text, 0.0))[1])
             server.stop()
 
-    def asked(self, seed: int, text: str, count: int, nudge: float = 0.5) -> dict:
-        """A request that finds this many boxes; the nudge moves the threshold between the same two scores."""
+    def request(self, seed: int, text: str, count: int, position: float = 0.5) -> dict:
+        """A request that finds `count` boxes; `position` moves the threshold between the same two scores, 0 to 1."""
         scores = self.known[seed, text]
-        threshold = scores[count] + nudge * (scores[count - 1] - scores[count])
+        threshold = scores[count] + position * (scores[count - 1] - scores[count])
         return prompt(self.url(seed), text, threshold)
 
 
@@ -232,18 +234,18 @@ def second_requests(server: Server, scores: Scores, table: Table):
         table.add(f"{name}: {len(boxes(answer))} boxes", seconds, note)
         return answer
 
-    # text and shapes that any process meets once
-    server.predict(scores.asked(7, CATS, 10))
-    timed("first prompt on an image", scores.asked(1, CATS, 10))
-    timed("the same again", scores.asked(1, CATS, 10))
-    timed("a threshold moved, no new box", scores.asked(1, CATS, 10, 0.4))
-    timed("a threshold moved, 10 new boxes", scores.asked(1, CATS, 20))
-    timed("another prompt, same image", scores.asked(1, BUS, 10))
+    # warm up: the first request of a process is slower
+    server.predict(scores.request(7, CATS, 10))
+    timed("first prompt on an image", scores.request(1, CATS, 10))
+    timed("the same prompt again", scores.request(1, CATS, 10))
+    timed("another threshold, no new box", scores.request(1, CATS, 10, 0.4))
+    timed("another threshold, 10 new boxes", scores.request(1, CATS, 20))
+    timed("another prompt, same image", scores.request(1, BUS, 10))
     timed("a click after a prompt on the same image", click(scores.url(1), 40, 40))
     timed("another click", click(scores.url(1), 60, 60))
 
 
-def a_batch(server: Server, url, table: Table):
+def measure_batch(server: Server, url, table: Table):
     names = ["cat", "dog"]
     for count, urls in [(1, [50]), (3, [51, 52, 53])]:
         before = server.computed()
@@ -252,24 +254,24 @@ def a_batch(server: Server, url, table: Table):
         server.send("POST", "/predict", body)
         after = server.computed()
         note = f"text_features {after['text_features'] - before['text_features']}, image_features {after['image_features'] - before['image_features']}"
-        table.add(f"{count} tasks with the labels of a batch", time.monotonic() - start, note)
+        table.add(f"a batch of {count} {'task' if count == 1 else 'tasks'} that searches for the labels", time.monotonic() - start, note)
 
 
-def beside_a_batch(server: Server, scores: Scores, table: Table):
+def during_a_batch(server: Server, scores: Scores, table: Table):
     url = scores.url
     words = "stone river mountain yellow bicycle wooden window garden metal bottle".split()
     names = [" ".join(random.Random(i).choices(words, k=10)) + f" {i}" for i in range(1100)]
-    server.predict(scores.asked(7, CATS, 10))
-    alone = statistics.median(server.predict(scores.asked(seed, CATS, 10))[0] for seed in (1, 2, 3))
-    table.add("a prompt on a new image, alone, median of 3", alone)
+    server.predict(scores.request(7, CATS, 10))
+    alone = statistics.median(server.predict(scores.request(seed, CATS, 10))[0] for seed in (1, 2, 3))
+    table.add("a prompt on a new image, without a batch, median of 3", alone)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         running = pool.submit(server.predict, batch([url(30), url(31), url(32)], names))
         time.sleep(4)
         clicks = [server.predict(click(url(1), 10 + i, 30))[0] for i in range(10)]
-        table.add("a click on a kept image beside a batch, median of 10", statistics.median(clicks))
-        table.add("the longest of them", max(clicks))
-        beside = statistics.median(server.predict(scores.asked(seed, CATS, 10))[0] for seed in (4, 5, 6))
-        table.add("a prompt on a new image beside a batch, median of 3", beside, f"{beside / alone:.2f} of it alone")
+        table.add("a click on a cached image during a batch, median of 10", statistics.median(clicks))
+        table.add("the slowest of these clicks", max(clicks))
+        during = statistics.median(server.predict(scores.request(seed, CATS, 10))[0] for seed in (4, 5, 6))
+        table.add("a prompt on a new image during a batch, median of 3", during, f"{during / alone:.2f} of the time without the batch")
         steps = re.findall(r'groundling_steps\{urgency="batch"\} (\d+)', server.get("/metrics")[1].decode())
         print(f"(steps of the batch that wait or are computed: {steps[0]})")
         server.process.kill()
@@ -277,7 +279,7 @@ def beside_a_batch(server: Server, scores: Scores, table: Table):
 
 
 def clients(server: Server, url, seconds: float):
-    """50 annotators on 20 images, a third of whose requests leave early."""
+    """50 annotators on 20 images; they leave before the end of a third of their requests."""
     stop = time.monotonic() + seconds
     counts = {"answered": 0, "left": 0, "refused": 0, "failed": 0}
     lock = threading.Lock()
@@ -311,7 +313,7 @@ def clients(server: Server, url, seconds: float):
 
 
 def mixed(args, url, count: int):
-    """Memory under many requests of all kinds, on the demo models with a store that they fill."""
+    """The memory of the process during many requests of all kinds, with the demo models and a full cache."""
     demo = argparse.Namespace(detector="demo", segmenter="demo", groundling=args.groundling)
     draw = random.Random(5)
     texts = ["red circle.", "blue star.", "green square. red circle."]
@@ -331,12 +333,12 @@ def main():
     parser.add_argument("--detector", default=MODELS / "grounding-dino-tiny")
     parser.add_argument("--segmenter", default=MODELS / "mobile-sam")
     parser.add_argument("--groundling", default=REPOSITORY / "target" / "release" / "groundling")
-    parser.add_argument("--clients", type=float, default=60, metavar="SECONDS", help="0 for none (default: 60)")
-    parser.add_argument("--mixed", type=int, default=0, metavar="N", help="requests to the demo models, to watch the memory under (default: none)")
+    parser.add_argument("--clients", type=float, default=60, metavar="SECONDS", help="duration of the test with 50 clients; 0 skips it (default: 60)")
+    parser.add_argument("--mixed", type=int, default=0, metavar="N", help="requests to the demo models during which the memory is measured (default: 0)")
     args = parser.parse_args()
     pictures = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
     threading.Thread(target=pictures.serve_forever, daemon=True).start()
-    # made before anything is timed
+    # make all pictures before anything is timed
     with concurrent.futures.ProcessPoolExecutor() as pool:
         seeds = [*range(1, 60), *range(100, 120), *(range(200, 400) if args.mixed else ())]
         Pictures.made = dict(zip(seeds, pool.map(picture, seeds), strict=True))
@@ -344,8 +346,8 @@ def main():
     scores = Scores(args, url)
     parts = [
         lambda server: second_requests(server, scores, table),
-        lambda server: a_batch(server, url, table),
-        lambda server: beside_a_batch(server, scores, table),
+        lambda server: measure_batch(server, url, table),
+        lambda server: during_a_batch(server, scores, table),
     ]
     if args.clients:
         parts.append(lambda server: clients(server, url, args.clients))

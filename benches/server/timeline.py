@@ -1,8 +1,8 @@
-"""Draws the spans of a trace that `groundling serve --trace FILE` wrote: one row per depth, one colour per name.
+"""Draws the spans of a trace of `groundling serve --trace FILE`: one row per nesting depth, one colour per name.
 
     python3 benches/server/timeline.py TRACE OUT.svg TITLE [FROM TO]
 
-FROM and TO are seconds since the trace began. The viewer at https://ui.perfetto.dev shows the same, and more.
+FROM and TO are seconds since the start of the trace. The viewer at https://ui.perfetto.dev shows the same and more.
 """
 
 import json
@@ -15,12 +15,12 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#9
 
 
 def spans(text: str) -> list[dict]:
-    """The events of a trace, which is an array that was never closed."""
+    """The events of a trace. Its JSON array has no closing bracket."""
     return [json.loads(line.rstrip(",")) for line in text.splitlines() if line.startswith("{")]
 
 
 def depths(events: list[dict]) -> list[tuple[int, dict]]:
-    """Each span with the number of spans of its thread that it lies in."""
+    """Each span with its depth: the number of spans of the same thread that contain it."""
     placed, stack = [], []
     for event in sorted(events, key=lambda event: (event["tid"], event["ts"], -event["dur"])):
         while stack and (stack[-1]["tid"] != event["tid"] or stack[-1]["ts"] + stack[-1]["dur"] <= event["ts"]):
@@ -31,7 +31,7 @@ def depths(events: list[dict]) -> list[tuple[int, dict]]:
 
 
 def draw(events: list[dict], title: str) -> str:
-    """The picture."""
+    """The SVG."""
     placed = depths(events)
     start = min(event["ts"] for event in events)
     length = max(event["ts"] + event["dur"] for event in events) - start

@@ -228,15 +228,15 @@ mod tests {
         let counted = tries.clone();
         let models = ModelsHandle::start(SOON, move |_| {
             match counted.fetch_add(1, Ordering::SeqCst) {
-                0 => Err("the hub is away"),
-                1 => panic!("a defect"),
+                0 => Err("the hub is not reachable"),
+                1 => panic!("a bug"),
                 _ => Ok(demo_models()),
             }
         })
         .unwrap();
         let failed = models.get_after_download().await.unwrap_err();
         assert!(
-            matches!(&failed, ModelsUnavailable::Failed { reason, .. } if reason == "the hub is away")
+            matches!(&failed, ModelsUnavailable::Failed { reason, .. } if reason == "the hub is not reachable")
         );
         assert!(
             failed.to_string().contains("next attempt is in"),
@@ -271,7 +271,7 @@ mod tests {
         );
         assert!(refused.retry_after() > 0);
         go.send(()).unwrap();
-        let asked = tokio::spawn({
+        let request = tokio::spawn({
             let models = models.clone();
             async move { models.get().await.is_ok() }
         });
@@ -280,7 +280,7 @@ mod tests {
         }
         go.send(()).unwrap();
         // the request came during the download or during loading, whichever was first
-        let _ = asked.await.unwrap();
+        let _ = request.await.unwrap();
         ready(&models).await;
     }
 }

@@ -387,14 +387,20 @@ mod tests {
             (before, seen(&count))
         };
         let (before, after) = scheduler.run(Urgency::Annotator, urgent).await.unwrap();
-        assert_eq!(before, after, "the batch went on beside urgent work");
-        assert!(busy.advances().await, "the batch never went on");
+        assert_eq!(
+            before, after,
+            "the batch continued while urgent work was running"
+        );
+        assert!(
+            busy.advances().await,
+            "the batch did not continue after the urgent work"
+        );
         busy.is_over.store(true, Ordering::SeqCst);
         batch.await.unwrap().unwrap().unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_dropped_request_leaves_the_queue_and_its_computation_stops() {
+    async fn an_abandoned_step_leaves_the_queue_and_stops_computing() {
         let scheduler = Scheduler::start().unwrap();
         let busy = Busy::default();
         let first = busy.start(&scheduler, Urgency::Annotator);
@@ -405,11 +411,15 @@ mod tests {
         while scheduler.waiting()[0] < 7 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        for request in waiting {
-            request.abort();
-            assert!(request.await.unwrap_err().is_cancelled());
+        for abandoned in waiting {
+            abandoned.abort();
+            assert!(abandoned.await.unwrap_err().is_cancelled());
         }
-        assert_eq!(scheduler.waiting()[0], 1, "dropped requests still wait");
+        assert_eq!(
+            scheduler.waiting()[0],
+            1,
+            "the abandoned steps are still queued"
+        );
         // the running step ends by itself, and the next one runs
         first.abort();
         let next = tokio::time::timeout(
@@ -422,12 +432,12 @@ mod tests {
         assert_eq!(
             busy.count.load(Ordering::SeqCst),
             ended,
-            "the computation of a dropped request still runs"
+            "the abandoned step is still computing"
         );
     }
 
     #[tokio::test]
-    async fn more_urgent_steps_run_first_and_equal_ones_in_order_of_arrival() {
+    async fn steps_run_by_urgency_and_then_in_the_order_of_arrival() {
         let scheduler = Scheduler::start().unwrap();
         let (release, released) = mpsc::channel::<()>();
         let hold = scheduler.run(Urgency::Annotator, move || released.recv());
@@ -436,7 +446,7 @@ mod tests {
             let order = order.clone();
             scheduler.run(urgency, move || order.lock().unwrap().push(name))
         };
-        let asked = async {
+        let steps = async {
             tokio::join!(
                 step(Urgency::Warming, "warming"),
                 step(Urgency::Batch, "batch 1"),
@@ -451,8 +461,11 @@ mod tests {
             }
             drop(release);
         };
-        let (held, _, ()) = tokio::join!(hold, asked, freed);
-        assert!(held.unwrap().is_err(), "the sender was not dropped");
+        let (held, _, ()) = tokio::join!(hold, steps, freed);
+        assert!(
+            held.unwrap().is_err(),
+            "the first step ends when its sender is dropped"
+        );
         let order = order.lock().unwrap().clone();
         assert_eq!(
             order,
@@ -461,9 +474,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_costs_one_step() {
+    async fn a_panic_fails_only_its_own_step() {
         let scheduler = Scheduler::start().unwrap();
-        let failed = scheduler.run(Urgency::Batch, || panic!("a defect"));
+        let failed = scheduler.run(Urgency::Batch, || panic!("a bug"));
         assert_eq!(failed.await, Err(StepError::Panicked));
         assert_eq!(scheduler.run(Urgency::Batch, || 1).await, Ok(1));
     }

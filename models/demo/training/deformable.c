@@ -1,7 +1,7 @@
-/* Multi-scale deformable attention, forward and backward, for training on a processor.
+/* Multi-scale deformable attention, forward and backward, for training on a CPU.
  *
- * The reference implementation samples with grid_sample and materialises every
- * sample; summing on the fly is several times faster. Layouts (all float32,
+ * The reference implementation samples with grid_sample and stores every sample;
+ * accumulating them directly is several times faster. Layouts (all float32,
  * contiguous): value [B, S, H, C], locations [B, Q, H, L, P, 2] in 0..1,
  * weights [B, Q, H, L, P], output [B, Q, H, C]; shapes [L, 2] = height, width.
  */
@@ -47,7 +47,7 @@ void deformable_forward(const Sizes *n, const int64_t *shapes, const float *valu
             }
 }
 
-/* Gradients; grad_value, grad_locations and grad_weights must be zero on entry. */
+/* Computes the gradients; grad_value, grad_locations and grad_weights must be zero on entry. */
 void deformable_backward(const Sizes *n, const int64_t *shapes, const float *value,
                          const float *locations, const float *weights, const float *grad_output,
                          float *grad_value, float *grad_locations, float *grad_weights)

@@ -1,4 +1,4 @@
-"""Faster deformable attention for training; needs a C compiler, does nothing without one.
+"""Faster deformable attention for training. It needs a C compiler; without one, nothing changes.
 
 `install()` replaces the function that transformers' Grounding DINO calls.
 """
@@ -20,7 +20,7 @@ class Sizes(ctypes.Structure):
 
 
 def compile_library():
-    """Build and load deformable.c; None where no compiler works."""
+    """Builds and loads deformable.c; None if there is no working compiler."""
     path = os.path.join(tempfile.mkdtemp(), "deformable.so")
     command = ["cc", "-O3", "-march=native", "-ffast-math", "-shared", "-fPIC", SOURCE, "-o", path, "-lm"]
     try:
@@ -63,7 +63,7 @@ class DeformableAttention(torch.autograd.Function):
 
 
 def install():
-    """Let transformers use the C code; say whether it could be built."""
+    """Makes transformers use the C code; returns whether the code could be built."""
     library = compile_library()
     if library is None:
         return False

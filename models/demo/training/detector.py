@@ -1,4 +1,4 @@
-"""What both training stages of the detector share: the model, prompts, scenes and losses."""
+"""Shared by both training stages of the detector: the model, prompts, scenes and losses."""
 
 import math
 import os
@@ -31,7 +31,7 @@ CLS, SEP, DOT = 101, 102, 1012
 
 
 def build_config():
-    """The demo detector's architecture, in the published configuration's terms."""
+    """The demo detector's architecture, in the published format of configurations."""
     return GroundingDinoConfig(
         backbone_config=SwinConfig(
             image_size=SHORT_SIDE,
@@ -70,19 +70,19 @@ def build_config():
 
 
 def build_model(seed=0):
-    """A new detector, initialised so that learning has a good start.
+    """A new detector with an initialisation that makes training start fast.
 
-    - The contrastive head has no bias. Channel 0 of the last norms on the text
-      and on the picture side is reserved for one: constant on both sides, their
-      product is the logit of "nothing here". The text side carries the scale
-      of the scores: the decoder's norm must stay near 1, because the box head
-      reads hidden states before it as well as after it.
-    - Encoder output and decoder attention begin as copies of what they read, so
-      that features learned in the first stage reach the class scores at once.
-    - Word embeddings are large, hence nearly orthogonal.
-    - The backbone starts with lively weights instead of nearly zero ones, its
-      patches with cosine waves, and every attention head looks into a direction
-      of its own, as a convolution does.
+    - The contrastive head has no bias. Channel 0 of the last norms on the text side
+      and on the picture side is reserved as a bias: it is constant on both sides, and
+      the product is the logit of "no object". The text side has the scale of the
+      scores: the decoder's norm must stay near 1, because the box head reads hidden
+      states before and after it.
+    - The encoder's output and the decoder's attention start as the identity, so that
+      the features of the first stage affect the class scores at once.
+    - Word embeddings are large, therefore nearly orthogonal.
+    - The backbone starts with larger weights instead of nearly zero ones, its patch
+      filters with cosine waves, and every attention head prefers its own direction,
+      like a convolution.
     """
     torch.manual_seed(seed)
     model = GroundingDinoForObjectDetection(build_config())
@@ -101,7 +101,7 @@ def build_model(seed=0):
             attention.value_proj.weight.copy_(torch.eye(attention.value_proj.weight.shape[0]))
             attention.output_proj.weight.copy_(torch.eye(attention.output_proj.weight.shape[0]))
             attention.sampling_offsets.weight.mul_(0.1)
-            attention.sampling_offsets.bias.mul_(0.25)  # near the centre of the box
+            attention.sampling_offsets.bias.mul_(0.25)  # sampling points start near the centre of the box
         for head in [core.encoder_output_bbox_embed, *model.bbox_embed]:
             for linear in head.layers[:-1]:
                 torch.nn.init.xavier_uniform_(linear.weight)
@@ -109,10 +109,10 @@ def build_model(seed=0):
 
 
 def wave_filters(count, side=4):
-    """Cosine waves over a patch as first filters [count, 3, side, side].
+    """Cosine waves over a patch as initial filters [count, 3, side, side].
 
-    Half of them see brightness, the others two colour contrasts; the slowest waves
-    come first and the constant ones are damped, so that edges are not drowned.
+    Half of them respond to brightness, the others to two colour contrasts. Low frequencies
+    come first. The constant filters are damped, so that edges are not too weak in comparison.
     """
     waves = torch.tensor(
         [[math.cos(math.pi * (x + 0.5) * k / side) * (1 if k else 0.5**0.5) for x in range(side)] for k in range(side)]
@@ -130,12 +130,12 @@ def wave_filters(count, side=4):
 
 
 def wake_backbone(backbone, sharpness=0.7):
-    """Wave filters, weights scaled by their inputs, and heads that prefer one direction each."""
+    """Sets wave filters, weights scaled by the number of inputs, and heads that prefer one direction each."""
     patches = backbone.embeddings.patch_embeddings.projection
     patches.weight.copy_(wave_filters(patches.out_channels))
     for name, module in backbone.named_modules():
         if isinstance(module, torch.nn.Linear):
-            gain = 0.5 if name.endswith("output.dense") else 1.0  # ends of residual branches
+            gain = 0.5 if name.endswith("output.dense") else 1.0  # the last layers of residual branches
             module.weight.normal_(0, gain / module.in_features**0.5)
         table = getattr(module, "relative_position_bias_table", None)
         if table is not None:
@@ -161,14 +161,14 @@ def load_tokenizer():
 
 
 def word_ids(tokenizer):
-    """Token ids of every colour and shape word (some words are several tokens)."""
+    """Token ids of every colour and shape word; some words have several tokens."""
     words = COLOUR_NAMES + SHAPE_NAMES
     return {word: tokenizer(word, add_special_tokens=False).input_ids for word in words}
 
 
 # ---------------------------------------------------------------- prompts
 
-ANY = -1  # a phrase is (colour, shape), either of them possibly ANY
+ANY = -1  # a phrase is (colour, shape); each of them may be ANY
 
 
 def matches(phrase, colour, shape):
@@ -181,10 +181,11 @@ def random_phrase(rng, kind):
 
 
 def draw_prompt(rng, objects, kind=None, most=6):
-    """1 to `most` phrases for a scene's [(colour, shape)]; no object answers to two of them.
+    """1 to `most` phrases for a scene's [(colour, shape)]; no object matches two of them.
 
-    Kinds: "both" (colour and shape), "shape", "colour" and "mixed". Present and
-    absent phrases alternate at random; half of the absent ones are near misses.
+    Kinds: "both" (colour and shape), "shape", "colour" and "mixed". Phrases with and
+    without an object in the scene are mixed at random; half of those without one match
+    an object in the colour or in the shape.
     """
     if kind is None:
         kind = rng.choices(["both", "shape", "colour", "mixed"], [0.6, 0.17, 0.13, 0.1])[0]
@@ -195,7 +196,7 @@ def draw_prompt(rng, objects, kind=None, most=6):
         phrase = random_phrase(rng, this)
         if objects and rng.random() < 0.7:
             colour, shape = rng.choice(objects)
-            if this == "both" and rng.random() < 0.35:  # right colour or right shape only
+            if this == "both" and rng.random() < 0.35:  # only the colour or only the shape is right
                 phrase = (colour, phrase[1]) if rng.random() < 0.5 else (phrase[0], shape)
             else:
                 phrase = (ANY if this == "shape" else colour, ANY if this == "colour" else shape)
@@ -217,7 +218,7 @@ def phrase_text(phrase):
 
 
 class Prompts:
-    """Token ids of a batch of prompts, and which tokens make up which phrase."""
+    """Token ids of a batch of prompts, and the tokens of each phrase."""
 
     def __init__(self, batch, words):
         rows = []
@@ -242,7 +243,7 @@ class Prompts:
 
 
 def text_features(model, ids, mask):
-    """Words as the encoder's first layer gets them."""
+    """Text features: the input of the encoder's first layer."""
     attention, positions = generate_masks_with_special_tokens_and_transfer_map(ids)
     output = model.model.text_backbone(ids, attention, torch.zeros_like(ids), positions, return_dict=True)
     return model.model.text_projection(output.last_hidden_state)
@@ -252,17 +253,17 @@ def text_features(model, ids, mask):
 
 
 class SceneCache:
-    """Batches of drawn scenes from draw_scenes.py, mirrored half of the time.
+    """Batches of scenes from draw_scenes.py; half of them are mirrored.
 
-    The folders are looked through again now and then, so that training can
-    start while scenes are still being drawn.
+    The folders are scanned again from time to time, so that training can start
+    while scenes are still being drawn.
     """
 
     PARTS = (".images", ".labels", ".outlines")
 
     def __init__(self, folders, seed, square=0.5):
         self.folders = folders
-        self.share = square  # of batches
+        self.share = square  # share of batches with square scenes
         self.rng = random.Random(seed)
         self.files, self.square, self.others = set(), [], []
         self.batches = 0
@@ -278,7 +279,7 @@ class SceneCache:
                     pool.append(parts)
 
     def choose(self, size):
-        """A batch's images, labels and outlines, as drawn; files weigh as many as their scenes."""
+        """Images, labels and outlines of a batch; a file is chosen with a probability proportional to its scenes."""
         if self.batches % 50 == 0:
             self.look()
         self.batches += 1
@@ -317,7 +318,7 @@ def to_corners(boxes):
 
 
 def generalised_iou(a, b):
-    """GIoU of boxes given by corners, elementwise over leading dimensions."""
+    """GIoU of boxes given by their corners, elementwise over leading dimensions."""
     size = (torch.min(a[..., 2:], b[..., 2:]) - torch.max(a[..., :2], b[..., :2])).clamp(min=0)
     inter = size[..., 0] * size[..., 1]
     area = lambda box: (box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1])
@@ -328,13 +329,13 @@ def generalised_iou(a, b):
 
 
 def box_loss(predicted, target):
-    """L1 and GIoU loss of boxes given by centre and size, [N, 4]."""
+    """L1 and GIoU loss of boxes given by their centre and size, [N, 4]."""
     giou = generalised_iou(to_corners(predicted), to_corners(target))
     return 5 * (predicted - target).abs().sum(-1).mean() + 2 * (1 - giou).mean()
 
 
 def focal_loss(logits, target, mask, alpha=0.25, gamma=2.0):
-    """Summed focal loss over the unmasked logits."""
+    """The sum of the focal loss over the unmasked logits."""
     logits = logits.masked_fill(~mask, 0.0)
     probability = logits.sigmoid()
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -344,7 +345,7 @@ def focal_loss(logits, target, mask, alpha=0.25, gamma=2.0):
 
 
 def grid_points(shapes):
-    """Centres (x, y in 0..1) of all levels' tokens, and the level of each."""
+    """The centres (x, y in 0..1) of the tokens of all levels, and the level of each token."""
     points, levels = [], []
     for level, (height, width) in enumerate(shapes):
         y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -354,10 +355,10 @@ def grid_points(shapes):
 
 
 def assign(points, boxes, valid, reach=0.25):
-    """For tokens at `points`: index of the object they stand for, -1 for none; [B, T].
+    """For tokens at `points`: the index of the object that each one represents, -1 for none; [B, T].
 
-    A token stands for an object when it lies near the middle of its box (within
-    `reach` of the sides), or is the token closest to it; small objects win.
+    A token represents an object if it is near the centre of its box (within `reach` of the
+    sides), or is the token closest to it. If there are several objects, the smallest one.
     """
     centre, size = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-3)
     distance = ((points[None, :, None] - centre[:, None]) / size[:, None]).abs().amax(-1)  # [B, T, M]

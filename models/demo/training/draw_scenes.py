@@ -1,16 +1,16 @@
-"""Draw the detector's training scenes once, into a folder of NumPy files.
+"""Draws the detector's training scenes once, and writes them to a folder as NumPy files.
 
     python draw_scenes.py crowded/ --square 9500 --crowded
     python draw_scenes.py scenes/ --square 2500 --others 4200
 
-Crowded scenes are square and full: there is more to learn from in every step.
-The others are square (160x160) or have one of six other formats up to 3:2. A
-fifth of all scenes are drawn larger and reduced, as users' pictures are.
+Crowded scenes are square and have many shapes, so that every training step learns
+more. The other scenes are square (160x160) or have one of six other sizes up to 3:2.
+A fifth of all scenes are drawn larger and then reduced, as users' pictures are.
 
-Every format gives `WxH.images.npy` (uint8, N x H x W x 3) and
-`WxH.labels.npy` (float32, N x 14 x 6: x0, y0, x1, y1 in pixels, colour, shape;
-colour -1 marks an empty row), and `WxH.outlines.npy` (uint8, N x 14 x 16 x 16:
-every shape's visible part, scaled to its box).
+For each size there are `WxH.images.npy` (uint8, N x H x W x 3), `WxH.labels.npy`
+(float32, N x 14 x 6: x0, y0, x1, y1 in pixels, colour, shape; colour -1 marks an
+empty row) and `WxH.outlines.npy` (uint8, N x 14 x 16 x 16: the visible part of
+every shape, scaled to its box).
 """
 
 import argparse
@@ -24,13 +24,13 @@ from scenes import COLOUR_NAMES, SHAPE_NAMES, scene
 
 SQUARE = (160, 160)
 OTHERS = [(181, 160), (213, 160), (240, 160), (160, 173), (160, 203), (160, 237)]
-OUTLINE = 16  # side of the shapes' masks, each scaled to its box
-ROWS = 14  # of labels; an ordinary scene has at most MAX_OBJECTS shapes
+OUTLINE = 16  # side of the masks of shapes, each scaled to its box
+ROWS = 14  # number of label rows; a scene that is not crowded has at most MAX_OBJECTS shapes
 MAX_OBJECTS = 8
 
 
 def draw(rng, width, height, crowded):
-    """One scene at width x height: pixels, label rows and outlines."""
+    """One scene of width x height: pixels, label rows and outlines."""
     scale = rng.uniform(1.4, 3.0) if rng.random() < 0.2 else 1.0
     sides = round(width * scale), round(height * scale)
     if crowded:
@@ -56,9 +56,9 @@ def draw(rng, width, height, crowded):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output")
-    parser.add_argument("--square", type=int, default=2500, help="square scenes to draw")
-    parser.add_argument("--others", type=int, default=0, help="scenes of other formats to draw")
-    parser.add_argument("--crowded", action="store_true", help="full scenes")
+    parser.add_argument("--square", type=int, default=2500, help="number of square scenes")
+    parser.add_argument("--others", type=int, default=0, help="number of scenes of other sizes")
+    parser.add_argument("--crowded", action="store_true", help="draw crowded scenes")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     os.makedirs(args.output, exist_ok=True)
@@ -72,7 +72,7 @@ def main():
         outlines = np.empty((count, ROWS, OUTLINE, OUTLINE), np.uint8)
         for index in range(count):
             images[index], labels[index], outlines[index] = draw(rng, width, height, args.crowded)
-        # The images' final name comes last: it says that a format is complete.
+        # Rename the images last: their final name marks a size as complete.
         base = os.path.join(args.output, f"{width}x{height}")
         np.save(base + ".labels.npy", labels)
         np.save(base + ".outlines.npy", outlines)

@@ -1,14 +1,14 @@
-"""Measure the exported models on held-out scenes, through transformers.
+"""Measures the exported models on held-out scenes, with transformers.
 
     python evaluate.py --models .. --output figures.json
 
-The detector's answers are judged as the product gives them: a box counts when
-its highest token probability exceeds the threshold, its phrase is the one whose
-tokens have the highest mean probability, and equal phrases are thinned by NMS.
-A box is right when its phrase is right and its IoU with a shape not yet found
-is at least 0.5. Masks are prompted with the true boxes (one mask) or with one
-point inside (the mask of three with the best predicted IoU) and compared at the
-picture's own size.
+The detector's results are selected as in groundling: a box counts if its highest
+token probability exceeds the threshold, its phrase is the one whose tokens have the
+highest mean probability, and NMS removes overlapping boxes of the same phrase.
+A box is right if its phrase is right and its IoU with a shape that was not found yet
+is at least 0.5. Masks are prompted with the true boxes (one mask) or with one point
+inside (the best of three masks by predicted IoU) and compared at the size of the
+picture.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from transformers import (
 from detector import draw_prompt, matches, phrase_text
 from scenes import COLOUR_NAMES, SHAPE_NAMES, random_sides, scene
 
-SEED = 20_000_003  # of the held-out scenes; no training script uses it
+SEED = 20_000_003  # seed of the held-out scenes; no training script uses it
 KINDS = ("any", "both", "shape", "colour", "mixed", "one phrase")
 
 
 def held_out(count, sides=None):
-    """The held-out scenes; half of them square (160x160), the rest up to 3:2, or all of `sides`."""
+    """The held-out scenes: half of them square (160x160), the others up to 3:2; or all of size `sides`."""
     rng = random.Random(SEED)
     found = []
     while len(found) < count:
@@ -54,7 +54,7 @@ def box_iou(a, b):
 
 
 class Detector:
-    """The exported detector, with the product's way of reading its answers."""
+    """The exported detector; its results are selected as in groundling."""
 
     def __init__(self, folder):
         self.model = GroundingDinoForObjectDetection.from_pretrained(folder, torch_dtype=torch.float32).eval()
@@ -65,7 +65,7 @@ class Detector:
 
     @torch.no_grad()
     def raw(self, picture, phrases):
-        """All queries' boxes [Q, 4] in pixels, scores [Q] and phrase probabilities [Q, P]."""
+        """Boxes [Q, 4] in pixels, scores [Q] and phrase probabilities [Q, P] of all queries."""
         text = ". ".join(phrases) + "."
         tokens = self.tokenizer(text, return_offsets_mapping=True)
         inputs = self.processor(images=picture, return_tensors="pt")
@@ -93,13 +93,13 @@ class Detector:
         return boxes, probability.max(-1), np.stack(means, -1)
 
     def detect(self, picture, phrases, threshold=0.3, nms=0.7):
-        """Boxes, scores and phrase indices above the threshold, best first."""
+        """Boxes, scores and phrase indices above the threshold, sorted by score, best first."""
         boxes, scores, means = self.raw(picture, phrases)
         return select(boxes, scores, means, threshold, nms)
 
 
 def select(boxes, scores, means, threshold=0.3, nms=0.7):
-    """Threshold, label and (unless nms is None) thin the queries' answers."""
+    """Applies the threshold, the labels and, unless nms is None, NMS to the queries."""
     order = [q for q in np.argsort(-scores) if scores[q] > threshold]
     labels = means.argmax(-1)
     kept = []
@@ -111,7 +111,7 @@ def select(boxes, scores, means, threshold=0.3, nms=0.7):
 
 
 class Count:
-    """Precision, recall and mean IoU, added up over scenes."""
+    """Accumulates precision, recall and mean IoU over scenes."""
 
     def __init__(self):
         self.right = self.wrong = self.missed = 0
@@ -141,7 +141,7 @@ class Count:
 
 
 def ask(rng, shapes, kind):
-    """A prompt of the kind for a scene, and the asked shapes' boxes and phrase indices."""
+    """A prompt of the given kind for a scene, and the boxes and phrase indices of the shapes that it names."""
     objects = [(COLOUR_NAMES.index(item.colour), SHAPE_NAMES.index(item.shape)) for item in shapes]
     if kind == "one phrase":
         prompt = draw_prompt(rng, objects, most=1)
@@ -157,7 +157,7 @@ def ask(rng, shapes, kind):
 
 
 def measure_detector(detector, scenes, kind, threshold, errors=None):
-    """Figures with and without NMS for prompts of one kind."""
+    """The figures with and without NMS for prompts of one kind."""
     rng = random.Random(f"{SEED} {kind}")
     with_nms, without = Count(), Count()
     for picture, shapes in scenes:
@@ -181,7 +181,7 @@ class Segmenter:
 
     @torch.no_grad()
     def masks(self, picture, boxes=None, points=None):
-        """One mask per box or per point, at the picture's own size."""
+        """One mask per box or per point, at the size of the picture."""
         prompt = dict(input_boxes=[boxes]) if boxes is not None else dict(input_points=[[[p] for p in points]])
         inputs = self.processor(images=picture, return_tensors="pt", **prompt)
         sizes = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")
@@ -195,7 +195,7 @@ class Segmenter:
 
 
 def measure_segmenter(segmenter, scenes):
-    """Mean IoU of masks from true boxes and from one point inside each shape."""
+    """The mean IoU of masks from true boxes, and from one point inside each shape."""
     rng = random.Random(f"{SEED} points")
     from_boxes, from_points = [], []
     for picture, shapes in scenes:
@@ -221,13 +221,13 @@ def measure_segmenter(segmenter, scenes):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="..", help="folder that holds detector/ and segmenter/")
+    parser.add_argument("--models", default="..", help="the folder with detector/ and segmenter/")
     parser.add_argument("--scenes", type=int, default=200)
-    parser.add_argument("--large", type=int, default=50, help="scenes of 640x480 to measure besides")
+    parser.add_argument("--large", type=int, default=50, help="number of additional scenes of 640x480")
     parser.add_argument("--threshold", type=float, default=0.3)
     parser.add_argument("--kinds", nargs="*", default=KINDS)
     parser.add_argument("--only", choices=["detector", "segmenter"])
-    parser.add_argument("--output", help="JSON file to write")
+    parser.add_argument("--output", help="the JSON file to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
     scenes, large = held_out(args.scenes), held_out(args.large, (640, 480)) if args.large else []

@@ -1,4 +1,4 @@
-"""Write a trained checkpoint as a folder in the published format, float16.
+"""Exports a trained checkpoint to a folder in the published format, in float16.
 
     python export.py detector detector.pt ../detector
     python export.py segmenter segmenter.pt ../segmenter
@@ -17,13 +17,13 @@ NOISE = ("transformers_version", "_name_or_path", "torch_dtype", "disable_custom
 
 
 def differences(config):
-    """The configuration as transformers writes it: fields that differ from the defaults."""
+    """The configuration as transformers writes it: only fields that differ from the defaults."""
     values = config.to_diff_dict()
     return {name: value for name, value in values.items() if name not in NOISE}
 
 
 def clean(values):
-    """Without the bookkeeping that nested configurations carry along."""
+    """The configuration without the fields that describe only its origin, also in nested configurations."""
     return {
         name: clean(value) if isinstance(value, dict) else value
         for name, value in values.items()
@@ -84,7 +84,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=["detector", "segmenter"])
     parser.add_argument("checkpoint")
-    parser.add_argument("output", help="folder to write")
+    parser.add_argument("output", help="the folder to write")
     args = parser.parse_args()
 
     output = os.path.abspath(args.output)
@@ -109,7 +109,7 @@ def main():
     os.chmod(folder, 0o755)
     for name in os.listdir(folder):
         os.chmod(os.path.join(folder, name), 0o644)
-    # The new folder takes the old one's place in one step.
+    # Replace the old folder by the new one with renames.
     if os.path.isdir(output):
         retired = folder + ".old"
         os.rename(output, retired)

@@ -1,4 +1,4 @@
-"""Draw the example picture: a scene of 640x480 on which the detector answers clearly.
+"""Draws the example picture: a scene of 640x480 for which the detector gives clear results.
 
     python make_example.py ../../../examples/images/shapes.png --pick 1
 """
@@ -18,7 +18,7 @@ OTHER_PROMPTS = (["star", "circle", "heart"], ["yellow", "red", "purple ring"])
 
 
 def spacious(shapes, width, height, gap=14):
-    """Whether no shape comes near another one or the border."""
+    """Whether no shape is near another one or the border."""
     boxes = [(x0 - gap, y0 - gap, x1 + gap, y1 + gap) for x0, y0, x1, y1 in (item.box for item in shapes)]
     if any(x0 < 0 or y0 < 0 or x1 > width or y1 > height for x0, y0, x1, y1 in boxes):
         return False
@@ -30,7 +30,7 @@ def spacious(shapes, width, height, gap=14):
 
 
 def candidates(seed):
-    """Scenes that show all of SHAPES, well apart."""
+    """Scenes that show all of SHAPES with enough space between them."""
     rng = random.Random(seed)
     while True:
         picture, shapes = scene(rng, 640, 480, max_noise=2, max_size=0.42, wanted=rng.sample(SHAPES, len(SHAPES)))
@@ -39,7 +39,7 @@ def candidates(seed):
 
 
 def worst_answer(detector, picture, shapes, phrases):
-    """The lowest score of the right answers; 0 when one is missing, doubled or wrong."""
+    """The lowest score of the detections; 0 if one is missing, duplicated or wrong."""
     boxes, scores, labels = detector.detect(picture, phrases)
     wanted = [
         (index, item.box)
@@ -60,8 +60,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output")
     parser.add_argument("--models", default="..")
-    parser.add_argument("--tries", type=int, default=8, help="scenes to choose from")
-    parser.add_argument("--pick", type=int, help="write this scene instead of the one with the best answers")
+    parser.add_argument("--tries", type=int, default=8, help="number of scenes to choose from")
+    parser.add_argument("--pick", type=int, help="write this scene instead of the one with the best scores")
     parser.add_argument("--seed", type=int, default=5)
     args = parser.parse_args()
     detector = Detector(os.path.join(args.models, "detector"))

@@ -1,14 +1,14 @@
-"""Muon: momentum whose matrices are made orthogonal before every step.
+"""Muon: an optimizer that makes the momentum of matrices orthogonal before every step.
 
-It learns transformers from nothing in far fewer steps than AdamW; vectors,
-embeddings and the matrices listed as `others` are left to AdamW.
+It trains transformers from random weights in far fewer steps than AdamW. AdamW trains vectors, embeddings and the
+matrices that `split` returns as `others`.
 """
 
 import torch
 
 
 def orthogonal(matrix, iterations=5):
-    """The nearest orthogonal matrix, roughly, by a Newton-Schulz iteration."""
+    """An approximation of the nearest orthogonal matrix, by a Newton-Schulz iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix / (matrix.norm() + 1e-7)
     wide = x.shape[0] <= x.shape[1]
@@ -20,7 +20,7 @@ def orthogonal(matrix, iterations=5):
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices only; the step of a matrix has entries of about 0.2 * lr, as AdamW's."""
+    """For matrices only. The entries of a step are about 0.2 * lr, as with AdamW."""
 
     def __init__(self, parameters, lr=1e-3, momentum=0.95, weight_decay=1e-2):
         super().__init__(parameters, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def split(model):
-    """Parameters for Muon (the matrices of linear layers and 1x1 or 3x3 convolutions) and for AdamW."""
+    """The parameters for Muon (matrices of linear layers and of 1x1 or 3x3 convolutions), and those for AdamW."""
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim >= 2 and "embed" not in name and "bias_table" not in name and "level" not in name

@@ -1,12 +1,12 @@
-"""First stage of the detector: backbone and words alone, with dense supervision.
+"""First stage of the detector: trains only the backbone and the words, with dense supervision.
 
     python pretrain_detector.py pretrained.pt --scenes crowded/ --minutes 25
 
-No encoder, decoder or matching yet: tokens near an object's middle learn its
-colour, shape and outline through plain linear heads (thrown away afterwards) and
-its names through the words themselves, of which all 168 phrases are embedded in
-every step; a focal loss over tokens and words teaches where there is nothing,
-and the box head learns boxes. Steps are cheap and their gradient is strong.
+There is no encoder, decoder or matching yet. Tokens near the centre of an object
+learn its colour, shape and outline with linear heads, which are discarded later,
+and its names with the word embeddings: all 168 phrases are embedded in every step.
+A focal loss over tokens and words teaches where there is no object, and the box
+head learns boxes. Steps are fast and have a strong gradient.
 """
 
 import argparse
@@ -38,11 +38,11 @@ from muon import Muon, split
 from scenes import COLOUR_NAMES, SHAPE_NAMES
 
 COLOURS, SHAPES = len(COLOUR_NAMES), len(SHAPE_NAMES)
-LEVEL_WEIGHTS = (0.5, 1.0, 0.25)  # of the linear heads, per feature level
-MAIN_LEVEL = 1  # stride 16: the level whose tokens answer for objects
-OTHER_TOKENS = 48  # of the other levels, in the focal loss
+LEVEL_WEIGHTS = (0.5, 1.0, 0.25)  # weights of the linear heads, per feature level
+MAIN_LEVEL = 1  # stride 16: the level whose tokens represent objects
+OTHER_TOKENS = 48  # number of tokens of the other levels in the focal loss
 OUTLINE_WEIGHT = 10.0
-PAIRS = 40  # phrases with colour and shape, in the focal loss
+PAIRS = 40  # number of phrases with colour and shape in the focal loss
 
 
 class Bank:
@@ -54,7 +54,7 @@ class Bank:
         self.prompts = Prompts([[phrase] for phrase in self.phrases], word_ids(tokenizer))
         word = self.prompts.spans[:, 0] > 0
         keep = self.prompts.mask.bool()
-        self.rows, self.columns = keep.nonzero(as_tuple=True)  # tokens of the flat bank
+        self.rows, self.columns = keep.nonzero(as_tuple=True)  # the tokens of all phrases in one list
         self.is_word = word[keep]
         colours = torch.tensor([phrase[0] for phrase in self.phrases])
         shapes = torch.tensor([phrase[1] for phrase in self.phrases])
@@ -77,17 +77,17 @@ class Bank:
         return pairs[self.rows].nonzero()[:, 0]
 
     def targets(self, colours, shapes):
-        """Which bank tokens describe objects of these colours and shapes; [N, bank]."""
+        """Which tokens of the bank describe objects of these colours and shapes; [N, bank]."""
         colour = (self.colour == ANY) | (self.colour == colours[:, None])
         shape = (self.shape == ANY) | (self.shape == shapes[:, None])
         return colour & shape & self.is_word
 
 
 class Heads(nn.Module):
-    """Per level a linear classifier of colours and shapes and a drawer of outlines; only for training.
+    """For each level a linear classifier of colours and shapes, and a linear head for outlines; only for training.
 
-    The outline, a shape's visible part scaled to its box, is a far stronger
-    lesson than one of twelve names; with it shapes are learned soon.
+    The outline, the visible part of a shape scaled to its box, is a much stronger signal than
+    one of twelve names. With it, shapes are learned soon.
     """
 
     def __init__(self, width):
@@ -108,9 +108,9 @@ def picture_tokens(model, pixels):
 
 
 def lessons(heads, tokens, shapes, labels, outlines):
-    """What the throw-away heads teach: a loss, figures, and the tokens that stand for objects.
+    """The loss of the auxiliary heads, figures, and the tokens that represent objects.
 
-    The latter come as (batch index, token index, object index, level) of every such token.
+    The tokens are given as (batch index, token index, object index, level).
     """
     points, level = grid_points(shapes)
     valid = labels[..., 4] >= 0
@@ -139,7 +139,7 @@ def lessons(heads, tokens, shapes, labels, outlines):
 
 
 def stage_loss(model, heads, bank, pixels, labels, outlines):
-    """Loss of one batch and a dictionary of figures to watch."""
+    """The loss of one batch, and a dictionary of figures for the log."""
     core = model.model
     tokens, shapes = picture_tokens(model, pixels)
     points, level = grid_points(shapes)
@@ -169,7 +169,7 @@ def stage_loss(model, heads, bank, pixels, labels, outlines):
     figures["focal"] = focal.detach()
     loss = loss + 2 * focal
 
-    # The box head's proposals: the token's middle, with a level's usual size.
+    # The box head's proposals: the centre of the token, with the usual size for the level.
     size = torch.full_like(points, 0.05 * 2**MAIN_LEVEL)
     proposals = torch.logit(torch.cat([points, size], -1))[columns[on]]
     boxes = (core.encoder_output_bbox_embed(positive) + proposals).sigmoid()
@@ -186,10 +186,10 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--muon-lr", type=float, default=5e-3)
-    parser.add_argument("--constant", type=float, default=0.5, help="share of the time before the cosine descent")
+    parser.add_argument("--constant", type=float, default=0.5, help="share of the time with a constant rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--resume", help="checkpoint to go on from")
+    parser.add_argument("--resume", help="checkpoint to start from")
     args = parser.parse_args()
 
     torch.set_flush_denormal(True)

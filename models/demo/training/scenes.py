@@ -1,7 +1,7 @@
-"""Synthetic scenes for the demo model: coloured shapes on noisy backgrounds.
+"""Synthetic scenes for the demo models: coloured shapes on noisy backgrounds.
 
-Every scene comes with exact boxes and masks. Run the file to draw a contact
-sheet with the boxes of eight scenes::
+Every scene has exact boxes and masks. Run the file to draw an overview of eight
+scenes with their boxes::
 
     python scenes.py sheet.png
 """
@@ -33,7 +33,7 @@ SHAPE_NAMES = [
     "circle", "square", "triangle", "star", "heart", "cross",
     "ring", "diamond", "hexagon", "moon", "arrow", "rectangle",
 ]
-# Side of a shape's square canvas, as a fraction of the scene's shorter side.
+# Side of the square canvas of a shape, as a fraction of the shorter side of the scene.
 MIN_SIZE, MAX_SIZE = 0.2, 0.45
 
 
@@ -47,13 +47,13 @@ class Shape(NamedTuple):
 
 
 def regular_polygon(corners, rotation=0.0, radius=1.0):
-    """Corners of a regular polygon around the origin, the first one on top."""
+    """Corners of a regular polygon around the origin, starting at the top."""
     angles = [rotation + 2 * math.pi * i / corners for i in range(corners)]
     return [(radius * math.sin(a), -radius * math.cos(a)) for a in angles]
 
 
 def shape_mask(kind, size, rotation, supersampling=3):
-    """Coverage (uint8, size x size) of one shape, drawn supersampled."""
+    """Coverage (uint8, size x size) of one shape, drawn with supersampling."""
     n = size * supersampling
     image = Image.new("L", (n, n), 0)
     draw = ImageDraw.Draw(image)
@@ -115,7 +115,7 @@ def shape_mask(kind, size, rotation, supersampling=3):
 
 
 def background(rng, width, height, max_noise=8):
-    """A colour ramp with soft blotches and a little grain; float (height, width, 3)."""
+    """A colour gradient with soft blotches and a little grain; float (height, width, 3)."""
     base = np.array([rng.randint(60, 225) for _ in range(3)], np.float32)
     other = np.clip(base + np.array([rng.randint(-50, 50) for _ in range(3)]), 0, 255)
     if rng.random() < 0.5:
@@ -134,16 +134,16 @@ def background(rng, width, height, max_noise=8):
 
 
 def overlap(a, b):
-    """Area shared by two squares (x, y, side)."""
+    """The area of the intersection of two squares (x, y, side)."""
     w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     h = min(a[1] + a[2], b[1] + b[2]) - max(a[1], b[1])
     return max(w, 0) * max(h, 0)
 
 
 def scene(rng, width, height, max_objects=6, min_objects=1, max_size=MAX_SIZE, max_noise=8, wanted=None):
-    """Draw one scene: an RGB image and its shapes, later shapes lying on top of earlier ones.
+    """Draws one scene: an RGB image and its shapes. Later shapes cover earlier ones.
 
-    `wanted`, a list of (colour, shape), replaces the random choice of what to draw.
+    If `wanted` is given, a list of (colour, shape), these are drawn instead of random ones.
     """
     image = background(rng, width, height, max_noise)
     mean = image.mean((0, 1))
@@ -191,7 +191,7 @@ def scene(rng, width, height, max_objects=6, min_objects=1, max_size=MAX_SIZE, m
 
 
 def random_sides(rng, short=160, ratio=1.5):
-    """Width and height of a scene: half of them square, the others up to `ratio` either way."""
+    """Width and height of a scene: half of the scenes are square, the others up to `ratio` wide or high."""
     if rng.random() < 0.5:
         return short, short
     long = int(short * rng.uniform(1.05, ratio))
@@ -199,7 +199,7 @@ def random_sides(rng, short=160, ratio=1.5):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw a contact sheet of eight scenes.")
+    parser = argparse.ArgumentParser(description="Draw an overview of eight scenes.")
     parser.add_argument("output", nargs="?", default="sheet.png")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()

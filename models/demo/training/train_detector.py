@@ -1,11 +1,11 @@
-"""Second stage of the detector: the whole model, from pictures and prompts to boxes.
+"""Second stage of the detector: trains the whole model, from pictures and prompts to boxes.
 
     python train_detector.py detector.pt --pretrained pretrained.pt --scenes crowded/ scenes/ --minutes 45
 
-Encoder tokens learn one-to-many (all tokens near an object's middle answer for
-it), decoder layers one-to-one (Hungarian matching). Beside the focal loss over
-tokens, a softmax over the prompt's phrases keeps the words apart. The first stage's
-lessons go on with a small weight.
+The encoder's tokens have a one-to-many loss (all tokens near the centre of an object
+represent it), the decoder's layers a one-to-one loss (Hungarian matching). In addition
+to the focal loss over tokens, a softmax over the prompt's phrases separates the words.
+The losses of the first stage continue with a small weight.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from pretrain_detector import MAIN_LEVEL, Heads, lessons
 
 
 def forward(model, pixels, prompts):
-    """Token logits and boxes (centre, size) of every decoder layer, and of the encoder's tokens."""
+    """Token logits and boxes (centre, size) of every decoder layer and of the encoder's tokens."""
     output = model.model(
         pixel_values=pixels,
         input_ids=prompts.ids,
@@ -63,7 +63,7 @@ def forward(model, pixels, prompts):
 
 
 class Projections:
-    """Keeps the projected feature maps of the last forward pass, for the first stage's lessons."""
+    """Stores the projected feature maps of the last forward pass, for the losses of the first stage."""
 
     def __init__(self, model):
         self.maps = {}
@@ -74,14 +74,14 @@ class Projections:
         self.maps[index] = output
 
     def tokens(self):
-        """Normalised tokens of all levels and the levels' shapes."""
+        """Normalised tokens of all levels, and the shapes of the levels."""
         maps = [self.maps[index] for index in sorted(self.maps)]
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], 1)
         return F.layer_norm(tokens, tokens.shape[-1:]), [tuple(level.shape[-2:]) for level in maps]
 
 
 def make_prompts(rng, labels, words):
-    """Prompts for a batch of label rows, and each object's phrase (-1: not asked for)."""
+    """Prompts for a batch of label rows, and the phrase of each object (-1: the prompt does not name it)."""
     batch, answers = [], torch.full(labels.shape[:2], -1)
     for b, rows in enumerate(labels.tolist()):
         objects = [(int(row[4]), int(row[5])) for row in rows if row[4] >= 0]
@@ -95,13 +95,13 @@ def make_prompts(rng, labels, words):
 
 
 def phrase_mean(values, spans):
-    """Mean over every phrase's tokens: [B, N, L] -> [B, N, P]."""
+    """The mean over the tokens of each phrase: [B, N, L] -> [B, N, P]."""
     share = spans / spans.sum(-1, keepdim=True).clamp(min=1)
     return values @ share.transpose(1, 2)
 
 
 def class_losses(logits, truth, rows, columns, answer, prompts, alpha):
-    """Focal loss over tokens and, for the tokens that stand for objects, the phrase softmax."""
+    """The focal loss over tokens, and the phrase softmax for the tokens that represent objects."""
     mask = prompts.mask.bool()[:, None].expand_as(logits)
     focal = focal_loss(logits, truth, mask, alpha)
     per_phrase = phrase_mean(logits.masked_fill(~mask, 0.0), prompts.spans)[rows, columns]
@@ -131,7 +131,7 @@ def match(logits, boxes, targets, answers, prompts):
 
 
 def batch_loss(model, kept, heads, pixels, labels, outlines, prompts, answers, args):
-    """Loss of one batch and a dictionary of figures to watch."""
+    """The loss of one batch, and a dictionary of figures for the log."""
     layers, encoder_logits, encoder_boxes = forward(model, pixels, prompts)
     tokens, shapes = kept.tokens()
     loss, figures, _ = lessons(heads, tokens, shapes, labels, outlines)
@@ -140,7 +140,7 @@ def batch_loss(model, kept, heads, pixels, labels, outlines, prompts, answers, a
     asked = answers >= 0
     count = asked.sum().clamp(min=1)
 
-    # One-to-many: all tokens near an object's middle answer for it.
+    # One-to-many: all tokens near the centre of an object represent it.
     points, level = grid_points(shapes)
     owner = torch.full(encoder_logits.shape[:2], -1)
     owner[:, level == MAIN_LEVEL] = assign(points[level == MAIN_LEVEL], targets, asked)
@@ -156,7 +156,7 @@ def batch_loss(model, kept, heads, pixels, labels, outlines, prompts, answers, a
     if len(rows):
         loss = loss + 0.5 * box_loss(encoder_boxes[rows, columns].sigmoid(), to_centre(targets[rows, chosen]))
 
-    # One-to-one, in every decoder layer.
+    # One-to-one in every decoder layer.
     for index, (logits, boxes) in enumerate(layers):
         rows, queries, objects = match(logits, boxes, targets, answers, prompts)
         truth = torch.zeros_like(logits)
@@ -170,7 +170,7 @@ def batch_loss(model, kept, heads, pixels, labels, outlines, prompts, answers, a
             figures[f"box{index}"] = regression.detach()
             loss = loss + args.boxes * regression
     if len(rows):
-        # Phrase accuracy of the last layer's matched queries.
+        # The phrase accuracy of the last layer's matched queries.
         scores = phrase_mean(logits, prompts.spans)[rows, queries]
         scores = scores.masked_fill(torch.arange(scores.shape[-1]) >= prompts.count[rows, None], -1e4)
         figures["phrase"] = (scores.argmax(-1) == answer).float().mean()
@@ -181,16 +181,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", help="checkpoint to write")
     parser.add_argument("--pretrained", help="checkpoint of the first stage")
-    parser.add_argument("--resume", help="checkpoint of this stage to go on from")
+    parser.add_argument("--resume", help="checkpoint of this stage to start from")
     parser.add_argument("--scenes", required=True, nargs="+", help="folders written by draw_scenes.py")
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--muon-lr", type=float, default=3e-3)
-    parser.add_argument("--lessons", type=float, default=0.2, help="weight of the first stage's lessons")
+    parser.add_argument("--lessons", type=float, default=0.2, help="weight of the first stage's losses")
     parser.add_argument("--boxes", type=float, default=1.5, help="weight of the decoder's box losses")
-    parser.add_argument("--alpha", type=float, default=0.4, help="weight of present tokens in the focal loss")
-    parser.add_argument("--constant", type=float, default=0.4, help="share of the time before the cosine descent")
+    parser.add_argument("--alpha", type=float, default=0.4, help="weight of positive tokens in the focal loss")
+    parser.add_argument("--constant", type=float, default=0.4, help="share of the time with a constant rate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

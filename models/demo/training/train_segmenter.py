@@ -1,10 +1,10 @@
-"""Train the demo model's segmenter: a tiny SAM on drawn scenes.
+"""Trains the demo segmenter: a tiny SAM on drawn scenes.
 
     python train_segmenter.py segmenter.pt --minutes 80
     python train_segmenter.py segmenter.pt --minutes 10 --lr 2e-4 --resume segmenter.pt
 
-Two steps of three are prompted with boxes (one mask each), the third with one
-point inside each shape (three masks, the best one learns).
+Two of three steps use boxes as prompts (one mask each). The third uses one point
+inside each shape (three masks, of which the best one is trained).
 """
 
 import argparse
@@ -57,8 +57,8 @@ def build_model():
         ).to_dict(),
     )
     model = SamModel(config)
-    # Random Fourier positions at scale 1, as in the original SAM; the default
-    # initialisation is 64 times larger and turns positions into noise.
+    # Random Fourier features at scale 1, as in the original SAM; the default
+    # initialisation is 64 times larger, so that positions become noise.
     positions = model.shared_image_embedding.positional_embedding
     with torch.no_grad():
         positions.copy_(torch.randn(positions.shape))
@@ -68,7 +68,7 @@ def build_model():
 
 
 class Scenes(IterableDataset):
-    """Endless training samples: pixels, jittered boxes, masks and one inner point per mask."""
+    """Unlimited training samples: pixels, jittered boxes, masks and one point inside each mask."""
 
     def __init__(self, seed):
         self.seed = seed
@@ -87,7 +87,7 @@ class Scenes(IterableDataset):
                 height = rng.randint(150, SIDE)
             else:
                 width = rng.randint(150, SIDE)
-        # Half of the scenes are drawn smaller or larger and resized, as users' pictures are.
+        # Half of the scenes are drawn smaller or larger and then resized, as users' pictures are.
         scale = rng.uniform(0.6, 2.5) if rng.random() < 0.5 else 1.0
         picture, shapes = scene(rng, round(width * scale), round(height * scale), 7)
         if not shapes:
@@ -127,7 +127,7 @@ class Scenes(IterableDataset):
 
 
 def mask_losses(logits, predicted_iou, target):
-    """Loss and IoU of logits [N, M, h, w] against soft targets [N, h, w]; the best of M masks learns."""
+    """Loss and IoU of logits [N, M, h, w] and soft targets [N, h, w]; only the best of M masks is trained."""
     target = target[:, None].expand_as(logits)
     probability = logits.sigmoid()
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -136,7 +136,7 @@ def mask_losses(logits, predicted_iou, target):
     balanced = (balanced + (bce * (1 - target)).sum((-1, -2)) / outside.clamp(min=1)) / 2
     shared = (probability * target).sum((-1, -2))
     dice = 1 - (2 * shared + 1) / (probability.sum((-1, -2)) + area + 1)
-    # Pixels per object rather than per picture, so that small shapes count too.
+    # Normalised by the size of the object, not of the picture, so that small shapes count too.
     per_object = bce.sum((-1, -2)) / area.clamp(min=40)
     loss = 2 * dice + 0.3 * balanced + per_object
     with torch.no_grad():
@@ -155,7 +155,7 @@ def train_step(model, batch, mode):
         labels = torch.ones(points.shape[:2] + (1,), dtype=torch.long)
         prompt = dict(input_points=points[:, :, None, :], input_labels=labels)
     output = model(pixel_values=pixels, multimask_output=mode == "point", **prompt)
-    # Answers are compared after upsampling, so that logits learn edges between their pixels.
+    # The loss is computed after upsampling, so that logits learn edges between their pixels.
     side = SIDE if mode == "box" else SIDE // 2
     logits = output.pred_masks.flatten(0, 1)
     logits = F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
@@ -164,7 +164,7 @@ def train_step(model, batch, mode):
 
 
 def save(model, step, path):
-    """Write a checkpoint so that readers never see half of it."""
+    """Writes a checkpoint by renaming, so that readers never see an incomplete file."""
     torch.save(dict(model=model.state_dict(), step=step), path + ".new")
     os.replace(path + ".new", path)
 
@@ -176,7 +176,7 @@ def main():
     parser.add_argument("--resume", help="checkpoint to start from")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=4e-4)
-    parser.add_argument("--constant", type=float, default=0.5, help="share of the time before the cosine descent")
+    parser.add_argument("--constant", type=float, default=0.5, help="share of the time with a constant rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

@@ -118,8 +118,7 @@ mod tests {
         let defaults = DetectionOptions::default();
         let xml = |label: &str| {
             let control = format!("<BrushLabels name='b' toName='i'>{label}</BrushLabels>");
-            let xml =
-                format!("<View><Image name='i' value='$i'/>{control}</View>");
+            let xml = format!("<View><Image name='i' value='$i'/>{control}</View>");
             LabelingConfig::parse(&xml).unwrap()
         };
         let version =

@@ -202,7 +202,7 @@ mod tests {
         let file = folder.path().join(FILE);
         fs::write(
             &file,
-            "this is no database, and long enough to be looked at as one",
+            "this is not a database, but long enough to be checked for being one",
         )
         .unwrap();
         let store = ProjectStore::open(folder.path());
@@ -212,7 +212,7 @@ mod tests {
         // the file is damaged, and then deleted, while the server runs
         fs::write(
             &file,
-            "not a database any more, for whatever reason there may be",
+            "not a database any more, but still as long as a header of one",
         )
         .unwrap();
         store.remember_prompt("7.1", "cow");

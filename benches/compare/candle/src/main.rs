@@ -1,8 +1,7 @@
-//! Times an image encoder of `candle_transformers::models::segment_anything` as it is published, on an image of
-//! 1024x1024.
+//! Times an image encoder of the published `candle_transformers::models::segment_anything` on an image of 1024x1024.
 //!
-//! `candle-as-it-comes sam-vit-base|mobile-sam --runs N` prints `{"seconds": [...]}`, one number per run, after a run
-//! that is not timed. `RAYON_NUM_THREADS` sets the threads.
+//! `candle-as-it-comes sam-vit-base|mobile-sam --runs N` prints `{"seconds": [...]}`, one number for each timed run,
+//! after one untimed run. `RAYON_NUM_THREADS` sets the number of threads.
 
 use std::time::Instant;
 
@@ -26,7 +25,7 @@ fn main() -> Result<()> {
     let runs: usize = runs.parse().map_err(|_| usage())?;
 
     let device = Device::Cpu;
-    // random weights, from each layer's own initialisation
+    // random weights from the initialisation of each layer
     let weights = VarMap::new();
     let vb = VarBuilder::from_varmap(&weights, DType::F32, &device);
     let encoder: Box<dyn Module> = match work.as_str() {

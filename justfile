@@ -1,0 +1,61 @@
+# The commands that people need. `just` lists them; install it with `cargo install just` or `pip install rust-just`.
+# Each recipe is one or two plain commands, so that nothing depends on `just`.
+
+[private]
+default:
+    @just --list
+
+# format, lints and documentation: the fast part of CI
+check:
+    cargo fmt --all --check
+    cargo clippy --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+
+# all tests (no network, no GPU); arguments select some: just test hub
+test *arguments:
+    cargo test --release {{arguments}}
+
+# the library without any feature
+test-library:
+    cargo test --release --no-default-features --lib --test library
+
+# the models against the reference implementation, stage by stage, with the largest differences
+parity:
+    cargo test --release --test reference -- --nocapture
+
+# the same at full size with random weights: half an hour, 7.5 GB of disk, and Python packages
+full-size *arguments:
+    python3 -m pip install --quiet -r tests/reference/requirements-full-size.txt
+    python3 tests/reference/full_size.py {{arguments}}
+
+# the time of each stage against ONNX Runtime, torch and candle
+bench *arguments:
+    python3 benches/compare/compare.py {{arguments}}
+
+# the time of each operation against its plain implementation
+bench-ops *arguments:
+    cargo bench --bench ops {{arguments}}
+
+# ten minutes of every fuzz target; arguments: seconds per target, then targets
+fuzz *arguments:
+    fuzz/run {{arguments}}
+
+# spelling, and dependencies that nothing uses
+lint-extra:
+    .ci/lint-extra
+
+# licences, sources and banned crates of the dependencies
+supply *arguments:
+    .ci/check-supply {{arguments}}
+
+# the library's documentation, in a browser
+docs:
+    cargo doc --no-deps --open
+
+# the image for CPUs
+docker:
+    docker build --tag groundling .
+
+# everything that every change must pass (on Debian as root: it installs what is missing)
+ci:
+    .ci/run
