@@ -1,5 +1,5 @@
-//! Any bytes as a file of weights are an error or a checkpoint; its configuration is derived or refused. The bytes
-//! decide on the format: safetensors, or the zip archive that torch writes.
+//! Any bytes as a weights file are an error, or a checkpoint whose configuration is derived or rejected. The bytes decide
+//! the format: safetensors, or the zip archive of a torch file.
 
 #![no_main]
 
@@ -11,11 +11,11 @@ use groundling::models::{grounding_dino, sam};
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 
-static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a folder"));
+static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a temporary folder can be created"));
 
 fuzz_target!(|bytes: &[u8]| {
     let path: PathBuf = FOLDER.path().join("weights");
-    std::fs::write(&path, bytes).expect("a file");
+    std::fs::write(&path, bytes).expect("the file can be written");
     let checkpoint = Checkpoint::File(path);
     if checkpoint.open().is_ok() {
         let _ = checkpoint.open_model::<grounding_dino::Config>();

@@ -1,5 +1,5 @@
-//! The context of an interactive request gives at most 64 shapes; in pixels their boxes have their corners in
-//! order and every number is finite. Thresholds are from 0 to 1.
+//! The context of an interactive request gives at most 64 shapes. In pixels, the corners of their boxes are in order and
+//! all numbers are finite. Thresholds are from 0 to 1.
 
 #![no_main]
 
@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 
 use groundling::geometry::ImageSize;
 use groundling::labeling::LabelingConfig;
-use groundling::preannotation::interaction::{Interaction, interaction, marks, numbers};
+use groundling::preannotation::interaction::{Interaction, control_thresholds, interaction};
+use groundling::preannotation::smart_tools::segment_prompts;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
@@ -20,7 +21,7 @@ static CONFIG: LazyLock<LabelingConfig> = LazyLock::new(|| {
          <Labels name='l' toName='image'><Label value='Pot'/></Labels><Rectangle name='r' toName='image'/>
          <BrushLabels name='b' toName='other'><Label value='Bok Choi'/></BrushLabels></View>",
     )
-    .expect("the config is one")
+    .expect("the labeling config is valid")
 });
 
 fuzz_target!(|json: &str| {
@@ -28,26 +29,26 @@ fuzz_target!(|json: &str| {
         return;
     };
     let half = regions.len() / 2;
-    let found = numbers(&CONFIG, &regions[..half], &regions[half..]);
-    for threshold in [found.box_threshold, found.text_threshold] {
+    let thresholds = control_thresholds(&CONFIG, &regions[..half], &regions[half..]);
+    for threshold in [thresholds.box_threshold, thresholds.text_threshold] {
         assert!(threshold.is_none_or(|value| (0.0..=1.0).contains(&value)));
     }
-    let Ok(Interaction::Drawing { drawn, .. }) = interaction(&regions, &CONFIG) else {
+    let Ok(Interaction::Drawing { shapes, .. }) = interaction(&regions, &CONFIG) else {
         return;
     };
-    assert!((1..=64).contains(&drawn.len()));
+    assert!((1..=64).contains(&shapes.len()));
     let size = ImageSize {
         height: 427,
         width: 640,
     };
-    let marks = marks(&drawn, size);
-    assert!((1..=64).contains(&marks.len()));
-    for mark in &marks {
-        assert!(mark.bounding_box.is_some() || !mark.points.is_empty());
-        for point in &mark.points {
+    let prompts = segment_prompts(&shapes, size);
+    assert!((1..=64).contains(&prompts.len()));
+    for prompt in &prompts {
+        assert!(prompt.bounding_box.is_some() || !prompt.points.is_empty());
+        for point in &prompt.points {
             assert!(point.x.is_finite() && point.y.is_finite(), "{point:?}");
         }
-        if let Some(bounds) = mark.bounding_box {
+        if let Some(bounds) = prompt.bounding_box {
             let [x0, y0, x1, y1] = bounds.corners();
             assert!(bounds.corners().iter().all(|n| n.is_finite()), "{bounds:?}");
             assert!(x0 <= x1 && y0 <= y1, "{bounds:?}");

@@ -1,5 +1,5 @@
-//! A project's `extra_params` give fractions from 0 to 1 and a positive number of detections whatever they hold,
-//! and an object gives the same as the JSON text of it.
+//! Any `extra_params` of a project give fractions from 0 to 1 and a positive number of detections. An object gives the
+//! same settings as its JSON text.
 
 #![no_main]
 
@@ -14,8 +14,8 @@ fuzz_target!(|text: &str| {
     };
     let settings = check(&value);
     if value.is_object() {
-        let of_text = check(&Value::String(value.to_string()));
-        assert_eq!(settings, of_text);
+        let from_text = check(&Value::String(value.to_string()));
+        assert_eq!(settings, from_text);
     }
 });
 

@@ -1,5 +1,5 @@
-//! Any bytes as an image are an error or an image of at most the allowed pixels, and such an image becomes the input
-//! of both models at the sizes that were asked for, level by level within the image's own levels.
+//! Any bytes as an image file are an error, or an image with at most the allowed number of pixels. Such an image is
+//! resized to any size with levels between its own lowest and highest level, and can be prepared for both models.
 
 #![no_main]
 
@@ -15,9 +15,9 @@ const MAX_PIXELS: usize = 1 << 20;
 
 fuzz_target!(
     init: {
-        // a decoder may panic, which is an error of the image: only what comes through ends the run
+        // a panic of a decoder is an error of the image; only panics in groundling are printed
         std::panic::set_hook(Box::new(|info| {
-            let is_ours = |place: &std::panic::Location| !place.file().contains("registry");
+            let is_ours = |location: &std::panic::Location| !location.file().contains("registry");
             if info.location().is_some_and(is_ours) {
                 eprintln!("{info}");
             }
@@ -41,7 +41,7 @@ fuzz_target!(
                 |levels: &[u8]| (levels.iter().min().copied(), levels.iter().max().copied());
             let (low, high) = range(&image);
             let (resized_low, resized_high) = range(&resized);
-            // weights are rounded to 22 bits: of thousands of pixels the error may add up to a level
+            // weights are rounded to 22 bits; over thousands of pixels the errors can add up to one level
             if original.height.max(original.width) <= 4096 {
                 assert!(low <= resized_low && resized_high <= high);
             }
@@ -56,13 +56,13 @@ fuzz_target!(
     assert!((1..=1333).contains(&published.height) && (1..=1333).contains(&published.width));
     detector.resize_to(usize::from(height).max(1));
     let batch = detector.process(&[&image], DType::F32, &Device::Cpu);
-    let batch = batch.expect("an image with pixels");
+    let batch = batch.expect("an image with pixels can be processed");
     let target = detector.target_size(original);
     assert_eq!(batch.valid_sizes, [(target.height, target.width)]);
     let side = usize::from(width).max(1);
     let (pixels, frame) = SegmenterImages::default()
         .process(&image, side, DType::F32, &Device::Cpu)
-        .expect("an image with pixels");
+        .expect("an image with pixels can be processed");
     assert_eq!(pixels.dims(), [1, 3, side, side]);
     assert_eq!(frame.resized.height.max(frame.resized.width), side);
 }

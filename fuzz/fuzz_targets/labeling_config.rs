@@ -1,5 +1,5 @@
-//! A labeling config of any text is an error or a config whose parts fit together: it has an image, the
-//! labels of an image have different names, and every label is found again by its name and its value.
+//! Any text as a labeling config is an error, or a consistent config: it has an image, the labels of an image have
+//! different names, and every label is found by its name and its value.
 
 #![no_main]
 
@@ -33,7 +33,7 @@ fuzz_target!(|xml: &str| {
     }
 });
 
-/// A task's data: a text, a nested text, a number.
+/// The data of a task: a text, a nested text and a number.
 fn data() -> Map<String, Value> {
     match json!({"image": "/data/upload/1/a.png", "a": {"b": "c"}, "n": 1}) {
         Value::Object(data) => data,

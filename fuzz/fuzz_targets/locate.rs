@@ -1,6 +1,5 @@
-//! Any text as the value of an image: what is fetched is http or https, what is read from the disk lies in the folder
-//! of local files, what stands in the value itself is no longer than it, and no message shows a password or grows with
-//! the value.
+//! Any text as the value of an image: only http and https URLs are fetched, only files in the folder for local files are
+//! read, inline data is not longer than the value, and no message shows a password or grows with the value.
 
 #![no_main]
 
@@ -10,23 +9,23 @@ use groundling::label_studio::LabelStudio;
 use groundling::media::{Location, ResolveContext, locate};
 use libfuzzer_sys::fuzz_target;
 
-/// A folder that is not there: nothing of the disk is looked at.
+/// The folder for local files. It does not exist, so that no file is read.
 const ROOT: &str = "/nonexistent/root";
 
 fuzz_target!(|input: (u8, &str)| {
-    let (around, value) = input;
-    let host = match around & 3 {
+    let (flags, value) = input;
+    let host = match flags & 3 {
         0 => None,
         1 => Some("http://studio:8080"),
         _ => Some("https://studio.example/prefix/"),
     };
-    let label_studio = LabelStudio::new(host, None).expect("an address");
-    let around = ResolveContext {
+    let label_studio = LabelStudio::new(host, None).expect("the host is a valid URL");
+    let context = ResolveContext {
         label_studio: &label_studio,
-        task: (around & 4 != 0).then_some(7),
-        local_files: (around & 8 != 0).then_some(Path::new(ROOT)),
+        task: (flags & 4 != 0).then_some(7),
+        local_files: (flags & 8 != 0).then_some(Path::new(ROOT)),
     };
-    let location = match locate(value, around) {
+    let location = match locate(value, context) {
         Ok(location) => location,
         Err(error) => {
             let message = error.to_string();
@@ -38,9 +37,9 @@ fuzz_target!(|input: (u8, &str)| {
     match location {
         Location::Inline(bytes) => assert!(bytes.len() <= value.len()),
         Location::File { path, .. } => {
-            let below = path.strip_prefix(ROOT).expect("a path in the folder");
+            let relative = path.strip_prefix(ROOT).expect("the path is in the folder");
             let is_plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
-            assert!(below.components().all(is_plain), "{path:?}");
+            assert!(relative.components().all(is_plain), "{path:?}");
         }
         Location::Remote { url, fallback } => {
             for url in std::iter::once(&url).chain(&fallback) {
@@ -50,7 +49,7 @@ fuzz_target!(|input: (u8, &str)| {
             if let Some(other) = fallback {
                 assert!(label_studio.is_same_origin(&url) && label_studio.is_same_origin(&other));
             }
-            let name = url::Url::parse(&name).expect("the name is a URL");
+            let name = url::Url::parse(&name).expect("the description is a URL");
             assert!(name.password().is_none() && name.username().is_empty());
         }
     }

@@ -1,5 +1,5 @@
-//! A mask of any pixels comes back unchanged from the brush's run lengths (read by a decoder of its own) and from
-//! COCO's; COCO run lengths of any text are no mask, or one that comes back unchanged.
+//! Any mask is unchanged after encoding and decoding as brush RLE (with an independent decoder) and as COCO RLE. Any text
+//! as COCO RLE is rejected, or gives a mask that is unchanged after encoding and decoding.
 
 #![no_main]
 

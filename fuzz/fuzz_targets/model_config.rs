@@ -1,5 +1,5 @@
-//! Any JSON as the `config.json` of a model, or as its `preprocessor_config.json`, is refused or a configuration
-//! whose sizes can be computed.
+//! Any JSON as `config.json` or `preprocessor_config.json` of a model is rejected, or gives a configuration whose sizes
+//! can be computed.
 
 #![no_main]
 
@@ -17,7 +17,7 @@ fuzz_target!(|json: &[u8]| {
         let stages = config
             .backbone_config
             .output_stages()
-            .expect("valid stages");
+            .expect("a valid configuration has output stages");
         assert!(stages.len() <= config.num_feature_levels);
     }
     if let Ok(config) = serde_json::from_slice::<sam::Config>(json)

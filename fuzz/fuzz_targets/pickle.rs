@@ -1,6 +1,6 @@
-//! Any pickle in an archive as torch writes it is an error or a tree of tensors, whose shapes may be any numbers; a
-//! configuration is derived from them or refused. It is [`checkpoint`](./checkpoint.rs) without the archive's
-//! checksums, which mutations rarely meet.
+//! Any pickle in a torch archive is an error, or a tree of tensors with any shapes from which a configuration is derived
+//! or rejected. Other than in [`checkpoint`](./checkpoint.rs), the checksums of the archive are always right, so that
+//! mutations reach the pickle.
 
 #![no_main]
 
@@ -15,17 +15,17 @@ use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a folder"));
+static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a temporary folder can be created"));
 
 fuzz_target!(|pickle: &[u8]| {
     let path: PathBuf = FOLDER.path().join("weights");
-    let mut archive = ZipWriter::new(std::fs::File::create(&path).expect("a file"));
+    let mut archive = ZipWriter::new(std::fs::File::create(&path).expect("the file can be created"));
     let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
     archive
         .start_file("archive/data.pkl", stored)
-        .expect("a member");
-    archive.write_all(pickle).expect("a member");
-    archive.finish().expect("an archive");
+        .expect("the pickle can be written");
+    archive.write_all(pickle).expect("the pickle can be written");
+    archive.finish().expect("the archive can be written");
     let checkpoint = Checkpoint::File(path);
     if checkpoint.open().is_ok() {
         let _ = checkpoint.open_model::<grounding_dino::Config>();

@@ -1,5 +1,5 @@
-//! Outlines without tolerance cover exactly the mask, as long as no part of it is small enough to be left out; with
-//! any tolerance they have three corners or more, all of them in the image.
+//! Outlines without tolerance cover exactly the mask, unless a part is small enough to be removed. With any tolerance
+//! they have at least three corners, all inside the image.
 
 #![no_main]
 
@@ -14,7 +14,7 @@ fuzz_target!(|input: (u8, u8, u16, &[u8])| {
             .iter()
             .flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1))
     };
-    // one pixel is more than a fiftieth of 49
+    // in at most 49 pixels, a single pixel is not small enough to be removed
     let small = ImageSize {
         height: usize::from(height % 8),
         width: usize::from(width % 8),
@@ -38,7 +38,7 @@ fuzz_target!(|input: (u8, u8, u16, &[u8])| {
     }
 });
 
-/// The pixels whose middle is inside of an odd number of rings.
+/// The pixels whose centre is inside an odd number of rings.
 fn filled(rings: &[Vec<[f32; 2]>], size: ImageSize) -> Mask {
     let is_inside = |x: f32, y: f32| {
         let crossings = rings.iter().flat_map(|ring| {

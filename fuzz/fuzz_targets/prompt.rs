@@ -1,5 +1,5 @@
-//! Any text as a prompt: its phrases are different and not empty, each is found in the caption at its place, and the
-//! passes hold them in their order, each with tokens of its own and within the model's length.
+//! Any text as a prompt: its phrases are different and not empty, the caption has each at its range, and the passes have
+//! all phrases in order, each with its own tokens and within the model's maximum length.
 
 #![no_main]
 
@@ -11,11 +11,11 @@ use groundling::detector::text_processor::TextProcessor;
 use groundling::prompt::Prompt;
 use libfuzzer_sys::fuzz_target;
 
-/// Small, so that a short text needs several passes.
+/// A small maximum, so that a short text needs several passes.
 const MAX_TOKENS: usize = 16;
 
 static TEXT: LazyLock<TextProcessor> =
-    LazyLock::new(|| TextProcessor::bert_uncased(MAX_TOKENS).expect("the vocabulary"));
+    LazyLock::new(|| TextProcessor::bert_uncased(MAX_TOKENS).expect("the vocabulary is valid"));
 
 fuzz_target!(|text: &str| {
     let Ok(prompt) = Prompt::parse(text) else {

@@ -1,5 +1,5 @@
-//! Any body of a request is answered with JSON and never with 500, which is a defect. There are no models, so what is
-//! understood ends with 503; what would be fetched from elsewhere is left out.
+//! Any body of a request gets a JSON response and never status 500. The server has no models, so valid requests get 503.
+//! Bodies with addresses are skipped, so that nothing is fetched.
 
 #![no_main]
 
@@ -25,8 +25,8 @@ struct Server {
 }
 
 static SERVER: LazyLock<Server> = LazyLock::new(|| {
-    let folder = tempfile::tempdir().expect("a folder");
-    let models = folder.path().to_str().expect("a path");
+    let folder = tempfile::tempdir().expect("a temporary folder can be created");
+    let models = folder.path().to_str().expect("the path is UTF-8");
     let none = "/nonexistent/model.safetensors";
     let flags = [
         "groundling",
@@ -37,10 +37,10 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         "--segmenter",
         none,
     ];
-    let runtime = Runtime::new().expect("a runtime");
+    let runtime = Runtime::new().expect("the runtime starts");
     let _guard = runtime.enter();
-    let cli = Cli::try_parse_from(flags).expect("flags");
-    let state = state(cli.serve).expect("a state");
+    let cli = Cli::try_parse_from(flags).expect("the flags are valid");
+    let state = state(cli.serve).expect("the server starts");
     drop(_guard);
     Server {
         runtime,
@@ -51,7 +51,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (path, body) = input;
-    // anything with an address in it could be fetched
+    // an address in the body could be fetched
     if serde_json::from_slice::<Value>(body).is_ok_and(|body| has_address(&body)) {
         return;
     }
@@ -59,25 +59,26 @@ fuzz_target!(|input: (u8, &[u8])| {
     let request = Request::post(path)
         .header("content-type", "application/json")
         .body(Body::from(body.to_vec()))
-        .expect("a request");
+        .expect("the request is valid");
     let (status, bytes) = SERVER.runtime.block_on(async {
         let response = SERVER
             .router
             .clone()
             .oneshot(request)
             .await
-            .expect("an answer");
+            .expect("the router is infallible");
         let status = response.status();
         let bytes = to_bytes(response.into_body(), usize::MAX).await;
-        (status, bytes.expect("a whole answer"))
+        (status, bytes.expect("the response is complete"))
     });
     assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR);
-    let answer: Value = serde_json::from_slice(&bytes).expect("JSON");
+    let body: Value = serde_json::from_slice(&bytes).expect("the response is JSON");
     if !status.is_success() {
-        assert!(answer["error"].is_string(), "{answer}");
+        assert!(body["error"].is_string(), "{body}");
     }
 });
 
+/// Whether a text in the value may be an address.
 fn has_address(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains(":/") || text.contains("//"),

@@ -1,5 +1,5 @@
-//! A URL that the guard lets pass has a public address or a name: no address in any notation is taken for a name, and
-//! none of IANA's ranges that are not globally reachable passes, nor an IPv6 address that carries one.
+//! A URL that the guard accepts has a public address or a host name. No notation of an address is treated as a host name,
+//! and no address of IANA's ranges that are not globally reachable is accepted, nor an IPv6 address that contains one.
 
 #![no_main]
 
@@ -32,7 +32,7 @@ fuzz_target!(|input: (u8, u128, &str)| {
         if check_literal(&url).is_err() {
             continue;
         }
-        match url.host().expect("http has hosts") {
+        match url.host().expect("an http URL has a host") {
             Host::Ipv4(address) => assert!(is_reachable_v4(address), "{url}"),
             Host::Ipv6(address) => assert!(is_reachable_v6(address), "{url}"),
             Host::Domain(name) => {
@@ -43,14 +43,14 @@ fuzz_target!(|input: (u8, u128, &str)| {
                     hex.bytes().all(|b| b.is_ascii_hexdigit())
                         || !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())
                 };
-                // what C's inet_aton takes for an address
+                // inet_aton of C would parse this as an address
                 assert!(!name.split('.').all(is_number), "{url}");
             }
         }
     }
 });
 
-/// IANA's special-purpose registry for IPv4, without what is globally reachable; and multicast.
+/// The ranges of IANA's special-purpose registry for IPv4 that are not globally reachable, and multicast.
 const V4: [([u8; 4], u32); 15] = [
     ([0, 0, 0, 0], 8),
     ([10, 0, 0, 0], 8),
@@ -69,7 +69,7 @@ const V4: [([u8; 4], u32); 15] = [
     ([255, 255, 255, 255], 32),
 ];
 
-/// The same for IPv6, and addresses that carry an IPv4 address without a translator that is public.
+/// The same for IPv6, and ranges with an embedded IPv4 address that no public translator serves.
 const V6: [([u16; 8], u32); 12] = [
     ([0, 0, 0, 0, 0, 0, 0, 0], 96),
     ([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48),

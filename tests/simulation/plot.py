@@ -1,4 +1,4 @@
-"""Two panels of a simulation as SVG: how long requests took, and how much memory the server had."""
+"""Draws the results of a simulation as SVG: the time of requests, and the memory of the server."""
 
 import math
 from html import escape
@@ -17,6 +17,7 @@ def text(x: float, y: float, words: str, anchor: str = "start", colour: str = "#
 
 
 def grid(top: float, ticks: list[tuple[float, str]]) -> list[str]:
+    """The axes of a panel, with a line and a label per tick."""
     parts = []
     for y, label in ticks:
         parts.append(f"<line x1='{LEFT}' x2='{WIDTH - RIGHT}' y1='{y:.1f}' y2='{y:.1f}' stroke='#dddddd'/>")
@@ -26,7 +27,7 @@ def grid(top: float, ticks: list[tuple[float, str]]) -> list[str]:
 
 
 def latencies(times: dict[str, list[float]], top: float) -> list[str]:
-    """Time over percentile, both axes stretched where it matters: the slowest hundredth."""
+    """The panel of times by percentile, with logarithmic axes that show the slowest hundredth best."""
     low, high = -3.0, 2.0
     shares = [i / 200 for i in range(180)] + [0.9 + i / 1000 for i in range(100)]
     stretch = math.log10(1 / (1 - 0.999))
@@ -50,10 +51,11 @@ def latencies(times: dict[str, list[float]], top: float) -> list[str]:
 
 
 def memory(samples: list[tuple[float, float]], top: float) -> list[str]:
+    """The panel of memory by time."""
     length = max(samples[-1][0], 1e-9)
-    most = max(mib for _, mib in samples)
-    unit = 10 ** math.floor(math.log10(most)) / 2
-    high = unit * math.ceil(most * 1.05 / unit)
+    peak = max(mib for _, mib in samples)
+    unit = 10 ** math.floor(math.log10(peak)) / 2
+    high = unit * math.ceil(peak * 1.05 / unit)
 
     def y(mib: float) -> float:
         return top + PANEL * (1 - mib / high)
@@ -68,6 +70,7 @@ def memory(samples: list[tuple[float, float]], top: float) -> list[str]:
 
 
 def draw(times: dict[str, list[float]], samples: list[tuple[float, float]], length: str) -> str:
+    """The SVG of both panels."""
     first = 58
     second = first + PANEL + GAP
     height = second + PANEL + 30
@@ -77,7 +80,7 @@ def draw(times: dict[str, list[float]], samples: list[tuple[float, float]], leng
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' role='img' {font} font-size='12'>",
         f"<title>{escape(title)}</title><rect width='{WIDTH}' height='{height}' fill='#ffffff'/>",
         f"<text x='12' y='24' font-size='14' font-weight='bold'>{escape(title)}</text>",
-        text(LEFT, first - 12, "share of requests that are faster, and their time"),
+        text(LEFT, first - 12, "share of requests, and the time within which they were answered"),
         *latencies(times, first),
         text(LEFT, second - 12, "resident memory"),
         *memory(samples, second),

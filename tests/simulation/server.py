@@ -1,4 +1,4 @@
-"""groundling as a process on a free port of 127.0.0.1."""
+"""A groundling process on a free port of 127.0.0.1, and the bodies of its requests."""
 
 import http.client
 import json
@@ -11,16 +11,19 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# what a developer may have set for other runs
-FOREIGN = re.compile(r"^(MODEL_|HF_|SAM_|GROUNDING|LABEL_STUDIO|BASIC_AUTH|CACHE_|WARM_|MAX_|DETECTOR|SEGMENTER|PRECISION)")
+# variables that a developer may have set; the process must not inherit them
+NOT_INHERITED = re.compile(r"^(MODEL_|HF_|SAM_|GROUNDING|LABEL_STUDIO|BASIC_AUTH|CACHE_|WARM_|MAX_|DETECTOR|SEGMENTER|PRECISION)")
 
 
 def environment() -> dict:
-    kept = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
-    return kept | {"NO_COLOR": "1", "DETECTOR": "demo", "SEGMENTER": "demo", "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1"}
+    """The environment variables of a groundling with the demo models and without the hub."""
+    inherited = {name: value for name, value in os.environ.items() if not NOT_INHERITED.match(name)}
+    return inherited | {"NO_COLOR": "1", "DETECTOR": "demo", "SEGMENTER": "demo", "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1"}
 
 
 class Server:
+    """A running `groundling serve`."""
+
     def __init__(self, binary: Path, models: Path, log: Path, settings: dict | None = None, wait: bool = True):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -32,10 +35,11 @@ class Server:
             self.wait_until_ready()
 
     def wait_until_ready(self, seconds: float = 60):
+        """Waits until the models are loaded."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise SystemExit(f"the server ended with {self.process.returncode}")
+                raise SystemExit(f"the server ended with exit code {self.process.returncode}")
             try:
                 if self.send("GET", "/ready")[0] == 200:
                     return
@@ -45,7 +49,7 @@ class Server:
         raise SystemExit(f"the server is not ready after {seconds} s")
 
     def send(self, method: str, path: str, body=None, timeout: float = 120) -> tuple[int, dict]:
-        """The status and the JSON of the answer; an OSError or HTTPException where none came."""
+        """Sends a request. Returns the status and the JSON of the response; raises OSError or HTTPException without one."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             data = json.dumps(body).encode() if body is not None else None
@@ -56,23 +60,26 @@ class Server:
         finally:
             connection.close()
 
-    def leave(self, path: str, body, after: float):
-        """Sends a request and closes the connection without waiting for the answer."""
+    def abandon(self, path: str, body, after: float):
+        """Sends a request, and closes the connection after this many seconds without reading the response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         connection.request("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"})
         time.sleep(after)
         connection.close()
 
     def memory_mib(self) -> float:
+        """Resident memory of the process."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
     def kill(self):
+        """Ends the process with SIGKILL."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(20)
         self.log.close()
 
     def stop(self, seconds: float = 20) -> int:
+        """Ends the process with SIGTERM. Returns its exit code."""
         self.process.terminate()
         status = self.process.wait(seconds)
         self.log.close()
@@ -90,17 +97,18 @@ def request(config: str, tasks: list[dict], project: str, context=None) -> dict:
 
 
 def task(number: int, image: str) -> dict:
+    """A task of a request."""
     return {"id": number, "data": {"image": image}, "annotations": [], "drafts": []}
 
 
 def prompt(text: str) -> dict:
-    """The context after a prompt was typed."""
+    """The context of a request after a prompt was typed."""
     region = {"type": "textarea", "from_name": "prompt", "to_name": "image", "id": "a", "value": {"text": [text]}}
     return {"result": [region]}
 
 
 def click(x: float, y: float, label: str) -> dict:
-    """The context after a click with a smart tool, in percent."""
+    """The context of a request after a click with a smart tool, in percent of the image."""
     value = {"x": x, "y": y, "width": 0.2, "keypointlabels": [label]}
     region = {"type": "keypointlabels", "from_name": "label3", "to_name": "image", "id": "c", "is_positive": True}
     return {"result": [region | {"value": value}]}

@@ -1,6 +1,6 @@
-"""A Label Studio that fails now and then: images, and the calls of its API that `groundling annotate` makes.
+"""A fake Label Studio that fails now and then: images, and the API calls of `groundling annotate`.
 
-Each image has a size that no other one has, so that an answer shows which image it is about.
+Every image has another size, so that a response shows which image it belongs to.
 """
 
 import http.server
@@ -24,10 +24,13 @@ CONFIG = """<View><Image name="image" value="$image"/>
     labels="".join(f'<Label value="{phrase}"/>' for phrase in PHRASES)
 )
 
+# kinds of failures: a status, a slow or truncated response, HTML, a closed connection, no response for 8 s
 FAULTS = ("500", "503", "429", "404", "slow", "cut", "html", "reset", "hang")
 
 
 def png(width: int, height: int, rows: list[bytes]) -> bytes:
+    """A PNG file with these rows of RGB pixels."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -37,7 +40,7 @@ def png(width: int, height: int, rows: list[bytes]) -> bytes:
 
 
 class Picture:
-    """A scene of two or three shapes."""
+    """A picture of two or three shapes: `file` is the PNG, `objects` has the (phrase, x, y, side) of each shape."""
 
     def __init__(self, number: int):
         draw = random.Random(number)
@@ -52,6 +55,7 @@ class Picture:
         self.file = png(self.width, self.height, [self.row(y, background) for y in range(self.height)])
 
     def row(self, y: int, background: tuple[int, int, int]) -> bytes:
+        """The RGB pixels of a row."""
         row = bytearray(bytes(background) * self.width)
         for phrase, left, top, side in self.objects:
             colour, shape = phrase.split()
@@ -65,7 +69,7 @@ class Picture:
 
 
 class Studio:
-    """What it holds, and how it fails."""
+    """A running fake Label Studio: a share `failure_rate` of the requests fails, and all of them while `is_down`."""
 
     def __init__(self, images: int, seed: int, tasks: int = 0):
         self.pictures = [Picture(number) for number in range(images)]
@@ -85,25 +89,25 @@ class Studio:
                 pass
 
             def do_GET(self):  # noqa: N802
-                studio.answer(self, None)
+                studio.respond(self, None)
 
             def do_POST(self):  # noqa: N802
                 length = int(self.headers.get("Content-Length", 0))
-                studio.answer(self, json.loads(self.rfile.read(length) or b"null"))
+                studio.respond(self, json.loads(self.rfile.read(length) or b"null"))
 
         class Server(http.server.ThreadingHTTPServer):
             daemon_threads = True
             request_queue_size = 256
 
             def handle_error(self, *_):
-                pass  # who asked has left
+                pass  # the client has disconnected
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def fault(self) -> str | None:
-        """The failure of the next request."""
+        """The kind of failure of the next request, or None."""
         with self.lock:
             if self.is_down:
                 kind = "reset"
@@ -114,7 +118,8 @@ class Studio:
             self.faults[kind] += 1
             return kind
 
-    def answer(self, request, body):
+    def respond(self, request, body):
+        """Responds to one request, or fails."""
         fault = self.fault()
         if fault == "slow":
             time.sleep(1.5)
@@ -136,25 +141,27 @@ class Studio:
         if path.path.startswith("/data/upload/"):
             number = int(path.path.rsplit("/", 1)[1].removesuffix(".png"))
             file = self.pictures[number].file
-            return self.send(request, 200, file, "image/png", {"ETag": f'"{number}"'}, cut=fault == "cut")
-        answer = self.api(path.path, query, body)
-        data = json.dumps(answer).encode()
-        return self.send(request, 201 if body else 200, data, "application/json", cut=fault == "cut")
+            return self.send(request, 200, file, "image/png", {"ETag": f'"{number}"'}, truncate=fault == "cut")
+        result = self.api(path.path, query, body)
+        data = json.dumps(result).encode()
+        return self.send(request, 201 if body else 200, data, "application/json", truncate=fault == "cut")
 
-    def send(self, request, status: int, data: bytes, kind: str, headers: dict | None = None, cut: bool = False):
+    def send(self, request, status: int, data: bytes, kind: str, headers: dict | None = None, truncate: bool = False):
+        """Sends a response; if `truncate`, only half of its body, and then closes the connection."""
         request.send_response(status)
         request.send_header("Content-Type", kind)
         request.send_header("Content-Length", str(len(data)))
         for name, value in (headers or {}).items():
             request.send_header(name, value)
         request.end_headers()
-        request.wfile.write(data[: len(data) // 2] if cut else data)
-        if cut:
+        request.wfile.write(data[: len(data) // 2] if truncate else data)
+        if truncate:
             request.wfile.flush()
             request.connection.shutdown(2)
             request.close_connection = True
 
     def api(self, path: str, query: dict, body):
+        """The result of an API call."""
         with self.lock:
             stored = list(self.predictions)
             if path == "/api/predictions/" and body is not None:
@@ -190,6 +197,7 @@ class Studio:
 
     @staticmethod
     def image(number: int) -> str:
+        """The path of an image."""
         return f"/data/upload/7/{number}.png"
 
     def stop(self):
