@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let embedding = segmenter.encode(&image)?;
     println!("image embedding: {:?}", start.elapsed());
-    for (x, y) in [(480.0, 350.0), (120.0, 100.0)] {
+    for (x, y) in [(505.0, 375.0), (420.0, 300.0)] {
         let start = Instant::now();
         let click = SegmentPrompt {
             bounding_box: None,

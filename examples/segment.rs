@@ -21,10 +21,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut next = |default: &str| arguments.next().unwrap_or_else(|| default.to_owned());
     let image = next("examples/images/shapes.png");
     let bounding_box = BoundingBox {
-        x0: next("414").parse()?,
-        y0: next("285").parse()?,
-        x1: next("546").parse()?,
-        y1: next("417").parse()?,
+        x0: next("415").parse()?,
+        y0: next("286").parse()?,
+        x1: next("595").parse()?,
+        y1: next("466").parse()?,
     };
     let model = PathBuf::from(next("models/demo/segmenter"));
 

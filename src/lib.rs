@@ -24,7 +24,7 @@
 //! let checkpoint = Checkpoint::Folder("models/demo/detector".into());
 //! let detector = Detector::load(&checkpoint, DType::F32, &Device::Cpu)?;
 //! let image = image::open("examples/images/shapes.png")?.into_rgb8();
-//! let prompt = Prompt::parse("red circle. blue star.")?;
+//! let prompt = Prompt::parse("red circle")?;
 //! let found = detector.detect(&image, &prompt, &DetectionOptions::default())?;
 //! assert_eq!(found[0].phrase.as_deref(), Some("red circle"));
 //!

@@ -13,6 +13,7 @@ use crate::checkpoints::{DEMO, NONE};
 
 /// The settings of the models.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ModelSettings {
     /// The detector, as [`crate::checkpoints::Locator::locate`] accepts it; `None` for the default.
     pub detector: Option<String>,
@@ -28,6 +29,21 @@ pub struct ModelSettings {
     pub precision: Precision,
     /// The short side in pixels that images are resized to for the detector; `None` for the checkpoint's.
     pub detector_size: Option<usize>,
+}
+
+impl ModelSettings {
+    /// The default models, on a GPU if there is one, in f32.
+    pub fn new(model_dir: impl Into<PathBuf>, hub: HubSettings) -> Self {
+        Self {
+            detector: None,
+            segmenter: None,
+            model_dir: model_dir.into(),
+            hub,
+            device: DeviceChoice::Auto,
+            precision: Precision::F32,
+            detector_size: None,
+        }
+    }
 }
 
 /// The names of the two models that run.
@@ -133,11 +149,7 @@ mod tests {
         let settings = |detector: Option<&str>, segmenter: Option<&str>| ModelSettings {
             detector: detector.map(str::to_owned),
             segmenter: segmenter.map(str::to_owned),
-            model_dir: PathBuf::new(),
-            hub: HubSettings::new(""),
-            device: DeviceChoice::Auto,
-            precision: Precision::F32,
-            detector_size: None,
+            ..ModelSettings::new("", HubSettings::new(""))
         };
         let names = |settings: &ModelSettings, on_gpu| {
             let ModelNames {

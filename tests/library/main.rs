@@ -14,10 +14,10 @@ use groundling::segmenter::Segmenter;
 
 /// Where `examples/images/shapes.png` has its red circle, in pixels.
 const RED_CIRCLE: BoundingBox = BoundingBox {
-    x0: 414.0,
-    y0: 285.0,
-    x1: 546.0,
-    y1: 417.0,
+    x0: 415.0,
+    y0: 286.0,
+    x1: 595.0,
+    y1: 466.0,
 };
 
 fn path(relative: &str) -> std::path::PathBuf {
@@ -114,8 +114,8 @@ fn a_click_becomes_the_mask_of_the_object_under_it() {
     let click = SegmentPrompt {
         bounding_box: None,
         points: vec![Point {
-            x: 480.0,
-            y: 350.0,
+            x: 505.0,
+            y: 375.0,
             is_foreground: true,
         }],
     };

@@ -24,6 +24,7 @@ use crate::models::weights::{Checkpoint, weights_in};
 
 /// The address, the cache and the token of the hub.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct HubSettings {
     /// The hub's URL, or a mirror's.
     pub endpoint: String,
