@@ -145,7 +145,9 @@ def count_responses(events: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=250, help="generated bodies per route, in addition to the edge cases")
+    parser.add_argument(
+        "--examples", type=int, default=250, help="generated bodies per route, in addition to the edge cases"
+    )
     parser.add_argument("--seed", type=int, default=1, help="equal seeds generate equal bodies")
     parser.add_argument("--out", type=Path, default=ROOT / "target/api/out", help="the folder for reports and logs")
     arguments = parser.parse_args()

@@ -77,12 +77,18 @@ def random_region(source: random.Random) -> dict:
     kind = source.choice(["textarea", "textarea", "rectanglelabels", "keypointlabels", "number"])
     value = {
         "textarea": {"text": [source.choice(PROMPTS)]},
-        "rectanglelabels": percent | {"rotation": sometimes_unusual(source, 0, NUMBERS), "rectanglelabels": ["Red Circle"]},
+        "rectanglelabels": percent
+        | {"rotation": sometimes_unusual(source, 0, NUMBERS), "rectanglelabels": ["Red Circle"]},
         "keypointlabels": percent | {"keypointlabels": ["Red Circle"], "labels": ["Red Circle"]},
         "number": {"number": sometimes_unusual(source, 0.3, NUMBERS)},
     }[kind]
     names = {"textarea": "prompt", "number": "box_threshold"}
-    region = {"type": kind, "value": value, "id": str(source.random()), "to_name": sometimes_unusual(source, "image", ["", "other"])}
+    region = {
+        "type": kind,
+        "value": value,
+        "id": str(source.random()),
+        "to_name": sometimes_unusual(source, "image", ["", "other"]),
+    }
     region["from_name"] = sometimes_unusual(source, names.get(kind, "label"), ["", "other"])
     if kind == "keypointlabels":
         region["is_positive"] = source.random() < 0.7

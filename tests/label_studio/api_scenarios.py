@@ -100,8 +100,12 @@ def tokens(world: World) -> None:
         answer = api.interactive(legacy, tasks[3], prompt)
         ensure("errors" in answer, "the image was fetched although legacy tokens are disabled")
         message = world.legacy.log_text()[log_length:] + str(answer["errors"])
-        ensure("LABEL_STUDIO_ACCESS_TOKEN" in message, f"the error does not name the token's setting: {message[-1500:]}")
-        ensure("legacy" in message.lower(), f"the error does not say that legacy tokens are disabled: {message[-1500:]}")
+        ensure(
+            "LABEL_STUDIO_ACCESS_TOKEN" in message, f"the error does not name the token's setting: {message[-1500:]}"
+        )
+        ensure(
+            "legacy" in message.lower(), f"the error does not say that legacy tokens are disabled: {message[-1500:]}"
+        )
     finally:
         api.allow_tokens(legacy=True)
     check("legacy token, enabled again", legacy, tasks[4])
@@ -131,7 +135,8 @@ def annotate(world: World) -> None:
     code, output = world.run_groundling("annotate-2", command, environment)
     ensure(code == 0, f"the second annotate ended with exit code {code}: {output[-1500:]}")
     ensure(
-        ids_of(predictions_of(world, project)) == ids_of(first), f"the second annotate changed predictions: {output[-1500:]}"
+        ids_of(predictions_of(world, project)) == ids_of(first),
+        f"the second annotate changed predictions: {output[-1500:]}",
     )
 
     project = api.project("annotate, only unlabeled")

@@ -111,7 +111,9 @@ class Browser:
 
     def wait_for_regions(self) -> None:
         """Waits until the selected annotation or prediction has regions."""
-        self.page.wait_for_function("((Htx.annotationStore.selected || {}).regions || []).some((region) => region.type)")
+        self.page.wait_for_function(
+            "((Htx.annotationStore.selected || {}).regions || []).some((region) => region.type)"
+        )
         self.page.wait_for_selector(".konvajs-content canvas")
         self.settle()
 

@@ -87,7 +87,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the folder for screenshots, logs and data; must be empty or new")
     parser.add_argument("--only", help=f"scenarios to run, some of {','.join(SCENARIOS)}")
     parser.add_argument("--keep-going", action="store_true", help="continue after a failed scenario")
-    parser.add_argument("--keep-running", action="store_true", help="keep the servers running afterwards, to use them in a browser")
+    parser.add_argument(
+        "--keep-running", action="store_true", help="keep the servers running afterwards, to use them in a browser"
+    )
     arguments = parser.parse_args()
     names = arguments.only.split(",") if arguments.only else list(SCENARIOS)
     unknown = [name for name in names if name not in SCENARIOS]

@@ -145,13 +145,18 @@ def exif(world: World) -> None:
     page.screenshot("exif-suggestions")
     check_regions("EXIF", answer["result"], size=page.natural_size())
     ensure(page.natural_size() == (640, 480), f"the browser did not apply the orientation: {page.natural_size()}")
-    ensure(described(page.store()["suggestions"]) == pairs(), "EXIF: the suggestions in the page differ from the response")
+    ensure(
+        described(page.store()["suggestions"]) == pairs(), "EXIF: the suggestions in the page differ from the response"
+    )
     found = by_label(answer["result"], "rectanglelabels")
     check_drawn("EXIF", before, page.picture(), found)
     for label in LABELS:
         for key in ("x", "y", "width", "height"):
             values = expected[label]["value"][key], found[label]["value"][key]
-            ensure(abs(values[0] - values[1]) < 1.5, f"EXIF: {key} of {label}: {values[0]} upright, {values[1]} with an orientation")
+            ensure(
+                abs(values[0] - values[1]) < 1.5,
+                f"EXIF: {key} of {label}: {values[0]} upright, {values[1]} with an orientation",
+            )
     page.check_errors("EXIF")
 
 

@@ -494,7 +494,9 @@ def compare(out: Path, names: list[str], precision: str) -> None:
             run = subprocess.run([tests, "full_size", "--ignored", "--nocapture"], env=environment)
             if run.returncode:
                 failed.append(folder)
-        results = [json.loads((out / "results" / f"{folder}.json").read_text()) for folder in folders if folder not in failed]
+        results = [
+            json.loads((out / "results" / f"{folder}.json").read_text()) for folder in folders if folder not in failed
+        ]
         rows += [(result, weights_mib(out / result["name"])) for result in results]
         if len({result["digest"] for result in results}) > 1:
             failed.append(f"{name}: its copies give different numbers")
@@ -571,7 +573,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT, help=f"where to write (default: {OUT})")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32", help="precision of groundling (default: f32)")
+    parser.add_argument(
+        "--precision", choices=("f32", "bf16"), default="f32", help="precision of groundling (default: f32)"
+    )
     parser.add_argument("--step", choices=("make", "reference", "compare", "all"), default="all")
     arguments = parser.parse_args()
     steps = ("make", "reference", "compare") if arguments.step == "all" else (arguments.step,)

@@ -35,7 +35,9 @@ def main() -> None:
         *option("--bert-tokenizer", arguments.bert_tokenizer),
         *option("--brush-vectors", arguments.brush_vectors),
     )
-    weights = [HERE.parent.parent / "models" / "demo" / part / "model.safetensors" for part in ("detector", "segmenter")]
+    weights = [
+        HERE.parent.parent / "models" / "demo" / part / "model.safetensors" for part in ("detector", "segmenter")
+    ]
     if all(path.exists() for path in weights):
         run("demo_scenes.py")
     else:

@@ -312,9 +312,7 @@ def prepare(sizes: list, texts: list, tokenizer: BertTokenizerFast, max_length: 
     processor = GroundingDinoProcessor(image_processor, tokenizer)
     images = [picture(seed + index, height, width) for index, (height, width) in enumerate(sizes)]
     inputs = dict(
-        processor(
-            images=images, text=texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
-        )
+        processor(images=images, text=texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
     )
     inputs["pixel_values"] = inputs["pixel_values"].half().float()
     return inputs

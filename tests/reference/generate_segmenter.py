@@ -199,14 +199,19 @@ def write_case(
     output = model(image_embeddings=embeddings, multimask_output=case["multimask"], **prompts)
     for hook in hooks:
         hook.remove()
-    tensors = recorder.tensors | originals | prompts | {
-        "original_size": sizes["original_sizes"][0],
-        "reshaped_input_size": sizes["reshaped_input_sizes"][0],
-        "low_res_masks": output.pred_masks,
-        "iou_scores": output.iou_scores,
-        "final_masks": processor.post_process_masks(output.pred_masks, **sizes)[0],
-        "final_logits": processor.post_process_masks(output.pred_masks, binarize=False, **sizes)[0],
-    }
+    tensors = (
+        recorder.tensors
+        | originals
+        | prompts
+        | {
+            "original_size": sizes["original_sizes"][0],
+            "reshaped_input_size": sizes["reshaped_input_sizes"][0],
+            "low_res_masks": output.pred_masks,
+            "iou_scores": output.iou_scores,
+            "final_masks": processor.post_process_masks(output.pred_masks, **sizes)[0],
+            "final_logits": processor.post_process_masks(output.pred_masks, binarize=False, **sizes)[0],
+        }
+    )
     if not case.get("mask") and case_name != "box":
         del tensors["dense_embeddings"]  # the same vector everywhere, as in `box`
     if case_name in SHORT:

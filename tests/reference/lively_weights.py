@@ -26,9 +26,7 @@ def redraw(model: nn.Module, seed: int) -> None:
         if isinstance(module, NORMS) or type(module).__name__.endswith("LayerNorm")
     }
     embeddings = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
-    transposed = {
-        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.ConvTranspose2d)
-    }
+    transposed = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.ConvTranspose2d)}
     tensors = dict(model.named_parameters())
     tensors |= {name: buffer for name, buffer in model.named_buffers() if name.endswith("positional_embedding")}
     for name, tensor in tensors.items():
@@ -49,7 +47,9 @@ def redraw(model: nn.Module, seed: int) -> None:
         elif name.endswith("pos_embed"):
             value = 0.5 * noise
         elif name in transposed:
-            value = noise / tensor.shape[0] ** 0.5  # the stride equals the kernel: each output depends on one input position
+            value = (
+                noise / tensor.shape[0] ** 0.5
+            )  # the stride equals the kernel: each output depends on one input position
         else:
             value = noise / tensor[0].numel() ** 0.5
         tensor.data.copy_(value.half().float())

@@ -58,7 +58,11 @@ class Scenarios:
         self.args, self.folder = args, folder
         self.random = random.Random(args.seed)
         self.studio = Studio(40, args.seed, tasks=60)
-        self.settings = {"LABEL_STUDIO_HOST": self.studio.url, "LABEL_STUDIO_ACCESS_TOKEN": TOKEN, "IMAGE_TIMEOUT_S": "5"}
+        self.settings = {
+            "LABEL_STUDIO_HOST": self.studio.url,
+            "LABEL_STUDIO_ACCESS_TOKEN": TOKEN,
+            "IMAGE_TIMEOUT_S": "5",
+        }
         self.count = 0
         self.servers: list[Server] = []
 
@@ -198,7 +202,12 @@ class Scenarios:
             hub.listen()
             endpoint = f"http://127.0.0.1:{hub.getsockname()[1]}"
             models = self.new_folder()
-            settings = {"DETECTOR": "owner/model", "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint, "HF_HOME": str(models)}
+            settings = {
+                "DETECTOR": "owner/model",
+                "HF_HUB_OFFLINE": "0",
+                "HF_ENDPOINT": endpoint,
+                "HF_HOME": str(models),
+            }
             server = self.start_server(models, settings, wait=False)
             hub.settimeout(20)
             hub.accept()
@@ -256,7 +265,10 @@ class Scenarios:
                 must(status == 200, f"with a full disk: {status} {answer}")
             filler.unlink()
             must(self.type_prompt(server, "99.1", PROMPTS[99])[0] == 200, "an error after space was freed")
-            self.eventually(lambda: len(self.stored_prompts(models)) == 22, "prompts that were typed while the disk was full are not stored")
+            self.eventually(
+                lambda: len(self.stored_prompts(models)) == 22,
+                "prompts that were typed while the disk was full are not stored",
+            )
             server.stop()
         finally:
             subprocess.run(["umount", "-l", models], check=True)
@@ -288,7 +300,10 @@ class Scenarios:
         connection.rollback()
         connection.close()
         self.type_prompt(server, "2.1", PROMPTS[2])
-        self.eventually(lambda: self.stored_prompts(models).get("1.1") == PROMPTS[1], "the prompt is not stored after the lock was released")
+        self.eventually(
+            lambda: self.stored_prompts(models).get("1.1") == PROMPTS[1],
+            "the prompt is not stored after the lock was released",
+        )
         server.stop()
         return f"answered in {seconds:.1f} s, stored after a lock of 7 s"
 
@@ -300,11 +315,15 @@ class Scenarios:
         (models / DATABASE).write_bytes(b"this is not a database" * 1000)
         status, answer = self.type_prompt(server, "1.1", PROMPTS[1])
         must(status == 200, f"{status}: {answer}")
-        self.eventually(lambda: self.stored_prompts(models).get("1.1") == PROMPTS[1], "the prompt is not stored in a new file")
+        self.eventually(
+            lambda: self.stored_prompts(models).get("1.1") == PROMPTS[1], "the prompt is not stored in a new file"
+        )
         must((models / f"{DATABASE}.damaged").exists(), "the damaged file was not kept")
         (models / DATABASE).unlink()
         self.type_prompt(server, "2.1", PROMPTS[2])
-        self.eventually(lambda: self.stored_prompts(models).get("2.1") == PROMPTS[2], "a deleted file is not created again")
+        self.eventually(
+            lambda: self.stored_prompts(models).get("2.1") == PROMPTS[2], "a deleted file is not created again"
+        )
         server.stop()
         (models / DATABASE).write_bytes(os.urandom(8192))
         server = self.start_server(models)
@@ -477,8 +496,13 @@ class Scenarios:
             must(status == 200, f"at {step}: {status} {answer}")
             must(time.monotonic() - started < 10, f"more than 10 s at {step}")
             again = self.type_prompt(server, "1.1", PROMPTS[i], i)
-            must(len(again[1]["results"][0]["result"]) == len(answer["results"][0]["result"]), f"another number of regions at {step}")
-        self.eventually(lambda: self.stored_prompts(models).get("1.1") == PROMPTS[len(steps) - 1], "the last prompt is not stored")
+            must(
+                len(again[1]["results"][0]["result"]) == len(answer["results"][0]["result"]),
+                f"another number of regions at {step}",
+            )
+        self.eventually(
+            lambda: self.stored_prompts(models).get("1.1") == PROMPTS[len(steps) - 1], "the last prompt is not stored"
+        )
         server.stop()
         return f"{len(steps)} steps of an hour to {9000} days"
 

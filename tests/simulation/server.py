@@ -12,13 +12,21 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # variables that a developer may have set; the process must not inherit them
-NOT_INHERITED = re.compile(r"^(MODEL_|HF_|SAM_|GROUNDING|LABEL_STUDIO|BASIC_AUTH|CACHE_|WARM_|MAX_|DETECTOR|SEGMENTER|PRECISION)")
+NOT_INHERITED = re.compile(
+    r"^(MODEL_|HF_|SAM_|GROUNDING|LABEL_STUDIO|BASIC_AUTH|CACHE_|WARM_|MAX_|DETECTOR|SEGMENTER|PRECISION)"
+)
 
 
 def environment() -> dict:
     """The environment variables of a groundling with the demo models and without the hub."""
     inherited = {name: value for name, value in os.environ.items() if not NOT_INHERITED.match(name)}
-    return inherited | {"NO_COLOR": "1", "DETECTOR": "demo", "SEGMENTER": "demo", "HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1"}
+    return inherited | {
+        "NO_COLOR": "1",
+        "DETECTOR": "demo",
+        "SEGMENTER": "demo",
+        "HF_HUB_OFFLINE": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
 
 
 class Server:
@@ -30,7 +38,9 @@ class Server:
             self.port = probe.getsockname()[1]
         self.log = open(log, "ab")  # noqa: SIM115, open as long as the process runs
         variables = {"PORT": str(self.port), "MODEL_DIR": str(models), "LOG_FORMAT": "json"} | (settings or {})
-        self.process = subprocess.Popen([binary, "serve"], stderr=self.log, stdout=self.log, env=environment() | variables)
+        self.process = subprocess.Popen(
+            [binary, "serve"], stderr=self.log, stdout=self.log, env=environment() | variables
+        )
         if wait:
             self.wait_until_ready()
 

@@ -171,7 +171,9 @@ class Simulation:
             if draw.random() < 0.5 and (response := self.send("open a task", "/predict", body)):
                 self.check_response(image, None, response)
             for _ in range(draw.choice((1, 1, 2))):
-                phrase = draw.choice(self.studio.pictures[image].objects)[0] if draw.random() < 0.8 else draw.choice(PHRASES)
+                phrase = (
+                    draw.choice(self.studio.pictures[image].objects)[0] if draw.random() < 0.8 else draw.choice(PHRASES)
+                )
                 body = request(CONFIG, [task(id_, url)], project, prompt(phrase))
                 if draw.random() < 0.07:
                     self.abandon(body, draw.random() * 0.2)
@@ -378,7 +380,13 @@ def main():
         print(f"{name}: {value}")
     for problem in report.problems[:20]:
         print("PROBLEM", problem)
-    result = {"minutes": args.minutes, "seed": args.seed, "requests": rows, "numbers": numbers, "faults": simulation.studio.faults}
+    result = {
+        "minutes": args.minutes,
+        "seed": args.seed,
+        "requests": rows,
+        "numbers": numbers,
+        "faults": simulation.studio.faults,
+    }
     (args.out / "soak.json").write_text(json.dumps(result, indent=1) + "\n")
     (args.out / "soak.svg").write_text(plot.draw(report.times, report.memory, f"{args.minutes:g} minutes"))
     sys.exit(bool(report.problems))
