@@ -1,11 +1,11 @@
-"""groundling's answers against its own OpenAPI document, with bodies that schemathesis makes of it.
+"""Compares groundling's responses with its own OpenAPI document, for bodies that schemathesis generates from it.
 
     cargo build --release
     tests/api/run [--examples N] [--seed N] [--out FOLDER]
 
-First every body recorded of Label Studio is held against the document, which must not refuse what Label Studio sends.
-Then schemathesis asks every route. Exits with 1 if an answer is not as the document says, or a defect shows in the log.
-The document, the reports and the log stay in the folder.
+First, every recorded body of Label Studio must be valid by the document. Then schemathesis sends requests to every route. The
+exit code is 1 if a response does not fit the document, or if the log has a panic. The document, the reports and the log are
+written to the folder.
 """
 
 import argparse
@@ -27,19 +27,19 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 GROUNDLING = Path(os.environ.get("GROUNDLING_BIN", ROOT / "target/release/groundling")).resolve()
 PAYLOADS = ROOT / "tests/integration/payloads"
-# those in schemathesis.toml
+# the same as in schemathesis.toml
 USER, PASSWORD = "user", "pa ss:wörd"
 START_SECONDS = 120
-# nobody listens there
+# a closed port
 NOWHERE = "http://127.0.0.1:1"
 
 
 class CheckFailed(Exception):
-    """Something is not as it should be; the message says what."""
+    """A failed check; the message says what is wrong."""
 
 
 def start(out: Path) -> subprocess.Popen:
-    """A groundling that can fetch nothing: every way out ends at a closed port of this machine."""
+    """Starts a groundling that can fetch nothing: Label Studio and the proxies are a closed port of this machine."""
     settings = {
         "PORT": "0",
         "BIND_ADDRESS": "127.0.0.1",
@@ -66,13 +66,13 @@ def start(out: Path) -> subprocess.Popen:
         )
 
 
-def address(server: subprocess.Popen, log: Path) -> str:
-    """Where it listens, from its log, once its models are loaded."""
+def wait_until_ready(server: subprocess.Popen, log: Path) -> str:
+    """Waits until the models are loaded. Returns the URL of the server, which is in its log."""
     end = time.monotonic() + START_SECONDS
     url = None
     while time.monotonic() < end:
         if server.poll() is not None:
-            raise CheckFailed(f"groundling ended with {server.returncode}; see {log}")
+            raise CheckFailed(f"groundling ended with exit code {server.returncode}; see {log}")
         listening = re.search(r'"message":"listening","address":"([^"]+)"', log.read_text(errors="replace"))
         url = listening and f"http://{listening[1]}"
         try:
@@ -84,17 +84,17 @@ def address(server: subprocess.Popen, log: Path) -> str:
     raise CheckFailed(f"groundling was not ready in {START_SECONDS} s; see {log}")
 
 
-def document(url: str) -> dict:
-    """Its OpenAPI document."""
+def openapi_document(url: str) -> dict:
+    """The OpenAPI document of the server."""
     passwords = urllib.request.HTTPPasswordMgrWithPriorAuth()
     passwords.add_password(None, url, USER, PASSWORD, is_authenticated=True)
     opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(passwords))
-    with opener.open(f"{url}/api-docs", timeout=10) as answer:
-        return json.load(answer)
+    with opener.open(f"{url}/api-docs", timeout=10) as response:
+        return json.load(response)
 
 
-def recorded_bodies(docs: dict) -> int:
-    """Holds every recorded body against the schema of its route; how many there were."""
+def check_recorded_bodies(docs: dict) -> int:
+    """Validates every recorded body with the schema of its route. Returns the number of bodies."""
     count = 0
     for path in sorted(PAYLOADS.glob("*.json")):
         request = json.loads(path.read_text(encoding="utf-8")).get("request", {})
@@ -105,15 +105,15 @@ def recorded_bodies(docs: dict) -> int:
         schema = schema | {"components": docs["components"]}
         errors = list(jsonschema_rs.Draft202012Validator(schema).iter_errors(request["body"]))
         if errors:
-            raise CheckFailed(f"{path.name} does not fit {request['path']}: {errors[0]}")
+            raise CheckFailed(f"{path.name} does not fit the schema of {request['path']}: {errors[0]}")
         count += 1
     if count < 12:
-        raise CheckFailed(f"only {count} recorded bodies in {PAYLOADS}")
+        raise CheckFailed(f"there are only {count} recorded bodies in {PAYLOADS}")
     return count
 
 
-def ask(url: str, out: Path, arguments: argparse.Namespace) -> int:
-    """Runs schemathesis; its exit code."""
+def run_schemathesis(url: str, out: Path, arguments: argparse.Namespace) -> int:
+    """Runs schemathesis. Returns its exit code."""
     command = [Path(sys.executable).with_name("schemathesis"), "--config-file", HERE / "schemathesis.toml", "run"]
     command += [out / "openapi.json", "--url", url]
     command += ["--seed", arguments.seed, "--max-examples", arguments.examples]
@@ -123,52 +123,52 @@ def ask(url: str, out: Path, arguments: argparse.Namespace) -> int:
     return subprocess.call([str(part) for part in command], cwd=out, env=os.environ | hooks)
 
 
-def answers(events: Path) -> None:
-    """Counts the answers by route and status; `/predict` must have found something in some images."""
+def count_responses(events: Path) -> None:
+    """Prints the number of responses by route and status; some responses of `/predict` must have regions."""
     counts: dict = collections.defaultdict(collections.Counter)
     with_regions = 0
     for line in events.read_text(encoding="utf-8").splitlines():
         recorder = json.loads(line).get("ScenarioFinished", {}).get("recorder") or {}
         for interaction in recorder.get("interactions", {}).values():
-            answer = interaction.get("response") or {}
-            status = answer.get("status_code", "none")
+            response = interaction.get("response") or {}
+            status = response.get("status_code", "none")
             counts[recorder["label"]][status] += 1
-            content = base64.b64decode((answer.get("content") or {}).get("$base64", ""))
+            content = base64.b64decode((response.get("content") or {}).get("$base64", ""))
             with_regions += status == 200 and b'"original_width"' in content
     for route, statuses in sorted(counts.items()):
         print(f"{route:14}", *(f"{status}: {count}" for status, count in sorted(statuses.items(), key=str)), sep="  ")
     total = sum(count for statuses in counts.values() for count in statuses.values())
-    print(f"{total} answers, {with_regions} of them with regions")
+    print(f"{total} responses, {with_regions} of them with regions")
     if not with_regions:
-        raise CheckFailed("no answer of /predict has regions: the bodies no longer get as far as the models")
+        raise CheckFailed("no response of /predict has regions: the generated bodies no longer reach the models")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=250, help="generated bodies per route, besides the edge cases")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same bodies")
-    parser.add_argument("--out", type=Path, default=ROOT / "target/api/out", help="reports and logs go here")
+    parser.add_argument("--examples", type=int, default=250, help="generated bodies per route, in addition to the edge cases")
+    parser.add_argument("--seed", type=int, default=1, help="equal seeds generate equal bodies")
+    parser.add_argument("--out", type=Path, default=ROOT / "target/api/out", help="the folder for reports and logs")
     arguments = parser.parse_args()
     if not GROUNDLING.is_file():
-        parser.error(f"no binary at {GROUNDLING}: cargo build --release, or set GROUNDLING_BIN")
+        parser.error(f"there is no binary {GROUNDLING}: run cargo build --release, or set GROUNDLING_BIN")
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated by SIGTERM"))
     begun = time.monotonic()
     server = start(out)
     try:
-        url = address(server, out / "groundling.log")
-        docs = document(url)
+        url = wait_until_ready(server, out / "groundling.log")
+        docs = openapi_document(url)
         (out / "openapi.json").write_text(json.dumps(docs, indent=1))
-        print(f"{recorded_bodies(docs)} recorded bodies of Label Studio fit the document", flush=True)
+        print(f"{check_recorded_bodies(docs)} recorded bodies of Label Studio are valid by the document", flush=True)
         print(f"seed {arguments.seed}, {arguments.examples} examples per route", flush=True)
-        code = ask(url, out, arguments)
+        code = run_schemathesis(url, out, arguments)
         if server.poll() is not None:
-            raise CheckFailed(f"groundling ended with {server.returncode}; see {out / 'groundling.log'}")
+            raise CheckFailed(f"groundling ended with exit code {server.returncode}; see {out / 'groundling.log'}")
         panics = (out / "groundling.log").read_text(errors="replace").count("panicked")
         if panics:
             raise CheckFailed(f"{panics} panics in {out / 'groundling.log'}")
-        answers(out / "events.ndjson")
+        count_responses(out / "events.ndjson")
         print(f"{time.monotonic() - begun:.0f} s; reports and logs: {out}")
         return 1 if code else 0
     except CheckFailed as problem:

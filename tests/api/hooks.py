@@ -1,4 +1,4 @@
-"""What schemathesis cannot know: labeling configs, images of tasks, and what annotators do."""
+"""Data that schemathesis cannot generate from a schema: labeling configs, images of tasks, and regions of annotators."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ CONFIGS = [
     SHAPES.format(more='<PolygonLabels name="outline" toName="image"><Label value="Red Circle"/></PolygonLabels>'),
     '<View><Image name="image" value="$image"/><Labels name="l" toName="image"><Label value="Red Square"/></Labels>'
     '<Rectangle name="r" toName="image"/><Brush name="b" toName="image"/><Polygon name="p" toName="image"/></View>',
-    # what cannot be used
+    # unusable configs
     '<View><Text name="text" value="$text"/></View>',
     "<View><Image",
     " ",
@@ -30,7 +30,7 @@ CONFIGS = [
 
 
 def png(width: int, height: int) -> bytes:
-    """A red circle on white."""
+    """A PNG of a red circle on white."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -45,13 +45,13 @@ def png(width: int, height: int) -> bytes:
 
 
 def data_uri(data: bytes) -> str:
-    """An image within the task."""
+    """An image as a data URI."""
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-# of these nothing leaves this machine, and `.invalid` is a name that nobody has
-ODD_IMAGES = [
-    data_uri(b"no image"),
+# no request to these leaves the machine; host names in `.invalid` do not exist
+UNUSUAL_IMAGES = [
+    data_uri(b"not an image"),
     "data:image/png;base64,&&&",
     "/data/upload/1/shapes.png",
     "s3://bucket/shapes.png",
@@ -66,33 +66,33 @@ NUMBERS = [0, 1, 5, 50, 99.5, 100, 101, -3, 1e-30, 1e6, 1e38, -1e300]
 schemathesis.openapi.format("labeling-config", st.sampled_from(CONFIGS))
 
 
-def odd(source: random.Random, usual: object, unusual: list) -> object:
-    """The usual value, or sometimes another."""
+def sometimes_unusual(source: random.Random, usual: object, unusual: list) -> object:
+    """The usual value, or in a fifth of the cases an unusual one."""
     return source.choice(unusual) if source.random() < 0.2 else usual
 
 
-def region(source: random.Random) -> dict:
-    """What an annotator did, as the page sends it, or nearly so."""
-    percent = {key: odd(source, source.randint(1, 60), NUMBERS) for key in ("x", "y", "width", "height")}
+def random_region(source: random.Random) -> dict:
+    """A region of an annotator as the page sends it, sometimes with unusual values."""
+    percent = {key: sometimes_unusual(source, source.randint(1, 60), NUMBERS) for key in ("x", "y", "width", "height")}
     kind = source.choice(["textarea", "textarea", "rectanglelabels", "keypointlabels", "number"])
     value = {
         "textarea": {"text": [source.choice(PROMPTS)]},
-        "rectanglelabels": percent | {"rotation": odd(source, 0, NUMBERS), "rectanglelabels": ["Red Circle"]},
+        "rectanglelabels": percent | {"rotation": sometimes_unusual(source, 0, NUMBERS), "rectanglelabels": ["Red Circle"]},
         "keypointlabels": percent | {"keypointlabels": ["Red Circle"], "labels": ["Red Circle"]},
-        "number": {"number": odd(source, 0.3, NUMBERS)},
+        "number": {"number": sometimes_unusual(source, 0.3, NUMBERS)},
     }[kind]
     names = {"textarea": "prompt", "number": "box_threshold"}
-    made = {"type": kind, "value": value, "id": str(source.random()), "to_name": odd(source, "image", ["", "other"])}
-    made["from_name"] = odd(source, names.get(kind, "label"), ["", "other"])
+    region = {"type": kind, "value": value, "id": str(source.random()), "to_name": sometimes_unusual(source, "image", ["", "other"])}
+    region["from_name"] = sometimes_unusual(source, names.get(kind, "label"), ["", "other"])
     if kind == "keypointlabels":
-        made["is_positive"] = source.random() < 0.7
-    return odd(source, made, [made | {"image_rotation": 90}, {"type": kind, "value": {}}])
+        region["is_positive"] = source.random() < 0.7
+    return sometimes_unusual(source, region, [region | {"image_rotation": 90}, {"type": kind, "value": {}}])
 
 
 @schemathesis.hook
 def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict) -> None:
-    """Gives bodies for `/predict` that fit the schema a labeling config, tasks with images and, mostly, something that an
-    annotator did: left alone, the generator makes few that get as far as the models. The body decides what it is given."""
+    """Adds a labeling config, tasks with images and mostly regions of an annotator to valid bodies of `/predict`. Few generated
+    bodies reach the models without them. The random choices depend on the body only."""
     body = case.body
     is_positive = case.meta is not None and case.meta.generation.mode.is_positive
     if case.operation.path != "/predict" or not is_positive or not isinstance(body, dict):
@@ -102,10 +102,10 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
         return
     picture = data_uri(png(source.choice([1, 33, 240, 240]), source.choice([1, 71, 160, 160])))
     tasks = body.get("tasks") or [{"id": source.randint(1, 9)} for _ in range(source.choice([0, 1, 1, 1, 3]))]
-    tasks = [task | {"data": {"image": odd(source, picture, ODD_IMAGES)}} for task in tasks]
+    tasks = [task | {"data": {"image": sometimes_unusual(source, picture, UNUSUAL_IMAGES)}} for task in tasks]
     params = body.get("params") or {}
     if source.random() < 0.7:
-        regions = [region(source) for _ in range(source.choice([0, 1, 1, 1, 2, 5, 70]))]
+        regions = [random_region(source) for _ in range(source.choice([0, 1, 1, 1, 2, 5, 70]))]
         params = params | {"context": {"result": regions}}
-    config = odd(source, source.choice(CONFIGS[:3]), CONFIGS[3:])
+    config = sometimes_unusual(source, source.choice(CONFIGS[:3]), CONFIGS[3:])
     case.body = body | {"tasks": tasks, "params": params, "label_config": config}

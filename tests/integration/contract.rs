@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::fake_studio::{FakeStudio, LEGACY_TOKEN, StudioOptions};
 use crate::support::{
     SHAPES_CONFIG, app, app_with, check_regions, get_json, payload, post, prompt_request, recorded,
-    regions,
+    regions, types_and_labels,
 };
 
 /// A server that is connected to a fake Label Studio.
@@ -146,9 +146,14 @@ async fn a_smart_tool_gives_one_mask_with_its_label() {
 }
 
 #[tokio::test]
-async fn a_context_without_usable_regions_gets_no_regions_and_no_error() {
+async fn an_unusable_context_counts_as_no_context() {
     let (_studio, app) = connected_app().await;
     let mut request = payload("predict_interactive_prompt");
+    request["params"] = json!(null);
+    let (status, expected) = post(&app, "/predict", &request).await;
+    assert_eq!(status, StatusCode::OK, "{expected}");
+    let expected = types_and_labels(&expected["results"][0]["result"]);
+    request["params"] = payload("predict_interactive_prompt")["params"].clone();
     for context in [
         json!(null),
         json!({}),
@@ -157,9 +162,15 @@ async fn a_context_without_usable_regions_gets_no_regions_and_no_error() {
         json!({"result": "x"}),
     ] {
         request["params"]["context"] = context.clone();
-        let (status, body) = post(&app, "/predict", &request).await;
-        assert_eq!(status, StatusCode::OK, "{context} {body}");
+        let answer = post(&app, "/predict", &request).await;
+        assert_eq!(types_and_labels(regions(&answer)), expected, "{context}");
     }
+}
+
+#[tokio::test]
+async fn a_context_with_regions_of_unusable_types_gets_no_regions() {
+    let (_studio, app) = connected_app().await;
+    let mut request = payload("predict_interactive_prompt");
     for region in [
         json!(null),
         json!(5),
@@ -167,15 +178,8 @@ async fn a_context_without_usable_regions_gets_no_regions_and_no_error() {
     ] {
         request["params"]["context"] = json!({"result": [region]});
         let answer = post(&app, "/predict", &request).await;
-        assert_eq!(
-            *regions(&answer),
-            json!([]),
-            "regions of an unusable type must get an empty result"
-        );
+        assert_eq!(*regions(&answer), json!([]), "{region}");
     }
-    request["params"] = json!(null);
-    let (status, body) = post(&app, "/predict", &request).await;
-    assert_eq!(status, StatusCode::OK, "{body}");
 }
 
 #[tokio::test]

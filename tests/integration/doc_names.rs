@@ -16,7 +16,7 @@ fn rows(table: &str) -> impl Iterator<Item = Vec<&str>> {
     rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect())
 }
 
-/// What tests and code in the repository exist.
+/// The code and the tests of the repository.
 struct Code {
     /// All Rust and Python code in `src` and `tests`.
     text: String,
@@ -92,8 +92,8 @@ fn tests_in(code: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether this is a file or folder of the repository, or a module of `src`. A path may be shortened to a file name in
-/// `tests/integration`, `tests/simulation` or the folder of the document.
+/// Whether this is a file or folder of the repository, or a module of `src`. A file in `tests/integration` or
+/// `tests/simulation` may be named without its folder.
 fn is_path(name: &str) -> bool {
     let module = name.replace("::", "/");
     let paths = [
@@ -134,7 +134,7 @@ fn security_md_names_existing_modules_and_tests() {
 #[test]
 fn the_pages_on_tests_and_reliability_name_existing_tests_and_files() {
     let code = Code::read();
-    for (page, heading, least) in [
+    for (page, heading, min_names) in [
         ("docs/tests.md", "## Promises", 100),
         ("docs/reliability.md", "## Promises", 30),
     ] {
@@ -158,11 +158,11 @@ fn the_pages_on_tests_and_reliability_name_existing_tests_and_files() {
                 names += 1;
             }
         }
-        assert!(names >= least, "{page} names only {names} tests");
+        assert!(names >= min_names, "{page} names only {names} tests");
     }
 }
 
-/// Every file and folder in a link or in backticks with a slash exists.
+/// Every path in backticks exists.
 #[test]
 fn the_page_on_tests_names_existing_paths() {
     let text = fs::read_to_string(repository("docs/tests.md")).unwrap();

@@ -266,16 +266,23 @@ async fn local_files_are_read_from_their_folder_only() {
 }
 
 #[tokio::test]
-async fn the_login_of_the_project_is_sent_to_protected_urls() {
+async fn the_login_of_the_project_is_sent_to_the_images_origin_only() {
     let studio = FakeStudio::start(StudioOptions::default()).await;
-    let app = app_with(&["--allowed-image-hosts", "localhost"]);
-    let image = format!("{}/open.png", studio.other_origin);
-    let mut request = prompt_request(SHAPES_CONFIG, &image, "red circle");
-    request["params"]["login"] = "user".into();
-    request["params"]["password"] = "word".into();
-    let answer = post(&app, "/predict", &request).await;
-    assert_eq!(
-        types_and_labels(regions(&answer)),
-        rectangle_and_mask_of(&["Red Circle"])
-    );
+    let app = app_with(&["--allowed-image-hosts", "localhost, 127.0.0.1"]);
+    let image = |name: &str| format!("{}/{name}.png", studio.other_origin);
+    let (status, text) = error(&app, &image("protected")).await;
+    assert_eq!(status, 502, "{text}");
+    assert!(text.contains("401"), "{text}");
+    // the second one redirects to another origin, which rejects credentials
+    for name in ["protected", "protected-moved"] {
+        let mut request = prompt_request(SHAPES_CONFIG, &image(name), "red circle");
+        request["params"]["login"] = "user".into();
+        request["params"]["password"] = "word".into();
+        let answer = post(&app, "/predict", &request).await;
+        assert_eq!(
+            types_and_labels(regions(&answer)),
+            rectangle_and_mask_of(&["Red Circle"]),
+            "{name}"
+        );
+    }
 }

@@ -51,7 +51,8 @@ fn redacted(mut value: Value) -> Value {
 async fn the_response_to_a_typed_prompt() {
     let request = prompt_request(SHAPES_CONFIG, &data_uri(SHAPES), "red circle. star");
     let (_, body) = post(&app_with(&[]), "/predict", &request).await;
-    assert_json_snapshot!(redacted(body));
+    let response = redacted(body);
+    assert_json_snapshot!(response);
 }
 
 #[tokio::test]
@@ -59,7 +60,8 @@ async fn the_response_to_a_batch_with_an_unreadable_image() {
     let mut request = batch_request(SHAPES_CONFIG, &[&data_uri(SHAPES), "data:,text"]);
     request["project"] = json!("5.1795353181");
     let (_, body) = post(&app_with(&[]), "/predict", &request).await;
-    assert_json_snapshot!(redacted(body));
+    let response = redacted(body);
+    assert_json_snapshot!(response);
 }
 
 #[tokio::test]
@@ -144,7 +146,8 @@ fn the_help_of_serve() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert_snapshot!(text(&output.stdout));
+    let help = text(&output.stdout);
+    assert_snapshot!(help);
 }
 
 /// Flag, environment variable and default of each setting, and the commands that have it.
@@ -175,7 +178,8 @@ fn the_settings_and_their_commands() {
     }
     let lines = settings.iter();
     let lines = lines.map(|(setting, commands)| format!("{setting}\n    {}\n", commands.join(" ")));
-    assert_snapshot!(lines.collect::<String>());
+    let list: String = lines.collect();
+    assert_snapshot!(list);
 }
 
 /// Name, type, labels and help of each metric.
@@ -186,7 +190,8 @@ async fn the_metrics() {
         let labels = labels.join(", ");
         format!("{name}{{{labels}}} {}\n    {}\n", metric.kind, metric.help)
     });
-    assert_snapshot!(lines.collect::<String>());
+    let list: String = lines.collect();
+    assert_snapshot!(list);
 }
 
 /// Each operation with its request, its statuses and its responses.
@@ -227,7 +232,8 @@ fn the_list_of_models() {
     assert!(output.status.success(), "{output:?}");
     let cache = scratch().to_str().unwrap();
     let list = text(&output.stdout).replace(folder, "[folder]");
-    assert_snapshot!(list.replace(cache, "[scratch]"));
+    let list = list.replace(cache, "[scratch]");
+    assert_snapshot!(list);
 }
 
 #[test]

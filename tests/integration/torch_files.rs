@@ -40,7 +40,7 @@ fn a_pickle_that_calls_a_function_is_rejected_and_not_run() {
             "{error}"
         );
     }
-    // not even when the archive is left away, as torch wrote before 1.6
+    // the format before torch 1.6: a pickle without an archive
     let error = with_weights("sam.pt", &pickle).error();
     assert!(
         error.contains("sam.pt") && error.contains("before 1.6"),

@@ -1,4 +1,4 @@
-"""Label Studio's API as its user, and the labeling configs of the check."""
+"""Label Studio's API, called as a user, and the labeling configs of the scenarios."""
 
 import json
 import time
@@ -26,13 +26,13 @@ SMART_CONFIG = CONFIG.rstrip().removesuffix("</View>") + KEYPOINTS
 
 
 def prompt_context(text: str) -> dict:
-    """The context that the page sends for a typed prompt."""
+    """The context that the page sends after a prompt was typed."""
     prompt = {"value": {"text": [text]}, "id": "p1", "from_name": "prompt", "to_name": "image"}
     return {"result": [prompt | {"type": "textarea", "origin": "manual"}]}
 
 
 class Api:
-    """Calls as the user, with access tokens made from a personal access token: they outlive the legacy token."""
+    """Calls with access tokens of a personal access token, which also work while legacy tokens are disabled."""
 
     def __init__(self, host: str, legacy_token: str) -> None:
         self.host = host
@@ -44,46 +44,46 @@ class Api:
         self.renew()
 
     def renew(self) -> None:
-        """A new access token, which lives 300 s."""
+        """Gets a new access token, which is valid for 300 s."""
         answer = requests.post(f"{self.host}/api/token/refresh/", json={"refresh": self.pat}, timeout=30)
         ensure(answer.ok, f"POST /api/token/refresh/: {answer.status_code} {answer.text[:300]}")
         self.session.headers["Authorization"] = f"Bearer {answer.json()['access']}"
         self.renew_at = time.monotonic() + 200
 
     def send(self, method: str, path: str, **arguments: Any) -> requests.Response:
-        """The answer of a call, whatever it is."""
+        """The response of a call, whatever its status."""
         if time.monotonic() > self.renew_at:
             self.renew()
         return self.session.request(method, self.host + path, timeout=120, **arguments)
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
-        """JSON of a call that must succeed."""
+        """The JSON of a call that must succeed."""
         answer = self.send(method, path, **arguments)
         if not answer.ok:
             raise CheckFailed(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
         return answer.json() if answer.content else None
 
     def get(self, path: str) -> Any:
-        """JSON of a GET."""
+        """The JSON of a GET request."""
         return self.call("GET", path)
 
     def post(self, path: str, body: Any) -> Any:
-        """JSON of a POST of JSON."""
+        """The JSON of a POST request with a JSON body."""
         return self.call("POST", path, json=body)
 
     def allow_tokens(self, legacy: bool) -> None:
-        """Personal access tokens on, legacy tokens on or off, for the organisation."""
+        """Enables personal access tokens, and enables or disables legacy tokens, for the organisation."""
         self.post("/api/jwt/settings", {"api_tokens_enabled": True, "legacy_api_tokens_enabled": legacy})
 
     def project(self, title: str, config: str = CONFIG, preannotate: Optional[bool] = False) -> int:
-        """A new project; `preannotate` is `show_collab_predictions`, None leaves Label Studio's default."""
+        """Creates a project. `preannotate` is `show_collab_predictions`; None keeps Label Studio's default. Returns its id."""
         body = {"title": title, "label_config": config}
         if preannotate is not None:
             body["show_collab_predictions"] = preannotate
         return self.post("/api/projects", body)["id"]
 
     def upload(self, project: int, *pictures: Path) -> List[int]:
-        """Uploads pictures; the ids of the project's tasks, oldest first."""
+        """Uploads pictures. Returns the ids of the project's tasks, oldest first."""
         for picture in pictures:
             kind = "image/jpeg" if picture.suffix == ".jpg" else "image/png"
             files = {"file": (picture.name, picture.read_bytes(), kind)}
@@ -91,7 +91,7 @@ class Api:
         return self.tasks(project)
 
     def import_urls(self, project: int, urls: List[str]) -> None:
-        """Tasks whose image is a URL."""
+        """Imports one task for each image URL."""
         self.post(f"/api/projects/{project}/import", [{"data": {"image": url}} for url in urls])
 
     def tasks(self, project: int) -> List[int]:
@@ -99,20 +99,20 @@ class Api:
         return sorted(task["id"] for task in self.get(f"/api/tasks?project={project}&page_size=200")["tasks"])
 
     def connect(self, project: int, backend: Process, **more: Any) -> dict:
-        """Connects a backend, which must be healthy: Label Studio's record of it."""
+        """Connects a backend, which must be healthy. Returns Label Studio's record of it."""
         connected = self.post("/api/ml", self.connection(project, backend) | more)
         ensure(connected["state"] == "CO", f"{backend.name} is not connected: {connected}")
-        ensure(connected["model_version"], f"{backend.name} told no model version: {connected}")
+        ensure(connected["model_version"], f"{backend.name} returned no model version: {connected}")
         return connected
 
     @staticmethod
     def connection(project: int, backend: Process) -> dict:
-        """What the form of Settings > Model sends."""
+        """The body that the form in Settings > Model sends."""
         body = {"project": project, "title": backend.name, "url": backend.url, "is_interactive": True}
         return body | {"auth_method": "NONE", "extra_params": ""}
 
     def test_request(self, ml: int) -> list:
-        """The regions that the test request of Settings > Model shows."""
+        """The regions of the test request in Settings > Model."""
         answer = self.call("POST", f"/api/ml/{ml}/predict/test?random=true")
         ensure(answer.get("status") == 200, f"test request: {json.dumps(answer)[:500]}")
         predictions = answer["response"]
@@ -120,7 +120,7 @@ class Api:
         return predictions[0]["result"]
 
     def interactive(self, ml: int, task: int, context: Any) -> dict:
-        """The answer to the page's request: has "data" or "errors"."""
+        """The response to an interactive request of the page; it has "data" or "errors"."""
         return self.post(f"/api/ml/{ml}/interactive-annotating", {"task": task, "context": context})
 
     def suggest(self, ml: int, task: int, context: Any) -> list:

@@ -1,4 +1,4 @@
-"""What other programs, batches and commands do."""
+"""Scenarios without the page: batches, tokens, commands and basic auth."""
 
 import shutil
 from pathlib import Path
@@ -12,23 +12,23 @@ from studio import World, ensure, free_port
 
 
 def batch(world: World) -> None:
-    """Retrieve predictions for uploads, local files, web addresses and data URIs in one request."""
+    """Retrieve predictions gives every task one prediction: uploads, local files, web addresses and data URIs."""
     api = world.api
     project = api.project("batch")
-    made = pictures.varied(world.out / "pictures/batch", 30)
-    api.upload(project, *made[:10])
-    add_local_files(world, project, made[10:20])
+    paths = pictures.varied(world.out / "pictures/batch", 30)
+    api.upload(project, *paths[:10])
+    add_local_files(world, project, paths[10:20])
     web = world.out / "web"
     web.mkdir(exist_ok=True)
     base = world.serve_images(web)
-    urls = [f"{base}/{shutil.copy(path, web / path.name.replace(' ', '-')).name}" for path in made[20:25]]
-    api.import_urls(project, urls + [pictures.data_uri(path) for path in made[25:]])
+    urls = [f"{base}/{shutil.copy(path, web / path.name.replace(' ', '-')).name}" for path in paths[20:25]]
+    api.import_urls(project, urls + [pictures.data_uri(path) for path in paths[25:]])
     tasks = api.get(f"/api/tasks?project={project}&page_size=200")["tasks"]
     # Label Studio syncs local files to addresses with its own host
     synced = f"{world.studio.url}/data/local-files/?d="
     expected = {"/data/upload/": 10, "/data/local-files/?d=": 5, synced: 5, f"{base}/": 5, "data:": 5}
     found = {form: sum(task["data"]["image"].startswith(form) for task in tasks) for form in expected}
-    ensure(found == expected, f"tasks of each form of address: {found}")
+    ensure(found == expected, f"number of tasks by form of address: {found}, expected {expected}")
 
     version = api.connect(project, world.legacy)["model_version"]
     api.retrieve_predictions(project)
@@ -48,19 +48,19 @@ def batch(world: World) -> None:
                 ensure(mask_of(region).any(), f"{what}: an empty mask")
 
     api.retrieve_predictions(project)
-    ensure(ids_of(predictions_of(world, project)) == ids_of(first), "retrieving again changed the predictions")
+    ensure(ids_of(predictions_of(world, project)) == ids_of(first), "a second retrieval changed the predictions")
 
 
 def add_local_files(world: World, project: int, paths: list) -> None:
-    """Tasks of a folder that Label Studio serves as /data/local-files: half synced, half imported by their address."""
+    """Adds tasks with local files: half are synced from a storage, half are imported by their URL."""
     folder = world.files / "batch pictures"
     folder.mkdir(parents=True, exist_ok=True)
     half = len(paths) // 2
     for path in paths[:half]:
         shutil.copy(path, folder)
     storage = {"project": project, "title": "local", "path": str(folder), "regex_filter": r".*\.png"}
-    made = world.api.post("/api/storages/localfiles", storage | {"use_blob_urls": True})
-    synced = world.api.post(f"/api/storages/localfiles/{made['id']}/sync", {})
+    created = world.api.post("/api/storages/localfiles", storage | {"use_blob_urls": True})
+    synced = world.api.post(f"/api/storages/localfiles/{created['id']}/sync", {})
     ensure(synced["last_sync_count"] == half, f"local files: {synced}")
     names = [Path(shutil.copy(path, folder)).relative_to(world.files) for path in paths[half:]]
     world.api.import_urls(project, [f"/data/local-files/?d={quote(str(name))}" for name in names])
@@ -80,10 +80,10 @@ def ids_of(found: Dict[int, List[dict]]) -> Dict[int, List[int]]:
 
 
 def tokens(world: World) -> None:
-    """A personal access token works, also where legacy tokens are disabled; a legacy token then says what to do."""
+    """A personal access token works even if legacy tokens are disabled; then the error of a legacy token names the setting."""
     api = world.api
     project = api.project("tokens")
-    # a task of its own for each question, lest an answer come from a cache
+    # another task for each request, so that no response comes from a cache
     tasks = api.upload(project, *[SHAPES] * 5)
     pat, legacy = (api.connect(project, backend)["id"] for backend in (world.pat, world.legacy))
     prompt = prompt_context(PROMPT)
@@ -96,19 +96,19 @@ def tokens(world: World) -> None:
     api.allow_tokens(legacy=False)
     try:
         check("personal access token, legacy tokens disabled", pat, tasks[2])
-        seen = len(world.legacy.log_text())
+        log_length = len(world.legacy.log_text())
         answer = api.interactive(legacy, tasks[3], prompt)
-        ensure("errors" in answer, "the legacy token was disabled, and yet the image was read")
-        said = world.legacy.log_text()[seen:] + str(answer["errors"])
-        ensure("LABEL_STUDIO_ACCESS_TOKEN" in said, f"the disabled token's setting is not named: {said[-1500:]}")
-        ensure("legacy" in said.lower(), f"it is not said that legacy tokens are disabled: {said[-1500:]}")
+        ensure("errors" in answer, "the image was fetched although legacy tokens are disabled")
+        message = world.legacy.log_text()[log_length:] + str(answer["errors"])
+        ensure("LABEL_STUDIO_ACCESS_TOKEN" in message, f"the error does not name the token's setting: {message[-1500:]}")
+        ensure("legacy" in message.lower(), f"the error does not say that legacy tokens are disabled: {message[-1500:]}")
     finally:
         api.allow_tokens(legacy=True)
     check("legacy token, enabled again", legacy, tasks[4])
 
 
 def annotate(world: World) -> None:
-    """`groundling annotate` gives every task of a project one prediction, once."""
+    """`groundling annotate` gives every task of a project one prediction, even if it runs twice."""
     api = world.api
     project = api.project("annotate")
     tasks = api.upload(project, *pictures.varied(world.out / "pictures/annotate", 12, first=5))
@@ -116,7 +116,7 @@ def annotate(world: World) -> None:
     command = ["annotate", "--project", project, "--prompt", "red circle"]
 
     code, output = world.run_groundling("annotate-1", command, environment)
-    ensure(code == 0, f"annotate ended with {code}: {output[-1500:]}")
+    ensure(code == 0, f"annotate ended with exit code {code}: {output[-1500:]}")
     first = predictions_of(world, project)
     counts = [len(first[task]) for task in tasks]
     ensure(counts == [1] * 12, f"predictions of the 12 tasks: {counts}: {output[-1500:]}")
@@ -129,9 +129,9 @@ def annotate(world: World) -> None:
         check_prediction(what, {"result": result, "score": prediction["score"]}, CONFIG)
 
     code, output = world.run_groundling("annotate-2", command, environment)
-    ensure(code == 0, f"annotate again ended with {code}: {output[-1500:]}")
+    ensure(code == 0, f"the second annotate ended with exit code {code}: {output[-1500:]}")
     ensure(
-        ids_of(predictions_of(world, project)) == ids_of(first), f"annotate again changed something: {output[-1500:]}"
+        ids_of(predictions_of(world, project)) == ids_of(first), f"the second annotate changed predictions: {output[-1500:]}"
     )
 
     project = api.project("annotate, only unlabeled")
@@ -140,15 +140,15 @@ def annotate(world: World) -> None:
     api.post(f"/api/tasks/{tasks[1]}/annotations", {"result": prompt, "was_cancelled": False})
     command[2] = project
     code, output = world.run_groundling("annotate-3", [*command, "--only-unlabeled"], environment)
-    ensure(code == 0, f"annotate --only-unlabeled ended with {code}: {output[-1500:]}")
+    ensure(code == 0, f"annotate --only-unlabeled ended with exit code {code}: {output[-1500:]}")
     found = predictions_of(world, project)
     counts = [len(found[task]) for task in tasks]
-    ensure(counts == [1, 0, 1], f"--only-unlabeled: predictions of tasks whose second is annotated: {counts}")
-    ensure(len(api.annotations(tasks[1])) == 1, "annotate touched an annotation")
+    ensure(counts == [1, 0, 1], f"--only-unlabeled: predictions of three tasks, the second one annotated: {counts}")
+    ensure(len(api.annotations(tasks[1])) == 1, "annotate changed an annotation")
 
 
 def doctor(world: World) -> None:
-    """`groundling doctor` finds nothing wrong with a good setup, and names the setting that is wrong."""
+    """`groundling doctor` finds no problem in a working setup, and names a wrong setting."""
     api = world.api
     project = api.project("doctor")
     api.upload(project, SHAPES)
@@ -164,13 +164,13 @@ def doctor(world: World) -> None:
     ]
     for name, environment, expected, named in cases:
         code, output = world.run_groundling(f"doctor-{name}", command, environment)
-        ensure(code == expected, f"doctor, {name}: ended with {code}, not {expected}: {output[-1500:]}")
+        ensure(code == expected, f"doctor, {name}: exit code {code}, not {expected}: {output[-1500:]}")
         ensure(named in output, f"doctor, {name}: does not name {named}: {output[-1500:]}")
-        ensure(wrong_token not in output, f"doctor, {name}: prints the token")
+        ensure(wrong_token not in output, f"doctor, {name}: the output shows the token")
 
 
 def basic_auth(world: World) -> None:
-    """User name and password for the backend."""
+    """Label Studio can connect a backend with basic auth, and only with the right credentials."""
     api = world.api
     password = world.secrets["basic auth password"] = "pa ss:wörd"
     token = world.secrets["legacy token"]

@@ -17,22 +17,22 @@ FLAGS = (
 ).split()
 TIMEOUT_MS = 45_000
 INTERACTIVE = "/interactive-annotating"
-# everything the labeling editor has drawn, as its own store tells it
+# a script that returns the suggestions and regions in the store of the labeling editor
 STORE = """() => {
   const annotation = Htx.annotationStore.selected;
-  const seen = (region) => ({
+  const describe = (region) => ({
     type: region.results[0].type, labels: [...(region.labels || [])], score: region.score,
     hasMask: region.type === "brushregion" && !!(region.rle && region.rle.length)
   });
   return {
-    suggestions: [...annotation.suggestions.values()].map(seen),
-    regions: annotation.regions.filter((region) => region.type).map(seen),
+    suggestions: [...annotation.suggestions.values()].map(describe),
+    regions: annotation.regions.filter((region) => region.type).map(describe),
   };
 }"""
 
 
 class Browser:
-    """The user's page: logged in once, one task at a time."""
+    """The page of a user who is logged in, with one open task at a time."""
 
     def __init__(self, host: str, folder: Path) -> None:
         self.host, self.folder = host, folder
@@ -44,7 +44,7 @@ class Browser:
         self.page = self.chromium.new_page(viewport={"width": 1500, "height": 1250})
         self.page.set_default_timeout(TIMEOUT_MS)
         self.page.route(lambda url: not url.startswith((host, "blob:", "data:")), lambda route: route.abort())
-        self.page.on("request", self.note_request)
+        self.page.on("request", self.record_context)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(f"{host}/user/login/")
         self.page.fill("input[name=email]", USER)
@@ -52,8 +52,8 @@ class Browser:
         self.page.click("button[type=submit]")
         self.page.wait_for_url(lambda url: "login" not in url)
 
-    def note_request(self, request: Request) -> None:
-        """Keeps the contexts that the page sends to the backend."""
+    def record_context(self, request: Request) -> None:
+        """Records the contexts that the page sends to the backend."""
         if INTERACTIVE in request.url:
             self.contexts.append(request.post_data_json["context"])
 
@@ -63,11 +63,11 @@ class Browser:
         self.playwright.stop()
 
     def screenshot(self, name: str) -> None:
-        """The page as a PNG."""
+        """Saves the page as a PNG."""
         self.page.screenshot(path=self.folder / f"{name}.png")
 
     def open_task(self, project: int, task: int) -> None:
-        """The task in the data manager, once its picture is drawn."""
+        """Opens a task in the data manager, and waits until its picture is drawn."""
         self.contexts.clear()
         self.errors.clear()
         self.page.goto(f"{self.host}/projects/{project}/data?task={task}")
@@ -81,7 +81,7 @@ class Browser:
         self.settle()
 
     def settle(self) -> None:
-        """Until two screenshots of the picture in a row are the same."""
+        """Waits until two consecutive screenshots of the picture are equal."""
         last = None
         for _ in range(40):
             now = self.picture()
@@ -91,7 +91,7 @@ class Browser:
             self.page.wait_for_timeout(250)
 
     def picture(self) -> np.ndarray:
-        """What is drawn of the picture, as pixels; the editor makes its canvas anew when predictions arrive."""
+        """The pixels of the picture with its regions. The editor creates a new canvas when predictions arrive."""
 
         def screenshot() -> Optional[bytes]:
             try:
@@ -105,11 +105,11 @@ class Browser:
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(np.int16)
 
     def natural_size(self) -> Tuple[int, int]:
-        """Width and height of the picture for the browser."""
+        """Width and height of the picture in the browser."""
         image = "document.querySelector('.lsf-image img')"
         return tuple(self.page.evaluate(f"[{image}.naturalWidth, {image}.naturalHeight]"))
 
-    def regions_drawn(self) -> None:
+    def wait_for_regions(self) -> None:
         """Waits until the selected annotation or prediction has regions."""
         self.page.wait_for_function("((Htx.annotationStore.selected || {}).regions || []).some((region) => region.type)")
         self.page.wait_for_selector(".konvajs-content canvas")
@@ -119,21 +119,21 @@ class Browser:
         """Suggestions and regions of the open annotation."""
         return self.page.evaluate(STORE)
 
-    def auto_annotation(self) -> None:
-        """Switches Auto-Annotation on, which the browser remembers."""
+    def enable_auto_annotation(self) -> None:
+        """Switches Auto-Annotation on; the browser remembers it."""
         if not self.page.evaluate("Htx.autoAnnotation"):
             self.page.click("label:has([data-testid=bottombar-auto-annotation-toggle])")
         self.page.wait_for_function("Htx.autoAnnotation")
 
     def type_prompt(self, text: str) -> dict:
-        """Types a prompt and presses Add: the answer as the page got it, once its suggestions are drawn."""
+        """Types a prompt and presses Add. Returns the response of the page, once its suggestions are drawn."""
         self.page.fill("[data-testid=textarea-input]", text)
         with self.page.expect_response(lambda response: INTERACTIVE in response.url) as waiting:
             self.page.click("[data-testid=textarea-add-button]")
         return self.suggestions(waiting.value)
 
     def suggestions(self, response: Response) -> dict:
-        """The answer of an interactive request, once its suggestions are drawn."""
+        """The response to an interactive request, once its suggestions are drawn."""
         answer = response.json()
         ensure("data" in answer and answer["data"]["result"], f"the page got no regions: {json.dumps(answer)[:500]}")
         self.page.wait_for_function("Htx.annotationStore.selected.suggestions.size > 0")
@@ -141,7 +141,7 @@ class Browser:
         return answer["data"]
 
     def suggestion_count(self) -> str:
-        """What the bottom bar says of suggestions."""
+        """The number of suggestions as the bottom bar shows it."""
         return self.page.inner_text(".lsf-auto-accept__info")
 
     def accept_all(self) -> None:
@@ -156,9 +156,9 @@ class Browser:
         return [" ".join(line.split()) for line in lines]
 
     def save(self, button: str) -> dict:
-        """Presses Submit or Update; the annotation as Label Studio answers it.
+        """Presses Submit or Update. Returns the annotation in Label Studio's response.
 
-        With Auto-Annotation on the page then sends a request without regions; its answer is awaited too.
+        With Auto-Annotation the page then sends an interactive request without regions; its response is checked too.
         """
 
         def saved(response: Response) -> bool:
@@ -169,13 +169,13 @@ class Browser:
             )
 
         page, before = self.page, len(self.contexts)
-        with page.expect_response(lambda response: INTERACTIVE in response.url) as echo:
+        with page.expect_response(lambda response: INTERACTIVE in response.url) as empty_request:
             with page.expect_response(saved) as waiting:
                 page.click(f"[data-testid=bottombar-{button}-button]")
         ensure(waiting.value.ok, f"{button}: {waiting.value.status} {waiting.value.text()[:300]}")
         sent = self.contexts[before:]
         ensure(sent == [{"result": []}], f"after {button} the page sent {json.dumps(sent)[:300]}")
-        answer = echo.value.json()
+        answer = empty_request.value.json()
         ensure("errors" not in answer, f"after {button} the backend failed: {answer}")
         ensure(not answer["data"]["result"], f"after {button} the backend found regions: {summary_of(answer)}")
         page.wait_for_selector("[data-testid=bottombar-update-button]")
@@ -190,7 +190,7 @@ class Browser:
             self.page.wait_for_timeout(200)
 
     def smart_rectangle(self, label: str, box: Tuple[float, float, float, float]) -> dict:
-        """Draws a rectangle with the smart tool, in shares of the picture: the answer as the page got it."""
+        """Draws a rectangle with the smart tool, in shares of the picture. Returns the response of the page."""
         self.page.locator(".lsf-labels", has_text=label).first.get_by_text(label, exact=True).click()
         self.page.locator(".lsf-toolbar .lsf-tool_smart").first.click()
         frame = self.page.locator(".konvajs-content").bounding_box()
@@ -204,10 +204,10 @@ class Browser:
         return self.suggestions(waiting.value)
 
     def check_errors(self, what: str) -> None:
-        """No script of the page failed since the task was opened."""
+        """Checks that no script of the page failed since the task was opened."""
         ensure(not self.errors, f"{what}: errors in the page: {self.errors[:3]}")
 
 
 def summary_of(answer: dict) -> str:
-    """An answer's regions, in short."""
+    """The types of the regions in a response."""
     return str([region["type"] for region in answer["data"]["result"]])

@@ -1,12 +1,12 @@
-"""groundling beside the real Label Studio, in the real page: every way that leads from an image to regions.
+"""Tests groundling with the real Label Studio and its page in headless Chromium.
 
     pip install -r tests/label_studio/requirements.txt    (and Debian's chromium)
     cargo build --release
     python tests/label_studio/check.py [--out FOLDER] [--only NAME[,NAME]]
 
-Starts Label Studio and groundling on free ports of 127.0.0.1 with fresh data and runs the scenarios, one line each.
-Exits with 1 at the first thing that is not as it should be. Screenshots and logs stay in the folder.
-GROUNDLING_BIN chooses another binary than target/release/groundling.
+Starts Label Studio and groundling on free ports of 127.0.0.1 with new data, runs the scenarios, and prints a line for each. The
+exit code is 1 after the first failed scenario. Screenshots and logs are written to the folder. GROUNDLING_BIN selects another
+binary than target/release/groundling.
 """
 
 import argparse
@@ -41,7 +41,7 @@ JWT = re.compile(r"eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")
 
 
 def start(world: World) -> None:
-    """Label Studio, its user's tokens, and a groundling with each kind of token."""
+    """Starts Label Studio, creates tokens, and starts a groundling with each kind of token."""
     world.logs.mkdir(parents=True, exist_ok=True)
     world.start_label_studio()
     world.studio.wait_for_health(STUDIO_SECONDS)
@@ -53,25 +53,25 @@ def start(world: World) -> None:
 
 
 def no_secrets(world: World) -> None:
-    """No log and no output of groundling holds a token or a password."""
+    """Checks that no log and no output of groundling shows a token or a password."""
     logs = sorted(world.logs.glob("groundling*.log"))
     ensure(logs, f"no logs of groundling in {world.logs}")
     for log in logs:
         text = log.read_text(encoding="utf-8", errors="replace")
         for what, secret in world.secrets.items():
             parts = secret.split(".") if secret.count(".") == 2 else [secret]
-            # a token's first part is the same for all tokens; its last is the signature
-            ensure(parts[-1] not in text, f"{log} holds the {what}")
-        ensure(not JWT.search(text), f"{log} holds a JSON web token")
+            # the first part of a JSON web token is the same for all tokens; the last part is its signature
+            ensure(parts[-1] not in text, f"{log} shows the {what}")
+        ensure(not JWT.search(text), f"{log} shows a JSON web token")
 
 
 def run(name: str, scenario, world: World) -> bool:
-    """Runs a scenario and prints a line: whether it passed."""
+    """Runs a scenario and prints a line. Returns whether it passed."""
     begun = time.monotonic()
     try:
         scenario(world)
         problem = None
-    except Exception as error:  # a scenario may fail in any way, and its message is all that is wanted
+    except Exception as error:  # a scenario may raise any exception; only its message is printed
         problem = f"{type(error).__name__}: {error}"
         (world.logs / f"failed-{name}.txt").write_text(traceback.format_exc(), encoding="utf-8")
         if world.browser is not None and name in PAGE:
@@ -84,24 +84,24 @@ def run(name: str, scenario, world: World) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="keep screenshots, logs and data here; must be empty or new")
-    parser.add_argument("--only", help=f"scenarios to run, of {','.join(SCENARIOS)}")
-    parser.add_argument("--keep-going", action="store_true", help="run the other scenarios after one failed")
-    parser.add_argument("--keep-running", action="store_true", help="stay up afterwards, to look at it in a browser")
+    parser.add_argument("--out", type=Path, help="the folder for screenshots, logs and data; must be empty or new")
+    parser.add_argument("--only", help=f"scenarios to run, some of {','.join(SCENARIOS)}")
+    parser.add_argument("--keep-going", action="store_true", help="continue after a failed scenario")
+    parser.add_argument("--keep-running", action="store_true", help="keep the servers running afterwards, to use them in a browser")
     arguments = parser.parse_args()
     names = arguments.only.split(",") if arguments.only else list(SCENARIOS)
     unknown = [name for name in names if name not in SCENARIOS]
     if unknown:
-        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+        parser.error(f"unknown scenarios {', '.join(unknown)}; the scenarios are {', '.join(SCENARIOS)}")
     if not GROUNDLING.is_file() or not shutil.which(str(GROUNDLING)):
-        parser.error(f"no binary at {GROUNDLING}: cargo build --release, or set GROUNDLING_BIN")
+        parser.error(f"there is no binary {GROUNDLING}: run cargo build --release, or set GROUNDLING_BIN")
     out = (arguments.out or Path(tempfile.mkdtemp(prefix="groundling-label-studio-"))).resolve()
     if (out / "data").exists():
-        parser.error(f"{out} holds the data of another run")
+        parser.error(f"{out} has the data of another run: choose a new folder")
     out.mkdir(parents=True, exist_ok=True)
 
     world, passed, failed = World(out), 0, 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated by SIGTERM"))
     try:
         steps = [("start", start), *((name, SCENARIOS[name]) for name in names), ("no-secrets", no_secrets)]
         for name, scenario in steps:

@@ -1,4 +1,4 @@
-"""What a user sees and does in the page."""
+"""Scenarios in the page: what a user does and sees."""
 
 from typing import List, Sequence, Tuple
 
@@ -20,28 +20,28 @@ from regions import (
 )
 from studio import World, ensure, until
 
-# where the red circle is, in shares of the picture
+# the position of the red circle, in shares of the picture
 CIRCLE_BOX = (0.645, 0.590, 0.935, 0.975)
 CIRCLE_CENTRE = (0.79, 0.78)
 
 
 def page_of(world: World) -> Browser:
-    """The browser, logged in."""
+    """The page of the user; the first call starts the browser and logs in."""
     if world.browser is None:
         world.browser = Browser(world.studio.url, world.out / "screenshots")
     return world.browser
 
 
-def seen(regions: Sequence[dict]) -> List[Tuple[str, str]]:
-    """Type and label of the regions in the page's store, which must all have what it takes to be drawn."""
+def described(regions: Sequence[dict]) -> List[Tuple[str, str]]:
+    """Type and label of the regions in the page's store. Each must have one label, and a mask if it is a brush region."""
     for region in regions:
         ensure(region["type"] != "brushlabels" or region["hasMask"], f"a brush region without a mask: {region}")
-        ensure(len(region["labels"]) == 1, f"a region with the labels {region['labels']}")
+        ensure(len(region["labels"]) == 1, f"a region must have one label, not {region['labels']}")
     return sorted((region["type"], region["labels"][0]) for region in regions)
 
 
 def changed(before: np.ndarray, after: np.ndarray, box: Tuple[float, ...]) -> float:
-    """The share of pixels that differ between two screenshots in a box, given in shares of the picture."""
+    """The share of pixels that differ between two screenshots inside a box, which is in shares of the picture."""
     ensure(before.shape == after.shape, f"the picture's size changed: {before.shape} and {after.shape}")
     height, width, _ = before.shape
     x0, x1 = int(box[0] * width), int(box[2] * width)
@@ -50,18 +50,18 @@ def changed(before: np.ndarray, after: np.ndarray, box: Tuple[float, ...]) -> fl
 
 
 def check_drawn(what: str, before: np.ndarray, after: np.ndarray, rectangles: dict) -> None:
-    """The canvas shows something where the regions are, and nothing far from them."""
+    """Checks that the picture changed where the regions are, and not far from them."""
     for label, region in rectangles.items():
         value = region["value"]
         x, y = value["x"] / 100, value["y"] / 100
         share = changed(before, after, (x, y, x + value["width"] / 100, y + value["height"] / 100))
-        ensure(share > 0.5, f"{what}: only {share:.0%} of the pixels changed where {label} is")
+        ensure(share > 0.5, f"{what}: only {share:.0%} of the pixels changed in the rectangle of {label}")
     share = changed(before, after, (0, 0, 0.9, 0.5))
-    ensure(share < 0.02, f"{what}: {share:.0%} of the pixels changed where nothing was found")
+    ensure(share < 0.02, f"{what}: {share:.0%} of the pixels changed where there are no regions")
 
 
 def connect(world: World) -> None:
-    """A backend is connected, tells its version, and answers the test request."""
+    """A backend can be connected, and its test request shows regions."""
     api = world.api
     project = api.project("connect")
     api.upload(project, SHAPES)
@@ -71,14 +71,14 @@ def connect(world: World) -> None:
 
 
 def browser(world: World) -> None:
-    """Typed prompt, suggestions, accept, submit, update."""
+    """A typed prompt gives suggestions, which can be accepted, submitted and updated without a loss."""
     api, page = world.api, page_of(world)
     project = api.project("typed prompt")
     [task] = api.upload(project, SHAPES)
     api.connect(project, world.legacy)
 
     page.open_task(project, task)
-    page.auto_annotation()
+    page.enable_auto_annotation()
     page.settle()
     before = page.picture()
     page.screenshot("browser-1-open")
@@ -87,8 +87,8 @@ def browser(world: World) -> None:
     check_regions("typed prompt", answer["result"])
     ensure([context["result"][0]["value"] for context in page.contexts] == [{"text": [PROMPT]}], str(page.contexts))
     store = page.store()
-    ensure(seen(store["suggestions"]) == pairs(), f"suggestions in the page: {store['suggestions']}")
-    ensure(store["regions"] == [], f"regions in the page before accepting: {store['regions']}")
+    ensure(described(store["suggestions"]) == pairs(), f"suggestions in the page: {store['suggestions']}")
+    ensure(store["regions"] == [], f"regions in the page before they are accepted: {store['regions']}")
     ensure(page.suggestion_count() == "4 suggestions", f"the bottom bar says {page.suggestion_count()!r}")
     rectangles = by_label(answer["result"], "rectanglelabels")
     check_drawn("suggestions", before, page.picture(), rectangles)
@@ -96,7 +96,7 @@ def browser(world: World) -> None:
     page.accept_all()
     page.screenshot("browser-3-accepted")
     store = page.store()
-    ensure(seen(store["regions"]) == pairs(), f"regions in the page after accepting: {store['regions']}")
+    ensure(described(store["regions"]) == pairs(), f"regions in the page after accepting: {store['regions']}")
     lines = page.outliner()
     ensure(len(lines) == 4 and all(any(label in line for label in LABELS) for line in lines), f"region list: {lines}")
     check_drawn("accepted regions", before, page.picture(), rectangles)
@@ -108,13 +108,13 @@ def browser(world: World) -> None:
     check_regions("saved annotation", drawn(annotation["result"]))
     scores = {region["id"]: region["score"] for region in answer["result"]}
     for region in drawn(annotation["result"]):
-        ensure(abs(region["score"] - scores[region["id"]]) < 1e-6, f"the score of {region['id']} was not kept")
+        ensure(abs(region["score"] - scores[region["id"]]) < 1e-6, f"the saved region {region['id']} has another score")
     check_prediction("saved annotation", {"result": drawn(annotation["result"])}, CONFIG)
-    # the page then sent a context without regions, whose answer changes nothing
+    # the page has sent a context without regions; the response must not change anything
     store = page.store()
-    ensure(store["suggestions"] == [] and seen(store["regions"]) == pairs(), f"in the page after Submit: {store}")
+    ensure(store["suggestions"] == [] and described(store["regions"]) == pairs(), f"in the page after Submit: {store}")
 
-    # the label away and back again: Update is only enabled after a change
+    # changes a label and changes it back, because Update is enabled only after a change
     rectangles = [region for region in annotation["result"] if region["type"] == "rectanglelabels"]
     [label] = rectangles[-1]["value"]["rectanglelabels"]
     [other] = set(LABELS) - {label}
@@ -122,7 +122,7 @@ def browser(world: World) -> None:
     page.save("update")
     page.screenshot("browser-5-updated")
     [updated] = api.annotations(task)
-    ensure(updated["id"] == annotation["id"], "Update made another annotation")
+    ensure(updated["id"] == annotation["id"], "Update created another annotation")
     ids = [sorted(region["id"] for region in version["result"]) for version in (annotation, updated)]
     ensure(ids[0] == ids[1] and len(set(ids[1])) == 5, f"regions before and after Update: {ids}")
     check_regions("updated annotation", drawn(updated["result"]))
@@ -131,32 +131,32 @@ def browser(world: World) -> None:
 
 
 def exif(world: World) -> None:
-    """A JPEG that lies on its side: regions are those of the upright picture."""
+    """The regions of a JPEG with an EXIF orientation are those of the upright picture."""
     api, page = world.api, page_of(world)
     project = api.project("EXIF orientation")
-    plain, turned = api.upload(project, SHAPES, pictures.turned(world.out / "pictures/turned.jpg"))
+    plain, rotated = api.upload(project, SHAPES, pictures.rotated(world.out / "pictures/rotated.jpg"))
     connected = api.connect(project, world.legacy)
     expected = by_label(api.suggest(connected["id"], plain, prompt_context(PROMPT)), "rectanglelabels")
 
-    page.open_task(project, turned)
-    page.auto_annotation()
+    page.open_task(project, rotated)
+    page.enable_auto_annotation()
     before = page.picture()
     answer = page.type_prompt(PROMPT)
     page.screenshot("exif-suggestions")
     check_regions("EXIF", answer["result"], size=page.natural_size())
-    ensure(page.natural_size() == (640, 480), f"the browser did not turn the picture: {page.natural_size()}")
-    ensure(seen(page.store()["suggestions"]) == pairs(), "EXIF: other suggestions in the page than in the answer")
+    ensure(page.natural_size() == (640, 480), f"the browser did not apply the orientation: {page.natural_size()}")
+    ensure(described(page.store()["suggestions"]) == pairs(), "EXIF: the suggestions in the page differ from the response")
     found = by_label(answer["result"], "rectanglelabels")
     check_drawn("EXIF", before, page.picture(), found)
     for label in LABELS:
         for key in ("x", "y", "width", "height"):
             values = expected[label]["value"][key], found[label]["value"][key]
-            ensure(abs(values[0] - values[1]) < 1.5, f"EXIF: {key} of {label}: {values[0]} upright, {values[1]} turned")
+            ensure(abs(values[0] - values[1]) < 1.5, f"EXIF: {key} of {label}: {values[0]} upright, {values[1]} with an orientation")
     page.check_errors("EXIF")
 
 
 def smart(world: World) -> None:
-    """Smart keypoint and smart rectangle: a mask with the tool's label."""
+    """A smart keypoint and a smart rectangle give one mask with the label of the tool."""
     api, page = world.api, page_of(world)
     project = api.project("smart tools", SMART_CONFIG)
     task, other = api.upload(project, SHAPES, SHAPES)
@@ -172,43 +172,43 @@ def smart(world: World) -> None:
         check_smart(api.suggest(ml, task, {"result": [common | region | {"origin": "manual"}]}), region["type"])
 
     page.open_task(project, other)
-    page.auto_annotation()
+    page.enable_auto_annotation()
     answer = page.smart_rectangle("Red Circle", CIRCLE_BOX)
     page.screenshot("smart-1-rectangle")
     check_smart(answer["result"], "smart rectangle in the page")
-    ensure(seen(page.store()["suggestions"]) == [("brushlabels", "Red Circle")], f"suggestions: {page.store()}")
+    ensure(described(page.store()["suggestions"]) == [("brushlabels", "Red Circle")], f"suggestions: {page.store()}")
     page.accept_all()
     page.screenshot("smart-2-accepted")
-    # the page takes the rectangle that was drawn away again
-    ensure(seen(page.store()["regions"]) == [("brushlabels", "Red Circle")], f"accepted: {page.store()}")
+    # the page removes the drawn rectangle
+    ensure(described(page.store()["regions"]) == [("brushlabels", "Red Circle")], f"accepted: {page.store()}")
     page.check_errors("smart rectangle")
 
 
 def check_smart(regions: list, what: str) -> None:
-    """One mask of the red circle, with its label."""
+    """Checks that the regions are one mask of the red circle, with its label."""
     ensure(summary(regions) == [("brushlabels", "Red Circle")], f"{what}: {summary(regions)}")
     ensure(regions[0]["from_name"] == "label2", f"{what}: a brush region of {regions[0]['from_name']}")
     check_prediction(what, {"result": regions}, SMART_CONFIG)
     mask = mask_of(regions[0])
     x, y = int(CIRCLE_CENTRE[0] * mask.shape[1]), int(CIRCLE_CENTRE[1] * mask.shape[0])
-    ensure(mask[y, x], f"{what}: the mask does not hold the circle's centre")
+    ensure(mask[y, x], f"{what}: the mask does not contain the centre of the circle")
     width, height = mask.shape[::-1]
     box = (CIRCLE_BOX[0] * width, CIRCLE_BOX[1] * height, CIRCLE_BOX[2] * width, CIRCLE_BOX[3] * height)
     overlap = iou(box, mask_box(mask))
-    ensure(overlap > 0.5, f"{what}: mask and circle overlap by {overlap:.2f} only")
+    ensure(overlap > 0.5, f"{what}: the IoU of mask and circle is only {overlap:.2f}")
 
 
 def memory(world: World) -> None:
-    """A prompt typed for one task pre-annotates the next one that is opened, as Label Studio is set by default."""
+    """With the default settings of Label Studio, a prompt typed for one task pre-annotates the next opened task."""
     api, page = world.api, page_of(world)
     project = api.project("prompt memory", preannotate=None)
     settings = api.get(f"/api/projects/{project}")
-    ensure(settings["show_collab_predictions"], "opening a task does not ask for predictions by default")
+    ensure(settings["show_collab_predictions"], "by default, opening a task does not retrieve predictions")
     first, second = api.upload(project, *pictures.varied(world.out / "pictures/memory", 2))
     api.connect(project, world.legacy)
 
     page.open_task(project, first)
-    page.auto_annotation()
+    page.enable_auto_annotation()
     answer = page.type_prompt("red circle.")
     page.screenshot("memory-1-typed")
     ensure(summary(answer["result"]) == pairs(LABELS[:1]), f"typed: {summary(answer['result'])}")
@@ -216,17 +216,17 @@ def memory(world: World) -> None:
     ensure(api.predictions(second) == [], "the second task has predictions before it is opened")
     page.open_task(project, second)
     predictions = until("a prediction for the opened task", lambda: api.predictions(second))
-    page.regions_drawn()
+    page.wait_for_regions()
     page.screenshot("memory-2-next-task")
-    # opened twice at the same time, the page makes Label Studio store the same prediction twice
+    # the page may request the task twice at the same time; then Label Studio stores the same prediction twice
     results = [drawn(prediction["result"]) for prediction in predictions]
     for result in results:
         ensure(summary(result) == pairs(LABELS[:1]), f"next task: {summary(result)}, not the typed prompt's regions")
         check_regions("next task", result, LABELS[:1], page.natural_size())
         check_prediction("next task", {"result": result}, CONFIG)
     store = page.store()
-    ensure(seen(store["regions"]) == pairs(LABELS[:1]), f"next task in the page: {store}")
+    ensure(described(store["regions"]) == pairs(LABELS[:1]), f"next task in the page: {store}")
     both = (answer["result"], results[0])
     boxes = [rectangle_box(by_label(result, "rectanglelabels")[LABELS[0]]) for result in both]
-    ensure(iou(*boxes) < 0.9, "next task: the first task's places were given again")
+    ensure(iou(*boxes) < 0.9, "next task: the regions are at the positions of the first task")
     page.check_errors("prompt memory")

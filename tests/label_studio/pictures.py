@@ -1,4 +1,4 @@
-"""Pictures made from examples/images/shapes.png."""
+"""Variations of examples/images/shapes.png."""
 
 import base64
 from pathlib import Path
@@ -8,11 +8,11 @@ from api import SHAPES
 from PIL import Image, ImageOps
 from studio import ensure
 
-ORIENTATION, TURN_RIGHT = 0x0112, 6
+ORIENTATION, ROTATE_RIGHT = 0x0112, 6
 
 
 def varied(folder: Path, count: int, first: int = 0) -> List[Path]:
-    """Pictures that differ a little: cropped at the edges, every other one mirrored."""
+    """Creates pictures that differ slightly: cropped at the edges, every other one mirrored."""
     folder.mkdir(parents=True, exist_ok=True)
     shapes = Image.open(SHAPES).convert("RGB")
     paths = []
@@ -25,21 +25,21 @@ def varied(folder: Path, count: int, first: int = 0) -> List[Path]:
     return paths
 
 
-def turned(path: Path) -> Path:
-    """A JPEG whose stored pixels lie on their side and whose EXIF tag says how to turn them upright."""
+def rotated(path: Path) -> Path:
+    """Creates a JPEG with rotated pixels, and an EXIF orientation with which it is shown upright."""
     shapes = Image.open(SHAPES).convert("RGB")
     exif = Image.Exif()
-    exif[ORIENTATION] = TURN_RIGHT
+    exif[ORIENTATION] = ROTATE_RIGHT
     path.parent.mkdir(parents=True, exist_ok=True)
     shapes.transpose(Image.Transpose.ROTATE_90).save(path, quality=97, exif=exif)
     stored = Image.open(path)
     upright = ImageOps.exif_transpose(stored)
-    ensure(stored.size == shapes.size[::-1] and upright.size == shapes.size, f"{path} is not turned")
+    ensure(stored.size == shapes.size[::-1] and upright.size == shapes.size, f"{path} is not rotated")
     return path
 
 
 def data_uri(path: Path) -> str:
-    """The picture itself as an address, as a JPEG to be short."""
+    """A picture as a data URI; as a JPEG, to be short."""
     jpeg = path.with_suffix(".uri.jpg")
     Image.open(path).save(jpeg, quality=90)
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.read_bytes()).decode("ascii")

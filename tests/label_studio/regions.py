@@ -1,4 +1,4 @@
-"""What regions must be like."""
+"""Checks of regions."""
 
 from typing import Dict, Iterable, List, Sequence, Tuple
 
@@ -18,17 +18,17 @@ def summary(regions: Iterable[dict]) -> List[Tuple[str, ...]]:
 
 
 def pairs(labels: Sequence[str] = LABELS) -> List[Tuple[str, ...]]:
-    """The summary of a rectangle and a mask per label."""
+    """The summary of a rectangle and a mask for each label."""
     return sorted((kind, label) for kind in KINDS for label in labels)
 
 
 def drawn(regions: Iterable[dict]) -> List[dict]:
-    """The regions without the prompt's text."""
+    """The regions that are shapes, without the text of the prompt."""
     return [region for region in regions if region["type"] != "textarea"]
 
 
 def mask_of(region: dict) -> np.ndarray:
-    """A brush region's mask, height x width, decoded by Label Studio's own decoder."""
+    """The mask of a brush region as [height, width], decoded by Label Studio's own decoder."""
     width, height = region["original_width"], region["original_height"]
     values = decode_rle(region["value"]["rle"])
     ensure(len(values) == width * height * 4, f"a mask of {len(values)} values, not {width}x{height}x4")
@@ -40,7 +40,7 @@ def mask_of(region: dict) -> np.ndarray:
 
 def mask_box(mask: np.ndarray) -> Box:
     """The box around a mask, in pixels."""
-    ensure(mask.any(), "an empty mask")
+    ensure(mask.any(), "the mask is empty")
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
@@ -53,7 +53,7 @@ def rectangle_box(region: dict) -> Box:
 
 
 def iou(one: Box, other: Box) -> float:
-    """The overlap of two boxes, 0 to 1."""
+    """The intersection over union of two boxes."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     common = max(width, 0) * max(height, 0)
@@ -62,13 +62,13 @@ def iou(one: Box, other: Box) -> float:
 
 
 def by_label(regions: Iterable[dict], kind: str) -> Dict[str, dict]:
-    """Regions of a kind by their label."""
+    """The regions of a type by their label."""
     return {region["value"][kind][0]: region for region in regions if region["type"] == kind}
 
 
 def check_regions(what: str, regions: list, labels: Sequence[str] = LABELS, size: Tuple[int, int] = (640, 480)) -> None:
-    """A rectangle and a mask that agree for each label, of a picture of that size, with scores and ids of their own."""
-    ensure(summary(regions) == pairs(labels), f"{what}: {summary(regions)} and not {pairs(labels)}")
+    """Checks that there are a rectangle and a mask for each label, which overlap, with the picture's size, scores and unique ids."""
+    ensure(summary(regions) == pairs(labels), f"{what}: the regions are {summary(regions)}, not {pairs(labels)}")
     ids = [region["id"] for region in regions]
     ensure(len(set(ids)) == len(ids), f"{what}: ids twice: {ids}")
     for region in regions:
@@ -78,10 +78,10 @@ def check_regions(what: str, regions: list, labels: Sequence[str] = LABELS, size
     rectangles, brushes = by_label(regions, "rectanglelabels"), by_label(regions, "brushlabels")
     for label in labels:
         overlap = iou(rectangle_box(rectangles[label]), mask_box(mask_of(brushes[label])))
-        ensure(overlap > 0.7, f"{what}: mask and rectangle of {label} overlap by {overlap:.2f} only")
+        ensure(overlap > 0.7, f"{what}: the IoU of mask and rectangle of {label} is only {overlap:.2f}")
 
 
 def check_prediction(what: str, prediction: dict, config: str) -> None:
-    """Label Studio's SDK finds nothing wrong with it."""
+    """Checks that a prediction is valid for Label Studio's SDK."""
     problems = LabelInterface(config).validate_prediction(prediction, return_errors=True)
     ensure(problems == [], f"{what}: {problems}")

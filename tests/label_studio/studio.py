@@ -1,4 +1,4 @@
-"""Label Studio and groundling as processes of this check, and Label Studio's API as its user."""
+"""Starts and stops Label Studio, groundling and a web server for the scenarios."""
 
 import functools
 import http.server
@@ -23,28 +23,28 @@ HEALTH_SECONDS, STUDIO_SECONDS = 60, 240
 
 
 class CheckFailed(Exception):
-    """Something is not as it should be; the message says what."""
+    """A failed check; the message says what is wrong."""
 
 
 def ensure(condition: Any, message: str) -> None:
-    """The condition, or the end of the check."""
+    """Raises CheckFailed with the message unless the condition holds."""
     if not condition:
         raise CheckFailed(message)
 
 
 def until(what: str, probe: Callable[[], Any], seconds: float = 30, pause: float = 0.3) -> Any:
-    """The probe's first answer that is true."""
+    """Calls the probe until it returns a true value, and returns that."""
     end = time.monotonic() + seconds
     while True:
         answer = probe()
         if answer:
             return answer
-        ensure(time.monotonic() < end, f"{what}: not in {seconds} s")
+        ensure(time.monotonic() < end, f"{what}: not within {seconds} s")
         time.sleep(pause)
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
+    """A port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -61,19 +61,19 @@ class Process:
     running: subprocess.Popen
 
     def log_text(self) -> str:
-        """Everything it logged so far."""
+        """The log so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def wait_for_health(self, seconds: float, ready: Callable[[dict], bool] = lambda health: True) -> None:
-        """Until `/health` answers 200 with a body that is ready."""
+        """Waits until `/health` returns 200 and `ready` accepts its body."""
 
         user, password = (self.environment.get(f"BASIC_AUTH_{part}", "") for part in ("USER", "PASS"))
-        # UTF-8 here, Latin-1 when Label Studio sends them: both must work
+        # here in UTF-8; Label Studio sends them in Latin-1, and both must work
         credentials = (user.encode(), password.encode()) if user else None
 
         def probe() -> bool:
             code = self.running.poll()
-            ensure(code is None, f"{self.name} ended with {code}; see {self.log}")
+            ensure(code is None, f"{self.name} ended with exit code {code}; see {self.log}")
             try:
                 answer = requests.get(f"{self.url}/health", auth=credentials, timeout=2)
                 return answer.status_code == 200 and ready(answer.json())
@@ -83,7 +83,7 @@ class Process:
         until(f"{self.name} at {self.url}/health", probe, seconds, pause=0.5)
 
     def stop(self) -> None:
-        """Ends it and its children."""
+        """Ends the process and its children."""
         if self.running.poll() is None:
             os.killpg(self.running.pid, signal.SIGTERM)
             try:
@@ -95,7 +95,7 @@ class Process:
 
 @dataclass
 class World:
-    """What the scenarios share: the folder of the results, the servers, and the secrets no log may hold."""
+    """Shared by the scenarios: the folder for results, the servers, and the secrets that no log may show."""
 
     out: Path
     studio: Optional[Process] = None
@@ -135,7 +135,7 @@ class World:
         return process
 
     def start_label_studio(self) -> None:
-        """Label Studio with one user whose legacy token is known, local files, and leave to reach local backends."""
+        """Starts Label Studio with one user with a known legacy token, local files, and access to backends on this machine."""
         port, data = free_port(), self.out / "data"
         self.files.mkdir(parents=True, exist_ok=True)
         self.secrets["legacy token"] = secrets.token_hex(20)
@@ -170,7 +170,7 @@ class World:
         self.studio = self.spawn("label-studio", command, port, environment)
 
     def groundling_environment(self, name: str, token: str, port: int) -> dict:
-        """The settings of a groundling on the demo models, with a model folder of its own."""
+        """The settings of a groundling with the demo models and a new MODEL_DIR."""
         models = self.out / "models" / name
         models.mkdir(parents=True, exist_ok=True)
         return {
@@ -185,7 +185,7 @@ class World:
         }
 
     def start_groundling(self, name: str, token: str, **more: str) -> Process:
-        """A groundling whose models are loaded."""
+        """Starts a groundling and waits until its models are loaded."""
         port = free_port()
         environment = self.groundling_environment(name, token, port) | more
         process = self.spawn(f"groundling-{name}", [GROUNDLING], port, environment)
@@ -193,7 +193,7 @@ class World:
         return process
 
     def run_groundling(self, log: str, arguments: list, environment: dict, seconds: float = 120) -> Tuple[int, str]:
-        """A groundling command that ends: its exit code and output, which is kept as a log."""
+        """Runs a groundling command. Returns its exit code and its output, which is also a log file."""
         command = [str(part) for part in [GROUNDLING, *arguments]]
         path = self.logs / f"groundling-{log}.log"
         with path.open("w") as sink:
@@ -205,18 +205,18 @@ class World:
             except subprocess.TimeoutExpired:
                 running.kill()
                 running.wait(10)
-                raise CheckFailed(f"groundling {' '.join(command[1:])}: still running after {seconds} s; see {path}")
+                raise CheckFailed(f"groundling {' '.join(command[1:])}: it did not end within {seconds} s; see {path}")
         return code, path.read_text(encoding="utf-8", errors="replace")
 
     def serve_images(self, folder: Path) -> str:
-        """The address of a web server for a folder."""
+        """Starts a web server for a folder. Returns its URL."""
         handler = functools.partial(QuietHandler, directory=str(folder))
         self.images = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=self.images.serve_forever, daemon=True).start()
         return f"http://127.0.0.1:{self.images.server_port}"
 
     def stop(self) -> None:
-        """Ends everything that was started, the last first."""
+        """Ends everything that was started, in reverse order."""
         try:
             if self.browser is not None:
                 self.browser.close()
@@ -228,7 +228,7 @@ class World:
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder, without a line per request."""
+    """Serves the files of a folder without logging requests."""
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Logs nothing."""

@@ -1,10 +1,10 @@
-"""Answers of groundling's /predict, checked with Label Studio's SDK and against what its page needs.
+"""Validates responses of groundling's /predict with Label Studio's SDK and with the rules of its page.
 
     python tests/label_studio/validate_answers.py FOLDER
 
-Each *.json in the folder is {"label_config": xml, "interactive": bool, "results": [...]}, the results as answered. Every
-entry that has a "result" is checked by LabelInterface.validate_prediction, by the same value models in pydantic's
-strict mode, and by rules of the page that the SDK does not know. Needs label-studio-sdk 2.1.2 only.
+Each *.json in the folder is {"label_config": xml, "interactive": bool, "results": [...]}, with the results of a response.
+Every entry that has a "result" is checked by LabelInterface.validate_prediction, by the same value models in pydantic's
+strict mode, and by rules of the page that the SDK does not check. Needs label-studio-sdk 2.1.2 only.
 """
 
 import json
@@ -28,20 +28,20 @@ def geometry_of(region: dict) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number of JSON."""
+    """Whether a value is a JSON number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def percent_problems(what: str, value: dict, keys: Tuple[str, ...]) -> Iterator[str]:
-    """Numbers that are no percentages."""
+    """Finds numbers that are not percentages."""
     for key in keys:
         number = value.get(key)
         if not is_number(number) or not -EPSILON <= number <= 100 + EPSILON:
-            yield f"{what}: {key} is {number!r}, not 0..100"
+            yield f"{what}: {key} is {number!r}, not in 0..100"
 
 
 def rectangle_problems(what: str, value: dict) -> Iterator[str]:
-    """A rectangle that is not inside the picture."""
+    """Finds a rectangle that is not inside the picture."""
     problems = list(percent_problems(what, value, ("x", "y", "width", "height")))
     yield from problems
     if problems:
@@ -54,22 +54,22 @@ def rectangle_problems(what: str, value: dict) -> Iterator[str]:
 
 
 def polygon_problems(what: str, value: dict) -> Iterator[str]:
-    """An outline that is none."""
+    """Finds an invalid polygon."""
     points = value.get("points")
     if not isinstance(points, list) or len(points) < 3:
         yield f"{what}: a polygon needs 3 points, not {points!r}"
         return
     for point in points:
         if not (isinstance(point, list) and len(point) == 2):
-            yield f"{what}: {point!r} is no point"
+            yield f"{what}: {point!r} is not a point"
             return
         yield from percent_problems(what, dict(zip("xy", point)), ("x", "y"))
 
 
 def runs_of(rle: List[int]) -> Tuple[int, int, str]:
-    """How many values an RLE announces, how many its runs have, and the bits after them.
+    """The number of values that an RLE declares, the number that its runs have, and the bits after the last run.
 
-    decode_rle clips a run that is too long, over which the page throws.
+    decode_rle accepts a last run that is too long, but the page throws an exception.
     """
     stream = InputStream(bytes2bit(rle))
     count, word = stream.read(32), stream.read(5) + 1
@@ -81,12 +81,12 @@ def runs_of(rle: List[int]) -> Tuple[int, int, str]:
         stream.i += word if same else word * length
         total += length
         if stream.i > len(stream.data):
-            raise ValueError(f"it ends after {total} of {count} values")
+            raise ValueError(f"the RLE ends after {total} of {count} values")
     return count, total, stream.data[stream.i :]
 
 
 def brush_problems(what: str, region: dict) -> Iterator[str]:
-    """A mask that the page cannot draw."""
+    """Finds a mask that the page cannot draw."""
     value = region["value"]
     if value.get("format") != "rle":
         yield f"{what}: format is {value.get('format')!r}"
@@ -95,35 +95,35 @@ def brush_problems(what: str, region: dict) -> Iterator[str]:
         count, total, rest = runs_of(value["rle"])
         values = decode_rle(value["rle"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        yield f"{what}: a broken RLE: {type(error).__name__}: {error}"
+        yield f"{what}: invalid RLE: {type(error).__name__}: {error}"
         return
     if not count == total == len(values) == expected:
-        yield f"{what}: an RLE of {count} values with runs of {total}, for {expected} values"
+        yield f"{what}: the RLE declares {count} values and has {total}, not {expected}"
     if len(rest) > 15 or "1" in rest:
         yield f"{what}: {len(rest)} bits after the last run"
     if not set(values.tolist()) <= {0, 255}:
         yield f"{what}: mask values other than 0 and 255"
     elif not values.any():
-        yield f"{what}: an empty mask"
+        yield f"{what}: the mask is empty"
 
 
 def region_problems(what: str, region: dict, control: ControlTag) -> Iterator[str]:
-    """What is wrong with a region by itself."""
+    """Finds problems of a single region."""
     score = region.get("score")
     if score is not None and not (is_number(score) and 0 <= score <= 1):
-        yield f"{what}: score {score!r}"
+        yield f"{what}: invalid score {score!r}"
     if not (isinstance(region.get("id"), str) and region["id"]):
-        yield f"{what}: id {region.get('id')!r}"
+        yield f"{what}: invalid id {region.get('id')!r}"
     value = region["value"]
     labels = value.get(region["type"]) if region["type"].endswith("labels") else None
     if labels and len(labels) > 1 and control.attr.get("choice") != "multiple":
-        yield f"{what}: {len(labels)} labels, and the control allows one"
+        yield f"{what}: {len(labels)} labels, but the control allows one"
     geometry = geometry_of(region)
     if not geometry:
         return
     size = [region.get("original_width"), region.get("original_height")]
     if not all(isinstance(side, int) and side > 0 for side in size) or region.get("image_rotation", 0) != 0:
-        yield f"{what}: of a picture of {size} turned by {region.get('image_rotation')}"
+        yield f"{what}: invalid picture size {size} or rotation {region.get('image_rotation')}"
         return
     if geometry == "rectangle":
         yield from rectangle_problems(what, value)
@@ -138,21 +138,21 @@ def region_problems(what: str, region: dict, control: ControlTag) -> Iterator[st
 
 
 def id_problems(result: List[dict]) -> Iterator[str]:
-    """Ids that make the page merge what does not belong together."""
+    """Finds ids with which the page would merge unrelated regions."""
     groups = defaultdict(list)
     for region in result:
         groups[region.get("id")].append(region)
     for key, group in groups.items():
         names = [region.get("from_name") for region in group]
         if len(set(names)) != len(names):
-            yield f"id {key!r} twice under {sorted(names)}"
+            yield f"the id {key!r} occurs twice in one control: {sorted(names)}"
         geometries = [geometry_of(region) for region in group if geometry_of(region)]
         if len(geometries) > 1:
-            yield f"id {key!r} for {geometries}: the page draws only one of them"
+            yield f"the id {key!r} has several shapes, of which the page draws only one: {geometries}"
 
 
 def labelled(region: dict, interface: LabelInterface) -> dict:
-    """An unlabeled region as if the annotator had chosen the first label; other regions as they are."""
+    """An unlabeled region with the first label, as if the annotator had chosen it; other regions unchanged."""
     kind, value = region.get("type"), region.get("value")
     if not geometry_of(region) or not str(kind).endswith("labels") or not isinstance(value, dict) or kind in value:
         return region
@@ -161,10 +161,10 @@ def labelled(region: dict, interface: LabelInterface) -> dict:
 
 
 def entry_problems(entry: dict, interface: LabelInterface, interactive: bool) -> List[str]:
-    """Everything that is wrong with an answer for one task."""
+    """All problems of the result of one task."""
     result = entry["result"]
     if not isinstance(result, list) or not all(isinstance(region, dict) for region in result):
-        return ["result is no list of regions"]
+        return ["the result is not a list of regions"]
     if interactive:
         try:
             result = [labelled(region, interface) for region in result]
@@ -173,7 +173,7 @@ def entry_problems(entry: dict, interface: LabelInterface, interactive: bool) ->
     problems = interface.validate_prediction(entry | {"result": result}, return_errors=True)
     version = entry.get("model_version", "-")
     if not (isinstance(version, str) and version):
-        problems.append(f"model_version {version!r}")
+        problems.append(f"invalid model_version {version!r}")
     if problems:
         return problems
     for number, region in enumerate(result):
@@ -184,18 +184,18 @@ def entry_problems(entry: dict, interface: LabelInterface, interactive: bool) ->
 
 
 def no_constants(name: str) -> Any:
-    """Refuses NaN and infinities, which are no JSON."""
-    raise ValueError(f"{name} is no JSON")
+    """Rejects NaN and infinity, which are not valid JSON."""
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def check_file(path: Path) -> Tuple[int, List[str], int]:
-    """Entries that passed, the problems of those that did not (one text each), and entries without a result."""
+    """The number of valid entries, the problems of each invalid entry as a text, and the number without a result."""
     try:
         answer = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_constants)
         interface = LabelInterface(answer["label_config"])
         interface.validate()
         interactive, results = bool(answer["interactive"]), answer["results"]
-    except Exception as error:  # a file that is not what it should be, in whatever way
+    except Exception as error:  # any error means that the file is invalid
         return 0, [f"{path.name}: {type(error).__name__}: {error}"], 0
     passed, failed, without = 0, [], 0
     for number, entry in enumerate(results):
@@ -216,7 +216,7 @@ def main() -> int:
         sys.exit(__doc__)
     paths = sorted(Path(sys.argv[1]).glob("*.json"))
     if not paths:
-        sys.exit(f"no *.json in {sys.argv[1]}")
+        sys.exit(f"there is no *.json in {sys.argv[1]}")
     passed, failed, without = 0, 0, 0
     for path in paths:
         good, problems, bare = check_file(path)

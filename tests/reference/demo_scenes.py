@@ -1,8 +1,8 @@
-"""What the reference answers with the demo models: scenes, prompts, detections and masks.
+"""Generates scenes and prompts, and the detections and masks of the reference with the demo models.
 
 Run it again whenever the demo weights change: it draws the scenes, and writes demo/scene_XX.png and
-demo/expected.json. Scenes where rounding could change the answer (a score next to a threshold or to another score,
-two phrases equally likely) and scenes whose file would be large are passed over.
+demo/expected.json. It skips scenes in which rounding could change the result (a score close to a threshold or to another
+score, two phrases with close scores), and scenes whose file would be large.
 """
 
 import argparse
@@ -35,7 +35,7 @@ BOX_THRESHOLD = 0.3
 TEXT_THRESHOLD = 0.25
 DOT = 1012
 COLOURS = 16
-MARGIN = 2e-3  # how far scores stay from what they are compared with
+MARGIN = 2e-3  # minimum distance of scores from thresholds and from each other
 
 COLOUR_WORDS = "red green blue yellow orange purple pink brown black white cyan gray".split()
 SHAPE_WORDS = "circle square triangle star heart cross ring diamond hexagon moon arrow rectangle".split()
@@ -46,7 +46,7 @@ SIZES += [(240, 120), (280, 140), (320, 180), (320, 200), (301, 97), (120, 240),
 
 
 class Detector:
-    """Grounding DINO: an image and phrases to boxes, each with a score and a phrase."""
+    """Grounding DINO: from an image and phrases to boxes with scores and phrases."""
 
     def __init__(self, folder: Path) -> None:
         self.model = GroundingDinoForObjectDetection.from_pretrained(folder, torch_dtype=torch.float32).eval()
@@ -56,7 +56,7 @@ class Detector:
         )
 
     def detect(self, image: Image.Image, phrases: list[str]) -> tuple[list[dict], bool]:
-        """Detections by falling score, and whether rounding could not have changed them."""
+        """The detections by descending score, and whether they are clear: rounding cannot change them."""
         inputs = self.processor(images=image, text=prompt_text(phrases), return_tensors="pt")
         output = self.model(**inputs)
         ids = inputs["input_ids"]
@@ -83,7 +83,7 @@ class Detector:
 
 
 class Segmenter:
-    """SAM: an image and boxes to masks of the image's size."""
+    """SAM: from an image and boxes to masks of the image's size."""
 
     def __init__(self, folder: Path) -> None:
         self.model = SamModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
@@ -102,20 +102,20 @@ class Segmenter:
 
 
 def prompt_text(phrases: list[str]) -> str:
-    """The text that the detector reads: lower case, each phrase closed by a dot."""
+    """The caption for the detector: in lower case, with a dot after each phrase."""
     return "".join(f"{phrase.lower()}. " for phrase in phrases).strip()
 
 
 def phrase_spans(ids: list[int]) -> list[range]:
-    """Where each phrase's tokens are: between [CLS] and the dots."""
+    """The indices of each phrase's tokens, which are between [CLS] and the dots."""
     dots = [index for index, token in enumerate(ids) if token == DOT]
     return [range(start + 1, end) for start, end in zip([0, *dots], dots)]
 
 
 def best_phrase(probabilities: torch.Tensor, spans: list[range]) -> tuple[int, bool]:
-    """The phrase with the highest mean over its tokens, and whether the choice is clear.
+    """The phrase with the highest mean probability of its tokens, and whether the choice is clear.
 
-    Only phrases with a token above the text threshold take part, unless there is none.
+    Only phrases with a token above the text threshold are considered, unless there is none.
     """
     means = [probabilities[list(span)].mean().item() for span in spans]
     best = [probabilities[list(span)].max().item() for span in spans]
@@ -126,7 +126,7 @@ def best_phrase(probabilities: torch.Tensor, spans: list[range]) -> tuple[int, b
 
 
 def load_scenes(path: Path) -> ModuleType:
-    """The module that draws scenes."""
+    """Imports the module that draws scenes."""
     specification = importlib.util.spec_from_file_location("scenes", path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -134,7 +134,7 @@ def load_scenes(path: Path) -> ModuleType:
 
 
 def phrases_for(generator: random.Random, objects: list) -> list[str]:
-    """Phrases for some of the (colour, shape, ...) objects, and up to two that name nothing in the scene."""
+    """Phrases for some of the (colour, shape, ...) objects, and up to two phrases without an object in the scene."""
     pairs = [(colour, shape) for colour, shape, *_ in objects]
     pairs += [(generator.choice(COLOUR_WORDS), generator.choice(SHAPE_WORDS)) for _ in range(generator.randint(0, 2))]
     generator.shuffle(pairs)
@@ -143,7 +143,7 @@ def phrases_for(generator: random.Random, objects: list) -> list[str]:
 
 
 def draw(scenes: ModuleType, seed: int, width: int, height: int) -> tuple[bytes, list[str]]:
-    """A PNG of a scene in few colours, and phrases for it."""
+    """Draws a scene with few colours as a PNG. Returns the file and phrases for it."""
     generator = random.Random(seed)
     image, objects = scenes.scene(generator, width, height)
     file = io.BytesIO()
@@ -152,7 +152,7 @@ def draw(scenes: ModuleType, seed: int, width: int, height: int) -> tuple[bytes,
 
 
 def describe(detection: dict, mask: np.ndarray, iou_score: float) -> dict:
-    """One detection for expected.json."""
+    """The entry of a detection in expected.json."""
     encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {
         "box": [round(edge, 4) for edge in detection["box"].tolist()],
@@ -185,7 +185,7 @@ def main() -> None:
             if clear:
                 break
         else:
-            raise RuntimeError(f"no clear scene of {width} x {height}")
+            raise RuntimeError(f"no scene of {width} x {height} has clear detections")
         name = f"scene_{number:02}.png"
         files[name] = file
         masks, iou_scores = [], []
@@ -203,7 +203,7 @@ def main() -> None:
         )
         print(f"{name}: {width} x {height}, {rows[-1]['prompt']!r}: {len(detections)} detections, attempt {attempt}")
     if not any(row["detections"] for row in rows):
-        raise RuntimeError("nothing is detected in any scene: the detector is not trained enough to be tested")
+        raise RuntimeError("there are no detections in any scene: the detector needs more training to be tested")
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, file in files.items():
         (arguments.out / name).write_bytes(file)

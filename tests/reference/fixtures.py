@@ -1,4 +1,4 @@
-"""Recording what the reference computes, and writing it as safetensors."""
+"""Records tensors of the reference while it runs, and writes them as safetensors."""
 
 import json
 from pathlib import Path
@@ -12,31 +12,31 @@ HERE = Path(__file__).resolve().parent
 
 
 class Recorder:
-    """Copies of the inputs and outputs of modules, taken while the model runs."""
+    """Copies inputs and outputs of modules while the model runs."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
 
     def keep(self, name: str, tensor: torch.Tensor) -> None:
-        """Copy `tensor` now, before anything writes into it."""
+        """Copies `tensor` now, before it can be changed in place."""
         if name in self.tensors:
             raise KeyError(f"{name} is recorded twice")
         self.tensors[name] = tensor.detach().clone()
 
     def on_call(self, module: nn.Module, function) -> RemovableHandle:
-        """Call `function(inputs, keywords, output)` after each run of `module`."""
+        """Calls `function(inputs, keywords, output)` after each run of `module`."""
         return module.register_forward_hook(
             lambda _module, inputs, keywords, output: function(inputs, keywords, output), with_kwargs=True
         )
 
     def before_call(self, module: nn.Module, function) -> RemovableHandle:
-        """Call `function(inputs, keywords)` before each run of `module`."""
+        """Calls `function(inputs, keywords)` before each run of `module`."""
         return module.register_forward_pre_hook(
             lambda _module, inputs, keywords: function(inputs, keywords), with_kwargs=True
         )
 
     def output(self, module: nn.Module, name: str) -> None:
-        """Keep the output of `module`, or the first tensor of it."""
+        """Records the output of `module`, or its first tensor."""
 
         def keep(_inputs, _keywords, output):
             self.keep(name, output if isinstance(output, torch.Tensor) else output[0])
@@ -45,13 +45,13 @@ class Recorder:
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], infinite: tuple[str, ...] = (), **notes) -> None:
-    """Write one fixture. NaN is refused, and infinity everywhere but in the tensors named in `infinite`.
+    """Writes one fixture. NaN is an error, and infinity too except in the tensors named in `infinite`.
 
-    Bool becomes u8 and float64 float32. `notes` are stored as JSON, each under its name. (One note per file keeps
-    the bytes the same on every run: the metadata has no fixed order.)
+    Bool becomes u8, and float64 becomes float32. `notes` are stored in the metadata as JSON under their name. Only one note
+    per file is allowed, because the metadata has no fixed order and the bytes must be the same in every run.
     """
     if len(notes) > 1:
-        raise ValueError("one note per file")
+        raise ValueError("only one note per file is allowed")
     stored = {}
     for name, tensor in tensors.items():
         if tensor.dtype == torch.bool:
@@ -73,7 +73,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], infinite: tuple[
 
 
 def write_json(path: Path, value, lines: bool = False) -> None:
-    """Write JSON: indented, or with one line for each item of a list."""
+    """Writes JSON: indented, or with one line for each item of a list."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if lines:
         text = "[\n" + ",\n".join(json.dumps(item, ensure_ascii=False) for item in value) + "\n]"
@@ -83,7 +83,7 @@ def write_json(path: Path, value, lines: bool = False) -> None:
 
 
 def run_exactly() -> None:
-    """One thread and no gradients: the same bytes on every run of the same machine."""
+    """Uses one thread and no gradients, so that every run on the same machine gives the same bytes."""
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     torch.use_deterministic_algorithms(True)

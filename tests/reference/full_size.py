@@ -1,11 +1,11 @@
-"""Checkpoints of full size with lively random weights, and what the reference computes with them.
+"""Generates checkpoints of full size with random weights, and compares groundling with the reference on them.
 
     python tests/reference/full_size.py [--out DIR] [--only NAME ...] [--step STEP]
 
-make: each checkpoint in both of its published forms, transformers' names and the original's. reference: what
-transformers (the original code for mobile-sam) computes in float32 from the files that were made, on three
-photographs, one by one and as a batch. compare: what groundling computes from them, its memory and its time to load,
-in a table. Each model has a process of its own. README.md names the files and tensors.
+Steps: `make` writes each checkpoint in both published formats, with the names of transformers and with the original names.
+`reference` computes the results of transformers (of the original code for mobile-sam) in float32 for three photographs, one by
+one and as a batch. `compare` runs groundling on the same files, and prints the differences, its memory and its load time. Each
+model has its own process. README.md lists the files and tensors.
 """
 
 import argparse
@@ -46,7 +46,7 @@ OUT = Path("target/full-size")
 SEED = 0
 VOCABULARY = HERE.parent.parent / "models" / "bert-base-uncased" / "vocab.txt"
 DETECTORS = ("grounding-dino-tiny", "grounding-dino-base")
-# name -> the vision encoder's configuration where it is not the default
+# name -> fields of the vision encoder's configuration that are not the default
 SEGMENTERS = {
     "sam-vit-base": {},
     "sam-vit-large": {
@@ -100,20 +100,20 @@ LABELS = [1, 0]
 
 
 def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Normal noise, seeded by the tensor's name."""
+    """Normal noise, seeded with the tensor's name."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{SEED} {name}".encode()))
     return torch.randn(shape, generator=generator)
 
 
 def describe(name: str, tensor: torch.Tensor) -> None:
-    """Print a tensor's scale; infinity is left out."""
+    """Prints the scale of the finite numbers of a tensor."""
     finite = tensor[torch.isfinite(tensor)].float()
     shape = " x ".join(map(str, tensor.shape))
     print(f"  {name}: {shape}, largest {finite.abs().max():.3g}, mean {finite.mean():.3g}, std {finite.std():.3g}")
 
 
 def rounded(tensor: torch.Tensor) -> list[float]:
-    """Numbers to print."""
+    """The numbers rounded for printing."""
     return [round(number, 2) for number in tensor.tolist()]
 
 
@@ -121,7 +121,7 @@ def rounded(tensor: torch.Tensor) -> list[float]:
 
 
 def build_detector(name: str) -> GroundingDinoForObjectDetection:
-    """The published configuration, as the conversion script has it, with lively weights."""
+    """The published configuration of the conversion script, with random weights."""
     model = GroundingDinoForObjectDetection(get_grounding_dino_config(name))
     redraw(model, SEED)
     temper(model)
@@ -129,7 +129,7 @@ def build_detector(name: str) -> GroundingDinoForObjectDetection:
 
 
 def build_segmenter(name: str) -> SamModel:
-    """The published configuration with lively weights."""
+    """The published configuration with random weights."""
     vision = SamVisionConfig(**SEGMENTERS[name])
     model = SamModel(SamConfig(vision_config=vision))
     redraw(model, SEED)
@@ -137,14 +137,14 @@ def build_segmenter(name: str) -> SamModel:
 
 
 def build_mobile_sam() -> nn.Module:
-    """MobileSAM from its own code, with lively weights."""
+    """MobileSAM of its own code, with random weights."""
     from mobile_sam import sam_model_registry
 
     model = sam_model_registry["vit_t"]()
     redraw(model, SEED)
     for module_name, module in model.named_modules():
         kind = type(module).__name__
-        if kind in ("BatchNorm2d", "LayerNorm2d"):  # `redraw` knows neither as a norm
+        if kind in ("BatchNorm2d", "LayerNorm2d"):  # `redraw` does not treat these as norms
             module.weight.data = 1 + 0.1 * draw(f"{module_name}.weight", module.weight.shape)
         if kind == "BatchNorm2d":
             module.running_mean.copy_(0.1 * draw(f"{module_name}.running_mean", module.running_mean.shape))
@@ -159,7 +159,7 @@ def build_mobile_sam() -> nn.Module:
 
 
 def make(name: str, out: Path) -> None:
-    """Both forms of one checkpoint."""
+    """Writes one checkpoint in both formats."""
     if name == MOBILE_SAM:
         make_mobile_sam(out)
     elif name in DETECTORS:
@@ -169,20 +169,20 @@ def make(name: str, out: Path) -> None:
 
 
 def make_mobile_sam(out: Path) -> None:
-    """The torch file, and the same tensors under the same names as safetensors."""
+    """Writes the torch file, and the same tensors as safetensors."""
     model = build_mobile_sam()
     state = OrderedDict(model.state_dict())
     file = out / MOBILE_SAM / "mobile_sam.pt"
     save_torch(state, file)
     model.load_state_dict(torch.load(file, weights_only=True), strict=True)
-    twin = out / f"{MOBILE_SAM}-safetensors" / "model.safetensors"
-    twin.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, twin, metadata={"format": "pt"})
-    twin.chmod(0o644)
+    copy = out / f"{MOBILE_SAM}-safetensors" / "model.safetensors"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, copy, metadata={"format": "pt"})
+    copy.chmod(0o644)
 
 
 def make_detector(name: str, out: Path) -> None:
-    """transformers' folder, and its twin in original names."""
+    """Writes the folder of transformers, and a copy with the original names."""
     from original_names import check_grounding_dino, grounding_dino_to_original
 
     model = build_detector(name)
@@ -201,7 +201,7 @@ def make_detector(name: str, out: Path) -> None:
 
 
 def make_segmenter(name: str, out: Path) -> None:
-    """transformers' folder, and its twin in original names."""
+    """Writes the folder of transformers, and a copy with the original names."""
     from original_names import check_sam, sam_to_original
     from segment_anything import sam_model_registry
 
@@ -209,7 +209,7 @@ def make_segmenter(name: str, out: Path) -> None:
     file, _, registered = ORIGINALS[name]
     folder = out / name
     save_pretrained(model, folder)
-    if registered:  # published with every field; SlimSAM's lists only what is not a default
+    if registered:  # the published config has every field; that of SlimSAM has only those that are not defaults
         write_json(folder / "config.json", json.loads(model.config.to_json_string(use_diff=False)))
     SamImageProcessor().save_pretrained(folder)
     state = model.state_dict()
@@ -219,20 +219,20 @@ def make_segmenter(name: str, out: Path) -> None:
     print(f"  {len(written)} tensors in {file.name}, {len(state)} in transformers")
     check_sam(written, state)
     if registered:
-        with torch.device("meta"):  # built without drawing weights: they come from the file, every one of them
+        with torch.device("meta"):  # without initial weights: the file has all of them
             original = sam_model_registry[registered]()
         original.load_state_dict(written, strict=True, assign=True)
         print(f"  segment_anything's {registered} loads the file, strictly")
 
 
 def save_pretrained(model: nn.Module, folder: Path) -> None:
-    """config.json and model.safetensors, as published: in float32, tensors that are shared once."""
+    """Writes config.json and model.safetensors in the published format: float32, shared tensors once."""
     model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
 
 
 def save_torch(value: dict, file: Path) -> None:
-    """A torch file."""
+    """Writes a torch file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(value, file)
 
@@ -241,7 +241,7 @@ def save_torch(value: dict, file: Path) -> None:
 
 
 def write_photographs(out: Path) -> None:
-    """Photographs that come with Python packages, cropped to three shapes."""
+    """Writes photographs of Python packages, cropped to three aspect ratios."""
     folder = out / "photographs"
     folder.mkdir(parents=True, exist_ok=True)
     for name, (package, file, box, _) in PHOTOGRAPHS.items():
@@ -250,12 +250,12 @@ def write_photographs(out: Path) -> None:
 
 
 def photographs(out: Path, case: str) -> list[Image.Image]:
-    """A case's photographs."""
+    """The photographs of a case."""
     return [Image.open(out / "photographs" / f"{name}.png").convert("RGB") for name in CASES[case]]
 
 
 def reference(name: str, out: Path) -> None:
-    """Every case of one model, and notes on how long it took."""
+    """Writes the results of all cases of one model, and notes with their times."""
     torch.set_grad_enabled(False)
     cases = run_detector(name, out) if name in DETECTORS else run_segmenter(name, out)
     seconds = {}
@@ -281,10 +281,10 @@ def reference(name: str, out: Path) -> None:
 
 
 def run_detector(name: str, out: Path) -> Iterator:
-    """The number of parameters, then case by case (name, tensors, seconds, notes)."""
+    """Yields the number of parameters, and then (name, tensors, seconds, notes) for each case."""
     folder = out / name
     model, loading = GroundingDinoForObjectDetection.from_pretrained(folder, output_loading_info=True)
-    demand_complete(loading)
+    require_complete(loading)
     yield sum(parameter.numel() for parameter in model.parameters())
     processor = GroundingDinoProcessor(
         GroundingDinoImageProcessor.from_pretrained(folder),
@@ -316,10 +316,10 @@ def run_detector(name: str, out: Path) -> Iterator:
 
 
 def print_detector(output, scores: torch.Tensor, best: torch.Tensor) -> None:
-    """Whether the answers are lively: spread, not saturated, different from query to query."""
+    """Prints whether the outputs are spread, not saturated, and different between queries."""
     for row in range(len(best)):
-        # Cells that are masked, or too near the edge, all have one score: the reference's choice among them would
-        # be arbitrary.
+        # All cells that are masked or too close to the edge have the same score. The reference's choice among them would be
+        # arbitrary.
         values, counts = scores[row].unique(return_counts=True)
         common = values[counts.argmax()] if counts.max() > 1 else torch.tensor(-math.inf)
         print(
@@ -328,7 +328,7 @@ def print_detector(output, scores: torch.Tensor, best: torch.Tensor) -> None:
             f"{counts.max()} cells share {common:.3g}"
         )
         if common >= best[row, -1]:
-            raise ValueError("masked cells are among the best: their order is arbitrary. Choose another seed")
+            raise ValueError("masked cells are among the best, and their order is arbitrary: choose another seed")
         logits = output.logits[row][:, torch.isfinite(output.logits[row]).all(0)]
         probability = logits.sigmoid()
         boxes = output.pred_boxes[row]
@@ -343,10 +343,10 @@ def print_detector(output, scores: torch.Tensor, best: torch.Tensor) -> None:
 
 
 def run_segmenter(name: str, out: Path) -> Iterator:
-    """The number of parameters, then case by case (name, tensors, seconds, notes).
+    """Yields the number of parameters, and then (name, tensors, seconds, notes) for each case.
 
-    The image encoder sees one picture at a time, also in the batch: all are padded to the same square, so that a
-    batch is nothing but its pictures, and global attention would need memory for each of them at once.
+    The image encoder processes one picture at a time, also in the batch: all pictures are padded to the same square, so that
+    a batch gives the same results, and global attention would need memory for all of them at once.
     """
     build = load_mobile_sam if name == MOBILE_SAM else load_sam
     parameters, preprocess, encode, predict = build(out / name)
@@ -358,7 +358,7 @@ def run_segmenter(name: str, out: Path) -> Iterator:
         reshaped = torch.tensor([input_size(image) for image in images])
         pixel_values = torch.cat([preprocess(image) for image in images])
         tensors = {"original_size": original, "reshaped_input_size": reshaped, "pixel_values": pixel_values}
-        # (x, y) in the original times this is in the model's input
+        # the factor from (x, y) in the original to the model's input
         scale = (reshaped / original).flip(1).float()
         size = original.flip(1).float()
         boxes = torch.tensor(BOXES) * size.repeat(1, 2)[:, None]
@@ -389,10 +389,10 @@ def run_segmenter(name: str, out: Path) -> Iterator:
 
 
 def print_segmenter(case: str, tensors: dict, known: dict) -> None:
-    """Whether the answers are lively: different from place to place, and from picture to picture."""
+    """Prints whether the outputs are different between positions, and between pictures."""
     embeddings, masks = tensors["image_embeddings"], tensors["box.low_res_masks"]
-    places = embeddings.std((2, 3)).mean() / embeddings.std()
-    print(f"  embeddings: std over places relative to the whole {places:.2f}")
+    positions = embeddings.std((2, 3)).mean() / embeddings.std()
+    print(f"  embeddings: std over positions relative to that of all numbers {positions:.2f}")
     print(f"  box masks: inside {rounded((masks > 0).float().mean((2, 3)).flatten())}")
     for other, theirs in known.items():
         if len(embeddings) == 1:
@@ -408,9 +408,9 @@ def input_size(image: Image.Image) -> tuple[int, int]:
 
 
 def load_sam(folder: Path) -> tuple[int, Callable, Callable, Callable]:
-    """(parameters, preprocess, encode, predict) of transformers' SAM."""
+    """Returns (parameters, preprocess, encode, predict) of transformers' SAM."""
     model, loading = SamModel.from_pretrained(folder, output_loading_info=True)
-    demand_complete(loading)
+    require_complete(loading)
     processor = SamImageProcessor.from_pretrained(folder)
 
     def preprocess(image: Image.Image) -> torch.Tensor:
@@ -431,14 +431,14 @@ def load_sam(folder: Path) -> tuple[int, Callable, Callable, Callable]:
 
 
 def load_mobile_sam(folder: Path) -> tuple[int, Callable, Callable, Callable]:
-    """(parameters, preprocess, encode, predict) of the original code."""
+    """Returns (parameters, preprocess, encode, predict) of the original code."""
     import numpy
     from mobile_sam import sam_model_registry
     from mobile_sam.utils.transforms import ResizeLongestSide
 
     model = sam_model_registry["vit_t"](checkpoint=folder / "mobile_sam.pt")
-    # The registry calls eval() before it loads the checkpoint, and eval() copies the attention biases into a table
-    # that loading does not refresh: without a second call the biases of the file would not be used.
+    # The registry calls eval() before it loads the checkpoint. eval() copies the attention biases into a table, which loading
+    # does not update: without a second call, the biases of the file would not be used.
     model.eval()
     resize = ResizeLongestSide(model.image_encoder.img_size)
 
@@ -469,8 +469,8 @@ def load_mobile_sam(folder: Path) -> tuple[int, Callable, Callable, Callable]:
     return parameters, preprocess, model.image_encoder, predict
 
 
-def demand_complete(loading: dict) -> None:
-    """The file must hold every tensor, and no other."""
+def require_complete(loading: dict) -> None:
+    """Checks that the file has every tensor of the model, and no others."""
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if loading[problem]:
             raise ValueError(f"{problem}: {loading[problem]}")
@@ -480,12 +480,12 @@ def demand_complete(loading: dict) -> None:
 
 
 def compare(out: Path, names: list[str], precision: str) -> None:
-    """What groundling computes from the same files, in a table; anything over its tolerance ends this with an error."""
+    """Runs groundling on the same files and prints tables. A difference above the tolerance is an error."""
     binary, tests = build()
     rows, failed = [], []
     for name in names:
-        forms = [form for form in (name, *twins(name)) if (out / form).is_dir()]
-        for folder in forms:
+        folders = [folder for folder in (name, *copies(name)) if (out / folder).is_dir()]
+        for folder in folders:
             environment = os.environ | {
                 "GROUNDLING_FULL_SIZE": str(out.resolve()),
                 "GROUNDLING_FULL_SIZE_MODEL": folder,
@@ -494,10 +494,10 @@ def compare(out: Path, names: list[str], precision: str) -> None:
             run = subprocess.run([tests, "full_size", "--ignored", "--nocapture"], env=environment)
             if run.returncode:
                 failed.append(folder)
-        results = [json.loads((out / "results" / f"{folder}.json").read_text()) for folder in forms if folder not in failed]
+        results = [json.loads((out / "results" / f"{folder}.json").read_text()) for folder in folders if folder not in failed]
         rows += [(result, weights_mib(out / result["name"])) for result in results]
         if len({result["digest"] for result in results}) > 1:
-            failed.append(f"{name}: its twins give other numbers")
+            failed.append(f"{name}: its copies give different numbers")
     print(f"\n{'model':<30} {'stage':<18} {'largest difference':>18}   of the stage's scale")
     for result, _ in rows:
         for stage, difference in result["differences"].items():
@@ -510,20 +510,20 @@ def compare(out: Path, names: list[str], precision: str) -> None:
         failed += peak_of_process(out, binary)
     if failed:
         raise SystemExit("failed: " + ", ".join(failed))
-    print("\nall within their tolerances; every twin gives the same numbers to the bit")
+    print("\nall differences are within their tolerances; all copies of a model give the same numbers, bit by bit")
 
 
-# what is run as a user runs it: the wide photograph becomes 800 x 1333
+# models of the measured `groundling predict`; the wide photograph becomes 800 x 1333
 PAIR = ("grounding-dino-tiny", "sam-vit-base")
 
 
-def twins(name: str) -> tuple[str, ...]:
-    """The folders with the same weights in another form."""
+def copies(name: str) -> tuple[str, ...]:
+    """The folders with the same weights in another format."""
     return (f"{name}-original", f"{name}-safetensors")
 
 
 def build() -> tuple[str, str]:
-    """groundling and its reference tests."""
+    """Builds groundling and its reference tests. Returns the paths of both."""
     command = ["cargo", "test", "--release", "--no-run", "--message-format=json-render-diagnostics"]
     lines = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()
     artefacts = [json.loads(line) for line in lines if line.startswith("{")]
@@ -533,33 +533,33 @@ def build() -> tuple[str, str]:
 
 
 def weights_mib(folder: Path) -> float:
-    """The size of a folder's weights."""
+    """The size of the weights in a folder."""
     return max(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 2**20
 
 
 def peak_of_process(out: Path, binary: str) -> list[str]:
-    """The most memory that `groundling predict` takes with both models of PAIR."""
+    """Measures the peak memory of `groundling predict` with both models of PAIR. Returns failures."""
     detector, segmenter = (out / name for name in PAIR)
     weights = sum(weights_mib(folder) for folder in (detector, segmenter))
     limit = 1.5 * weights + 1536
     command = [binary, "predict", str(out / "photographs" / "wide.png"), "--prompt", "a temple. a roof."]
     command += ["--detector", str(detector), "--segmenter", str(segmenter), "--max-detections", "20"]
     started = time.monotonic()
-    # a process between, whose children have no larger sibling
+    # a process in between, so that the peak is not that of another child
     code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
     code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     run = subprocess.run([sys.executable, "-c", code, *command], check=True, text=True, stdout=subprocess.PIPE)
     peak = int(run.stdout) / 1024
     seconds = time.monotonic() - started
     print(
-        f"\npredict at 800 x 1333 with {' and '.join(PAIR)}: peak {peak:.0f} MiB, allowed {limit:.0f} MiB "
+        f"\npredict at 800 x 1333 with {' and '.join(PAIR)}: peak {peak:.0f} MiB, limit {limit:.0f} MiB "
         f"(1.5 x {weights:.0f} MiB of weights + 1.5 GiB), {seconds:.0f} s"
     )
     return ["peak memory"] if peak > limit else []
 
 
 def in_process(function: Callable, *arguments) -> None:
-    """Run `function` in a process of its own: its memory is given back, and its peak is its own."""
+    """Runs `function` in its own process, which releases its memory at the end and has its own peak."""
     process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
     process.start()
     process.join()
@@ -571,7 +571,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT, help=f"where to write (default: {OUT})")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32", help="of groundling (default: f32)")
+    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32", help="precision of groundling (default: f32)")
     parser.add_argument("--step", choices=("make", "reference", "compare", "all"), default="all")
     arguments = parser.parse_args()
     steps = ("make", "reference", "compare") if arguments.step == "all" else (arguments.step,)

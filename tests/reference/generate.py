@@ -1,6 +1,6 @@
-"""Write every fixture of this folder again; with no options, from what is in the repository alone.
+"""Generates all fixtures of this folder. Without options, it needs only files of the repository.
 
-The demo scenes are written only when the demo weights are there.
+The demo scenes are generated only if the demo weights exist.
 """
 
 import argparse
@@ -13,16 +13,16 @@ from fixtures import HERE
 
 
 def run(script: str, *options: str) -> None:
-    """One script in its own process, on one thread."""
+    """Runs a script in its own process, with one thread."""
     command = [sys.executable, str(HERE / script), *options]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vocabulary", type=Path, help="BERT's vocab.txt: build the tiny tokenizer again")
+    parser.add_argument("--vocabulary", type=Path, help="BERT's vocab.txt, to generate the tiny tokenizer")
     parser.add_argument("--bert-tokenizer", type=Path, help="bert-base-uncased's tokenizer.json, for tokens.json")
-    parser.add_argument("--brush-vectors", type=Path, help="JSON of the editor's brush run lengths, to be copied")
+    parser.add_argument("--brush-vectors", type=Path, help="JSON with brush RLE of the editor, which is copied")
     arguments = parser.parse_args()
 
     def option(name: str, value: Path | None) -> list[str]:
@@ -39,7 +39,7 @@ def main() -> None:
     if all(path.exists() for path in weights):
         run("demo_scenes.py")
     else:
-        print("demo weights are not there: demo/ is left as it is")
+        print("the demo weights do not exist: demo/ is not changed")
 
 
 if __name__ == "__main__":

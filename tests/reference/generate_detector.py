@@ -1,7 +1,7 @@
-"""Tiny Grounding DINO models with lively random weights, and what the reference computes with them.
+"""Generates tiny Grounding DINO models with random weights, and the results of the reference with them.
 
-For each model: config.json, preprocessor_config.json, model.safetensors, and one safetensors file per case with the
-inputs and the output of every stage. README.md names the tensors.
+For each model it writes config.json, preprocessor_config.json, model.safetensors, and one safetensors file per case with the
+inputs and the output of every stage. README.md lists the tensors.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from pictures import picture
 OUT = HERE / "detector"
 VOCABULARY_SIZE = 3000
 
-# Like grounding-dino-tiny in proportions. Written to config.json with every field.
+# Has the proportions of grounding-dino-tiny. config.json has every field.
 PLAIN = {
     "backbone_config": {
         "model_type": "swin",
@@ -57,7 +57,7 @@ PLAIN = {
     "num_queries": 12,
 }
 
-# Other values wherever the configuration allows. Written as it stands here: all else is a default.
+# Has other values wherever the configuration allows. config.json has only these fields; all others are defaults.
 VARIED = {
     "model_type": "grounding-dino",
     "architectures": ["GroundingDinoForObjectDetection"],
@@ -120,7 +120,7 @@ CASES = {
     },
 }
 
-# plain/single keeps all that is recorded, the others the tensors with these beginnings, the batches also positions.
+# plain/single has all recorded tensors, the other cases only tensors with these prefixes.
 KEPT = (
     "pixel_values pixel_mask input_ids token_type_ids attention_mask text_self_attention_masks position_ids "
     "bert_last_hidden_state swin.0 swin.1 swin.2 source. source_mask. spatial_shapes "
@@ -129,12 +129,12 @@ KEPT = (
     "decoder. logits pred_boxes"
 ).split()
 KEPT_BY_CASE = {"single": ["text_projection", "proposals.object_query"], "batch": ["position."], "truncated": []}
-DROPPED_BY_CASE = {"truncated": ["proposals.class_logits", "text_self_attention_masks"]}  # the largest
+DROPPED_BY_CASE = {"truncated": ["proposals.class_logits", "text_self_attention_masks"]}  # the largest tensors
 INFINITE = ("logits", "proposals.class_logits", "proposals.output_proposals", "proposals.coord_logits")
 
 
 def build_tokenizer(vocabulary: Path) -> None:
-    """Write tokenizer.json: the uncased BERT WordPiece tokenizer over the first lines of its vocabulary."""
+    """Writes tokenizer.json: the uncased BERT WordPiece tokenizer with the first lines of its vocabulary."""
     words = vocabulary.read_text(encoding="utf-8").splitlines()[:VOCABULARY_SIZE]
     ids = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
@@ -154,7 +154,7 @@ def build_tokenizer(vocabulary: Path) -> None:
 
 
 def load_tokenizer() -> BertTokenizerFast:
-    """The tiny models' tokenizer; the ids that the reference has in its code are checked."""
+    """The tokenizer of the tiny models. Checks the token ids that are constants in the reference's code."""
     tokenizer = BertTokenizerFast(tokenizer_file=str(OUT / "tokenizer.json"))
     special = tokenizer.convert_tokens_to_ids(["[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", "?"])
     assert special == [0, 100, 101, 102, 1012, 1029], special
@@ -162,11 +162,11 @@ def load_tokenizer() -> BertTokenizerFast:
 
 
 def build_model(fields: dict, seed: int) -> GroundingDinoForObjectDetection:
-    """The model in float32, with every tensor drawn again."""
+    """The model in float32, with random values in every tensor."""
     model = GroundingDinoForObjectDetection(GroundingDinoConfig(**copy.deepcopy(fields)))
     if not model.config.decoder_bbox_embed_share:
-        # 4.44.2 uses one box head for all layers even then. The configuration means one head each, as in the
-        # original code and in later versions of transformers.
+        # transformers 4.44.2 ignores this setting and uses one box head for all layers. It means one head for each layer,
+        # as in the original code and in later versions of transformers.
         model.bbox_embed = nn.ModuleList(copy.deepcopy(head) for head in model.bbox_embed)
         model.model.decoder.bbox_embed = model.bbox_embed
     redraw(model, seed)
@@ -174,7 +174,7 @@ def build_model(fields: dict, seed: int) -> GroundingDinoForObjectDetection:
 
 
 def write_model(name: str, fields: dict, model: GroundingDinoForObjectDetection) -> None:
-    """config.json, preprocessor_config.json and model.safetensors, as published."""
+    """Writes config.json, preprocessor_config.json and model.safetensors in the published format."""
     folder = OUT / name
     folder.mkdir(parents=True, exist_ok=True)
     if name == "plain":
@@ -189,7 +189,7 @@ def write_model(name: str, fields: dict, model: GroundingDinoForObjectDetection)
 
 
 def record_text(model: GroundingDinoForObjectDetection, recorder: Recorder) -> None:
-    """Tokens to projected text features."""
+    """Records the stages from tokens to projected text features."""
 
     def keep_masks(inputs, _keywords):
         _input_ids, masks, _token_type_ids, position_ids = inputs
@@ -203,7 +203,7 @@ def record_text(model: GroundingDinoForObjectDetection, recorder: Recorder) -> N
 
 
 def record_backbone(model: GroundingDinoForObjectDetection, recorder: Recorder) -> None:
-    """Pixels to projected feature maps, with their masks and positions."""
+    """Records the stages from pixels to projected feature maps, with their masks and positions."""
     core = model.model
     swin = core.backbone.conv_encoder.model
     recorder.output(swin.embeddings, "swin.embeddings")
@@ -219,7 +219,7 @@ def record_backbone(model: GroundingDinoForObjectDetection, recorder: Recorder) 
     for level, projection in enumerate(core.input_proj_vision):
         recorder.output(projection, f"source.{level}")
 
-    levels = iter(range(model.config.num_feature_levels))  # the position module runs once per level, in order
+    levels = iter(range(model.config.num_feature_levels))  # the position module runs once for each level, in order
 
     def keep_position(inputs, _keywords, output):
         level = next(levels)
@@ -230,7 +230,7 @@ def record_backbone(model: GroundingDinoForObjectDetection, recorder: Recorder) 
 
 
 def record_encoder(model: GroundingDinoForObjectDetection, recorder: Recorder) -> None:
-    """Fusion, text enhancer and deformable attention of each encoder layer."""
+    """Records fusion, text enhancer and deformable attention of each encoder layer."""
 
     def keep_inputs(_inputs, keywords):
         recorder.keep("spatial_shapes", keywords["spatial_shapes"])
@@ -247,7 +247,7 @@ def record_encoder(model: GroundingDinoForObjectDetection, recorder: Recorder) -
 
 
 def record_encoder_layer(index: int, layer: nn.Module, recorder: Recorder) -> None:
-    """One encoder layer; `deformable` is the attention module alone, without residual, norms and FFN."""
+    """Records one encoder layer; `deformable` is the attention module alone, without residual, norms and FFN."""
     prefix = f"encoder.{index}"
 
     def fusion(_inputs, keywords, output):
@@ -270,7 +270,7 @@ def record_encoder_layer(index: int, layer: nn.Module, recorder: Recorder) -> No
             recorder.keep("encoder.reference_points", keywords["reference_points"])
         recorder.keep(f"{prefix}.deformable.out", output[0])
 
-    def whole(_inputs, _keywords, output):
+    def layer_output(_inputs, _keywords, output):
         (vision, text), _ = output
         recorder.keep(f"{prefix}.vision_out", vision)
         recorder.keep(f"{prefix}.text_out", text)
@@ -278,11 +278,11 @@ def record_encoder_layer(index: int, layer: nn.Module, recorder: Recorder) -> No
     recorder.on_call(layer.fusion_layer, fusion)
     recorder.on_call(layer.text_enhancer_layer, text_enhancer)
     recorder.on_call(layer.deformable_layer.self_attn, deformable)
-    recorder.on_call(layer, whole)
+    recorder.on_call(layer, layer_output)
 
 
 def record_proposals(model: GroundingDinoForObjectDetection, recorder: Recorder) -> None:
-    """The first stage's queries and proposals, which come from a method and not from a module."""
+    """Records the queries and proposals of the first stage, which a method computes and not a module."""
     core = model.model
     original = core.generate_encoder_output_proposals
 
@@ -296,7 +296,7 @@ def record_proposals(model: GroundingDinoForObjectDetection, recorder: Recorder)
 
 
 def record_decoder(model: GroundingDinoForObjectDetection, recorder: Recorder) -> None:
-    """Inputs and outputs of each decoder layer."""
+    """Records inputs and outputs of each decoder layer."""
     for index, layer in enumerate(model.model.decoder.layers):
 
         def keep(_inputs, keywords, output, prefix=f"decoder.{index}"):
@@ -307,7 +307,7 @@ def record_decoder(model: GroundingDinoForObjectDetection, recorder: Recorder) -
 
 
 def prepare(sizes: list, texts: list, tokenizer: BertTokenizerFast, max_length: int, seed: int) -> dict:
-    """Model inputs from the reference's processor; the pixels are rounded to float16."""
+    """The model inputs by the reference's processor; the pixels are rounded to float16."""
     image_processor = GroundingDinoImageProcessor(do_resize=False)
     processor = GroundingDinoProcessor(image_processor, tokenizer)
     images = [picture(seed + index, height, width) for index, (height, width) in enumerate(sizes)]
@@ -321,7 +321,7 @@ def prepare(sizes: list, texts: list, tokenizer: BertTokenizerFast, max_length: 
 
 
 def run(fields: dict, weights_seed: int, inputs: dict) -> dict[str, torch.Tensor]:
-    """All recorded tensors of one forward pass of a fresh model."""
+    """All recorded tensors of one forward pass of a new model."""
     model = build_model(fields, weights_seed)
     recorder = Recorder()
     for record in (record_text, record_backbone, record_encoder, record_proposals, record_decoder):
@@ -345,7 +345,8 @@ def run(fields: dict, weights_seed: int, inputs: dict) -> dict[str, torch.Tensor
 
 
 def smallest_gap(tensors: dict[str, torch.Tensor]) -> float:
-    """How far apart the best proposals' scores are; masked tokens share one score, so that they count as zero."""
+    """The smallest difference between the scores of the best proposals; zero if masked tokens, which share a score, are among
+    them."""
     scores = tensors["proposals.class_logits"].max(-1)[0]
     count = tensors["proposals.topk"].shape[1] + 1
     best = torch.topk(scores, count, dim=1)[0]
@@ -353,7 +354,7 @@ def smallest_gap(tensors: dict[str, torch.Tensor]) -> float:
 
 
 def write_case(name: str, case: str, fields: dict, weights_seed: int, tokenizer: BertTokenizerFast) -> None:
-    """Run one case on the first pictures whose best proposals no rounding error can reorder."""
+    """Runs one case with the first pictures for which rounding cannot change the order of the best proposals."""
     sizes, texts = CASES[name][case]
     max_length = fields.get("max_text_len", 256)
     for picture_seed in range(0, 1000, 10):
@@ -362,7 +363,7 @@ def write_case(name: str, case: str, fields: dict, weights_seed: int, tokenizer:
         if smallest_gap(tensors) > 2e-3:
             break
     else:
-        raise RuntimeError(f"{name}/{case}: no picture separates the proposals")
+        raise RuntimeError(f"{name}/{case}: the scores of the proposals are too close for every picture")
     if (name, case) != ("plain", "single"):
         kept = tuple(KEPT + KEPT_BY_CASE[case])
         dropped = DROPPED_BY_CASE.get(case, [])
@@ -371,7 +372,7 @@ def write_case(name: str, case: str, fields: dict, weights_seed: int, tokenizer:
 
 
 def write_input_projection() -> None:
-    """One input projection of a wider model: its GroupNorm has several channels in each of the 32 groups."""
+    """Writes an input projection of a wider model, whose GroupNorm has several channels in each of the 32 groups."""
     config = GroundingDinoConfig(**(copy.deepcopy(PLAIN) | {"d_model": 64}))
     projection = GroundingDinoForObjectDetection(config).model.input_proj_vision[0]
     redraw(projection, 2)
@@ -382,7 +383,7 @@ def write_input_projection() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vocabulary", type=Path, help="BERT's vocab.txt: build tokenizer.json again")
+    parser.add_argument("--vocabulary", type=Path, help="BERT's vocab.txt, to generate tokenizer.json")
     arguments = parser.parse_args()
     run_exactly()
     if arguments.vocabulary:

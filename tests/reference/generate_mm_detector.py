@@ -1,8 +1,8 @@
-"""A tiny MM Grounding DINO model with lively random weights, and what its reference computes with it.
+"""Generates a tiny MM Grounding DINO model with random weights, and the results of its reference with it.
 
-The reference is transformers 4.57.1 (requirements-mm.txt), because 4.44.2 does not know this family. Writes
+The reference is transformers 4.57.1 (requirements-mm.txt), because 4.44.2 does not have this family. Writes
 detector/mm/: config.json, preprocessor_config.json and model.safetensors as `save_pretrained` writes them, and one
-safetensors file per case. README.md names the tensors.
+safetensors file per case. README.md lists the tensors.
 """
 
 import copy
@@ -32,14 +32,14 @@ from lively_weights import redraw
 FOLDER = OUT / "mm"
 WEIGHTS_SEED = 5
 
-# The tiny model `plain` with the levels of the published large models, and a third decoder layer.
+# The tiny model `plain`, with the feature levels of the published large models and a third decoder layer.
 FIELDS = PLAIN | {
     "backbone_config": PLAIN["backbone_config"] | {"out_indices": [1, 2, 3, 4]},
     "num_feature_levels": 5,
     "decoder_layers": 3,
 }
 
-# case -> sizes (height, width), texts. In the batch the second picture leaves half of the smallest level to padding.
+# case -> sizes (height, width), texts. In the batch, half of the smallest level of the second picture is padding.
 CASES = {
     "single": ([(45, 70)], ["a cat. a remote control."]),
     "batch": (
@@ -48,7 +48,7 @@ CASES = {
     ),
 }
 
-# Tensors with these beginnings, but not with these endings; the largest for one case only.
+# Tensors with these prefixes and without these suffixes are written; the largest tensor for one case only.
 KEPT = tuple(
     (
         "pixel_values pixel_mask input_ids token_type_ids attention_mask text_self_attention_masks position_ids "
@@ -62,7 +62,7 @@ DROPPED_BY_CASE = {"single": (), "batch": ("proposals.class_logits",)}
 
 
 def build_model() -> MMGroundingDinoForObjectDetection:
-    """The model in float32, with every tensor drawn again, and a class bias of its own for each layer."""
+    """The model in float32, with random values in every tensor, and another class bias for each layer."""
     model = MMGroundingDinoForObjectDetection(MMGroundingDinoConfig(**copy.deepcopy(FIELDS)))
     redraw(model, WEIGHTS_SEED)
     for index, embed in enumerate(model.class_embed):
@@ -72,7 +72,7 @@ def build_model() -> MMGroundingDinoForObjectDetection:
 
 
 def write_model(model: MMGroundingDinoForObjectDetection) -> None:
-    """The checkpoint's files, by `save_pretrained`; loading it must give every tensor back."""
+    """Writes the checkpoint with `save_pretrained`, and checks that loading it gives the same tensors."""
     copy.deepcopy(model).half().save_pretrained(FOLDER)
     GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 107}).save_pretrained(FOLDER)
     for file in FOLDER.glob("*"):
@@ -81,16 +81,16 @@ def write_model(model: MMGroundingDinoForObjectDetection) -> None:
         FOLDER, dtype=torch.float32, output_loading_info=True
     )
     if any(report.values()):
-        raise RuntimeError(f"loading what was saved: {report}")
+        raise RuntimeError(f"the saved model cannot be loaded completely: {report}")
     expected, found = model.state_dict(), loaded.state_dict()
     different = [name for name, tensor in expected.items() if not torch.equal(tensor, found[name])]
     if different or expected.keys() != found.keys():
-        raise RuntimeError(f"not what was saved: {different}")
+        raise RuntimeError(f"the loaded tensors differ from the saved ones: {different}")
     check_names(model, FOLDER / "model.safetensors")
 
 
 def check_names(model: MMGroundingDinoForObjectDetection, path: Path) -> None:
-    """Of the two names of each head the file has the short one for layer 0 and the long one for the others."""
+    """Checks that the file has the short name of each head for layer 0, and the long name for the other layers."""
     stored = load_file(path)
     names = set(model.state_dict())
     for index in range(FIELDS["decoder_layers"]):
@@ -102,8 +102,8 @@ def check_names(model: MMGroundingDinoForObjectDetection, path: Path) -> None:
 
 
 def run(model: MMGroundingDinoForObjectDetection, inputs: dict) -> dict[str, torch.Tensor]:
-    """The kept tensors of one forward pass of a copy of the model."""
-    model = copy.deepcopy(model)  # recording leaves hooks behind
+    """The tensors to write of one forward pass of a copy of the model."""
+    model = copy.deepcopy(model)  # recording adds hooks, which would stay
     recorder = Recorder()
     for record in (record_text, record_backbone, record_encoder, record_proposals, record_decoder):
         record(model, recorder)
@@ -126,7 +126,7 @@ def run(model: MMGroundingDinoForObjectDetection, inputs: dict) -> dict[str, tor
 
 def main() -> None:
     if transformers.__version__ != "4.57.1":
-        raise RuntimeError(f"transformers {transformers.__version__}, not 4.57.1: see requirements-mm.txt")
+        raise RuntimeError(f"transformers 4.57.1 is required, not {transformers.__version__}: see requirements-mm.txt")
     run_exactly()
     model = build_model()
     write_model(model)
@@ -137,7 +137,7 @@ def main() -> None:
             if smallest_gap(tensors) > 2e-3:
                 break
         else:
-            raise RuntimeError(f"{case}: no picture separates the proposals")
+            raise RuntimeError(f"{case}: the scores of the proposals are too close for every picture")
         print(f"{case}: pictures {picture_seed}, scores differ by {smallest_gap(tensors):.4f}")
         tensors = {key: value for key, value in tensors.items() if key not in DROPPED_BY_CASE[case]}
         write_tensors(FOLDER / f"{case}.safetensors", tensors, infinite=INFINITE, texts=texts)

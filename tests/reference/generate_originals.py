@@ -1,6 +1,6 @@
-"""The tiny models once more as their authors' files have them, and the blocks of MobileSAM's image encoder.
+"""Generates the tiny models in their authors' file format, and blocks of MobileSAM's image encoder with their results.
 
-`plain/original.pth` holds the tensors of `plain/model.safetensors` under the original names, as torch saves them.
+`plain/original.pth` holds the tensors of `plain/model.safetensors` under the original names, in a torch file.
 tiny_vit.safetensors holds the stages of a small TinyViT with their inputs and outputs. Needs
 requirements-full-size.txt.
 """
@@ -15,7 +15,7 @@ from transformers import GroundingDinoForObjectDetection, SamModel
 from fixtures import HERE, run_exactly, write_tensors
 from original_names import check_grounding_dino, check_sam, grounding_dino_to_original, sam_to_original
 
-# (stage, resolution (height, width)): no window divides them
+# stage -> arguments; windows do not divide the resolution (height, width)
 STAGES = {
     "convolutions": {"dim": 8, "input_resolution": (10, 14), "depth": 2, "out_dim": 12, "conv_expand_ratio": 4.0},
     "attention": {
@@ -32,7 +32,7 @@ STAGES = {
 
 
 def halved(state: dict) -> OrderedDict:
-    """As the tiny models are stored."""
+    """The state dict in float16, as the tiny models are stored."""
     return OrderedDict((name, value.half() if value.is_floating_point() else value) for name, value in state.items())
 
 
@@ -51,7 +51,7 @@ def detector() -> None:
     original = grounding_dino_to_original(state, model.config, draw)
     check_grounding_dino(original, state, model.config)
     wrapped = OrderedDict((f"module.{name}", tensor) for name, tensor in halved(original).items())
-    # of what training leaves in such a file
+    # training leaves other entries in such a file
     torch.save({"model": wrapped, "epoch": 3, "args": argparse.Namespace(lr=1e-4)}, folder / "original.pth")
 
 
@@ -95,7 +95,7 @@ def tiny_vit() -> None:
                 noise = 0.1 * noise
             tensor.copy_(noise)
             tensors[f"{name}.{key}"] = tensor
-        # what training switches off is looked up when this mode is entered
+        # eval() computes the tables that are not used in training
         block.eval()
         tensors[f"{name}.input"] = inputs[name]
         tensors[f"{name}.output"] = block(inputs[name])

@@ -1,6 +1,6 @@
-"""What the reference does around the models: resizing, normalising, decoding files, tokens and run lengths.
+"""Generates the results of the reference around the models: resizing, normalising, decoding, tokens and run-length codes.
 
-README.md says what each file holds.
+README.md describes each file.
 """
 
 import argparse
@@ -68,7 +68,7 @@ TEXTS = [
 
 
 def pictures() -> dict[str, Image.Image]:
-    """The inputs of resizing and preprocessing."""
+    """The input pictures of resizing and preprocessing."""
     rows, columns = np.mgrid[0:40, 0:57]
     gradient = np.stack([rows * 255 // 39, columns * 255 // 56, (rows + columns) * 255 // 95], axis=2)
     checkerboard = np.indices((32, 32)).sum(0) % 2 * 255
@@ -83,12 +83,12 @@ def pictures() -> dict[str, Image.Image]:
 
 
 def pixels(image: Image.Image) -> torch.Tensor:
-    """(height, width, 3), u8."""
+    """The pixels as u8 (height, width, 3)."""
     return torch.from_numpy(np.array(image.convert("RGB")))
 
 
 def write_resizes(images: dict[str, Image.Image]) -> None:
-    """Pillow's antialiased bilinear resizing."""
+    """Writes pictures resized with Pillow's antialiased bilinear filter."""
     tensors = {}
     for name, sizes in RESIZES.items():
         for height, width in sizes:
@@ -98,7 +98,7 @@ def write_resizes(images: dict[str, Image.Image]) -> None:
 
 
 def write_preprocessed(images: dict[str, Image.Image]) -> None:
-    """Resize, rescale, normalise and pad; the values are stored as float16."""
+    """Writes resized, rescaled, normalised and padded pixel values as float16."""
     detector = {"size": {"shortest_edge": 40, "longest_edge": 64}}
     segmenter = {"size": {"longest_edge": 64}, "pad_size": {"height": 64, "width": 64}}
     tensors = {}
@@ -115,7 +115,7 @@ def write_preprocessed(images: dict[str, Image.Image]) -> None:
 
 
 def write_sizes() -> None:
-    """Where images of many sizes are resized to, as rows (height, width, new height, new width)."""
+    """Writes the sizes after resizing, as rows (height, width, new height, new width)."""
     generator = random.Random(7)
     sizes = [(800, 800), (800, 1333), (1333, 800), (480, 640), (640, 480), (427, 640), (1080, 1920), (1024, 1024)]
     sizes += [(500, 1000), (1335, 2666), (2666, 1335), (1000, 500)]  # 666.5 and 667.5 before rounding
@@ -134,7 +134,7 @@ def write_sizes() -> None:
 
 
 def write_rgb16_png(path: Path, values: np.ndarray) -> None:
-    """A 16-bit RGB PNG, which Pillow reads but does not write."""
+    """Writes a 16-bit RGB PNG, which Pillow can read but not write."""
     height, width, _ = values.shape
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -147,12 +147,12 @@ def write_rgb16_png(path: Path, values: np.ndarray) -> None:
 
 
 def write_images(folder: Path) -> None:
-    """Small files in the formats that people annotate."""
+    """Writes small images in the supported formats."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     base = picture(50, 17, 24, noise=3)
-    base.paste((255, 0, 0), (0, 0, 9, 5))  # the upper left corner is red: no symmetry
+    base.paste((255, 0, 0), (0, 0, 9, 5))  # a red corner at the upper left makes every orientation different
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -186,7 +186,7 @@ def write_images(folder: Path) -> None:
 
 
 def upright_rgb(path: Path) -> torch.Tensor:
-    """The pixels as a person sees them: turned as EXIF says, alpha over white, 16 bits cut to 8."""
+    """The pixels as they are shown: with EXIF orientation applied, alpha over white, 16 bits reduced to 8."""
     image = ImageOps.exif_transpose(Image.open(path))
     if image.mode.startswith("I"):
         image = Image.fromarray((np.array(image) // 256).astype(np.uint8))
@@ -197,7 +197,7 @@ def upright_rgb(path: Path) -> torch.Tensor:
 
 
 def write_tokens(bert_tokenizer: Path | None) -> None:
-    """Token ids with special tokens; the lists of a tokenizer that is not at hand stay as they are."""
+    """Writes token ids with special tokens. Lists of a tokenizer whose file is not given are not changed."""
     path = OUT / "tokens.json"
     lists = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     files = {"detector/tokenizer.json": HERE / "detector" / "tokenizer.json", "bert-base-uncased": bert_tokenizer}
@@ -216,7 +216,7 @@ def write_tokens(bert_tokenizer: Path | None) -> None:
 
 
 def blob(height: int, width: int, waves: int) -> np.ndarray:
-    """A mask with wavy edges and a hole."""
+    """A mask with a wavy outline and a hole."""
     y, x = np.mgrid[0:height, 0:width]
     angle = np.arctan2(y - height / 2, x - width / 2)
     radius = np.hypot((y - height / 2) / height, (x - width / 2) / width)
@@ -225,7 +225,7 @@ def blob(height: int, width: int, waves: int) -> np.ndarray:
 
 
 def write_coco_rle() -> None:
-    """pycocotools' compressed run lengths. Small masks as rows, large ones as column-major runs, zeros first."""
+    """Writes pycocotools' compressed run lengths: small masks as rows, large ones as column-major runs that start with zeros."""
     noise = np.random.RandomState(3)
     small = {
         "empty": np.zeros((5, 7), bool),
@@ -263,7 +263,7 @@ def write_coco_rle() -> None:
 
 
 def runs(mask: np.ndarray) -> list[int]:
-    """Lengths of the runs of equal pixels in column-major order, the first of zeros."""
+    """The lengths of runs of equal pixels in column-major order; the first run is zeros."""
     flat = np.concatenate([[False], mask.T.ravel()])
     starts = np.flatnonzero(flat[1:] != flat[:-1])
     return np.diff(np.concatenate([[0], starts, [mask.size]])).tolist()
@@ -272,7 +272,7 @@ def runs(mask: np.ndarray) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bert-tokenizer", type=Path, help="bert-base-uncased's tokenizer.json, for tokens.json")
-    parser.add_argument("--brush-vectors", type=Path, help="JSON of the editor's brush run lengths, to be copied")
+    parser.add_argument("--brush-vectors", type=Path, help="JSON with brush RLE of the editor, which is copied")
     arguments = parser.parse_args()
     run_exactly()
     images = pictures()

@@ -1,8 +1,8 @@
-"""Tiny SAM models with lively random weights, and what the reference computes with them.
+"""Generates tiny SAM models with random weights, and the results of the reference with them.
 
-For each model: config.json, preprocessor_config.json, model.safetensors, image.safetensors (pixels to image
-embeddings) and one file per case (prompts to masks). post_processing.safetensors has no model: low-resolution
-masks to the original size. README.md names the tensors.
+For each model it writes config.json, preprocessor_config.json, model.safetensors, image.safetensors (from pixels to image
+embeddings) and one file per case (from prompts to masks). post_processing.safetensors needs no model (from low-resolution
+masks to the original size). README.md lists the tensors.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pictures import picture
 
 OUT = HERE / "segmenter"
 
-# Written to config.json with every field. The window does not divide the 8 x 8 grid.
+# config.json has every field. The window does not divide the 8 x 8 grid.
 PLAIN = {
     "vision_config": {
         "hidden_size": 32,
@@ -45,7 +45,7 @@ PLAIN = {
     },
 }
 
-# Other values wherever the configuration allows. Written as it stands here: all else is a default.
+# Has other values wherever the configuration allows. config.json has only these fields; all others are defaults.
 VARIED = {
     "model_type": "sam",
     "architectures": ["SamModel"],
@@ -79,7 +79,7 @@ VARIED = {
 # model -> fields, (height, width) of the original image
 MODELS = {"plain": (PLAIN, (29, 45)), "varied": (VARIED, (47, 32))}
 
-# Prompts as fractions of the image's width and height; `mask`: with an earlier mask as a prompt.
+# Prompts as fractions of the image's width and height; with `mask`, an earlier mask is a prompt too.
 BOX = [0.21, 0.13, 0.78, 0.86]
 CASES = {
     "box": {"boxes": [BOX], "multimask": False},
@@ -98,11 +98,11 @@ CASES = {
     "mask_box": {"boxes": [BOX], "mask": True, "multimask": False},
     "mask_points": {"points": [[[0.31, 0.42]]], "labels": [[1]], "mask": True, "multimask": False},
 }
-SHORT = ("box_multimask", "boxes", "objects")  # these leave out their largest tensors
+SHORT = ("box_multimask", "boxes", "objects")  # the largest tensors of these cases are not written
 
 
 def build_model(fields: dict, seed: int) -> SamModel:
-    """The model in float32, with every tensor drawn again."""
+    """The model in float32, with random values in every tensor."""
     config = SamConfig(**copy.deepcopy(fields))
     config._attn_implementation = "eager"
     model = SamModel(config)
@@ -111,7 +111,7 @@ def build_model(fields: dict, seed: int) -> SamModel:
 
 
 def write_model(name: str, fields: dict, model: SamModel, image_processor: SamImageProcessor) -> None:
-    """config.json, preprocessor_config.json and model.safetensors, as published."""
+    """Writes config.json, preprocessor_config.json and model.safetensors in the published format."""
     folder = OUT / name
     folder.mkdir(parents=True, exist_ok=True)
     if name == "plain":
@@ -131,7 +131,7 @@ def build_image_processor(side: int) -> SamImageProcessor:
 
 
 def write_image(name: str, model: SamModel, inputs: dict) -> torch.Tensor:
-    """Pixels to image embeddings, layer by layer; returns the embeddings."""
+    """Writes the stages from pixels to image embeddings, layer by layer. Returns the embeddings."""
     recorder = Recorder()
     recorder.before_call(
         model.vision_encoder.layers[0], lambda inputs, _keywords: recorder.keep("vision.patch_embed", inputs[0])
@@ -151,13 +151,13 @@ def write_image(name: str, model: SamModel, inputs: dict) -> torch.Tensor:
 
 
 def earlier_mask(side: int) -> torch.Tensor:
-    """A smooth low-resolution mask in logits, as an earlier answer would be."""
+    """The logits of a smooth low-resolution mask, as of an earlier prediction."""
     coarse = 6 * torch.randn(1, 1, 5, 5, generator=torch.Generator().manual_seed(5))
     return interpolate(coarse, size=(side, side), mode="bilinear")
 
 
 def prompts_of(case: dict, processor: SamProcessor, image: Image.Image, mask_side: int) -> tuple[dict, dict, dict]:
-    """The image's sizes, and the case's prompts: in pixels of the original, and in the model's input frame."""
+    """The sizes of the image, and the prompts of the case in pixels of the original and of the model's input."""
     width, height = image.size
     pixels = {}
     if "boxes" in case:
@@ -178,7 +178,7 @@ def prompts_of(case: dict, processor: SamProcessor, image: Image.Image, mask_sid
 def write_case(
     folder: Path, case_name: str, model: SamModel, processor: SamProcessor, image: Image.Image, embeddings: torch.Tensor
 ) -> None:
-    """Prompts to masks at the original size."""
+    """Writes the stages from prompts to masks at the original size."""
     case = CASES[case_name]
     mask_side = 4 * model.prompt_encoder.image_embedding_size[0]
     sizes, originals, prompts = prompts_of(case, processor, image, mask_side)
@@ -208,14 +208,14 @@ def write_case(
         "final_logits": processor.post_process_masks(output.pred_masks, binarize=False, **sizes)[0],
     }
     if not case.get("mask") and case_name != "box":
-        del tensors["dense_embeddings"]  # as in `box`: the same vector everywhere
+        del tensors["dense_embeddings"]  # the same vector everywhere, as in `box`
     if case_name in SHORT:
         del tensors["decoder.image_out"], tensors["final_logits"]
     write_tensors(folder / f"{case_name}.safetensors", tensors, multimask_output=case["multimask"])
 
 
 def write_post_processing() -> None:
-    """Low-resolution masks to originals that are larger and smaller than the model's input."""
+    """Writes low-resolution masks upscaled to originals that are larger and smaller than the model's input."""
     side = 128
     processor = build_image_processor(side)
     tensors = {}

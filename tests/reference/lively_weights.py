@@ -1,8 +1,8 @@
-"""Random weights that leave nothing neutral, rounded to float16.
+"""Random weights without neutral values, rounded to float16.
 
-Default initialisation makes norms, biases and layer scales do nothing, so that an implementation which forgets
-them still agrees with the reference. Here every tensor is drawn again, each from a generator seeded by its own
-name, and rounded to float16: the reference computes in float32 on exactly the values that are stored.
+With the default initialisation, norms, biases and layer scales have no effect, so that an implementation without them still
+equals the reference. Here every tensor gets random values from a generator that is seeded with its name, rounded to float16:
+the reference computes in float32 with exactly the stored values.
 """
 
 import zlib
@@ -19,7 +19,7 @@ BRANCH_ENDS = ("output.dense", "self_attn.out_proj", "self_attn.output_proj", "f
 
 
 def redraw(model: nn.Module, seed: int) -> None:
-    """Draw every parameter and random buffer of `model` again, in place."""
+    """Gives every parameter and random buffer of `model` new random values, in place."""
     norm_weights = {
         f"{name}.weight"
         for name, module in model.named_modules()
@@ -39,7 +39,7 @@ def redraw(model: nn.Module, seed: int) -> None:
         elif name.endswith(("vision_param", "text_param")):
             value = 0.2 + 0.05 * noise
         elif name.endswith("sampling_offsets.bias"):
-            value = 2 * noise  # cells: many samples fall outside small maps
+            value = 2 * noise  # in cells: many sampling points are outside small maps
         elif name.endswith("bias"):
             value = 0.1 * noise
         elif "relative_position_bias_table" in name or "rel_pos_" in name:
@@ -49,19 +49,19 @@ def redraw(model: nn.Module, seed: int) -> None:
         elif name.endswith("pos_embed"):
             value = 0.5 * noise
         elif name in transposed:
-            value = noise / tensor.shape[0] ** 0.5  # stride = kernel: each output sees one input position
+            value = noise / tensor.shape[0] ** 0.5  # the stride equals the kernel: each output depends on one input position
         else:
             value = noise / tensor[0].numel() ** 0.5
         tensor.data.copy_(value.half().float())
 
 
 def temper(model: nn.Module) -> None:
-    """Keep tokens and cells of a detector apart, and its answers between their extremes.
+    """Scales weights of a detector so that its tokens and cells stay different and its outputs are not saturated.
 
-    Attention with random weights averages, and so many layers of it would leave all tokens of a text, and all cells
-    of a picture, nearly the same vector. Residual branches that end in 1 / sqrt(branches) of what was drawn leave
-    them different. Token logits are products of two normed vectors of 256 numbers, about 8 as drawn; box deltas add
-    up over seven heads. Both would mostly be 0 or 1 after their sigmoid.
+    Attention with random weights averages its inputs. After many layers, all tokens of a text and all cells of a picture
+    would be nearly the same vector. Dividing the last matrices of residual branches by sqrt(branches) keeps them different.
+    Token logits are products of two normed vectors of 256 numbers, about 8 without scaling, and box deltas add up over seven
+    heads. After their sigmoid both would mostly be 0 or 1.
     """
     core = model.model
     depth = {"text_backbone": model.config.text_config.num_hidden_layers, "encoder": model.config.encoder_layers}
@@ -79,9 +79,9 @@ def temper(model: nn.Module) -> None:
 
 
 def save_weights(model: nn.Module, path: Path, drop: tuple[str, ...] = ()) -> None:
-    """Store the weights as float16 under the published names, one name for each tensor that is shared.
+    """Writes the weights as float16 under the published names.
 
-    Of several names for the same memory the first that does not contain any of `drop` is kept.
+    A tensor with several names is written once, under the first name that contains none of the texts in `drop`.
     """
     kept = {}
     for name, tensor in model.state_dict().items():

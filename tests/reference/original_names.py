@@ -1,7 +1,7 @@
-"""The checkpoints' other form: the names, and the joined matrices, of the original Grounding DINO and SAM files.
+"""Converts state dicts of transformers to the names and joined matrices of the original Grounding DINO and SAM files.
 
-Both maps are transformers' own conversion scripts turned round, and both are proved by running those scripts on what
-comes out: `check_*` demands every tensor back, bit by bit.
+Both conversions invert transformers' own conversion scripts. `check_*` verifies a conversion: it runs such a script on the
+result, and every tensor must be equal, bit by bit.
 """
 
 import re
@@ -14,10 +14,10 @@ from transformers.models.sam import convert_sam_to_hf as from_sam
 
 State = dict[str, torch.Tensor]
 
-# The order of the modules in the original model, thus of the names in its files.
+# The order of the modules in the original model, and of the names in its files.
 ORDER = ("transformer.", "bert.", "feat_map.", "input_proj.", "backbone.", "bbox_embed.", "label_enc.")
 
-# What the conversion script renames by replacing a part of the name: transformers -> original.
+# Prefixes that the conversion script replaces: transformers -> original.
 PREFIXES = {
     "model.text_backbone.": "bert.",
     "model.input_proj_vision.": "input_proj.",
@@ -33,23 +33,23 @@ SWIN_ATTENTION = re.compile(
     r"model\.backbone\.conv_encoder\.model\.encoder\.layers\.(\d+)\.blocks\.(\d+)\.attention\.self"
 )
 SWIN_INDEX = "relative_position_index"
-UNUSED = [  # in the original files, and after the script's renaming; not in transformers
+UNUSED = [  # tensors of the original files, with the script's names, that transformers does not use
     "label_enc.weight",
     "model.text_backbone.embeddings.position_ids",
     "model.text_backbone.pooler.dense.bias",
     "model.text_backbone.pooler.dense.weight",
 ]
-LABELS = 2001  # rows of `label_enc`, which only training uses: 2,000 and one for denoising
+LABELS = 2001  # rows of `label_enc`, which only training uses: 2,000 labels and one for denoising
 
 
 def swin_index(name: str) -> str:
-    """The original's name of a Swin block's buffer of relative positions."""
+    """The original name of the relative position index of a Swin block."""
     level, block = SWIN_ATTENTION.match(name).groups()
     return f"backbone.0.layers.{level}.blocks.{block}.attn.{SWIN_INDEX}"
 
 
 def grounding_dino_to_original(state: State, config, draw) -> State:
-    """The original's state dict. `draw(name, shape)` makes the tensors that transformers does not have."""
+    """The original state dict. `draw(name, shape)` generates the tensors that transformers does not have."""
     renamed = {new: old for old, new in from_grounding_dino.create_rename_keys({}, config)}
     renamed |= {
         name: name.replace(new, old, 1) for name in state for new, old in PREFIXES.items() if name.startswith(new)
@@ -60,7 +60,7 @@ def grounding_dino_to_original(state: State, config, draw) -> State:
         attention, _, part = module.rpartition(".")
         swin = SWIN_ATTENTION.match(attention)
         if name in renamed:
-            original[renamed[name]] = tensor  # no copy: what is shared here is shared there
+            original[renamed[name]] = tensor  # not a copy: shared tensors stay shared
         elif leaf == SWIN_INDEX:
             original[swin_index(name)] = tensor
         elif part == "query":
@@ -70,7 +70,7 @@ def grounding_dino_to_original(state: State, config, draw) -> State:
             else:
                 original[renamed[f"{attention}.in_proj_{leaf}"]] = joined
         elif part not in ("key", "value"):
-            raise KeyError(f"no original name for {name}")
+            raise KeyError(f"{name} has no original name")
     positions = config.text_config.max_position_embeddings
     width = config.text_config.hidden_size
     original["bert.embeddings.position_ids"] = torch.arange(positions)[None]
@@ -78,14 +78,14 @@ def grounding_dino_to_original(state: State, config, draw) -> State:
     original["bert.pooler.dense.bias"] = 0.1 * draw("bert.pooler.dense.bias", (width,))
     original["label_enc.weight"] = draw("label_enc.weight", (LABELS, config.d_model))
 
-    def place(name: str) -> int:
+    def position(name: str) -> int:
         return next(index for index, prefix in enumerate(ORDER) if name.startswith(prefix))
 
-    return OrderedDict(sorted(original.items(), key=lambda item: place(item[0])))
+    return OrderedDict(sorted(original.items(), key=lambda item: position(item[0])))
 
 
 def check_grounding_dino(original: State, state: State, config) -> None:
-    """Run the conversion script's steps on `original` and demand `state`."""
+    """Checks that the steps of the conversion script convert `original` to `state`."""
     converted = {name.replace("module.", ""): tensor for name, tensor in original.items()}
     for old, new in from_grounding_dino.create_rename_keys(dict(converted), config):
         from_grounding_dino.rename_key(converted, old, new)
@@ -94,20 +94,20 @@ def check_grounding_dino(original: State, state: State, config) -> None:
     from_grounding_dino.read_in_q_k_v_decoder(converted, config)
     indices = {name: tensor for name, tensor in state.items() if name.endswith(SWIN_INDEX)}
     learned = {name: tensor for name, tensor in state.items() if name not in indices}
-    demand_equal(converted, learned)
-    for name, tensor in indices.items():  # a buffer that the script leaves to transformers to compute
+    require_equal(converted, learned)
+    for name, tensor in indices.items():  # a buffer that transformers computes itself
         if not torch.equal(converted[swin_index(name)], tensor):
-            raise ValueError(f"{name} differs")
+            raise ValueError(f"{name} is different after the conversion")
     unused = sorted(name for name in converted if name not in state and not name.endswith(SWIN_INDEX))
     if unused != UNUSED:
-        raise ValueError(f"unexpected: {unused}")
-    print(f"  the conversion script gives all {len(learned)} tensors back; it does not use {', '.join(unused)}")
+        raise ValueError(f"unexpected tensors: {unused}")
+    print(f"  the conversion script gives the same {len(learned)} tensors; it does not use {', '.join(unused)}")
 
 
 def sam_to_original(state: State) -> State:
-    """The original's state dict."""
+    """The original state dict."""
     depth = 1 + max(int(found[1]) for name in state if (found := re.match(r"vision_encoder\.layers\.(\d+)\.", name)))
-    with torch.device("meta"):  # for its names alone
+    with torch.device("meta"):  # only for its names
         names = _build_sam(64, depth, 2, list(range(depth))).state_dict()
     original = OrderedDict()
     for name in names:
@@ -117,7 +117,7 @@ def sam_to_original(state: State) -> State:
 
 
 def convert_sam(original: State) -> State:
-    """transformers' `replace_keys`, for a state dict or a part of one."""
+    """Applies transformers' `replace_keys` to a state dict or a part of one."""
     table = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
     converted = from_sam.replace_keys({table: None} | dict(original))
     if table not in original:
@@ -127,18 +127,18 @@ def convert_sam(original: State) -> State:
 
 
 def check_sam(original: State, state: State) -> None:
-    """Run the conversion script's step on `original` and demand `state`."""
+    """Checks that the conversion script converts `original` to `state`."""
     converted = from_sam.replace_keys(dict(original))
-    demand_equal(converted, state)
+    require_equal(converted, state)
     if set(converted) != set(state):
-        raise ValueError(f"unexpected: {sorted(set(converted) - set(state))}")
-    print(f"  the conversion script gives all {len(state)} tensors back and no other")
+        raise ValueError(f"unexpected tensors: {sorted(set(converted) - set(state))}")
+    print(f"  the conversion script gives the same {len(state)} tensors and no others")
 
 
-def demand_equal(converted: State, state: State) -> None:
-    """Every tensor of `state` must be in `converted`, bit by bit."""
+def require_equal(converted: State, state: State) -> None:
+    """Every tensor of `state` must be equal in `converted`, bit by bit."""
     for name, tensor in state.items():
         if name not in converted:
-            raise ValueError(f"{name} did not come back")
+            raise ValueError(f"{name} is missing after the conversion")
         if converted[name].dtype != tensor.dtype or not torch.equal(converted[name], tensor):
-            raise ValueError(f"{name} differs")
+            raise ValueError(f"{name} is different after the conversion")

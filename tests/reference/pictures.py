@@ -1,11 +1,11 @@
-"""Small drawn pictures with gradients, shapes and noise."""
+"""Generates small pictures with gradients, shapes and noise."""
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 
 def picture(seed: int, height: int, width: int, noise: float = 12.0) -> Image.Image:
-    """An RGB picture that looks like nothing, but has smooth parts, edges and grain."""
+    """An abstract RGB picture with smooth parts, edges and noise."""
     random = np.random.RandomState(seed)
     coarse = random.randint(0, 256, (4, 5, 3)).astype(np.uint8)
     image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)

@@ -24,6 +24,9 @@ pub(super) fn router(state: Arc<StudioState>) -> Router {
         .route("/data/local-files", get(local_file))
         .route("/tasks/{task}/resolve/", get(resolve_storage_uri))
         .route("/open.png", get(public_image))
+        .route("/protected.png", get(protected_image))
+        .route("/protected-moved.png", get(protected_redirect))
+        .route("/no-credentials.png", get(image_without_credentials))
         .route(
             "/loop.png",
             get(|| async { Redirect::temporary("/loop.png") }),
@@ -166,6 +169,36 @@ async fn public_image(State(studio): SharedState, headers: HeaderMap) -> Respons
     match header.starts_with("Basic") {
         true => studio.picture(b""),
         false => StatusCode::IM_A_TEAPOT.into_response(),
+    }
+}
+
+/// The login that protected images require: `user` with the password `word`.
+fn has_login(headers: &HeaderMap) -> bool {
+    let header = headers.get("authorization");
+    header.is_some_and(|header| header == "Basic dXNlcjp3b3Jk")
+}
+
+async fn protected_image(State(studio): SharedState, headers: HeaderMap) -> Response {
+    match has_login(&headers) {
+        true => studio.picture(b""),
+        false => StatusCode::UNAUTHORIZED.into_response(),
+    }
+}
+
+/// Redirects an authorized request to an image of another origin.
+async fn protected_redirect(State(studio): SharedState, headers: HeaderMap) -> Response {
+    let origin = studio.other_origin.replace("localhost", "127.0.0.1");
+    match has_login(&headers) {
+        true => Redirect::temporary(&format!("{origin}/no-credentials.png")).into_response(),
+        false => StatusCode::UNAUTHORIZED.into_response(),
+    }
+}
+
+/// An image that is sent only to requests without any credentials.
+async fn image_without_credentials(State(studio): SharedState, headers: HeaderMap) -> Response {
+    match headers.contains_key("authorization") {
+        false => studio.picture(b""),
+        true => StatusCode::IM_A_TEAPOT.into_response(),
     }
 }
 
