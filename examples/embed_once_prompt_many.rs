@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let features = detector.encode_image(&image)?;
     println!("image features: {:?}", start.elapsed());
     let options = DetectionOptions::default();
-    for text in ["red circle", "blue star", "green square. yellow triangle."] {
+    for text in ["red circle", "blue star", "circle. star."] {
         let start = Instant::now();
         let prompt = Prompt::parse(text)?;
         // a prompt with more tokens than the model accepts takes several passes
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let embedding = segmenter.encode(&image)?;
     println!("image embedding: {:?}", start.elapsed());
-    for (x, y) in [(505.0, 375.0), (420.0, 300.0)] {
+    for (x, y) in [(505.0, 375.0), (152.0, 396.0)] {
         let start = Instant::now();
         let click = SegmentPrompt {
             bounding_box: None,

@@ -6,7 +6,7 @@ use std::fs;
 use crate::support::{files_below, repository};
 
 /// Folders or files in `src/`, and the modules and crates that they must not name.
-const FORBIDDEN: [(&str, &[&str]); 11] = [
+const FORBIDDEN: [(&str, &[&str]); 12] = [
     (
         "models",
         &[
@@ -37,6 +37,7 @@ const FORBIDDEN: [(&str, &[&str]); 11] = [
             "crate::segmenter",
             "crate::pipeline",
             "crate::preannotation",
+            "crate::config",
         ],
     ),
     (
@@ -66,7 +67,15 @@ const FORBIDDEN: [(&str, &[&str]); 11] = [
             "crate::regions",
         ],
     ),
-    ("http", &["candle", "crate::models", "crate::segmenter"]),
+    (
+        "http",
+        &[
+            "candle",
+            "crate::models",
+            "crate::segmenter",
+            "crate::config",
+        ],
+    ),
     (
         "preannotation",
         &[
@@ -75,6 +84,7 @@ const FORBIDDEN: [(&str, &[&str]); 11] = [
             "crate::models",
             "crate::http",
             "crate::commands",
+            "crate::config",
         ],
     ),
     ("labeling", &["candle", "axum", "crate::"]),
@@ -88,6 +98,7 @@ const FORBIDDEN: [(&str, &[&str]); 11] = [
             "crate::pipeline",
             "crate::preannotation",
             "crate::labeling",
+            "crate::config",
         ],
     ),
     (
@@ -99,6 +110,18 @@ const FORBIDDEN: [(&str, &[&str]); 11] = [
             "crate::detector",
             "crate::pipeline",
             "crate::http",
+            "crate::config",
+        ],
+    ),
+    (
+        "pipeline",
+        &[
+            "axum",
+            "crate::config",
+            "crate::http",
+            "crate::labeling",
+            "crate::regions",
+            "crate::preannotation",
         ],
     ),
     ("prompt.rs", &["candle", "axum", "crate::"]),
