@@ -174,7 +174,7 @@ fn labeling_config(name: &str, config: &LabelingConfig, findings: &mut Findings)
         .collect();
     if controls.is_empty() {
         return findings.fail(format!(
-            "{name}: the labeling config has no <RectangleLabels>, <BrushLabels> or <PolygonLabels> for the image {:?}",
+            "{name}: the labeling config has no <RectangleLabels>, <BrushLabels>, <BitmaskLabels>, <PolygonLabels> or <VectorLabels> for the image {:?}",
             image.name
         ));
     }

@@ -38,7 +38,7 @@ pub enum LabelingError {
     NoTextArea(String),
     /// No control takes regions.
     #[error(
-        "the labeling config has no <RectangleLabels>, <BrushLabels> or <PolygonLabels> for the image \"{0}\": add one for the regions"
+        "the labeling config has no <RectangleLabels>, <BrushLabels>, <BitmaskLabels>, <PolygonLabels> or <VectorLabels> for the image \"{0}\": add one for the regions"
     )]
     NoRegionControl(String),
     /// There is no prompt, and no label to search for instead.

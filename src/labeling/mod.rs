@@ -63,6 +63,10 @@ pub enum Shape {
     Brush,
     /// A polygon.
     Polygon,
+    /// A mask as an image.
+    Bitmask,
+    /// An outline of connected vertices.
+    Vector,
 }
 
 /// A control that takes regions, and the controls that define their labels.
@@ -224,12 +228,33 @@ impl<'a> RegionControl<'a> {
 }
 
 impl Shape {
-    /// The `type` of a region without labels of its own: `rectangle`, `brush`, `polygon`.
+    /// All shapes, in the order of the documentation.
+    pub const ALL: [Self; 5] = [
+        Self::Rectangle,
+        Self::Brush,
+        Self::Polygon,
+        Self::Bitmask,
+        Self::Vector,
+    ];
+
+    /// Whether a region of this shape is made from a mask, and not only from a box.
+    pub fn needs_mask(self) -> bool {
+        self != Self::Rectangle
+    }
+
+    /// Whether a region of this shape is an outline, which is simplified within a tolerance.
+    pub fn is_outline(self) -> bool {
+        matches!(self, Self::Polygon | Self::Vector)
+    }
+
+    /// The `type` of a region without labels of its own: `rectangle`, `brush` and so on.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Rectangle => "rectangle",
             Self::Brush => "brush",
             Self::Polygon => "polygon",
+            Self::Bitmask => "bitmask",
+            Self::Vector => "vector",
         }
     }
 
@@ -239,6 +264,8 @@ impl Shape {
             Self::Rectangle => "rectanglelabels",
             Self::Brush => "brushlabels",
             Self::Polygon => "polygonlabels",
+            Self::Bitmask => "bitmasklabels",
+            Self::Vector => "vectorlabels",
         }
     }
 }

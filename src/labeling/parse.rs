@@ -124,9 +124,13 @@ fn kind(node: Node) -> Option<ControlKind> {
         "RectangleLabels" => ControlKind::ShapeLabels(Shape::Rectangle),
         "BrushLabels" => ControlKind::ShapeLabels(Shape::Brush),
         "PolygonLabels" => ControlKind::ShapeLabels(Shape::Polygon),
+        "BitmaskLabels" => ControlKind::ShapeLabels(Shape::Bitmask),
+        "VectorLabels" => ControlKind::ShapeLabels(Shape::Vector),
         "Rectangle" => ControlKind::Shape(Shape::Rectangle),
         "Brush" => ControlKind::Shape(Shape::Brush),
         "Polygon" => ControlKind::Shape(Shape::Polygon),
+        "Bitmask" => ControlKind::Shape(Shape::Bitmask),
+        "Vector" => ControlKind::Shape(Shape::Vector),
         _ => return None,
     })
 }

@@ -10,7 +10,7 @@ use super::project::{Origin, ProjectSnapshot};
 use super::search::{Search, build_regions, record_timings};
 use super::smart_tools::{SmartToolShape, segment_prompts};
 use super::{PreannotationError, Preannotator, Task, TaskPrediction};
-use crate::labeling::{ImageTag, LabelingConfig, Shape};
+use crate::labeling::{ImageTag, LabelingConfig};
 use crate::pipeline::scheduler::Urgency;
 use crate::pipeline::stages::StageRequest;
 use crate::pipeline::timings::Timings;
@@ -111,9 +111,9 @@ impl Preannotator {
         label: Option<String>,
     ) -> Result<TaskPrediction, PreannotationError> {
         let mut controls = snapshot.config.region_controls(image);
-        if !controls.any(|control| control.shape != Shape::Rectangle) {
+        if !controls.any(|control| control.shape.needs_mask()) {
             tracing::warn!(
-                "the answer is empty: smart tools create masks, and the labeling config has neither <BrushLabels> nor <PolygonLabels>"
+                "the answer is empty: smart tools create masks, and the labeling config has no <BrushLabels>, <BitmaskLabels>, <PolygonLabels> or <VectorLabels>"
             );
             return Ok(self.prediction(vec![], 0.0, snapshot.version));
         }

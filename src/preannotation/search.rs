@@ -6,7 +6,7 @@ use super::admission::{Busy, Permit};
 use super::project::ProjectSnapshot;
 use super::project::settings::ControlThresholds;
 use super::{PreannotationError, Preannotator, Task};
-use crate::labeling::{ImageTag, Shape};
+use crate::labeling::ImageTag;
 use crate::media::{Digest, ImageRequest, MediaError, TaskImage};
 use crate::pipeline::scheduler::Urgency;
 use crate::pipeline::stages::{Query, StageError, StageRequest, off_thread};
@@ -46,7 +46,7 @@ impl Preannotator {
         let query = Query {
             prompt: search.prompt.clone(),
             options: settings.options,
-            with_masks: settings.segment && controls.any(|c| c.shape != Shape::Rectangle),
+            with_masks: settings.segment && controls.any(|c| c.shape.needs_mask()),
             skips_unencodable: search.is_from_labels,
         };
         let timings = Timings::default();

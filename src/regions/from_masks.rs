@@ -8,7 +8,7 @@ use crate::labeling::{ImageTag, LabelingConfig};
 use crate::segmenter::ScoredMask;
 
 /// Converts the masks of a smart tool to regions with the annotator's label. A control that has the label is
-/// preferred; among those, a brush is preferred to a polygon.
+/// preferred; among those, a mask is preferred to an outline, and a brush to a bitmask.
 pub fn mask_regions(
     masks: &[Arc<ScoredMask>],
     label: Option<&str>,

@@ -4,6 +4,7 @@
 //! `selection` finds the controls that take an object, `render` converts its box or mask to a control's value,
 //! [`scores`] computes the score, and `region` adds the label.
 
+pub mod bitmask;
 pub mod brush_rle;
 mod from_masks;
 mod from_prediction;

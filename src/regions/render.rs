@@ -1,7 +1,9 @@
 //! Converts an object's geometry to region values without labels. Pixels become percent here.
 
+use std::sync::Arc;
+
 use super::value::{Labels, RegionValue};
-use super::{brush_rle, polygon};
+use super::{bitmask, brush_rle, polygon};
 use crate::geometry::{BoundingBox, ImageSize, Mask};
 use crate::labeling::Shape;
 use crate::pipeline::DetectedObject;
@@ -23,13 +25,31 @@ pub(super) fn object_values(
     }
 }
 
-/// A mask as a brush stroke or as polygons. Polygons are at most `tolerance` percent of the image's longer side away
-/// from the mask's boundary. Returns none for an empty mask.
+/// A mask as a brush stroke, a bitmask, polygons or vectors. Outlines are at most `tolerance` percent of the image's
+/// longer side away from the mask's boundary. Returns none for an empty mask.
 pub(super) fn mask_values(mask: &Mask, shape: Shape, tolerance: f32) -> Vec<RegionValue> {
+    if mask.area() == 0 {
+        return vec![];
+    }
     match shape {
-        Shape::Brush if mask.area() > 0 => vec![brush(mask)],
-        Shape::Polygon => polygons(mask, tolerance),
-        Shape::Brush | Shape::Rectangle => vec![],
+        Shape::Brush => vec![brush(mask)],
+        Shape::Bitmask => vec![RegionValue::Bitmask {
+            image_data_url: bitmask::data_url(mask).into(),
+            labels: Labels::None,
+        }],
+        Shape::Polygon => outlines(mask, tolerance)
+            .map(|points| RegionValue::Polygon {
+                points,
+                labels: Labels::None,
+            })
+            .collect(),
+        Shape::Vector => outlines(mask, tolerance)
+            .map(|vertices| RegionValue::Vector {
+                vertices,
+                labels: Labels::None,
+            })
+            .collect(),
+        Shape::Rectangle => vec![],
     }
 }
 
@@ -56,18 +76,13 @@ fn brush(mask: &Mask) -> RegionValue {
     }
 }
 
-/// One polygon per part of the mask.
-fn polygons(mask: &Mask, tolerance: f32) -> Vec<RegionValue> {
+/// The outline of each part of the mask, in percent of the image's width and height.
+fn outlines(mask: &Mask, tolerance: f32) -> impl Iterator<Item = Arc<[[f64; 2]]>> {
     let size = mask.size();
     let pixels = tolerance / 100.0 * size.width.max(size.height) as f32;
-    let corner = |[x, y]: &[f32; 2]| [percent(*x, size.width), percent(*y, size.height)];
+    let corner = move |[x, y]: &[f32; 2]| [percent(*x, size.width), percent(*y, size.height)];
     let outlines = polygon::outlines(mask, pixels).into_iter();
-    outlines
-        .map(|ring| RegionValue::Polygon {
-            points: ring.iter().map(corner).collect(),
-            labels: Labels::None,
-        })
-        .collect()
+    outlines.map(move |ring| ring.iter().map(corner).collect())
 }
 
 fn percent(pixels: f32, size: usize) -> f64 {

@@ -13,8 +13,7 @@ use crate::labeling::Shape;
 
 /// All values of a region's `type`.
 pub(super) fn region_types() -> Object {
-    let shapes = [Shape::Rectangle, Shape::Brush, Shape::Polygon];
-    let types_of_shapes = shapes
+    let types_of_shapes = Shape::ALL
         .iter()
         .flat_map(|shape| [shape.kind(), shape.labels_kind()]);
     let all: Vec<&str> = types_of_shapes.chain(["labels", "textarea"]).collect();
@@ -74,6 +73,23 @@ impl PartialSchema for RegionValue {
             ("points", ArrayBuilder::new().items(corner).into()),
             ("closed", schema_of(Type::Boolean).into()),
         ];
+        let data_url = schema_of(Type::String).pattern(Some("^data:image/png;base64,"));
+        let bitmask = [("imageDataURL", data_url.into())];
+        let vertex = schema_of(Type::Object)
+            .property("id", schema_of(Type::String))
+            .property("x", percent())
+            .property("y", percent())
+            .property("prevPointId", ObjectBuilder::new())
+            .property("isBezier", schema_of(Type::Boolean))
+            .required("id")
+            .required("x")
+            .required("y")
+            .required("prevPointId")
+            .required("isBezier");
+        let vector = [
+            ("vertices", ArrayBuilder::new().items(vertex).into()),
+            ("closed", schema_of(Type::Boolean).into()),
+        ];
         let text = schema_of(Type::Object)
             .additional_properties(Some(AdditionalProperties::FreeForm(false)))
             .property("text", one_string())
@@ -82,9 +98,11 @@ impl PartialSchema for RegionValue {
             .item(shape(Shape::Rectangle, &rectangle))
             .item(shape(Shape::Brush, &brush))
             .item(shape(Shape::Polygon, &polygon))
+            .item(shape(Shape::Bitmask, &bitmask))
+            .item(shape(Shape::Vector, &vector))
             .item(text)
             .description(Some(
-                "Positions and lengths in percent of the image's size; a mask in Label Studio's run-length encoding",
+                "Positions and lengths in percent of the image's size; a mask in Label Studio's run-length encoding, or as a PNG",
             ))
             .into()
     }
@@ -128,8 +146,18 @@ mod tests {
             points: [[1.0, 2.0]].into(),
             labels: labels(),
         };
+        let bitmask = RegionValue::Bitmask {
+            image_data_url: "data:image/png;base64,".into(),
+            labels: labels(),
+        };
+        let vector = RegionValue::Vector {
+            vertices: [[1.0, 2.0]].into(),
+            labels: labels(),
+        };
         let text = RegionValue::Text("pot".to_owned());
-        for (value, schema) in [rectangle, brush, polygon, text].iter().zip(&schemas) {
+        let values = [rectangle, brush, polygon, bitmask, vector, text];
+        assert_eq!(values.len(), schemas.len());
+        for (value, schema) in values.iter().zip(&schemas) {
             let written = serde_json::to_value(value).unwrap();
             for key in written.as_object().unwrap().keys() {
                 let is_listed = schema["properties"][key].is_object();

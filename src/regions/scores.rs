@@ -7,9 +7,9 @@ use crate::segmenter::ScoredMask;
 /// The score, 0..1, of an object's region from a control of this shape: the detector's score for a rectangle, else
 /// the segmenter's.
 pub(super) fn object_score(object: &DetectedObject, shape: Shape) -> Option<f32> {
-    match shape {
-        Shape::Rectangle => Some(clamp_score(object.detection.score)),
-        Shape::Brush | Shape::Polygon => object.mask.as_deref().map(mask_score),
+    match shape.needs_mask() {
+        false => Some(clamp_score(object.detection.score)),
+        true => object.mask.as_deref().map(mask_score),
     }
 }
 

@@ -52,18 +52,25 @@ pub(super) fn destinations<'a>(
 }
 
 /// The control that takes a smart tool's mask with this label. A control that has the label is preferred; among
-/// those, a brush is preferred to a polygon.
+/// those, a mask is preferred to an outline, and a brush to a bitmask.
 pub(super) fn mask_destination<'a>(
     label: Option<&str>,
     config: &'a LabelingConfig,
     image: &'a ImageTag,
 ) -> Option<Destination<'a>> {
     let controls = config.region_controls(image);
-    let takes_masks = controls.filter(|control| control.shape != Shape::Rectangle);
+    let takes_masks = controls.filter(|control| control.shape.needs_mask());
     takes_masks
         .map(|control| Destination {
             label: label.and_then(|name| control.label_named(name)),
             control,
         })
-        .min_by_key(|found| (found.label.is_none(), found.control.shape != Shape::Brush))
+        .min_by_key(|found| {
+            let rank = match found.control.shape {
+                Shape::Brush => 0,
+                Shape::Bitmask => 1,
+                Shape::Polygon | Shape::Vector | Shape::Rectangle => 2,
+            };
+            (found.label.is_none(), rank)
+        })
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 
 use crate::labeling::Shape;
 
@@ -39,6 +40,20 @@ pub enum RegionValue {
         /// Its label.
         labels: Labels,
     },
+    /// A mask as an image.
+    Bitmask {
+        /// The URL of [`bitmask::data_url`](super::bitmask::data_url).
+        image_data_url: Arc<str>,
+        /// Its label.
+        labels: Labels,
+    },
+    /// A closed outline of connected vertices.
+    Vector {
+        /// The vertices `[x, y]`, in percent of the image's width and height, 0..100.
+        vertices: Arc<[[f64; 2]]>,
+        /// Its label.
+        labels: Labels,
+    },
     /// The text of a text area.
     Text(String),
 }
@@ -62,6 +77,8 @@ impl RegionValue {
             Self::Rectangle { labels, .. } => (Shape::Rectangle, labels),
             Self::Brush { labels, .. } => (Shape::Brush, labels),
             Self::Polygon { labels, .. } => (Shape::Polygon, labels),
+            Self::Bitmask { labels, .. } => (Shape::Bitmask, labels),
+            Self::Vector { labels, .. } => (Shape::Vector, labels),
             Self::Text(_) => return "textarea",
         };
         match labels {
@@ -77,6 +94,8 @@ impl RegionValue {
             Self::Rectangle { .. } => 0,
             Self::Brush { rle, .. } => rle.len(),
             Self::Polygon { points, .. } => size_of_val(&points[..]),
+            Self::Bitmask { image_data_url, .. } => image_data_url.len(),
+            Self::Vector { vertices, .. } => size_of_val(&vertices[..]),
             Self::Text(text) => text.len(),
         }
     }
@@ -86,7 +105,9 @@ impl RegionValue {
         match self {
             Self::Rectangle { labels, .. }
             | Self::Brush { labels, .. }
-            | Self::Polygon { labels, .. } => labels.name(),
+            | Self::Polygon { labels, .. }
+            | Self::Bitmask { labels, .. }
+            | Self::Vector { labels, .. } => labels.name(),
             Self::Text(_) => None,
         }
     }
@@ -96,7 +117,9 @@ impl RegionValue {
         match &mut self {
             Self::Rectangle { labels, .. }
             | Self::Brush { labels, .. }
-            | Self::Polygon { labels, .. } => *labels = new,
+            | Self::Polygon { labels, .. }
+            | Self::Bitmask { labels, .. }
+            | Self::Vector { labels, .. } => *labels = new,
             Self::Text(_) => {}
         }
         self
@@ -140,12 +163,47 @@ impl Serialize for RegionValue {
                 map.serialize_entry("points", &points[..])?;
                 map.serialize_entry("closed", &true)?;
             }
+            Self::Bitmask { image_data_url, .. } => {
+                map.serialize_entry("imageDataURL", &image_data_url[..])?;
+            }
+            Self::Vector { vertices, .. } => {
+                map.serialize_entry("vertices", &Vertices(vertices))?;
+                map.serialize_entry("closed", &true)?;
+            }
             Self::Text(text) => map.serialize_entry("text", &[text])?,
         }
         if let Some(label) = self.label() {
             map.serialize_entry(self.kind(), &[label])?;
         }
         map.end()
+    }
+}
+
+/// The vertices of an outline as Label Studio reads them: each one names the one before it.
+struct Vertices<'a>(&'a [[f64; 2]]);
+
+/// One vertex.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Vertex {
+    id: String,
+    x: f64,
+    y: f64,
+    /// `None` for the first vertex.
+    prev_point_id: Option<String>,
+    is_bezier: bool,
+}
+
+impl Serialize for Vertices<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let id = |index: usize| format!("v{index}");
+        serializer.collect_seq(self.0.iter().enumerate().map(|(i, [x, y])| Vertex {
+            id: id(i),
+            x: *x,
+            y: *y,
+            prev_point_id: i.checked_sub(1).map(id),
+            is_bezier: false,
+        }))
     }
 }
 

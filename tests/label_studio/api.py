@@ -22,6 +22,20 @@ KEYPOINTS = """  <Header>Points</Header>
     <Label value="Red Circle" background="orange"/><Label value="Blue Star" background="purple"/>
   </KeyPointLabels>
 </View>"""
+LABEL_TAGS = '<Label value="Red Circle" background="red"/><Label value="Blue Star" background="blue"/>'
+
+
+def shapes_config(*controls: str) -> str:
+    """A labeling config with a prompt and these control tags, in which {labels} stands for the labels."""
+    lines = "".join(control.format(labels=LABEL_TAGS) for control in controls)
+    return f"""<View>
+  <Image name="image" value="$image" smoothing="false"/>
+  <Style>.lsf-main-content.lsf-requesting .prompt::before {{ content: "loading"; }}</Style>
+  <View className="prompt"><TextArea name="prompt" toName="image" editable="true" rows="2" maxSubmissions="1"/></View>
+  {lines}
+</View>"""
+
+
 SMART_CONFIG = CONFIG.rstrip().removesuffix("</View>") + KEYPOINTS
 
 

@@ -27,6 +27,7 @@ from studio import GROUNDLING, PASSWORD, STUDIO_SECONDS, USER, World, ensure
 SCENARIOS = {
     "connect": page_scenarios.connect,
     "browser": page_scenarios.browser,
+    "masks": page_scenarios.masks,
     "exif": page_scenarios.exif,
     "smart": page_scenarios.smart,
     "batch": api_scenarios.batch,
@@ -36,7 +37,7 @@ SCENARIOS = {
     "doctor": api_scenarios.doctor,
     "basic-auth": api_scenarios.basic_auth,
 }
-PAGE = ("browser", "exif", "smart", "memory")
+PAGE = ("browser", "masks", "exif", "smart", "memory")
 JWT = re.compile(r"eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")
 
 

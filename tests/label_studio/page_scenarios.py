@@ -4,9 +4,10 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 import pictures
-from api import CONFIG, LABELS, PROMPT, SHAPES, SMART_CONFIG, prompt_context
+from api import CONFIG, LABELS, PROMPT, SHAPES, SMART_CONFIG, prompt_context, shapes_config
 from browser import Browser
 from regions import (
+    bitmask_of,
     by_label,
     check_prediction,
     check_regions,
@@ -17,6 +18,7 @@ from regions import (
     pairs,
     rectangle_box,
     summary,
+    vertices_box,
 )
 from studio import World, ensure, until
 
@@ -128,6 +130,65 @@ def browser(world: World) -> None:
     check_regions("updated annotation", drawn(updated["result"]))
     ensure(api.predictions(task) == [], "typing a prompt stored predictions")
     page.check_errors("typed prompt")
+
+
+# control tags that take masks and outlines besides brush and polygon: own labels, then separate labels
+MASK_TAGS = {
+    "own": (
+        '<BitmaskLabels name="bitmask" toName="image">{labels}</BitmaskLabels>',
+        '<VectorLabels name="vector" toName="image" closable="true">{labels}</VectorLabels>',
+    ),
+    "separate": (
+        '<Labels name="labels" toName="image">{labels}</Labels>',
+        '<Bitmask name="bitmask" toName="image"/>',
+        '<Vector name="vector" toName="image" closable="true"/>',
+    ),
+}
+
+
+def masks(world: World) -> None:
+    """Bitmasks and vectors are drawn where the objects are, can be accepted and submitted, and are saved as they were."""
+    api, page = world.api, page_of(world)
+    for kind, tags in MASK_TAGS.items():
+        config = shapes_config(*tags)
+        project = api.project(f"masks with {kind} labels", config)
+        [task] = api.upload(project, SHAPES)
+        api.connect(project, world.legacy)
+        page.open_task(project, task)
+        page.enable_auto_annotation()
+        page.settle()
+        before = page.picture()
+        answer = page.type_prompt(PROMPT)
+        page.screenshot(f"masks-{kind}-1-suggestions")
+        ending = "labels" if kind == "own" else ""
+        shapes = {name: [r for r in answer["result"] if r["type"] == f"{name}{ending}"] for name in ("bitmask", "vector")}
+        ensure(all(len(found) == 2 for found in shapes.values()), f"{kind}: {summary(answer['result'])}")
+        boxes = [mask_box(bitmask_of(region)) for region in shapes["bitmask"]]
+        for box, region in zip(boxes, shapes["vector"]):
+            overlap = iou(box, vertices_box(region))
+            ensure(overlap > 0.9, f"{kind}: the IoU of a bitmask and its vector is only {overlap:.2f}")
+        after = page.picture()
+        for x0, y0, x1, y1 in boxes:
+            share = changed(before, after, (x0 / 640, y0 / 480, x1 / 640, y1 / 480))
+            ensure(share > 0.4, f"{kind}: only {share:.0%} of the pixels changed where an object is")
+        ensure(changed(before, after, (0, 0, 0.9, 0.5)) < 0.02, f"{kind}: pixels changed where there are no objects")
+
+        page.accept_all()
+        page.screenshot(f"masks-{kind}-2-accepted")
+        page.save("submit")
+        page.screenshot(f"masks-{kind}-3-submitted")
+        [annotation] = api.annotations(task)
+        saved = {region["id"] + region["type"]: region["value"] for region in drawn(annotation["result"])}
+        for region in answer["result"]:
+            key = region["id"] + region["type"]
+            ensure(key in saved, f"{kind}: {region['type']} was not saved; saved: {summary(drawn(annotation['result']))}")
+            if "imageDataURL" in region["value"]:
+                same = (bitmask_of({**region, "value": saved[key]}) == bitmask_of(region)).all()
+                ensure(same, f"{kind}: a saved bitmask differs")
+        page.open_task(project, task)
+        page.wait_for_regions()
+        page.screenshot(f"masks-{kind}-4-opened-again")
+        page.check_errors(f"masks with {kind} labels")
 
 
 def exif(world: World) -> None:

@@ -1,11 +1,14 @@
 """Checks of regions."""
 
+import base64
+import io
 from typing import Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
 from api import LABELS
 from label_studio_sdk.converter.brush import decode_rle
 from label_studio_sdk.label_interface import LabelInterface
+from PIL import Image
 from studio import ensure
 
 Box = Tuple[float, float, float, float]
@@ -36,6 +39,29 @@ def mask_of(region: dict) -> np.ndarray:
     ensure(set(np.unique(mask)) <= {0, 255}, f"mask values {np.unique(mask)}")
     ensure((mask == mask[:, :, :1]).all(), "the four channels of a mask differ")
     return mask[:, :, 3] == 255
+
+
+def bitmask_of(region: dict) -> np.ndarray:
+    """The mask of a bitmask region as [height, width]: the opaque pixels of its PNG, which must be black."""
+    head, data = region["value"]["imageDataURL"].split(",", 1)
+    ensure(head == "data:image/png;base64", f"a bitmask that is {head}")
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA"))
+    size = (region["original_height"], region["original_width"])
+    ensure(image.shape[:2] == size, f"a bitmask of {image.shape[:2]}, not {size}")
+    ensure(set(np.unique(image[:, :, 3])) <= {0, 255}, f"opacities {np.unique(image[:, :, 3])}")
+    ensure(not image[:, :, :3].any(), "the pixels of a bitmask are not black")
+    return image[:, :, 3] == 255
+
+
+def vertices_box(region: dict) -> Box:
+    """The box around a vector's vertices, in pixels. Each vertex must name the one before it."""
+    vertices = region["value"]["vertices"]
+    names = [None, *(vertex["id"] for vertex in vertices)]
+    ensure([vertex["prevPointId"] for vertex in vertices] == names[:-1], f"vertices {vertices[:3]}")
+    ensure(len(set(names)) == len(names), f"vertices with the same id: {names}")
+    x = [vertex["x"] * region["original_width"] / 100 for vertex in vertices]
+    y = [vertex["y"] * region["original_height"] / 100 for vertex in vertices]
+    return min(x), min(y), max(x), max(y)
 
 
 def mask_box(mask: np.ndarray) -> Box:

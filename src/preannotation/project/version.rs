@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::settings::ProjectSettings;
 use crate::detector::DetectionOptions;
-use crate::labeling::{LabelingConfig, Shape};
+use crate::labeling::LabelingConfig;
 use crate::pipeline::settings::{ModelNames, Precision};
 use crate::prompt::Prompt;
 
@@ -68,7 +68,7 @@ pub fn of_project(
     }
     if let Some(config) = config {
         let mut shapes = config.images.iter().flat_map(|i| config.region_controls(i));
-        if shapes.any(|control| control.shape == Shape::Polygon) {
+        if shapes.any(|control| control.shape.is_outline()) {
             let _ = write!(version, " polygon={polygon_tolerance}");
         }
         let _ = write!(version, " labels={:06x}", digest(&format!("{config:?}")));

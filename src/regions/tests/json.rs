@@ -95,6 +95,69 @@ fn regions_of_controls_with_separate_labels_have_label_studios_json() {
     assert_eq!(json_without_ids(&found), unlabeled);
 }
 
+/// The vertices of the test mask's outline.
+fn vertices() -> Value {
+    let points = [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]];
+    let vertex = |(i, [x, y]): (usize, [f64; 2])| {
+        let previous = i.checked_sub(1).map(|i| format!("v{i}"));
+        json!({"id": format!("v{i}"), "x": x, "y": y, "prevPointId": previous, "isBezier": false})
+    };
+    points.into_iter().enumerate().map(vertex).collect()
+}
+
+#[test]
+fn bitmasks_and_vectors_have_label_studios_json() {
+    let size = prediction(&[]).size;
+    let url = bitmask::data_url(&Mask::from_pixels(size, [false, true]));
+    let region = |from: &str, kind: &str, value: Value| {
+        json!({"from_name": from, "to_name": "i", "type": kind, "original_width": 100, "original_height": 50,
+            "image_rotation": 0, "score": 1.0, "value": value})
+    };
+    let own = "<BitmaskLabels name='b' toName='i'><Label value='dog'/></BitmaskLabels>
+        <VectorLabels name='v' toName='i'><Label value='dog'/></VectorLabels>";
+    let expected = json!([
+        region(
+            "b",
+            "bitmasklabels",
+            json!({"imageDataURL": url, "bitmasklabels": ["dog"]})
+        ),
+        region(
+            "v",
+            "vectorlabels",
+            json!({"vertices": vertices(), "closed": true, "vectorlabels": ["dog"]})
+        ),
+    ]);
+    assert_eq!(
+        json_without_ids(&regions_of(own, &["dog"], &DROP)),
+        expected
+    );
+
+    let separate = "<Labels name='l' toName='i'><Label value='dog'/></Labels>
+        <Bitmask name='b' toName='i'/><Vector name='v' toName='i'/>";
+    let expected = json!([
+        region("b", "bitmask", json!({"imageDataURL": url})),
+        region(
+            "l",
+            "labels",
+            json!({"imageDataURL": url, "labels": ["dog"]})
+        ),
+        region(
+            "v",
+            "vector",
+            json!({"vertices": vertices(), "closed": true})
+        ),
+        region(
+            "l",
+            "labels",
+            json!({"vertices": vertices(), "closed": true, "labels": ["dog"]})
+        ),
+    ]);
+    assert_eq!(
+        json_without_ids(&regions_of(separate, &["dog"], &DROP)),
+        expected
+    );
+}
+
 #[test]
 fn a_prompt_region_has_label_studios_json() {
     let xml = "<View><Image name='i' value='$i'/><TextArea name='t' toName='i'/></View>";
