@@ -12,12 +12,12 @@ use crate::geometry::Mask;
 /// A mask as `data:image/png;base64,...`, in the size of the image.
 pub fn data_url(mask: &Mask) -> String {
     let mut url = "data:image/png;base64,".to_owned();
-    BASE64_STANDARD.encode_string(png(mask), &mut url);
+    BASE64_STANDARD.encode_string(encode(mask), &mut url);
     url
 }
 
 /// A mask as a PNG: black and opaque where it is set, transparent elsewhere.
-pub fn png(mask: &Mask) -> Vec<u8> {
+pub fn encode(mask: &Mask) -> Vec<u8> {
     let (width, height) = (mask.size().width, mask.size().height);
     let mut file = vec![];
     // the sides of a decoded image are far below 2^31
@@ -82,7 +82,9 @@ mod tests {
                     .map(|_| random.random_bool(share))
                     .collect();
                 let mask = Mask::from_pixels(size, pixels.iter().copied());
-                let decoded = image::load_from_memory(&png(&mask)).unwrap().into_rgba8();
+                let decoded = image::load_from_memory(&encode(&mask))
+                    .unwrap()
+                    .into_rgba8();
                 assert_eq!(decoded.dimensions(), (width as u32, height as u32));
                 for (pixel, is_set) in decoded.pixels().zip(&pixels) {
                     assert_eq!(pixel.0, [0, 0, 0, if *is_set { 255 } else { 0 }]);
@@ -100,6 +102,6 @@ mod tests {
         let mask = Mask::from_pixels(size, [true, false]);
         let url = data_url(&mask);
         let base64 = url.strip_prefix("data:image/png;base64,").unwrap();
-        assert_eq!(BASE64_STANDARD.decode(base64).unwrap(), png(&mask));
+        assert_eq!(BASE64_STANDARD.decode(base64).unwrap(), encode(&mask));
     }
 }
