@@ -1,4 +1,21 @@
 //! From the name of a model to its files: compiled in, local, or downloaded from the hub.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use groundling::candle_core::{DType, Device};
+//! use groundling::checkpoints::hub::{HubSettings, ProgressObserver, Silent};
+//! use groundling::checkpoints::{Locator, Role};
+//! use groundling::detector::Detector;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let locator = Locator::new("models", HubSettings::new("cache"));
+//! let observer: Arc<dyn ProgressObserver> = Arc::new(Silent);
+//! let checkpoint = locator.locate(Role::Detector, "grounding-dino-tiny", &observer)?;
+//! let detector = Detector::load(&checkpoint, DType::F32, &Device::Cpu)?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod embedded;
 pub mod hub;

@@ -38,7 +38,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         config,
         projects,
         origin,
-    } = Access::new(&args.setup, args.project).await?;
+    } = Access::new(&args.tasks.setup, args.tasks.project).await?;
     // also apply the extra_params of the connected backend
     if let Ok(backends) = api.backends(project.id).await
         && let Some(backend) = backends.first()
@@ -47,7 +47,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         projects.apply_setup(&origin.project, &backend.extra_params, label_studio);
     }
     let preannotator = Arc::new(setup::preannotator(
-        args.setup,
+        args.tasks.setup,
         projects,
         PromptMemory::Off,
         CONCURRENT_TASKS,
@@ -65,7 +65,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         api,
         preannotator,
         plan,
-        only_unlabeled: args.only_unlabeled,
+        only_unlabeled: args.tasks.only_unlabeled,
         summary: Summary::default(),
         progress: Progress::new(),
     };

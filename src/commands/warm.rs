@@ -39,11 +39,15 @@ async fn warm(mut args: WarmArgs) -> anyhow::Result<()> {
         config,
         projects,
         origin,
-    } = Access::new(&args.setup, args.project).await?;
+    } = Access::new(&args.tasks.setup, args.tasks.project).await?;
     // this command writes every embedding itself, exactly once
-    args.setup.store.warm_on_serve.0 = false;
-    let preannotator =
-        setup::preannotator(args.setup, projects, PromptMemory::Off, CONCURRENT_TASKS)?;
+    args.tasks.setup.store.warm_on_serve.0 = false;
+    let preannotator = setup::preannotator(
+        args.tasks.setup,
+        projects,
+        PromptMemory::Off,
+        CONCURRENT_TASKS,
+    )?;
     let Some(warm) = preannotator.stages().warm_embeddings() else {
         bail!(EmbeddingStoreError::NoStore);
     };
@@ -69,7 +73,7 @@ async fn warm(mut args: WarmArgs) -> anyhow::Result<()> {
         space: DiskSpace::new(disk.bytes_after_eviction(), bytes_per_image),
         preannotator: Arc::new(preannotator),
         plan,
-        only_unlabeled: args.only_unlabeled,
+        only_unlabeled: args.tasks.only_unlabeled,
         summary: Summary::default(),
         progress: Progress::new(),
     };

@@ -80,23 +80,25 @@ pub enum OutputFormat {
 /// `groundling annotate`.
 #[derive(Debug, Args)]
 pub struct AnnotateArgs {
-    /// The number of the project, as in its address: http://localhost:8080/projects/7.
-    #[arg(long, value_name = "N")]
-    pub project: u64,
     /// The objects to find. [default: the prompt last used in the project, else the project's labels]
     #[arg(long)]
     pub prompt: Option<String>,
-    /// Skip tasks that have annotations.
-    #[arg(long)]
-    pub only_unlabeled: bool,
     #[allow(missing_docs)]
     #[command(flatten)]
-    pub setup: SetupArgs,
+    pub tasks: ProjectTasksArgs,
 }
 
 /// `groundling warm`.
 #[derive(Debug, Args)]
+#[allow(missing_docs)]
 pub struct WarmArgs {
+    #[command(flatten)]
+    pub tasks: ProjectTasksArgs,
+}
+
+/// The tasks of a project that a command works on, and how it works.
+#[derive(Debug, Args)]
+pub struct ProjectTasksArgs {
     /// The number of the project, as in its address: http://localhost:8080/projects/7.
     #[arg(long, value_name = "N")]
     pub project: u64,

@@ -20,8 +20,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use self::bench::{BenchArgs, Dimensions, Half};
 pub use self::commands::{
-    AnnotateArgs, DoctorArgs, DownloadArgs, ModelsArgs, OutputFormat, PredictArgs, ServeArgs,
-    SetupArgs, WarmArgs,
+    AnnotateArgs, DoctorArgs, DownloadArgs, ModelsArgs, OutputFormat, PredictArgs,
+    ProjectTasksArgs, ServeArgs, SetupArgs, WarmArgs,
 };
 pub use self::detection::DetectionArgs;
 pub use self::http::{HttpArgs, PromptMemory};
@@ -97,8 +97,8 @@ impl Command {
             Self::Predict(args) => (&args.log, "warn"),
             Self::Bench(args) => (&args.log, "warn"),
             Self::Selftest(args) => (&args.log, "warn"),
-            Self::Annotate(args) => (&args.setup.log, "warn"),
-            Self::Warm(args) => (&args.setup.log, "warn"),
+            Self::Annotate(args) => (&args.tasks.setup.log, "warn"),
+            Self::Warm(args) => (&args.tasks.setup.log, "warn"),
             Self::Doctor(args) => (&args.setup.log, "error"),
             Self::Download(args) => (&args.log, "warn"),
             Self::Models(args) => (&args.log, "error"),
@@ -118,8 +118,8 @@ impl Command {
         match self {
             Self::Serve(args) => Some(&args.setup.models.cpu),
             Self::Predict(args) => Some(&args.models.cpu),
-            Self::Annotate(args) => Some(&args.setup.models.cpu),
-            Self::Warm(args) => Some(&args.setup.models.cpu),
+            Self::Annotate(args) => Some(&args.tasks.setup.models.cpu),
+            Self::Warm(args) => Some(&args.tasks.setup.models.cpu),
             Self::Bench(args) => Some(&args.models.cpu),
             Self::Selftest(args) => Some(&args.cpu),
             Self::Doctor(_) | Self::Download(_) | Self::Models(_) => None,

@@ -2,14 +2,14 @@
 //! the `annotate` command share this code; it does not depend on HTTP.
 //!
 //! [`mod@interaction`] parses what an annotator did, and [`project`] holds the settings of each project. A
-//! [`Preannotator`] answers annotators (`interactive`), predicts batches (`batch`) and computes image embeddings in
+//! [`Preannotator`] answers actions in the editor (`editor`), predicts batches (`batch`) and computes image embeddings in
 //! advance (`warming`); all of them run the stages of the [`crate::pipeline`].
 
 pub mod admission;
 mod batch;
+mod editor;
 mod error;
 pub mod interaction;
-mod interactive;
 pub mod project;
 mod search;
 pub mod smart_tools;

@@ -78,9 +78,9 @@ impl Preannotator {
             urgency: Urgency::Warming,
             timings: &timings,
         };
-        let found = self.task_image(&plan.snapshot, task, &url).await;
-        let found = found.map_err(PreannotationError::from)?;
-        let warmed = self.stages.warm_on_disk(&found, request).await?;
+        let task_image = self.task_image(&plan.snapshot, task, &url).await;
+        let task_image = task_image.map_err(PreannotationError::from)?;
+        let warmed = self.stages.warm_on_disk(&task_image, request).await?;
         tracing::info!(is_new = warmed.is_new, timings = %timings, "the image embedding is stored");
         Ok(warmed)
     }

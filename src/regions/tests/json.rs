@@ -14,40 +14,48 @@ fn json_without_ids(found: &[Region]) -> Value {
     read
 }
 
+/// The JSON of a region of the test picture, without its id.
+fn region(from: &str, kind: &str, score: f32, value: Value) -> Value {
+    json!({"from_name": from, "to_name": "i", "type": kind, "original_width": 100, "original_height": 50,
+        "image_rotation": 0, "score": score, "value": value})
+}
+
+/// The value of the test picture's object as a rectangle, a brush stroke and a polygon, with the labels.
+fn values(labels: [&Value; 3]) -> [Value; 3] {
+    let rectangle = json!({"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0});
+    let brush =
+        json!({"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0]});
+    let polygon =
+        json!({"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true});
+    let mut values = [rectangle, brush, polygon];
+    for (value, label) in values.iter_mut().zip(labels) {
+        let label = label.as_object().unwrap().clone();
+        value.as_object_mut().unwrap().extend(label);
+    }
+    values
+}
+
 #[test]
 fn regions_of_controls_with_their_own_labels_have_label_studios_json() {
     let controls = "<RectangleLabels name='r' toName='i'><Label value='dog'/></RectangleLabels>
         <BrushLabels name='b' toName='i'><Label value='dog'/></BrushLabels>
         <PolygonLabels name='p' toName='i'><Label value='dog'/></PolygonLabels>";
-    let labeled = json!([
-        {"from_name": "r", "to_name": "i", "type": "rectanglelabels",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
-            "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0,
-                "rectanglelabels": ["dog"]}},
-        {"from_name": "b", "to_name": "i", "type": "brushlabels",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
-            "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0],
-                "brushlabels": ["dog"]}},
-        {"from_name": "p", "to_name": "i", "type": "polygonlabels",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
-            "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true,
-                "polygonlabels": ["dog"]}}
+    let expected = |[rectangle, brush, polygon]: [Value; 3]| {
+        json!([
+            region("r", "rectanglelabels", 0.5, rectangle),
+            region("b", "brushlabels", 1.0, brush),
+            region("p", "polygonlabels", 1.0, polygon),
+        ])
+    };
+    let labeled = values([
+        &json!({"rectanglelabels": ["dog"]}),
+        &json!({"brushlabels": ["dog"]}),
+        &json!({"polygonlabels": ["dog"]}),
     ]);
     let found = regions_of(controls, &["dog"], &DROP);
-    assert_eq!(json_without_ids(&found), labeled);
-    let unlabeled = json!([
-        {"from_name": "r", "to_name": "i", "type": "rectanglelabels",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
-            "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0}},
-        {"from_name": "b", "to_name": "i", "type": "brushlabels",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
-            "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0]}},
-        {"from_name": "p", "to_name": "i", "type": "polygonlabels",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
-            "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true}}
-    ]);
+    assert_eq!(json_without_ids(&found), expected(labeled));
     let found = regions_of(controls, &["cat"], &KEEP);
-    assert_eq!(json_without_ids(&found), unlabeled);
+    assert_eq!(json_without_ids(&found), expected(values([&json!({}); 3])));
 }
 
 #[test]
@@ -55,44 +63,27 @@ fn regions_of_controls_with_separate_labels_have_label_studios_json() {
     let controls = "<Labels name='l' toName='i'><Label value='dog'/></Labels>
         <Rectangle name='r' toName='i'/><Brush name='b' toName='i'/>
         <Polygon name='p' toName='i'/>";
-    let labeled = json!([
-        {"from_name": "r", "to_name": "i", "type": "rectangle",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
-            "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0}},
-        {"from_name": "l", "to_name": "i", "type": "labels",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
-            "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0,
-                "labels": ["dog"]}},
-        {"from_name": "b", "to_name": "i", "type": "brush",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
-            "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0]}},
-        {"from_name": "l", "to_name": "i", "type": "labels",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
-            "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0],
-                "labels": ["dog"]}},
-        {"from_name": "p", "to_name": "i", "type": "polygon",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
-            "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true}},
-        {"from_name": "l", "to_name": "i", "type": "labels",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
-            "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true,
-                "labels": ["dog"]}}
-    ]);
+    let [rectangle, brush, polygon] = values([&json!({}); 3]);
+    let shapes = [
+        region("r", "rectangle", 0.5, rectangle),
+        region("b", "brush", 1.0, brush),
+        region("p", "polygon", 1.0, polygon),
+    ];
+    let [rectangle, brush, polygon] = values([&json!({"labels": ["dog"]}); 3]);
+    let labels = [
+        region("l", "labels", 0.5, rectangle),
+        region("l", "labels", 1.0, brush),
+        region("l", "labels", 1.0, polygon),
+    ];
+    let labeled: Value = shapes
+        .iter()
+        .zip(&labels)
+        .flat_map(|(shape, label)| [shape.clone(), label.clone()])
+        .collect();
     let found = regions_of(controls, &["dog"], &DROP);
     assert_eq!(json_without_ids(&found), labeled);
-    let unlabeled = json!([
-        {"from_name": "r", "to_name": "i", "type": "rectangle",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 0.5,
-            "value": {"x": 0.0, "y": 10.0, "width": 50.0, "height": 90.0, "rotation": 0}},
-        {"from_name": "b", "to_name": "i", "type": "brush",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
-            "value": {"format": "rle", "rle": [0, 0, 78, 32, 57, 27, 252, 96, 17, 255, 244, 225, 112, 0]}},
-        {"from_name": "p", "to_name": "i", "type": "polygon",
-            "original_width": 100, "original_height": 50, "image_rotation": 0, "score": 1.0,
-            "value": {"points": [[2.0, 0.0], [2.0, 2.0], [1.0, 2.0], [1.0, 0.0]], "closed": true}}
-    ]);
     let found = regions_of(controls, &["cat"], &KEEP);
-    assert_eq!(json_without_ids(&found), unlabeled);
+    assert_eq!(json_without_ids(&found), Value::from(shapes.to_vec()));
 }
 
 /// The vertices of the test mask's outline.
@@ -109,21 +100,19 @@ fn vertices() -> Value {
 fn bitmasks_and_vectors_have_label_studios_json() {
     let size = prediction(&[]).size;
     let url = bitmask::data_url(&Mask::from_pixels(size, [false, true]));
-    let region = |from: &str, kind: &str, value: Value| {
-        json!({"from_name": from, "to_name": "i", "type": kind, "original_width": 100, "original_height": 50,
-            "image_rotation": 0, "score": 1.0, "value": value})
-    };
     let own = "<BitmaskLabels name='b' toName='i'><Label value='dog'/></BitmaskLabels>
         <VectorLabels name='v' toName='i'><Label value='dog'/></VectorLabels>";
     let expected = json!([
         region(
             "b",
             "bitmasklabels",
+            1.0,
             json!({"imageDataURL": url, "bitmasklabels": ["dog"]})
         ),
         region(
             "v",
             "vectorlabels",
+            1.0,
             json!({"vertices": vertices(), "closed": true, "vectorlabels": ["dog"]})
         ),
     ]);
@@ -135,20 +124,23 @@ fn bitmasks_and_vectors_have_label_studios_json() {
     let separate = "<Labels name='l' toName='i'><Label value='dog'/></Labels>
         <Bitmask name='b' toName='i'/><Vector name='v' toName='i'/>";
     let expected = json!([
-        region("b", "bitmask", json!({"imageDataURL": url})),
+        region("b", "bitmask", 1.0, json!({"imageDataURL": url})),
         region(
             "l",
             "labels",
+            1.0,
             json!({"imageDataURL": url, "labels": ["dog"]})
         ),
         region(
             "v",
             "vector",
+            1.0,
             json!({"vertices": vertices(), "closed": true})
         ),
         region(
             "l",
             "labels",
+            1.0,
             json!({"vertices": vertices(), "closed": true, "labels": ["dog"]})
         ),
     ]);
