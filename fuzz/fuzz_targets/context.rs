@@ -33,7 +33,7 @@ fuzz_target!(|json: &str| {
     for threshold in [thresholds.box_threshold, thresholds.text_threshold] {
         assert!(threshold.is_none_or(|value| (0.0..=1.0).contains(&value)));
     }
-    let Ok(Interaction::Drawing { shapes, .. }) = interaction(&regions, &CONFIG) else {
+    let Ok(Interaction::Drawing { shapes, .. }) = interaction(&regions, &[], &CONFIG) else {
         return;
     };
     assert!((1..=64).contains(&shapes.len()));

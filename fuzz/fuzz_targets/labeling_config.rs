@@ -14,8 +14,8 @@ fuzz_target!(|xml: &str| {
     assert!(config.image().is_ok());
     let data = data();
     for image in &config.images {
-        if let Ok(url) = image.url(&data) {
-            assert!(!url.trim().is_empty());
+        if let Ok(pages) = image.pages(&data) {
+            assert!(!pages.is_empty() && pages.iter().all(|page| !page.url.trim().is_empty()));
         }
         if let Ok(area) = config.text_area(image) {
             assert!(config.controls.iter().any(|control| control == area));

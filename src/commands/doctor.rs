@@ -14,7 +14,7 @@ use crate::label_studio::{LabelStudio, TokenKind};
 use crate::labeling::{ImageTag, LabelingConfig};
 use crate::media::{Fetcher, ImageRequest};
 use crate::memory_limit;
-use crate::pipeline::ModelLoader;
+use crate::pipeline::{ModelLoader, Query};
 use crate::prompt::Prompt;
 use crate::store::DiskStore;
 
@@ -211,10 +211,11 @@ async fn first_image(
     let Some(task) = tasks.first() else {
         return findings.note("the project has no tasks, so no image was fetched");
     };
-    let url = match image.url(&task.data) {
-        Ok(url) => url,
+    let url = match image.pages(&task.data) {
+        Ok(pages) => pages.into_iter().next().map(|page| page.url),
         Err(error) => return findings.fail(format!("task {}: {error}", task.id)),
     };
+    let url = url.unwrap_or_default();
     let request = ImageRequest {
         value: &url,
         label_studio: studio,
@@ -281,10 +282,10 @@ fn models(args: &DoctorArgs, findings: &mut Findings) {
         Err(error) => return findings.fail(error),
     };
     let grey = image::RgbImage::from_pixel(640, 480, image::Rgb([128; 3]));
-    let options = args.setup.detection.options();
+    let options = args.setup.detection.settings().options;
     let predicted = Prompt::parse("thing")
         .map_err(anyhow::Error::from)
-        .and_then(|prompt| Ok(models.predict(&grey, &prompt, &options)?));
+        .and_then(|prompt| Ok(models.predict(&grey, &Query::new(prompt, options))?));
     match predicted {
         Ok((_, times)) => findings.ok(format!(
             "{names} on {}: the detector takes {} ms for an image of 640x480 pixels",

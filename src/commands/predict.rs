@@ -12,7 +12,7 @@ use super::progress;
 use crate::config::{OutputFormat, PredictArgs};
 use crate::labeling::LabelingConfig;
 use crate::media::decode;
-use crate::pipeline::{ModelLoader, Models};
+use crate::pipeline::{ModelLoader, Models, Query};
 use crate::preannotation::project::version;
 use crate::prompt::Prompt;
 use crate::regions::{RegionOptions, Unlabeled};
@@ -111,8 +111,12 @@ impl Run<'_> {
         let bytes = fs::read(file).context("cannot read the file")?;
         let image = decode(&bytes, limits.max_image_pixels)?;
         let decode_time = start.elapsed();
-        let options = self.args.detection.options();
-        let (prediction, times) = self.models.predict(&image, &self.prompt, &options)?;
+        let settings = self.args.detection.settings();
+        let query = Query {
+            tiling: settings.tiling,
+            ..Query::new(self.prompt.clone(), settings.options)
+        };
+        let (prediction, times) = self.models.predict(&image, &query)?;
 
         let report =
             PredictionReport::new(name.clone(), &self.prompt, &prediction, decode_time, times);
@@ -127,11 +131,11 @@ impl Run<'_> {
         match self.args.format {
             OutputFormat::Json => self.reports.push(ImageReport::Predicted(report)),
             OutputFormat::LabelStudio => {
-                let version = version::plain(&self.version, &options);
+                let version = version::plain(&self.version, &settings);
                 let style = RegionOptions {
                     unlabeled: Unlabeled::Drop,
-                    default_label_threshold: None,
-                    polygon_tolerance: self.args.detection.polygon_tolerance.0,
+                    polygon_tolerance: settings.polygon_tolerance,
+                    page: None,
                 };
                 let (task, dropped) =
                     import_task(&name, &prediction, &self.labeling, &style, &version)?;

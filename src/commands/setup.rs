@@ -51,8 +51,7 @@ pub(super) fn preannotator(
     let loader = ModelLoader::new(models.settings());
     let defaults = Defaults {
         label_studio: label_studio(&media)?,
-        options: detection.options(),
-        polygon_tolerance: detection.polygon_tolerance.0,
+        prediction: detection.settings(),
         models: version::models(loader.names(), loader.precision(), loader.detector_size()),
         remembers_prompts: prompts == PromptMemory::Project,
     };

@@ -256,7 +256,7 @@ impl Run {
     }
 }
 
-/// Warms the images of a task, one after the other.
+/// Warms the images of a task, all pages included, one after the other.
 async fn warm_task(
     preannotator: &Preannotator,
     plan: &WarmPlan,
@@ -269,12 +269,19 @@ async fn warm_task(
         regions: vec![],
     };
     let mut outcomes = vec![];
-    for image in plan.images() {
+    for page in plan.pages(&task) {
+        let page = match page {
+            Ok(page) => page,
+            Err(error) => {
+                outcomes.push(Err(error.into()));
+                continue;
+            }
+        };
         if let Err(full) = space.reserve().await {
             outcomes.push(Err(full));
             break;
         }
-        let warmed = preannotator.warm(plan, &task, image);
+        let warmed = preannotator.warm(plan, &task, &page);
         let warmed = warmed.instrument(task.span()).await;
         space.settle(warmed.as_ref().ok());
         outcomes.push(warmed.map_err(ImageError::from));

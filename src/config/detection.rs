@@ -2,8 +2,11 @@
 
 use clap::Args;
 
-use super::values::{Fraction, Percent, UpTo};
+use super::values::{Fraction, Overlap, Percent, UpTo};
 use crate::detector::DetectionOptions;
+use crate::labeling::Outputs;
+use crate::pipeline::tiles::{Tiles, Tiling};
+use crate::preannotation::project::settings::PredictionSettings;
 
 /// Thresholds and limits of the detections.
 #[derive(Debug, Args)]
@@ -31,16 +34,39 @@ pub struct DetectionArgs {
         value_name = "PERCENT"
     )]
     pub polygon_tolerance: Percent,
+    /// Also search each image in tiles, which finds small objects: "auto" (as many tiles as needed so that the detector
+    /// shrinks none of them much), columns and rows such as "2x2", or the side of a tile in pixels. The time grows with
+    /// the number of tiles.
+    #[arg(long, env = "TILES", default_value_t = Tiles::Off, value_name = "off|auto|CxR|PIXELS")]
+    pub tiles: Tiles,
+    /// The share of a tile's side that it has in common with its neighbour, 0 to 0.5. An object that is larger than the
+    /// overlap can be cut by two tiles.
+    #[arg(long, env = "TILE_OVERLAP", default_value_t = Overlap::default(), value_name = "0..0.5")]
+    pub tile_overlap: Overlap,
+    /// The control tags that get regions, by their names or kinds, separated by commas, such as "label,BrushLabels".
+    /// Ellipse, EllipseLabels, KeyPoint and KeyPointLabels get regions only if they are named here.
+    /// [default: all others]
+    #[arg(long, env = "OUTPUTS", value_name = "NAME[,NAME]")]
+    pub outputs: Option<String>,
 }
 
 impl DetectionArgs {
-    /// The detector's options.
-    pub fn options(&self) -> DetectionOptions {
-        DetectionOptions {
-            box_threshold: self.box_threshold.0,
-            text_threshold: self.text_threshold.0,
-            nms_iou_threshold: self.nms_iou.0,
-            max_detections: self.max_detections,
+    /// The settings of predictions.
+    pub fn settings(&self) -> PredictionSettings {
+        PredictionSettings {
+            options: DetectionOptions {
+                box_threshold: self.box_threshold.0,
+                text_threshold: self.text_threshold.0,
+                nms_iou_threshold: self.nms_iou.0,
+                max_detections: self.max_detections,
+            },
+            tiling: Tiling {
+                tiles: self.tiles,
+                overlap: self.tile_overlap.0,
+            },
+            outputs: self.outputs.as_deref().and_then(Outputs::parse),
+            polygon_tolerance: self.polygon_tolerance.0,
+            segment: true,
         }
     }
 }

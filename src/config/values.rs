@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::pipeline::tiles::{DEFAULT_OVERLAP, MAX_OVERLAP};
+
 /// A value that cannot be parsed; the message says what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -51,6 +53,37 @@ impl<const MAX: u8> FromStr for UpTo<MAX> {
 }
 
 impl<const MAX: u8> fmt::Display for UpTo<MAX> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The overlap of tiles, 0 to 0.5.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Overlap(pub f32);
+
+impl Default for Overlap {
+    fn default() -> Self {
+        Self(DEFAULT_OVERLAP)
+    }
+}
+
+impl FromStr for Overlap {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        text.trim()
+            .parse()
+            .ok()
+            .filter(|value| (0.0..=MAX_OVERLAP).contains(value))
+            .map(Self)
+            .ok_or_else(|| {
+                InvalidValue(format!("it must be a number from 0 to {MAX_OVERLAP}, such as 0.2"))
+            })
+    }
+}
+
+impl fmt::Display for Overlap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -1,5 +1,7 @@
 //! Converts queries to detections: thresholds, phrases, suppression of duplicates.
 
+use std::collections::HashMap;
+
 use super::{CaptionPass, DetectionOptions};
 use crate::geometry::{BoundingBox, Detection, ImageSize};
 
@@ -21,23 +23,120 @@ impl Queries {
     }
 }
 
-/// The detections of all passes of one image, sorted by score, best first.
+/// Box thresholds of single phrases; all others have the threshold of the options.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PhraseThresholds(HashMap<String, f32>);
+
+impl PhraseThresholds {
+    /// Sets the threshold of a phrase, 0..1.
+    pub fn set(&mut self, phrase: &str, threshold: f32) {
+        self.0.insert(phrase.to_owned(), threshold);
+    }
+
+    /// Whether no phrase has a threshold of its own.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn of(&self, phrase: Option<&str>, options: &DetectionOptions) -> f32 {
+        let own = phrase.and_then(|phrase| self.0.get(phrase));
+        own.copied().unwrap_or(options.box_threshold)
+    }
+
+    fn lowest(&self, options: &DetectionOptions) -> f32 {
+        self.0.values().copied().fold(options.box_threshold, f32::min)
+    }
+}
+
+/// The detections of all passes of one image, sorted by score, best first, without what fits a negative phrase better.
 pub fn detections<'a>(
     passes: impl IntoIterator<Item = (&'a CaptionPass, &'a Queries)>,
     size: ImageSize,
     options: &DetectionOptions,
 ) -> Vec<Detection> {
+    let passes: Vec<_> = passes.into_iter().collect();
+    let thresholds = PhraseThresholds::default();
+    let found = all_detections(passes.iter().copied(), size, options, &thresholds);
+    let is_negative = |phrase: &str| passes.iter().any(|(pass, _)| pass.prompt.is_negative(phrase));
+    keep_wanted(found, is_negative, options, |detection| detection)
+}
+
+/// The detections of all passes of one image, sorted by score, best first. They include those of negative phrases, and
+/// their number is not limited; see [`keep_wanted`].
+pub(crate) fn all_detections<'a>(
+    passes: impl IntoIterator<Item = (&'a CaptionPass, &'a Queries)>,
+    size: ImageSize,
+    options: &DetectionOptions,
+    thresholds: &PhraseThresholds,
+) -> Vec<Detection> {
     let mut all: Vec<Detection> = passes
         .into_iter()
-        .flat_map(|(pass, queries)| detections_of_pass(queries, pass, size, options))
+        .flat_map(|(pass, queries)| detections_of_pass(queries, pass, size, options, thresholds))
         .collect();
-    // the detections of each pass are sorted already; the sort is stable
-    all.sort_by(|a, b| b.score.total_cmp(&a.score));
-    all.truncate(options.max_detections.unwrap_or(usize::MAX));
+    sort_by_score(&mut all);
     all
 }
 
-/// Filters queries by the box threshold, names each one by the best phrase, removes duplicates of the same phrase,
+/// A negative phrase drops a box of another phrase that overlaps its own box at least this much (IoU), if its own score
+/// is better.
+const NEGATIVE_IOU: f32 = 0.7;
+
+/// Removes what fits a negative phrase better, and keeps at most [`DetectionOptions::max_detections`] of
+/// the rest. `found` is sorted by score, best first; `detection` returns the detection of an entry.
+pub(crate) fn keep_wanted<T>(
+    found: Vec<T>,
+    is_negative: impl Fn(&str) -> bool,
+    options: &DetectionOptions,
+    detection: impl Fn(&T) -> &Detection,
+) -> Vec<T> {
+    let is_unwanted = |detection: &Detection| {
+        let phrase = detection.phrase.as_deref();
+        phrase.is_some_and(&is_negative)
+    };
+    let mut negative: Vec<BoundingBox> = vec![];
+    let mut kept = vec![];
+    // best first, so every negative box that was seen before has a better score
+    for entry in found {
+        let own = detection(&entry);
+        if is_unwanted(own) {
+            negative.push(own.bounding_box);
+        } else if negative.iter().all(|other| other.iou(own.bounding_box) < NEGATIVE_IOU) {
+            kept.push(entry);
+        }
+    }
+    kept.truncate(options.max_detections.unwrap_or(usize::MAX));
+    kept
+}
+
+/// The best query whose phrase is not negative, whatever its score is: it tells how far a prompt without detections was
+/// from one.
+pub(crate) fn best_candidate<'a>(
+    passes: impl IntoIterator<Item = (&'a CaptionPass, &'a Queries)>,
+    size: ImageSize,
+) -> Option<Detection> {
+    let everything = DetectionOptions {
+        box_threshold: 0.0,
+        text_threshold: 0.0,
+        nms_iou_threshold: 1.0,
+        max_detections: None,
+    };
+    let thresholds = PhraseThresholds::default();
+    let of_pass = passes.into_iter().filter_map(|(pass, queries)| {
+        let found = detections_of_pass(queries, pass, size, &everything, &thresholds);
+        found.into_iter().find(|detection| {
+            let phrase = detection.phrase.as_deref();
+            phrase.is_some_and(|phrase| !pass.prompt.is_negative(phrase))
+        })
+    });
+    of_pass.max_by(|a, b| a.score.total_cmp(&b.score))
+}
+
+fn sort_by_score(detections: &mut [Detection]) {
+    // stable, so the order of the passes decides between equal scores
+    detections.sort_by(|a, b| b.score.total_cmp(&a.score));
+}
+
+/// Names each query by the best phrase, filters by the threshold of the phrase, removes duplicates of the same phrase,
 /// and sorts by score.
 ///
 /// The score is the reference's (`post_process_grounded_object_detection`). The phrase is not: the reference joins
@@ -50,27 +149,34 @@ fn detections_of_pass(
     CaptionPass { prompt, caption }: &CaptionPass,
     size: ImageSize,
     options: &DetectionOptions,
+    thresholds: &PhraseThresholds,
 ) -> Vec<Detection> {
+    let lowest = thresholds.lowest(options);
+    // with a threshold of 0 every query passes, even if its probability underflowed to 0
+    let passes = |score: f32, threshold: f32| score > threshold || threshold <= 0.0;
     let rows = queries.logits.chunks_exact(queries.tokens.max(1));
     let mut detections: Vec<(Option<usize>, Detection)> = rows
         .zip(&queries.boxes)
         .filter_map(|(logits, cxcywh)| {
             let probabilities: Vec<f32> = logits.iter().map(|x| sigmoid(*x)).collect();
             let score = probabilities.iter().fold(0f32, |a, b| a.max(*b));
-            // with a threshold of 0 every query passes, even if its probability underflowed to 0
-            if score <= options.box_threshold && options.box_threshold > 0.0 {
+            if !passes(score, lowest) {
                 return None;
             }
-            let phrase = match score > options.text_threshold {
+            let index = match score > options.text_threshold {
                 true => best_phrase(&probabilities, &caption.spans, options.text_threshold),
                 false => None,
             };
+            let phrase = index.and_then(|index| prompt.phrases().get(index).cloned());
+            if !passes(score, thresholds.of(phrase.as_deref(), options)) {
+                return None;
+            }
             let detection = Detection {
-                phrase: phrase.and_then(|phrase| prompt.phrases().get(phrase).cloned()),
+                phrase,
                 score,
                 bounding_box: BoundingBox::from_cxcywh(*cxcywh, size),
             };
-            Some((phrase, detection))
+            Some((index, detection))
         })
         .collect();
     detections.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
@@ -136,8 +242,17 @@ mod tests {
 
     /// The detections of queries that are given as token probabilities; all boxes are centred at `cx`.
     fn run(rows: &[([f32; 6], f32)], options: DetectionOptions) -> Vec<(String, f32)> {
+        run_prompt("car. vans.", rows, options, &PhraseThresholds::default())
+    }
+
+    fn run_prompt(
+        prompt: &str,
+        rows: &[([f32; 6], f32)],
+        options: DetectionOptions,
+        thresholds: &PhraseThresholds,
+    ) -> Vec<(String, f32)> {
         // the tokens of "car. vans.": [CLS] car . van ##s [SEP]
-        let prompt = Prompt::parse("car. vans.").unwrap();
+        let prompt = Prompt::parse(prompt).unwrap();
         let caption = Caption {
             ids: vec![101, 7, 1012, 8, 9, 102],
             spans: vec![vec![1], vec![3, 4]],
@@ -149,7 +264,9 @@ mod tests {
             boxes: rows.map(|(_, cx)| [*cx, 0.5, 0.2, 0.2]).collect(),
         };
         let pass = CaptionPass { prompt, caption };
-        detections([(&pass, &queries)], SIZE, &options)
+        let found = all_detections([(&pass, &queries)], SIZE, &options, thresholds);
+        let is_negative = |phrase: &str| pass.prompt.is_negative(phrase);
+        keep_wanted(found, is_negative, &options, |detection| detection)
             .into_iter()
             .map(|d| {
                 let phrase = d.phrase.unwrap_or_else(|| "no phrase".to_owned());
@@ -223,5 +340,46 @@ mod tests {
             run(&[(improbable, 0.5), (improbable, 0.5)], options).len(),
             2
         );
+    }
+
+    #[test]
+    fn a_phrase_can_have_its_own_threshold() {
+        let car = |p: f32| [0.01, p, 0.01, 0.1, 0.1, 0.01];
+        let vans = |p: f32| [0.01, 0.1, 0.01, p, p, 0.01];
+        let rows = [(car(0.5), 0.1), (car(0.25), 0.3), (vans(0.5), 0.5), (vans(0.9), 0.7)];
+        let options = DetectionOptions {
+            max_detections: Some(3),
+            ..DetectionOptions::default()
+        };
+        let mut thresholds = PhraseThresholds::default();
+        thresholds.set("car", 0.2);
+        thresholds.set("vans", 0.6);
+        let found = run_prompt("car. vans.", &rows, options, &thresholds);
+        let expected = [("vans", 0.9), ("car", 0.5), ("car", 0.25)];
+        assert_eq!(found, expected.map(|(phrase, score)| (phrase.to_owned(), score)));
+    }
+
+    #[test]
+    fn a_negative_phrase_drops_what_fits_it_better() {
+        let car = |p: f32| [0.01, p, 0.01, 0.1, 0.1, 0.01];
+        let vans = |p: f32| [0.01, 0.1, 0.01, p, p, 0.01];
+        let rows = [
+            (car(0.5), 0.1),
+            // named by the negative phrase
+            (vans(0.6), 0.3),
+            // the same place, and the negative phrase is better
+            (car(0.5), 0.301),
+            // the same place, and the negative phrase is worse
+            (car(0.9), 0.7),
+            (vans(0.4), 0.701),
+        ];
+        let found = run_prompt(
+            "car. -vans.",
+            &rows,
+            DetectionOptions::default(),
+            &PhraseThresholds::default(),
+        );
+        let expected = [("car", 0.9), ("car", 0.5)];
+        assert_eq!(found, expected.map(|(phrase, score)| (phrase.to_owned(), score)));
     }
 }

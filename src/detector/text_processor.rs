@@ -1,6 +1,7 @@
 //! Converts prompts to caption tokens, and maps tokens to phrases.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
@@ -151,9 +152,9 @@ impl TextProcessor {
     pub fn passes(&self, prompt: &Prompt) -> Result<Vec<CaptionPass>, DetectError> {
         // [CLS] and [SEP]
         let available = self.max_tokens.saturating_sub(2);
-        let mut parts: Vec<Vec<&str>> = vec![];
+        let mut parts: Vec<Range<usize>> = vec![];
         let mut used = 0;
-        for phrase in prompt.phrases() {
+        for (i, phrase) in prompt.phrases().iter().enumerate() {
             let text = format!("{}.", phrase.to_lowercase());
             let encoding = self
                 .tokenizer
@@ -161,10 +162,10 @@ impl TextProcessor {
                 .map_err(TokenizerError::Library)?;
             used += encoding.len();
             match parts.last_mut() {
-                Some(part) if used <= available => part.push(phrase),
+                Some(part) if used <= available => part.end = i + 1,
                 _ => {
                     used = encoding.len();
-                    parts.push(vec![phrase]);
+                    parts.push(i..i + 1);
                 }
             }
         }
@@ -175,8 +176,7 @@ impl TextProcessor {
             });
         }
         let prompts = parts.into_iter().map(|part| {
-            // the phrases come from a prompt, so they are not empty
-            let part = Prompt::from_phrases(part).unwrap_or_else(|_| prompt.clone());
+            let part = prompt.part(part);
             let caption = self.process(&part)?;
             Ok(CaptionPass {
                 prompt: part,

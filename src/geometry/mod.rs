@@ -1,8 +1,10 @@
 //! Sizes, boxes, points and masks: plain data that all modules share.
 
 mod mask;
+mod window;
 
 pub use self::mask::{Mask, MaskRows, Runs, row_differences};
+pub use self::window::Window;
 
 /// The size of an image in pixels, after its EXIF orientation is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,15 +76,39 @@ impl BoundingBox {
         (self.x1 - self.x0).max(0.0) * (self.y1 - self.y0).max(0.0)
     }
 
-    /// Intersection over union, 0..1.
-    pub fn iou(self, other: Self) -> f32 {
-        let intersection = Self {
+    /// The common part of two boxes; its area is 0 if there is none.
+    pub fn intersection(self, other: Self) -> Self {
+        Self {
             x0: self.x0.max(other.x0),
             y0: self.y0.max(other.y0),
             x1: self.x1.min(other.x1),
             y1: self.y1.min(other.y1),
         }
-        .area();
+    }
+
+    /// The smallest box that contains both.
+    pub fn union(self, other: Self) -> Self {
+        Self {
+            x0: self.x0.min(other.x0),
+            y0: self.y0.min(other.y0),
+            x1: self.x1.max(other.x1),
+            y1: self.y1.max(other.y1),
+        }
+    }
+
+    /// The box moved to the right and down, in pixels.
+    pub fn moved(self, x: f32, y: f32) -> Self {
+        Self {
+            x0: self.x0 + x,
+            y0: self.y0 + y,
+            x1: self.x1 + x,
+            y1: self.y1 + y,
+        }
+    }
+
+    /// Intersection over union, 0..1.
+    pub fn iou(self, other: Self) -> f32 {
+        let intersection = self.intersection(other).area();
         let union = self.area() + other.area() - intersection;
         if union > 0.0 {
             intersection / union

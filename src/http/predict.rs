@@ -192,8 +192,8 @@ fn parse(body: JsonBody) -> Result<PredictInput, RequestError> {
     })
 }
 
-/// Answers an interactive request. The first task that fails makes the whole request fail, so that the annotator sees
-/// the error.
+/// Answers an interactive request. If the labeling config has a text area for messages, it tells the annotator why a task
+/// failed; else the first task that fails makes the whole request fail.
 async fn interact(
     state: &AppState,
     input: &PredictInput,
@@ -207,16 +207,21 @@ async fn interact(
             .interact(&input.origin, &input.config, task, context)
             .instrument(span.clone())
             .await;
-        let prediction = prediction.map_err(|error| {
-            preannotator.metrics().record_failure();
-            let error = RequestError::Task {
-                task: task.id,
-                error,
-            };
-            span.in_scope(|| error.log());
-            error
-        });
-        results.push(TaskResult::Predicted(prediction?));
+        let prediction = match prediction {
+            Ok(prediction) => prediction,
+            Err(error) => {
+                preannotator.metrics().record_failure();
+                let explanation = preannotator.explain(&input.config, &error.to_string());
+                let error = RequestError::Task {
+                    task: task.id,
+                    error,
+                };
+                span.in_scope(|| error.log());
+                // Label Studio's page shows no errors, but it shows a message
+                explanation.ok_or(error)?
+            }
+        };
+        results.push(TaskResult::Predicted(prediction));
     }
     Ok(results)
 }
@@ -270,11 +275,17 @@ async fn batch(state: &AppState, input: PredictInput) -> Result<Vec<TaskResult>,
 
 impl WireTask<'_> {
     /// Converts the task. Its annotations and drafts are parsed only if the labeling config has `<Number>` controls,
-    /// which hold thresholds.
+    /// which hold thresholds, controls for regions of interest, or an image with pages, each of which may have its own prompt.
     fn parse(self, config: &LabelingConfig) -> Task {
-        let is_number = |kind: &ControlKind| matches!(kind, ControlKind::Number { .. });
+        let is_read = |kind: &ControlKind| {
+            matches!(
+                kind,
+                ControlKind::Number { .. } | ControlKind::RegionOfInterest
+            )
+        };
         let mut controls = config.controls.iter();
-        let regions = match controls.any(|control| is_number(&control.kind)) {
+        let has_pages = config.images.iter().any(|image| image.is_list);
+        let regions = match has_pages || controls.any(|control| is_read(&control.kind)) {
             true => previous_regions(self.annotations, self.drafts),
             false => vec![],
         };

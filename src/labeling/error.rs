@@ -1,5 +1,7 @@
 //! Why a labeling config or a task cannot be used.
 
+use super::image_tag::MAX_PAGES;
+
 /// Why a labeling config cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -26,11 +28,6 @@ pub enum LabelingError {
         attribute: &'static str,
         hint: &'static str,
     },
-    /// An `<Image>` tag shows several pages.
-    #[error(
-        "<Image name=\"{0}\"> has a valueList, which groundling does not support: use value=\"$image\" and one task per page"
-    )]
-    ValueList(String),
     /// There is no `<TextArea>` for a prompt.
     #[error(
         "the labeling config has no <TextArea> for the image \"{0}\": add <TextArea name=\"prompt\" toName=\"{0}\"/>"
@@ -41,6 +38,16 @@ pub enum LabelingError {
         "the labeling config has no <RectangleLabels>, <BrushLabels>, <BitmaskLabels>, <PolygonLabels> or <VectorLabels> for the image \"{0}\": add one for the regions"
     )]
     NoRegionControl(String),
+    /// No control of the image is among the wanted outputs.
+    #[error(
+        "none of the outputs {wanted:?} is a control of the image {image:?} that takes regions; it has {controls:?}"
+    )]
+    #[allow(missing_docs)]
+    NoOutput {
+        image: String,
+        wanted: Vec<String>,
+        controls: Vec<String>,
+    },
     /// There is no prompt, and no label to search for instead.
     #[error(
         "no prompt was given, and the controls of the image \"{0}\" have no <Label> to search for"
@@ -50,4 +57,26 @@ pub enum LabelingError {
     #[error("the task's data has no text under {key:?}, the key of <Image name=\"{image}\">")]
     #[allow(missing_docs)]
     NoData { image: String, key: String },
+    /// The task's data has no list of URLs for the pages.
+    #[error(
+        "the task's data has no list of URLs under {key:?}, the key of <Image name=\"{image}\" valueList=\"${key}\">"
+    )]
+    #[allow(missing_docs)]
+    NoPages { image: String, key: String },
+    /// The task does not have a page.
+    #[error(
+        "<Image name=\"{image}\"> has no page with the number {number} (from 0) in this task, which has {count} pages"
+    )]
+    #[allow(missing_docs)]
+    NoSuchPage {
+        image: String,
+        number: usize,
+        count: usize,
+    },
+    /// The task has too many pages.
+    #[error(
+        "the task has {found} pages for <Image name=\"{image}\">, but at most {MAX_PAGES} are allowed: import several tasks"
+    )]
+    #[allow(missing_docs)]
+    TooManyPages { image: String, found: usize },
 }

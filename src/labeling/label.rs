@@ -1,13 +1,20 @@
 //! Labels, and matching phrases to labels.
 
-/// `<Label value="Bok Choi" alias="bok_choi" predicted_values="bok choi, pak choi" hint="a cabbage"/>`.
+use crate::prompt::Prompt;
+
+/// `<Label value="Bok Choi" alias="bok_choi" prompt="green leafy cabbage. -lettuce" predicted_values="bok choi, pak choi"
+/// hint="a cabbage"/>`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Label {
     /// The text that the annotator sees.
     pub value: String,
     /// The name in results, if it differs from the value.
     pub alias: Option<String>,
-    /// Phrases that the detector searches for instead of the value, as in Label Studio's YOLO backend.
+    /// Phrases that the detector searches for instead of the value: those of `prompt` that are not negative.
+    pub prompts: Vec<String>,
+    /// The negative phrases of `prompt`.
+    pub negative_prompts: Vec<String>,
+    /// Phrases that the detector searches for if there is no `prompt`, as in Label Studio's YOLO backend.
     pub predicted_values: Vec<String>,
     /// The tooltip.
     pub hint: Option<String>,
@@ -21,6 +28,8 @@ impl Label {
         Self {
             value: value.to_owned(),
             alias: None,
+            prompts: vec![],
+            negative_prompts: vec![],
             predicted_values: vec![],
             hint: None,
             score_threshold: None,
@@ -32,23 +41,45 @@ impl Label {
         self.alias.as_deref().unwrap_or(&self.value)
     }
 
-    /// The phrases to search for without a typed prompt: the predicted values, else the value.
+    /// Sets the phrases of a text with the syntax of a prompt. A text without any phrase changes nothing.
+    pub(super) fn set_prompt(&mut self, text: &str) {
+        if let Ok(prompt) = Prompt::parse(text) {
+            let (wanted, negative) = prompt
+                .phrases()
+                .iter()
+                .cloned()
+                .partition(|phrase| !prompt.is_negative(phrase));
+            (self.prompts, self.negative_prompts) = (wanted, negative);
+        }
+    }
+
+    /// Sets the predicted values of a text, separated by commas.
+    pub(super) fn set_predicted_values(&mut self, text: &str) {
+        let values = text.split(',').map(str::trim);
+        self.predicted_values = values
+            .filter(|value| !value.is_empty())
+            .map(str::to_owned)
+            .collect();
+    }
+
+    /// The phrases to search for without a typed prompt: those of `prompt`, else the predicted values, else the value.
     pub fn phrases(&self) -> Vec<&str> {
-        if self.predicted_values.is_empty() {
-            vec![&self.value]
-        } else {
-            self.predicted_values.iter().map(String::as_str).collect()
+        let lists = [&self.prompts, &self.predicted_values];
+        match lists.into_iter().find(|list| !list.is_empty()) {
+            Some(list) => list.iter().map(String::as_str).collect(),
+            None => vec![&self.value],
         }
     }
 
     /// The label that a phrase matches. The order is: the first label whose value equals the phrase, else whose
-    /// alias, else one of whose predicted values, else whose hint. If none is equal, the same order is repeated and
-    /// ignores case, whitespace, punctuation between phrases, and singular or plural.
+    /// alias, else one of whose phrases in `prompt`, else one of whose predicted values, else whose hint. If none is
+    /// equal, the same order is repeated and ignores case, whitespace, punctuation between phrases, and singular or plural.
     pub fn find<'a>(labels: &'a [Self], phrase: &str) -> Option<&'a Self> {
         let first_match = |matches: &dyn Fn(&str) -> bool| {
             let find = |is_match: &dyn Fn(&Self) -> bool| labels.iter().find(|l| is_match(l));
             find(&|l| matches(&l.value))
                 .or_else(|| find(&|l| l.alias.iter().any(|alias| matches(alias))))
+                .or_else(|| find(&|l| l.prompts.iter().any(|phrase| matches(phrase))))
                 .or_else(|| find(&|l| l.predicted_values.iter().any(|value| matches(value))))
                 .or_else(|| find(&|l| l.hint.iter().any(|hint| matches(hint))))
         };

@@ -1,15 +1,19 @@
 //! The labeling config: the images of a task, its controls, and their labels.
 
 mod error;
+mod fingerprint;
 mod image_tag;
 mod label;
+mod outputs;
 mod parse;
+mod task_labels;
 
 use std::collections::HashSet;
 
 pub use error::LabelingError;
-pub use image_tag::ImageTag;
+pub use image_tag::{ImageTag, Page};
 pub use label::Label;
+pub use outputs::Outputs;
 
 /// The parts of a labeling config that groundling uses.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +22,8 @@ pub struct LabelingConfig {
     pub images: Vec<ImageTag>,
     /// All controls of the kinds that groundling uses.
     pub controls: Vec<ControlTag>,
+    /// The controls that get regions; `None`: all but those of the shapes that are outputs only on request.
+    pub outputs: Option<Outputs>,
 }
 
 /// A control tag, attached to object tags.
@@ -31,6 +37,11 @@ pub struct ControlTag {
     pub kind: ControlKind,
     /// Its labels, in order.
     pub labels: Vec<Label>,
+    /// The key of the task's data that holds further labels.
+    pub labels_key: Option<String>,
+    /// Maximum distance of its outlines from the mask's boundary, in percent of the image's longer side; `None`: as the
+    /// settings say.
+    pub polygon_tolerance: Option<f32>,
 }
 
 /// The kinds of control that groundling uses.
@@ -41,6 +52,10 @@ pub enum ControlKind {
         /// Whether its name or class marks it as the prompt.
         is_prompt: bool,
     },
+    /// `<TextArea>` whose name or class is `groundling-status`: shows messages to the annotator.
+    Status,
+    /// `<Rectangle>` or `<RectangleLabels>` whose name or class is `roi`: its rectangles limit the search.
+    RegionOfInterest,
     /// `<Number>`: a threshold, if its name says so.
     Number {
         /// Its `defaultValue`.
@@ -67,6 +82,10 @@ pub enum Shape {
     Bitmask,
     /// An outline of connected vertices.
     Vector,
+    /// An ellipse; an output only on request.
+    Ellipse,
+    /// A point; an output only on request, because smart tools use such controls for clicks.
+    KeyPoint,
 }
 
 /// A control that takes regions, and the controls that define their labels.
@@ -84,7 +103,7 @@ impl LabelingConfig {
     /// Parses the XML of a labeling config.
     ///
     /// # Errors
-    /// If it is malformed, exceeds a size limit, has no image, shows lists of images, or lacks a required attribute.
+    /// If it is malformed, exceeds a size limit, has no image, or lacks a required attribute.
     pub fn parse(xml: &str) -> Result<Self, LabelingError> {
         parse::parse(xml)
     }
@@ -142,12 +161,14 @@ impl LabelingConfig {
             .collect();
         self.controls_of(image)
             .filter_map(move |control| match control.kind {
-                ControlKind::ShapeLabels(shape) => Some(RegionControl {
-                    shape,
-                    control,
-                    labels: vec![control],
-                }),
-                ControlKind::Shape(shape) => Some(RegionControl {
+                ControlKind::ShapeLabels(shape) if self.is_output(control, shape) => {
+                    Some(RegionControl {
+                        shape,
+                        control,
+                        labels: vec![control],
+                    })
+                }
+                ControlKind::Shape(shape) if self.is_output(control, shape) => Some(RegionControl {
                     shape,
                     control,
                     labels: shared.clone(),
@@ -156,14 +177,58 @@ impl LabelingConfig {
             })
     }
 
+    /// Whether a control of this shape gets regions.
+    fn is_output(&self, control: &ControlTag, shape: Shape) -> bool {
+        match &self.outputs {
+            Some(outputs) => outputs.include(control, shape),
+            None => shape.is_usual_output(),
+        }
+    }
+
+    /// The config with other outputs.
+    pub fn with_outputs(mut self, outputs: Option<Outputs>) -> Self {
+        self.outputs = outputs;
+        self
+    }
+
+    /// The controls whose rectangles limit the search in an image.
+    pub fn regions_of_interest<'a>(
+        &'a self,
+        image: &'a ImageTag,
+    ) -> impl Iterator<Item = &'a ControlTag> + 'a {
+        self.controls_of(image)
+            .filter(|control| control.kind == ControlKind::RegionOfInterest)
+    }
+
+    /// The text area that shows messages to the annotator.
+    pub fn status_area(&self) -> Option<&ControlTag> {
+        let mut controls = self.controls.iter();
+        controls.find(|control| control.kind == ControlKind::Status)
+    }
+
     /// Checks that an image has a control that takes regions.
     ///
     /// # Errors
-    /// If it has none.
+    /// If it has none, or none is among the outputs.
     pub fn require_region_control(&self, image: &ImageTag) -> Result<(), LabelingError> {
-        match self.takes_regions(image) {
-            true => Ok(()),
-            false => Err(LabelingError::NoRegionControl(image.name.clone())),
+        if self.takes_regions(image) {
+            return Ok(());
+        }
+        let takes_shapes = |control: &&ControlTag| {
+            matches!(
+                control.kind,
+                ControlKind::Shape(_) | ControlKind::ShapeLabels(_)
+            )
+        };
+        let controls = self.controls_of(image).filter(takes_shapes);
+        let controls: Vec<String> = controls.map(|control| control.name.clone()).collect();
+        match &self.outputs {
+            Some(outputs) if !controls.is_empty() => Err(LabelingError::NoOutput {
+                image: image.name.clone(),
+                wanted: outputs.names().to_vec(),
+                controls,
+            }),
+            _ => Err(LabelingError::NoRegionControl(image.name.clone())),
         }
     }
 
@@ -229,17 +294,24 @@ impl<'a> RegionControl<'a> {
 
 impl Shape {
     /// All shapes, in the order of the documentation.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Rectangle,
         Self::Brush,
         Self::Polygon,
         Self::Bitmask,
         Self::Vector,
+        Self::Ellipse,
+        Self::KeyPoint,
     ];
 
     /// Whether a region of this shape is made from a mask, and not only from a box.
     pub fn needs_mask(self) -> bool {
-        self != Self::Rectangle
+        !matches!(self, Self::Rectangle | Self::KeyPoint)
+    }
+
+    /// Whether controls of this shape get regions unless the outputs say otherwise.
+    pub fn is_usual_output(self) -> bool {
+        !matches!(self, Self::Ellipse | Self::KeyPoint)
     }
 
     /// Whether a region of this shape is an outline, which is simplified within a tolerance.
@@ -255,6 +327,8 @@ impl Shape {
             Self::Polygon => "polygon",
             Self::Bitmask => "bitmask",
             Self::Vector => "vector",
+            Self::Ellipse => "ellipse",
+            Self::KeyPoint => "keypoint",
         }
     }
 
@@ -266,6 +340,8 @@ impl Shape {
             Self::Polygon => "polygonlabels",
             Self::Bitmask => "bitmasklabels",
             Self::Vector => "vectorlabels",
+            Self::Ellipse => "ellipselabels",
+            Self::KeyPoint => "keypointlabels",
         }
     }
 }

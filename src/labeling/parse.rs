@@ -43,14 +43,20 @@ pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
     let mut config = LabelingConfig {
         images: vec![],
         controls: vec![],
+        outputs: None,
     };
+    let mut regions_of_interest = vec![];
     for node in document.descendants().filter(Node::is_element) {
         if node.has_tag_name("Image") {
             config.images.push(image(node)?);
         } else if let Some(kind) = kind(node) {
+            if takes_rectangles(kind) && is_marked(node, "roi") {
+                regions_of_interest.push(config.controls.len());
+            }
             config.controls.push(control(node, kind)?);
         }
     }
+    mark_regions_of_interest(&mut config, regions_of_interest);
     check_limit("images", config.images.len(), MAX_IMAGES)?;
     check_limit("controls", config.controls.len(), MAX_CONTROLS)?;
     let to_names = config.controls.iter().map(|control| control.to_names.len());
@@ -61,6 +67,36 @@ pub(super) fn parse(xml: &str) -> Result<LabelingConfig, LabelingError> {
         return Err(LabelingError::NoImage);
     }
     Ok(config)
+}
+
+fn takes_rectangles(kind: ControlKind) -> bool {
+    matches!(
+        kind,
+        ControlKind::Shape(Shape::Rectangle) | ControlKind::ShapeLabels(Shape::Rectangle)
+    )
+}
+
+/// Makes the controls with these numbers regions of interest. A control stays an output if its images have no other one:
+/// the name alone must not take the only output away.
+fn mark_regions_of_interest(config: &mut LabelingConfig, numbers: Vec<usize>) {
+    let is_output = |i: usize, image: &str| {
+        let control = &config.controls[i];
+        let is_output = match control.kind {
+            ControlKind::Shape(shape) | ControlKind::ShapeLabels(shape) => shape.is_usual_output(),
+            _ => false,
+        };
+        is_output && !numbers.contains(&i) && control.to_names.iter().any(|name| name == image)
+    };
+    let has_other_output = |i: &usize| {
+        let images = config.controls[*i].to_names.iter();
+        let mut with_output =
+            images.filter(|image| (0..config.controls.len()).any(|other| is_output(other, image)));
+        with_output.next().is_some()
+    };
+    let marked: Vec<usize> = numbers.iter().copied().filter(has_other_output).collect();
+    for i in marked {
+        config.controls[i].kind = ControlKind::RegionOfInterest;
+    }
 }
 
 /// The largest number of nested elements.
@@ -93,27 +129,45 @@ fn labels_of<'a, 'input>(control: Node<'a, 'input>) -> Vec<Node<'a, 'input>> {
 
 fn image(node: Node) -> Result<ImageTag, LabelingError> {
     let name = required(node, "name", "it is the name that controls refer to")?;
-    if node.attribute("valueList").is_some() {
-        return Err(LabelingError::ValueList(name));
-    }
-    let hint = "it must be a dollar sign and a key of the task's data, such as \"$image\"";
-    let value = required(node, "value", hint)?;
-    if !value.contains('$') || value.ends_with('$') {
+    let is_list = node.attribute("valueList").is_some_and(|list| !list.trim().is_empty());
+    let (attribute, hint) = match is_list {
+        true => (
+            "valueList",
+            "it must be a dollar sign and the key of a list in the task's data, such as \"$pages\"",
+        ),
+        false => (
+            "value",
+            "it must be a dollar sign and a key of the task's data, such as \"$image\"",
+        ),
+    };
+    let value = required(node, attribute, hint)?;
+    let is_key = match is_list {
+        // a list is one key, and not a text that contains keys
+        true => value.starts_with('$') && value.len() > 1,
+        false => value.contains('$') && !value.ends_with('$'),
+    };
+    if !is_key {
         return Err(LabelingError::Attribute {
             tag: "Image".to_owned(),
-            attribute: "value",
+            attribute,
             hint,
         });
     }
-    Ok(ImageTag { name, value })
+    Ok(ImageTag {
+        name,
+        value,
+        is_list,
+    })
 }
 
 /// The kind of a control tag; `None` for all other tags.
 fn kind(node: Node) -> Option<ControlKind> {
     Some(match node.tag_name().name() {
         // a per-region text area describes a region, not the image
-        "TextArea" if node.attribute("perRegion") != Some("true") => ControlKind::TextArea {
-            is_prompt: is_prompt(node),
+        "TextArea" if node.attribute("perRegion") == Some("true") => return None,
+        "TextArea" if is_marked(node, "groundling-status") => ControlKind::Status,
+        "TextArea" => ControlKind::TextArea {
+            is_prompt: is_marked(node, "prompt"),
         },
         "Number" => ControlKind::Number {
             default: node
@@ -126,25 +180,28 @@ fn kind(node: Node) -> Option<ControlKind> {
         "PolygonLabels" => ControlKind::ShapeLabels(Shape::Polygon),
         "BitmaskLabels" => ControlKind::ShapeLabels(Shape::Bitmask),
         "VectorLabels" => ControlKind::ShapeLabels(Shape::Vector),
+        "EllipseLabels" => ControlKind::ShapeLabels(Shape::Ellipse),
+        "KeyPointLabels" => ControlKind::ShapeLabels(Shape::KeyPoint),
         "Rectangle" => ControlKind::Shape(Shape::Rectangle),
         "Brush" => ControlKind::Shape(Shape::Brush),
         "Polygon" => ControlKind::Shape(Shape::Polygon),
         "Bitmask" => ControlKind::Shape(Shape::Bitmask),
         "Vector" => ControlKind::Shape(Shape::Vector),
+        "Ellipse" => ControlKind::Shape(Shape::Ellipse),
+        "KeyPoint" => ControlKind::Shape(Shape::KeyPoint),
         _ => return None,
     })
 }
 
-/// Whether a text area is named `prompt`, or it or an ancestor has the class `prompt`.
-fn is_prompt(node: Node) -> bool {
-    let has_prompt_class = |node: Node| {
+/// Whether a control has this name, or it or an ancestor has this class.
+fn is_marked(node: Node, mark: &str) -> bool {
+    let has_class = |node: Node| {
         ["className", "class", "classname"]
             .iter()
             .filter_map(|attribute| node.attribute(*attribute))
-            .any(|classes| classes.split_whitespace().any(|class| class == "prompt"))
+            .any(|classes| classes.split_whitespace().any(|class| class == mark))
     };
-    node.attribute("name").map(str::trim) == Some("prompt")
-        || node.ancestors().any(has_prompt_class)
+    node.attribute("name").map(str::trim) == Some(mark) || node.ancestors().any(has_class)
 }
 
 fn control(node: Node, kind: ControlKind) -> Result<ControlTag, LabelingError> {
@@ -167,6 +224,38 @@ fn control(node: Node, kind: ControlKind) -> Result<ControlTag, LabelingError> {
             .collect(),
         kind,
         labels,
+        labels_key: labels_key(node, kind),
+        polygon_tolerance: polygon_tolerance(node)?,
+    })
+}
+
+/// The key of the task's data that holds a control's labels: `value="$labels"`.
+fn labels_key(node: Node, kind: ControlKind) -> Option<String> {
+    let has_labels = matches!(kind, ControlKind::Labels | ControlKind::ShapeLabels(_));
+    let key = node.attribute("value")?.trim().strip_prefix('$')?;
+    (has_labels && !key.is_empty()).then(|| key.to_owned())
+}
+
+fn polygon_tolerance(node: Node) -> Result<Option<f32>, LabelingError> {
+    number(node, "polygon_tolerance", 100.0, "it must be a number from 0 to 100, in percent of the image's longer side, such as 0.2")
+}
+
+/// A number from 0 to `max`.
+fn number(
+    node: Node,
+    attribute: &'static str,
+    max: f32,
+    hint: &'static str,
+) -> Result<Option<f32>, LabelingError> {
+    let Some(text) = node.attribute(attribute) else {
+        return Ok(None);
+    };
+    let value: Option<f32> = text.trim().parse().ok();
+    let value = value.filter(|value| (0.0..=max).contains(value));
+    value.map(Some).ok_or_else(|| LabelingError::Attribute {
+        tag: node.tag_name().name().to_owned(),
+        attribute,
+        hint,
     })
 }
 
@@ -180,36 +269,22 @@ fn label(node: Node, control_threshold: Option<f32>) -> Result<Option<Label>, La
     let Some(value) = text("value").or_else(|| alias.clone()) else {
         return Ok(None);
     };
-    let predicted_values = node.attribute("predicted_values").unwrap_or_default();
-    Ok(Some(Label {
-        value,
+    let mut label = Label {
         alias,
-        predicted_values: predicted_values
-            .split(',')
-            .map(str::trim)
-            .filter(|value| !value.is_empty())
-            .map(str::to_owned)
-            .collect(),
         hint: text("hint"),
         score_threshold: threshold(node)?.or(control_threshold),
-    }))
+        ..Label::new(&value)
+    };
+    label.set_prompt(node.attribute("prompt").unwrap_or_default());
+    label.set_predicted_values(node.attribute("predicted_values").unwrap_or_default());
+    Ok(Some(label))
 }
 
 /// The value of `score_threshold`, else of `model_score_threshold`.
 fn threshold(node: Node) -> Result<Option<f32>, LabelingError> {
-    for attribute in ["score_threshold", "model_score_threshold"] {
-        let Some(value) = node.attribute(attribute) else {
-            continue;
-        };
-        let value: Option<f32> = value.trim().parse().ok();
-        let value = value.filter(|value| (0.0..=1.0).contains(value));
-        return value.map(Some).ok_or_else(|| LabelingError::Attribute {
-            tag: node.tag_name().name().to_owned(),
-            attribute,
-            hint: "it must be a number from 0 to 1, such as 0.3",
-        });
-    }
-    Ok(None)
+    let hint = "it must be a number from 0 to 1, such as 0.3";
+    let of = |attribute| number(node, attribute, 1.0, hint);
+    Ok(of("score_threshold")?.or(of("model_score_threshold")?))
 }
 
 fn required(
@@ -305,8 +380,8 @@ mod tests {
         assert!(error("<View><Text name=\"t\" value=\"$t\"/></View>").contains("no <Image> tag"));
         assert!(error("<View><Image name=\"i\" value=\"$i\"></View>").contains("not well-formed"));
         assert!(error("<View><Image name=\"i\"/></View>").contains("<Image> has no valid value"));
-        let list = error("<View><Image name='i' valueList='$pages'/></View>");
-        assert!(list.contains("valueList"), "{list}");
+        let list = error("<View><Image name='i' valueList='pages'/></View>");
+        assert!(list.contains("no valid valueList"), "{list}");
         let image = "<Image name=\"i\" value=\"$i\"/>";
         let control = error(&format!("<View>{image}<BrushLabels name=\"b\"/></View>"));
         assert!(

@@ -7,9 +7,12 @@ pub mod device;
 pub mod handle;
 mod identity;
 mod loader;
+mod merge;
+mod query;
 pub mod scheduler;
 pub mod settings;
 pub mod stages;
+pub mod tiles;
 pub mod timings;
 pub mod warm;
 
@@ -20,12 +23,14 @@ use candle_core::Device;
 use image::RgbImage;
 
 pub use self::loader::ModelLoader;
+use self::merge::Found;
+pub use self::query::Query;
+use self::query::WindowQueries;
 use self::warm::EmbeddingSource;
 use crate::checkpoints::LocateError;
-use crate::detector::{DetectError, DetectionOptions, Detector};
-use crate::geometry::{BoundingBox, Detection, ImageSize};
+use crate::detector::{CaptionPass, DetectError, Detector, Queries};
+use crate::geometry::{BoundingBox, Detection, ImageSize, Window};
 use crate::models::weights::CheckpointError;
-use crate::prompt::Prompt;
 use crate::segmenter::{ScoredMask, SegmentError, Segmenter};
 
 /// A detection and its mask. The mask is `None` if no segmenter is loaded or masks were not requested.
@@ -44,6 +49,8 @@ pub struct Prediction {
     pub size: ImageSize,
     /// The objects, sorted by score, best first.
     pub objects: Vec<DetectedObject>,
+    /// The best candidate below the thresholds, if there are no objects.
+    pub best_rejected: Option<Detection>,
 }
 
 impl Prediction {
@@ -111,27 +118,30 @@ pub struct Models {
 }
 
 impl Models {
-    /// Detects and segments the objects that the prompt names.
+    /// Detects and segments the objects of a query.
     ///
     /// # Errors
     /// If the prompt does not fit the detector, or a model fails.
     pub fn predict(
         &self,
         image: &RgbImage,
-        prompt: &Prompt,
-        options: &DetectionOptions,
+        query: &Query,
     ) -> Result<(Prediction, ModelTimes), PredictError> {
+        let size = ImageSize::of(image);
         let start = Instant::now();
-        let detections = self.detector.detect(image, prompt, options)?;
+        let passes = self.detector.passes(&query.prompt)?;
+        let windows = query.windows(size, &self.detector);
+        let windows = windows.into_iter().map(|searched| {
+            let queries = self.queries(image, searched.window, &passes)?;
+            Ok::<_, DetectError>(WindowQueries { searched, queries })
+        });
+        let windows: Vec<WindowQueries> = windows.collect::<Result<_, _>>()?;
+        let (found, best_rejected) = query.objects(&passes, &windows);
         let detector = start.elapsed();
 
         let start = Instant::now();
         let masks = match &self.segmenter {
-            Some(segmenter) if !detections.is_empty() => {
-                let encoded = segmenter.encode(image)?;
-                let boxes: Vec<BoundingBox> = detections.iter().map(|d| d.bounding_box).collect();
-                segmenter.segment_boxes(&encoded, &boxes)?
-            }
+            Some(segmenter) if query.with_masks => segment(segmenter, image, &found)?,
             _ => vec![],
         };
         let segmenter = match masks.is_empty() {
@@ -139,20 +149,34 @@ impl Models {
             false => start.elapsed(),
         };
         let masks = masks.into_iter().map(|mask| Some(Arc::new(mask)));
-        let objects = detections
-            .into_iter()
-            .zip(masks.chain(std::iter::repeat(None)));
+        let objects = found.into_iter().zip(masks.chain(std::iter::repeat(None)));
         let prediction = Prediction {
-            size: ImageSize::of(image),
+            size,
             objects: objects
-                .map(|(detection, mask)| DetectedObject { detection, mask })
+                .map(|(Found { detection, .. }, mask)| DetectedObject { detection, mask })
                 .collect(),
+            best_rejected,
         };
         let times = ModelTimes {
             detector,
             segmenter,
         };
         Ok((prediction, times))
+    }
+
+    /// The detector's output for one window of an image.
+    fn queries(
+        &self,
+        image: &RgbImage,
+        window: Window,
+        passes: &[CaptionPass],
+    ) -> Result<Vec<Arc<Queries>>, DetectError> {
+        let features = self.detector.encode_image(&window.crop(image))?;
+        let queries = passes.iter().map(|pass| {
+            let text = self.detector.encode_text(&pass.caption)?;
+            Ok(Arc::new(self.detector.run_pass(&features, &text)?))
+        });
+        queries.collect()
     }
 
     fn segmenter(&self) -> Result<&Segmenter, PredictError> {
@@ -163,6 +187,43 @@ impl Models {
     pub fn device(&self) -> String {
         device::name(&self.device)
     }
+}
+
+/// One mask per object, in the same order. Each object is segmented in the window that found it, so that a small object is
+/// as large for the segmenter as it was for the detector.
+fn segment(
+    segmenter: &Segmenter,
+    image: &RgbImage,
+    found: &[Found],
+) -> Result<Vec<ScoredMask>, SegmentError> {
+    let size = ImageSize::of(image);
+    let mut masks = vec![None; found.len()];
+    for (window, indices) in by_window(found) {
+        let encoded = segmenter.encode(&window.crop(image))?;
+        let boxes: Vec<BoundingBox> = indices
+            .iter()
+            .map(|i| window.to_window(found[*i].detection.bounding_box))
+            .collect();
+        for (i, scored) in indices.into_iter().zip(segmenter.segment_boxes(&encoded, &boxes)?) {
+            masks[i] = Some(ScoredMask {
+                mask: window.mask_to_image(&scored.mask, size),
+                score: scored.score,
+            });
+        }
+    }
+    Ok(masks.into_iter().flatten().collect())
+}
+
+/// The windows that found something, each with the indices of its objects, in the order of their best objects.
+fn by_window(found: &[Found]) -> Vec<(Window, Vec<usize>)> {
+    let mut windows: Vec<(Window, Vec<usize>)> = vec![];
+    for (i, Found { window, .. }) in found.iter().enumerate() {
+        match windows.iter_mut().find(|(other, _)| other == window) {
+            Some((_, indices)) => indices.push(i),
+            None => windows.push((*window, vec![i])),
+        }
+    }
+    windows
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::Models;
 use super::identity::embeddings_identity;
-use super::stages::{SharedStageError, StageError, StageRequest, Stages, off_thread};
+use super::stages::{View, SharedStageError, StageError, StageRequest, Stages, off_thread};
 use crate::geometry::ImageSize;
 use crate::media::{Digest, TaskImage};
 use crate::models::weights::Checkpoint;
@@ -261,7 +261,7 @@ impl Stages {
                 is_new: false,
             });
         }
-        let image = self.embedding(&models, image, request).await?;
+        let image = self.embedding(&models, View::whole(image), request).await?;
         let bytes = off_thread(move || warm.write(&models, digest, &image)).await??;
         Ok(WarmedImage {
             digest,

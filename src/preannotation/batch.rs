@@ -1,5 +1,6 @@
 //! Predicts many tasks in one request, without an annotator who types a prompt.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -7,26 +8,28 @@ use futures_util::stream;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::Instrument;
 
+use super::areas::areas;
 use super::interaction::control_thresholds;
 use super::project::{Origin, ProjectSnapshot};
 use super::search::Search;
 use super::{CONCURRENT_BATCH_TASKS, PreannotationError, Preannotator, Task, TaskPrediction};
 use crate::budget::Reservation;
 use crate::geometry::ImageSize;
-use crate::labeling::{ControlKind, ImageTag, Label, LabelingConfig, LabelingError};
+use crate::labeling::{ControlKind, ImageTag, LabelingConfig, LabelingError};
 use crate::pipeline::scheduler::Urgency;
 use crate::prompt::Prompt;
 use crate::regions::scores::mean;
-use crate::regions::{Region, Unlabeled, prompt_region};
+use crate::regions::{Place, Region, Unlabeled, prompt_region};
 
 /// What to detect in every task of a batch.
 #[derive(Debug, Clone)]
 pub struct BatchPlan {
     snapshot: ProjectSnapshot,
-    /// One search per image tag.
+    /// One search per image tag; empty if the labels are known only with a task.
     searches: Vec<Search>,
     /// The prompt as it was typed. It is added to the result if the labeling config has a text area for prompts.
     typed_prompt: Option<String>,
+    urgency: Urgency,
 }
 
 /// Result of one task of a batch.
@@ -51,8 +54,7 @@ impl BatchPlan {
 
     /// Whether a person waits for the batch, because the task is open in the editor.
     fn is_urgent(&self) -> bool {
-        let mut searches = self.searches.iter();
-        searches.any(|search| search.urgency < Urgency::Batch)
+        self.urgency < Urgency::Batch
     }
 
     /// The model version of the predictions.
@@ -72,12 +74,45 @@ impl BatchPlan {
             .typed_prompt
             .as_ref()
             .filter(|_| is_prompt && is_attached)?;
-        let size = ImageSize {
-            height: first.original_height,
-            width: first.original_width,
+        let place = Place {
+            image: &search.image,
+            page: None,
+            size: ImageSize {
+                height: first.original_height?,
+                width: first.original_width?,
+            },
         };
-        Some(prompt_region(text, area, &search.image, size))
+        Some(prompt_region(text, area, place))
     }
+}
+
+/// What to search for in the images of a config: the prompt, else the labels of every image.
+fn searches(
+    snapshot: &ProjectSnapshot,
+    urgency: Urgency,
+) -> Result<Vec<Search>, PreannotationError> {
+    let search = |image: &ImageTag, prompt, is_from_labels| Search {
+        image: image.clone(),
+        page: None,
+        areas: vec![],
+        prompt,
+        unlabeled: Unlabeled::Drop,
+        is_from_labels,
+        urgency,
+    };
+    let config = &snapshot.config;
+    Ok(
+        match snapshot.prompt.as_deref().map(Prompt::parse).transpose()? {
+            Some(prompt) => vec![search(config.image()?, prompt, false)],
+            None => {
+                let labeled = config.images_with_regions().filter_map(|image| {
+                    let labels = config.labels(image);
+                    Some(search(image, Prompt::from_labels(&labels).ok()?, true))
+                });
+                labeled.collect()
+            }
+        },
+    )
 }
 
 impl Preannotator {
@@ -94,35 +129,39 @@ impl Preannotator {
         urgency: Urgency,
     ) -> Result<BatchPlan, PreannotationError> {
         let snapshot = self.projects.snapshot(origin, config, prompt);
-        let search = |image: &ImageTag, prompt, is_from_labels| Search {
-            image: image.clone(),
-            prompt,
-            unlabeled: Unlabeled::Drop,
-            is_from_labels,
-            urgency,
-        };
         let image = snapshot.config.image()?;
         snapshot.config.require_region_control(image)?;
-        let searches = match snapshot.prompt.as_deref().map(Prompt::parse).transpose()? {
-            Some(prompt) => vec![search(image, prompt, false)],
-            None => {
-                let images = snapshot.config.images_with_regions();
-                let labeled = images.filter_map(|image| {
-                    let labels = snapshot.config.labels(image);
-                    let phrases = labels.iter().flat_map(|label| Label::phrases(label));
-                    Some(search(image, Prompt::from_phrases(phrases).ok()?, true))
-                });
-                labeled.collect()
-            }
-        };
-        if searches.is_empty() {
+        let searches = searches(&snapshot, urgency)?;
+        if searches.is_empty() && !snapshot.config.has_task_labels() {
             return Err(LabelingError::NoLabels(image.name.clone()).into());
         }
         Ok(BatchPlan {
             searches,
             typed_prompt: snapshot.prompt.clone(),
             snapshot,
+            urgency,
         })
+    }
+
+    /// The plan for a task that brings its own labels along.
+    fn plan_for_task<'a>(
+        &self,
+        plan: &'a BatchPlan,
+        task: &Task,
+    ) -> Result<Cow<'a, BatchPlan>, PreannotationError> {
+        let Cow::Owned(snapshot) = plan.snapshot.for_task(task) else {
+            return Ok(Cow::Borrowed(plan));
+        };
+        let searches = searches(&snapshot, plan.urgency)?;
+        if searches.is_empty() {
+            let image = snapshot.config.image()?.name.clone();
+            return Err(LabelingError::NoLabels(image).into());
+        }
+        Ok(Cow::Owned(BatchPlan {
+            searches,
+            snapshot,
+            ..plan.clone()
+        }))
     }
 
     /// Predicts one task of a batch.
@@ -139,14 +178,18 @@ impl Preannotator {
             true => None,
             false => self.batch_tasks.acquire().await.ok(),
         };
+        let plan = self.plan_for_task(plan, task)?;
+        let snapshot = &plan.snapshot;
         let (mut result, mut scores) = (vec![], vec![]);
-        let thresholds = control_thresholds(&plan.snapshot.config, &[], &task.regions);
+        let thresholds = control_thresholds(&snapshot.config, &[], &task.regions);
         for search in &plan.searches {
-            let found = self
-                .predict_image(&plan.snapshot, search, thresholds, task)
-                .await?;
+            let search = Search {
+                areas: areas(&snapshot.config, &search.image, &[], &task.regions),
+                ..search.clone()
+            };
+            let found = self.search(snapshot, &search, thresholds, task).await?;
             if !found.regions.is_empty() {
-                scores.push(found.score);
+                scores.push(found.score());
             }
             result.extend(found.regions);
         }

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::areas::areas;
 use super::error::MAX_PROMPT;
-use super::interaction::{Interaction, control_thresholds, interaction, typed_text};
+use super::interaction::{Interaction, Target, control_thresholds, interaction, typed_text};
 use super::project::{Origin, ProjectSnapshot};
-use super::search::{Search, build_regions, record_timings};
+use super::search::{Search, build_regions, pages, record_timings};
 use super::smart_tools::{SmartToolShape, segment_prompts};
+use super::status::add_message;
 use super::{PreannotationError, Preannotator, Task, TaskPrediction};
-use crate::labeling::{ImageTag, LabelingConfig};
+use crate::labeling::LabelingConfig;
 use crate::pipeline::scheduler::Urgency;
 use crate::pipeline::stages::StageRequest;
 use crate::pipeline::timings::Timings;
@@ -30,51 +32,62 @@ impl Preannotator {
         task: &Task,
         context: &[Value],
     ) -> Result<TaskPrediction, PreannotationError> {
-        let snapshot = |prompt| {
-            let (origin, config) = (origin.clone(), config.clone());
-            self.projects.snapshot(origin, config, prompt)
+        let snapshot = self
+            .projects
+            .snapshot(origin.clone(), config.clone(), None);
+        let snapshot = snapshot.for_task(task).into_owned();
+        let config = snapshot.config.clone();
+        let empty = |message: &str| {
+            let mut prediction = self.prediction(vec![], 0.0, snapshot.version.clone());
+            if !message.is_empty() {
+                add_message(&mut prediction, &config, message);
+            }
+            Ok(prediction)
         };
-        let empty = || self.prediction(vec![], 0.0, snapshot(None).version);
-        match interaction(context, config)? {
-            Interaction::Nothing => Ok(empty()),
+        match interaction(context, &task.regions, &config)? {
+            Interaction::Nothing => empty(""),
             Interaction::Unusable(reason) => {
                 tracing::warn!("the answer is empty: {reason}");
-                Ok(empty())
+                empty(&reason)
             }
             Interaction::Drawing {
                 shapes,
                 label,
-                image,
-            } => {
-                self.segment(snapshot(None), image, task, &shapes, label)
+                target,
+            } => self.segment(snapshot, target, task, &shapes, label).await,
+            Interaction::Prompt { text, target } => {
+                let snapshot = self.projects.with_prompt(snapshot, &text);
+                self.search_for_prompt(snapshot, target, task, context)
                     .await
             }
-            Interaction::Prompt { text, image } => {
-                self.predict_prompt(snapshot(Some(&text)), image, task, context)
-                    .await
-            }
-            Interaction::Threshold => {
-                let image = config.image()?;
-                let area = config.text_area(image)?;
-                let typed = typed_text(&area.name, &task.regions);
-                let snapshot = snapshot(typed.as_deref());
+            Interaction::Again { target } => {
+                let area = config.text_area(target.image)?;
+                let typed = typed_text(&area.name, &task.regions, target.page);
+                let snapshot = match typed {
+                    Some(typed) => self.projects.with_prompt(snapshot, &typed),
+                    None => snapshot,
+                };
                 if snapshot.prompt.is_none() {
+                    let reason = "type a prompt first";
                     tracing::info!(
-                        "the answer is empty: a threshold was changed before any prompt was typed"
+                        "the answer is empty: a threshold was changed, or a region of interest was drawn, before any prompt was typed"
                     );
-                    return Ok(empty());
+                    let mut prediction = self.prediction(vec![], 0.0, snapshot.version);
+                    add_message(&mut prediction, &config, reason);
+                    return Ok(prediction);
                 }
-                self.predict_prompt(snapshot, image, task, context).await
+                self.search_for_prompt(snapshot, target, task, context)
+                    .await
             }
         }
     }
 
     /// Searches for the snapshot's prompt. If the model can encode the prompt, it is remembered for the project's next
     /// tasks.
-    async fn predict_prompt(
+    async fn search_for_prompt(
         &self,
         snapshot: ProjectSnapshot,
-        image: &ImageTag,
+        Target { image, page }: Target<'_>,
         task: &Task,
         context: &[Value],
     ) -> Result<TaskPrediction, PreannotationError> {
@@ -84,6 +97,8 @@ impl Preannotator {
         }
         let search = Search {
             image: image.clone(),
+            page,
+            areas: areas(&snapshot.config, image, context, &task.regions),
             prompt: Prompt::parse(text)?,
             unlabeled: Unlabeled::Keep,
             is_from_labels: false,
@@ -91,33 +106,39 @@ impl Preannotator {
         };
         snapshot.config.require_region_control(image)?;
         let thresholds = control_thresholds(&snapshot.config, context, &task.regions);
-        let found = self
-            .predict_image(&snapshot, &search, thresholds, task)
-            .await?;
+        let found = self.search(&snapshot, &search, thresholds, task).await?;
         let write = self
             .projects
             .remember_prompt(&snapshot.origin.project, text);
         write.done().await;
-        Ok(self.prediction(found.regions, found.score, snapshot.version))
+        let (score, message) = (found.score(), found.message());
+        let mut prediction = self.prediction(found.regions, score, snapshot.version);
+        add_message(&mut prediction, &snapshot.config, &message);
+        Ok(prediction)
     }
 
     /// Segments what was drawn with a smart tool.
     async fn segment(
         &self,
         snapshot: ProjectSnapshot,
-        image: &ImageTag,
+        Target { image, page }: Target<'_>,
         task: &Task,
         shapes: &[SmartToolShape],
         label: Option<String>,
     ) -> Result<TaskPrediction, PreannotationError> {
         let mut controls = snapshot.config.region_controls(image);
         if !controls.any(|control| control.shape.needs_mask()) {
-            tracing::warn!(
-                "the answer is empty: smart tools create masks, and the labeling config has no <BrushLabels>, <BitmaskLabels>, <PolygonLabels> or <VectorLabels>"
-            );
-            return Ok(self.prediction(vec![], 0.0, snapshot.version));
+            let reason = "smart tools create masks, and the labeling config has no <BrushLabels>, <BitmaskLabels>, <PolygonLabels> or <VectorLabels>";
+            tracing::warn!("the answer is empty: {reason}");
+            let mut prediction = self.prediction(vec![], 0.0, snapshot.version);
+            add_message(&mut prediction, &snapshot.config, reason);
+            return Ok(prediction);
         }
-        let url = image.url(&task.data)?;
+        // a smart tool without a number was used on the first page
+        let shown = pages(image, image.is_list.then(|| page.unwrap_or(0)), task)?;
+        let Some(shown) = shown.first() else {
+            return Ok(self.prediction(vec![], 0.0, snapshot.version));
+        };
         let timings = Timings::default();
         let request = StageRequest {
             urgency: Urgency::Annotator,
@@ -125,7 +146,7 @@ impl Preannotator {
         };
         let _permit = self.admit(request.urgency)?;
         let segmented = async {
-            let image = self.task_image(&snapshot, task, &url).await?;
+            let image = self.task_image(&snapshot, task, &shown.url).await?;
             let prompts = segment_prompts(shapes, image.size);
             Ok::<_, PreannotationError>(self.stages.segment(&image, prompts, request).await?)
         };
@@ -138,8 +159,8 @@ impl Preannotator {
             .reserve_unchecked(masks.iter().map(|scored| scored.bytes()).sum());
         let style = RegionOptions {
             unlabeled: Unlabeled::Keep,
-            default_label_threshold: None,
-            polygon_tolerance: snapshot.polygon_tolerance,
+            polygon_tolerance: snapshot.settings.polygon_tolerance,
+            page: shown.index,
         };
         let (config, image) = (snapshot.config.clone(), image.clone());
         let build = move || mask_regions(&masks, label.as_deref(), &config, &image, &style);
@@ -147,6 +168,12 @@ impl Preannotator {
         let score = mean(regions.iter().filter_map(|region| region.score));
         self.metrics.record_regions(regions.len());
         tracing::info!(shapes = shapes.len(), regions = regions.len(), "segmented");
-        Ok(self.prediction(regions, score, snapshot.version))
+        let message = match regions.is_empty() {
+            true => "the mask is empty".to_owned(),
+            false => format!("segmented with score {score:.2}"),
+        };
+        let mut prediction = self.prediction(regions, score, snapshot.version);
+        add_message(&mut prediction, &snapshot.config, &message);
+        Ok(prediction)
     }
 }

@@ -4,7 +4,7 @@ use super::admission::Busy;
 use crate::labeling::LabelingError;
 use crate::media::MediaError;
 use crate::pipeline::stages::SharedStageError;
-use crate::prompt::EmptyPrompt;
+use crate::prompt::PromptError;
 
 /// Limit of a typed or configured prompt, in bytes; this is thousands of words.
 pub(super) const MAX_PROMPT: usize = 8 << 10;
@@ -16,9 +16,9 @@ pub enum PreannotationError {
     /// The labeling config cannot be used.
     #[error(transparent)]
     Labeling(#[from] LabelingError),
-    /// The prompt is empty.
+    /// The prompt has no phrase to find.
     #[error(transparent)]
-    Prompt(#[from] EmptyPrompt),
+    Prompt(#[from] PromptError),
     /// The prompt is longer than `MAX_PROMPT`.
     #[error("the prompt has {0} bytes, but at most {MAX_PROMPT} are allowed: use fewer phrases")]
     LongPrompt(usize),

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::areas::{is_area, page_of};
 use super::project::settings::{ControlThresholds, fraction};
 use super::smart_tools::SmartToolShape;
 use crate::labeling::{ControlKind, ImageTag, LabelingConfig, LabelingError};
@@ -15,8 +16,8 @@ pub enum Interaction<'a> {
     Prompt {
         /// The text as typed.
         text: String,
-        /// The image to search.
-        image: &'a ImageTag,
+        /// Where to search.
+        target: Target<'a>,
     },
     /// The annotator drew with a smart tool.
     Drawing {
@@ -24,25 +25,38 @@ pub enum Interaction<'a> {
         shapes: Vec<SmartToolShape>,
         /// The label that was selected for them.
         label: Option<String>,
-        /// The image they were drawn on.
-        image: &'a ImageTag,
+        /// Where they were drawn.
+        target: Target<'a>,
     },
-    /// The annotator changed a threshold: the last prompt is searched for again.
-    Threshold,
+    /// The annotator changed a threshold, or drew a region of interest: the last prompt is searched for again.
+    Again {
+        /// Where to search.
+        target: Target<'a>,
+    },
     /// An action that groundling cannot answer, with the reason.
     Unusable(String),
+}
+
+/// The image of an action.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Target<'a> {
+    /// The image tag.
+    pub image: &'a ImageTag,
+    /// The number of the page, from 0; `None` if the editor does not say it.
+    pub page: Option<usize>,
 }
 
 /// Limit of drawn shapes per request. Each point is a token of the mask decoder, whose attention compares all tokens
 /// with each other; each rectangle is one run of the decoder.
 const MAX_SHAPES: usize = 64;
 
-/// Parses the regions of a context.
+/// Parses the regions of a context. `task` are the regions of the task's annotation and draft.
 ///
 /// # Errors
 /// If a prompt refers to an image that the labeling config does not have.
 pub fn interaction<'a>(
     regions: &[Value],
+    task: &[Value],
     config: &'a LabelingConfig,
 ) -> Result<Interaction<'a>, LabelingError> {
     if regions.is_empty() {
@@ -50,36 +64,28 @@ pub fn interaction<'a>(
     }
     let texts: Vec<&Value> = regions.iter().filter(|r| is_type(r, "textarea")).collect();
     if !texts.is_empty() {
-        return typed_prompt(&texts, config);
+        return typed_prompt(&texts, task, config);
     }
-    let shapes: Vec<SmartToolShape> = regions
-        .iter()
-        .filter_map(SmartToolShape::from_region)
-        .collect();
-    if shapes.len() > MAX_SHAPES {
-        return Ok(Interaction::Unusable(format!(
-            "{} shapes were drawn, but at most {MAX_SHAPES} can be used together",
-            shapes.len()
-        )));
-    }
-    let is_shape = |region: &&Value| SmartToolShape::from_region(region).is_some();
-    let is_rotated = |region: &Value| region["image_rotation"].as_f64().unwrap_or(0.0) != 0.0;
-    if let Some(first) = regions.iter().find(is_shape) {
-        if regions.iter().any(is_rotated) {
-            let reason = "the image is rotated in the editor; rotate it back to use smart tools";
-            return Ok(Interaction::Unusable(reason.to_owned()));
-        }
-        return Ok(Interaction::Drawing {
-            shapes,
-            label: label(first, regions),
-            image: named_image(first, config)?,
+    if let Some(area) = regions.iter().rfind(|region| is_area(region, config)) {
+        return Ok(Interaction::Again {
+            target: target(area, config)?,
         });
     }
-    if regions
+    if let Some(last) = regions
         .iter()
-        .any(|region| threshold_region(region).is_some())
+        .rfind(|region| SmartToolShape::from_region(region).is_some())
     {
-        return Ok(Interaction::Threshold);
+        return drawing(regions, last, config);
+    }
+    if let Some(threshold) = regions
+        .iter()
+        .find(|region| threshold_region(region).is_some())
+    {
+        let image = config.image()?;
+        let page = page_of(threshold);
+        return Ok(Interaction::Again {
+            target: Target { image, page },
+        });
     }
     let kinds: Vec<&str> = regions.iter().filter_map(|r| r["type"].as_str()).collect();
     Ok(Interaction::Unusable(format!(
@@ -91,9 +97,39 @@ fn is_type(region: &Value, kind: &str) -> bool {
     region["type"].as_str() == Some(kind)
 }
 
-/// Parses the prompt among the typed texts.
+/// Parses what was drawn with a smart tool. The editor sends all regions of the same label, also those of other pages; the
+/// one that was just drawn is the last.
+fn drawing<'a>(
+    regions: &[Value],
+    last: &Value,
+    config: &'a LabelingConfig,
+) -> Result<Interaction<'a>, LabelingError> {
+    let page = page_of(last);
+    let of_page = regions.iter().filter(|region| page_of(region) == page);
+    let shapes: Vec<SmartToolShape> = of_page.filter_map(SmartToolShape::from_region).collect();
+    if shapes.len() > MAX_SHAPES {
+        return Ok(Interaction::Unusable(format!(
+            "{} shapes were drawn, but at most {MAX_SHAPES} can be used together",
+            shapes.len()
+        )));
+    }
+    let is_rotated = |region: &Value| region["image_rotation"].as_f64().unwrap_or(0.0) != 0.0;
+    if regions.iter().any(is_rotated) {
+        let reason = "the image is rotated in the editor; rotate it back to use smart tools";
+        return Ok(Interaction::Unusable(reason.to_owned()));
+    }
+    Ok(Interaction::Drawing {
+        shapes,
+        label: label(last, regions),
+        target: target(last, config)?,
+    })
+}
+
+/// Parses the prompt among the typed texts. If each page has its own text, the editor sends all of them in the order in
+/// which they were first typed: the one that was just typed is not in the task yet.
 fn typed_prompt<'a>(
     texts: &[&Value],
+    task: &[Value],
     config: &'a LabelingConfig,
 ) -> Result<Interaction<'a>, LabelingError> {
     // the image the text was typed for; if the text area belongs to another object, the image that prompts refer to
@@ -107,12 +143,14 @@ fn typed_prompt<'a>(
         Some(name) => name == area.name,
         None => true,
     };
-    let lines: Vec<String> = texts
-        .iter()
-        .filter(is_prompt)
-        .flat_map(|r| lines(r))
-        .collect();
-    if lines.is_empty() && !texts.iter().any(|region| is_prompt(&region)) {
+    let is_new = |region: &&&Value| {
+        let is_same = |other: &Value| {
+            other["id"] == region["id"] && other["value"]["text"] == region["value"]["text"]
+        };
+        is_prompt(region) && !task.iter().any(is_same)
+    };
+    let changed = texts.iter().rfind(is_new);
+    let Some(last) = changed.or_else(|| texts.iter().rfind(is_prompt)) else {
         let names: Vec<&str> = texts
             .iter()
             .filter_map(|r| r["from_name"].as_str())
@@ -121,10 +159,13 @@ fn typed_prompt<'a>(
             "the text was typed into {names:?}, but prompts are read from {:?}",
             area.name
         )));
-    }
+    };
+    let page = page_of(last);
+    let of_page = texts.iter().filter(|region| page_of(region) == page);
+    let lines: Vec<String> = of_page.filter(is_prompt).flat_map(|r| lines(r)).collect();
     Ok(Interaction::Prompt {
         text: lines.join("\n"),
-        image,
+        target: Target { image, page },
     })
 }
 
@@ -141,24 +182,28 @@ fn lines(region: &Value) -> Vec<String> {
     }
 }
 
-/// The last text that was typed into the text area `area`, among all regions of a task.
-pub(super) fn typed_text(area: &str, regions: &[Value]) -> Option<String> {
+/// The last text that was typed into the text area `area`, among all regions of a task; if a page is given and has its own
+/// text, that one.
+pub(super) fn typed_text(area: &str, regions: &[Value], page: Option<usize>) -> Option<String> {
+    let is_typed = |region: &&Value| is_type(region, "textarea") && region["from_name"] == area;
+    let of_page = |region: &&Value| is_typed(region) && page.is_some() && page_of(region) == page;
     let typed = regions
         .iter()
-        .rfind(|region| is_type(region, "textarea") && region["from_name"] == area)?;
+        .rfind(of_page)
+        .or_else(|| regions.iter().rfind(is_typed))?;
     let text = lines(typed).join("\n");
     (!text.trim().is_empty()).then_some(text)
 }
 
-fn named_image<'a>(
-    region: &Value,
-    config: &'a LabelingConfig,
-) -> Result<&'a ImageTag, LabelingError> {
+/// The image and the page of a drawn region.
+fn target<'a>(region: &Value, config: &'a LabelingConfig) -> Result<Target<'a>, LabelingError> {
     let name = region["to_name"].as_str();
-    match name.and_then(|name| config.image_named(name)) {
-        Some(image) => Ok(image),
-        None => config.image(),
-    }
+    let image = match name.and_then(|name| config.image_named(name)) {
+        Some(image) => image,
+        None => config.image()?,
+    };
+    let page = page_of(region);
+    Ok(Target { image, page })
 }
 
 /// The label that a region was drawn with. With a separate `<Labels>` control, the label is in another region of the
@@ -248,8 +293,8 @@ mod tests {
     #[test]
     fn a_prompt_applies_to_the_image_of_its_text_area() {
         let config = config();
-        let parsed = |regions: &[Value]| match interaction(regions, &config).unwrap() {
-            Interaction::Prompt { text, image } => format!("{}: {text}", image.name),
+        let parsed = |regions: &[Value]| match interaction(regions, &[], &config).unwrap() {
+            Interaction::Prompt { text, target } => format!("{}: {text}", target.image.name),
             other => format!("{other:?}"),
         };
         assert_eq!(
@@ -278,22 +323,23 @@ mod tests {
         let Interaction::Drawing {
             shapes,
             label,
-            image,
-        } = interaction(&regions, &config).unwrap()
+            target,
+        } = interaction(&regions, &[], &config).unwrap()
         else {
             panic!("no drawing");
         };
-        assert_eq!((label.as_deref(), image.name.as_str()), (Some("Cup"), "b"));
+        assert_eq!(label.as_deref(), Some("Cup"));
+        assert_eq!(target.image.name, "b");
         assert_eq!(shapes.len(), 2);
 
         let shape = json!({"type": "rectangle", "id": "a", "to_name": "b",
             "value": {"x": 1, "y": 1, "width": 5, "height": 5}});
         let label =
             json!({"type": "labels", "id": "a", "value": {"x": 1, "y": 1, "labels": ["Pot"]}});
-        let apart = interaction(&[shape, label], &config).unwrap();
+        let apart = interaction(&[shape, label], &[], &config).unwrap();
         assert!(matches!(apart, Interaction::Drawing { label: Some(label), .. } if label == "Pot"));
         let many = vec![point(1.0, true); MAX_SHAPES + 1];
-        let many = interaction(&many, &config).unwrap();
+        let many = interaction(&many, &[], &config).unwrap();
         assert!(matches!(many, Interaction::Unusable(_)));
     }
 
@@ -307,7 +353,7 @@ mod tests {
             let turned = json!({"type": "rectangle", "value":
                 {"x": 1, "y": 1, "width": 1, "height": 1, "rotation": far}});
             for region in [point, width, turned] {
-                let parsed = interaction(std::slice::from_ref(&region), &config).unwrap();
+                let parsed = interaction(std::slice::from_ref(&region), &[], &config).unwrap();
                 assert!(
                     matches!(parsed, Interaction::Unusable(_)),
                     "{region} {parsed:?}"
@@ -332,11 +378,54 @@ mod tests {
         assert_eq!(of(&[number("box_threshold", json!(0.7))], &task), Some(0.7));
         assert_eq!(of(&[number("box_threshold", json!(70))], &[]), Some(0.2));
         let changed = [number("box_threshold", json!(0.7))];
-        assert_eq!(
-            interaction(&changed, &config).unwrap(),
-            Interaction::Threshold
-        );
-        let count = interaction(&[number("count", json!(1))], &config).unwrap();
+        let again = interaction(&changed, &[], &config).unwrap();
+        assert!(matches!(again, Interaction::Again { target } if target.image.name == "a"));
+        let count = interaction(&[number("count", json!(1))], &[], &config).unwrap();
         assert!(matches!(count, Interaction::Unusable(_)));
+    }
+
+    #[test]
+    fn a_prompt_of_one_page_applies_to_that_page() {
+        let config = LabelingConfig::parse(
+            "<View><Image name='i' valueList='$pages'/><TextArea name='prompt' toName='i' perItem='true'/>
+             <Brush name='b' toName='i'/></View>",
+        )
+        .unwrap();
+        let typed = |id: &str, page: u64, words: &str| {
+            json!({"type": "textarea", "id": id, "from_name": "prompt", "to_name": "i",
+                   "item_index": page, "value": {"text": [words]}})
+        };
+        let parsed = |context: &[Value], task: &[Value]| {
+            match interaction(context, task, &config).unwrap() {
+                Interaction::Prompt { text, target } => (text, target.page),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (second, third) = (typed("x", 1, "cup"), typed("y", 2, "pot"));
+        let both = [second.clone(), third.clone()];
+        assert_eq!(parsed(&both[..1], &[]), ("cup".to_owned(), Some(1)));
+        // the last one is new
+        assert_eq!(parsed(&both, &both[..1]), ("pot".to_owned(), Some(2)));
+        // the first one was edited
+        let saved = [typed("x", 1, "mug"), third];
+        assert_eq!(parsed(&both, &saved), ("cup".to_owned(), Some(1)));
+        assert_eq!(typed_text("prompt", &both, Some(1)).unwrap(), "cup");
+        assert_eq!(typed_text("prompt", &both, None).unwrap(), "pot");
+    }
+
+    #[test]
+    fn shapes_of_other_pages_are_left_out() {
+        let config = config();
+        let rectangle = |page: u64, x: f64| {
+            json!({"type": "rectanglelabels", "to_name": "a", "item_index": page,
+                   "value": {"x": x, "y": 5, "width": 5, "height": 5, "rectanglelabels": ["x"]}})
+        };
+        let regions = [rectangle(0, 10.0), rectangle(1, 20.0)];
+        let Interaction::Drawing { shapes, target, .. } =
+            interaction(&regions, &[], &config).unwrap()
+        else {
+            panic!("no drawing");
+        };
+        assert_eq!((shapes.len(), target.page), (1, Some(1)));
     }
 }

@@ -6,6 +6,7 @@
 //! advance (`warming`); all of them run the stages of the [`crate::pipeline`].
 
 pub mod admission;
+mod areas;
 mod batch;
 mod editor;
 mod error;
@@ -13,6 +14,7 @@ pub mod interaction;
 pub mod project;
 mod search;
 pub mod smart_tools;
+mod status;
 mod task;
 mod warming;
 

@@ -1,23 +1,31 @@
-//! Searches one image of a task for a prompt.
+//! Searches one image tag of a task for a prompt: all its pages, or one of them.
 
 use tracing::Span;
 
 use super::admission::{Busy, Permit};
+use super::areas::Area;
 use super::project::ProjectSnapshot;
-use super::project::settings::ControlThresholds;
+use super::project::settings::{ControlThresholds, SearchThresholds};
 use super::{PreannotationError, Preannotator, Task};
-use crate::labeling::ImageTag;
+use crate::geometry::Detection;
+use crate::labeling::{ImageTag, LabelingError, Page};
 use crate::media::{Digest, ImageRequest, MediaError, TaskImage};
+use crate::pipeline::Query;
 use crate::pipeline::scheduler::Urgency;
-use crate::pipeline::stages::{Query, StageError, StageRequest, off_thread};
+use crate::pipeline::stages::{StageError, StageRequest, off_thread};
 use crate::pipeline::timings::Timings;
 use crate::prompt::Prompt;
-use crate::regions::{RegionOptions, Regions, Unlabeled, regions};
+use crate::regions::scores::mean;
+use crate::regions::{Region, RegionOptions, Regions, Unlabeled, regions};
 
-/// One image to search, and its prompt.
+/// One image tag to search, and its prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Search {
     pub(super) image: ImageTag,
+    /// The number of the page to search, from 0; `None`: all pages.
+    pub(super) page: Option<usize>,
+    /// The regions of interest, on any page. A page without one is searched everywhere.
+    pub(super) areas: Vec<Area>,
     pub(super) prompt: Prompt,
     pub(super) unlabeled: Unlabeled,
     /// Whether the prompt is made of labels. Labels that the model cannot encode are then left out.
@@ -25,70 +33,141 @@ pub(super) struct Search {
     pub(super) urgency: Urgency,
 }
 
+/// What a search found.
+#[derive(Debug, Default)]
+pub(super) struct SearchResult {
+    pub(super) regions: Vec<Region>,
+    /// The scores of the detections that have regions.
+    scores: Vec<f32>,
+    /// The phrases of the detections that have regions.
+    pub(super) names: Vec<String>,
+    /// Number of detections without any region, because no label matched.
+    pub(super) dropped: usize,
+    /// The best candidate below the thresholds, if nothing was detected on some page.
+    pub(super) best_rejected: Option<Detection>,
+    /// The box threshold that applied.
+    pub(super) box_threshold: f32,
+}
+
+impl SearchResult {
+    /// Number of detections that have regions.
+    pub(super) fn objects(&self) -> usize {
+        self.scores.len()
+    }
+
+    /// The mean of the detections' scores, 0..1; 0 without detections.
+    pub(super) fn score(&self) -> f32 {
+        mean(self.scores.iter().copied())
+    }
+
+    fn add(&mut self, page: Regions, best_rejected: Option<Detection>) {
+        self.regions.extend(page.regions);
+        self.scores.extend(page.scores);
+        self.names.extend(page.phrases);
+        self.dropped += page.dropped;
+        let score = |best: &Option<Detection>| best.as_ref().map_or(0.0, |best| best.score);
+        if score(&best_rejected) > score(&self.best_rejected) {
+            self.best_rejected = best_rejected;
+        }
+    }
+}
+
 /// Number of digits of a prompt's hash in the log.
 const HASH_DIGITS: usize = 12;
 
 impl Preannotator {
-    /// Runs detection and segmentation on one image of a task.
-    pub(super) async fn predict_image(
+    /// Runs detection and segmentation on the pages of an image tag.
+    pub(super) async fn search(
         &self,
         snapshot: &ProjectSnapshot,
         search: &Search,
-        thresholds: ControlThresholds,
+        controls: ControlThresholds,
         task: &Task,
-    ) -> Result<Regions, PreannotationError> {
-        let (config, image) = (&snapshot.config, &search.image);
+    ) -> Result<SearchResult, PreannotationError> {
         let hash = Digest::of(search.prompt.to_string().as_bytes()).to_string();
         Span::current().record("prompt_hash", &hash[..HASH_DIGITS]);
-        let url = image.url(&task.data)?;
-        let settings = snapshot.settings(thresholds, image);
-        let mut controls = config.region_controls(image);
-        let query = Query {
-            prompt: search.prompt.clone(),
-            options: settings.options,
-            with_masks: settings.segment && controls.any(|c| c.shape.needs_mask()),
-            skips_unencodable: search.is_from_labels,
+        let thresholds = snapshot.thresholds(controls, &search.image, &search.prompt);
+        let pages = pages(&search.image, search.page, task)?;
+        let _permit = self.admit(search.urgency)?;
+        let mut result = SearchResult {
+            box_threshold: thresholds.options.box_threshold,
+            ..SearchResult::default()
         };
+        for page in &pages {
+            let (found, best) = self
+                .search_page(snapshot, search, &thresholds, task, page)
+                .await?;
+            result.add(found, best);
+        }
+        Ok(result)
+    }
+
+    async fn search_page(
+        &self,
+        snapshot: &ProjectSnapshot,
+        search: &Search,
+        thresholds: &SearchThresholds,
+        task: &Task,
+        page: &Page,
+    ) -> Result<(Regions, Option<Detection>), PreannotationError> {
+        let (config, image) = (&snapshot.config, &search.image);
+        let settings = &snapshot.settings;
+        let mut controls = config.region_controls(image);
+        let with_masks = settings.segment && controls.any(|c| c.shape.needs_mask());
         let timings = Timings::default();
         let request = StageRequest {
             urgency: search.urgency,
             timings: &timings,
         };
-        let _permit = self.admit(search.urgency)?;
         let predicted = async {
-            let image = self.task_image(snapshot, task, &url).await?;
-            Ok::<_, PreannotationError>(self.stages.predict(&image, &query, request).await?)
+            let image = self.task_image(snapshot, task, &page.url).await?;
+            let areas = search.areas.iter().filter(|area| area.is_on(page));
+            let query = Query {
+                thresholds: thresholds.phrases.clone(),
+                areas: areas.filter_map(|area| area.window(image.size)).collect(),
+                tiling: settings.tiling,
+                with_masks,
+                skips_unencodable: search.is_from_labels,
+                ..Query::new(search.prompt.clone(), thresholds.options)
+            };
+            let areas = query.areas.len();
+            let prediction = self.stages.predict(&image, &query, request).await?;
+            Ok::<_, PreannotationError>((prediction, areas))
         };
         let predicted = predicted.await;
         record_timings(&timings);
-        let prediction = predicted?;
+        let (prediction, areas) = predicted?;
         let _masks = self.budget().reserve_unchecked(prediction.bytes());
         self.metrics
             .record_prediction(prediction.objects.len(), &timings);
+        let best_rejected = prediction.best_rejected.clone();
         let style = RegionOptions {
             unlabeled: search.unlabeled,
-            default_label_threshold: settings.default_label_threshold,
-            polygon_tolerance: snapshot.polygon_tolerance,
+            polygon_tolerance: settings.polygon_tolerance,
+            page: page.index,
         };
         let (config, image) = (config.clone(), image.clone());
         let detections = prediction.objects.len();
         let build = move || regions(&prediction, &config, &image, &style);
         let built = build_regions(build).await?;
         self.metrics.record_regions(built.regions.len());
-        let options = &query.options;
+        let options = &thresholds.options;
         tracing::info!(
             prompt = %search.prompt,
+            page = page.index,
+            areas,
+            tiles = %settings.tiling.tiles,
             box_threshold = %options.box_threshold,
             text_threshold = %options.text_threshold,
             nms_iou = %options.nms_iou_threshold,
             max_detections = options.max_detections,
-            label_thresholds = settings.default_label_threshold.is_some(),
+            label_thresholds = !thresholds.phrases.is_empty(),
             detections,
             regions = built.regions.len(),
             without_label = built.dropped,
             "predicted"
         );
-        Ok(built)
+        Ok((built, best_rejected))
     }
 
     /// Annotator requests need a permit; other requests are bounded by their callers.
@@ -114,6 +193,28 @@ impl Preannotator {
         };
         self.images.look_up(request).await
     }
+}
+
+/// The pages of a task that an image tag shows; with a number, only that page.
+pub(super) fn pages(
+    image: &ImageTag,
+    number: Option<usize>,
+    task: &Task,
+) -> Result<Vec<Page>, LabelingError> {
+    let mut pages = image.pages(&task.data)?;
+    let count = pages.len();
+    if let (Some(number), true) = (number, image.is_list) {
+        pages.retain(|page| page.index == Some(number));
+        if pages.is_empty() {
+            let image = image.name.clone();
+            return Err(LabelingError::NoSuchPage {
+                image,
+                number,
+                count,
+            });
+        }
+    }
+    Ok(pages)
 }
 
 /// Records the stage times in the task's span, for later log lines about the same task.

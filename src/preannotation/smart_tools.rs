@@ -101,7 +101,7 @@ pub fn segment_prompts(drawn: &[SmartToolShape], size: ImageSize) -> Vec<Segment
 
 /// The axis-aligned bounding box of a box that is rotated around its top left corner. Width and height may be
 /// negative, because a box can be drawn from any corner.
-fn enclosing_box((x, y): (f32, f32), (w, h): (f32, f32), degrees: f32) -> BoundingBox {
+pub(super) fn enclosing_box((x, y): (f32, f32), (w, h): (f32, f32), degrees: f32) -> BoundingBox {
     let (sin, cos) = degrees.to_radians().sin_cos();
     let corners = [(0.0, 0.0), (w, 0.0), (0.0, h), (w, h)];
     let rotated = corners.map(|(dx, dy)| (x + dx * cos - dy * sin, y + dx * sin + dy * cos));

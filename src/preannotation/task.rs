@@ -16,7 +16,8 @@ pub struct Task {
     pub id: Option<u64>,
     /// The task's data.
     pub data: Map<String, Value>,
-    /// The regions of its annotations and drafts; read only if the labeling config has threshold controls.
+    /// The regions of its annotations and drafts; read only if the labeling config has controls for thresholds or regions of
+    /// interest.
     pub regions: Vec<Value>,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::project::{Origin, ProjectSnapshot};
 use super::{PreannotationError, Preannotator, Task};
-use crate::labeling::{ImageTag, LabelingConfig};
+use crate::labeling::{ImageTag, LabelingConfig, LabelingError, Page};
 use crate::pipeline::scheduler::Urgency;
 use crate::pipeline::stages::StageRequest;
 use crate::pipeline::timings::Timings;
@@ -42,6 +42,16 @@ impl WarmPlan {
     pub fn images(&self) -> &[ImageTag] {
         &self.images
     }
+
+    /// The images to warm in a task, in order: those of every image tag, each an error if the task has none for it.
+    pub fn pages(&self, task: &Task) -> Vec<Result<Page, WarmingError>> {
+        let pages = self.images.iter().flat_map(|image| match image.pages(&task.data) {
+            Ok(pages) => pages.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        });
+        let error = |error: LabelingError| PreannotationError::from(error).into();
+        pages.map(|page| page.map_err(error)).collect()
+    }
 }
 
 impl Preannotator {
@@ -62,7 +72,7 @@ impl Preannotator {
         Ok(WarmPlan { snapshot, images })
     }
 
-    /// Computes the embedding of one image of a task and writes it to disk, unless it is stored already.
+    /// Computes the embedding of one page of a task and writes it to disk, unless it is stored already.
     ///
     /// # Errors
     /// See [`WarmingError`].
@@ -70,15 +80,14 @@ impl Preannotator {
         &self,
         plan: &WarmPlan,
         task: &Task,
-        image: &ImageTag,
+        page: &Page,
     ) -> Result<WarmedImage, WarmingError> {
-        let url = image.url(&task.data).map_err(PreannotationError::from)?;
         let timings = Timings::default();
         let request = StageRequest {
             urgency: Urgency::Warming,
             timings: &timings,
         };
-        let task_image = self.task_image(&plan.snapshot, task, &url).await;
+        let task_image = self.task_image(&plan.snapshot, task, &page.url).await;
         let task_image = task_image.map_err(PreannotationError::from)?;
         let warmed = self.stages.warm_on_disk(&task_image, request).await?;
         tracing::info!(is_new = warmed.is_new, timings = %timings, "the image embedding is stored");

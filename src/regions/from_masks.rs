@@ -20,11 +20,13 @@ pub fn mask_regions(
         return vec![];
     };
     let shape = destination.control.shape;
+    let tolerance = options.tolerance_of(destination.control.control);
     let mut regions = vec![];
     for scored in masks {
         let (size, score) = (scored.mask.size(), Some(scores::mask_score(scored)));
-        for value in render::mask_values(&scored.mask, shape, options.polygon_tolerance) {
-            regions.extend(region::labeled(value, &destination, image, size, score));
+        let place = options.place(image, size);
+        for value in render::mask_values(&scored.mask, shape, tolerance) {
+            regions.extend(region::labeled(value, &destination, place, score));
         }
     }
     regions

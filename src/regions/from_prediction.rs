@@ -10,8 +10,10 @@ use crate::pipeline::Prediction;
 pub struct Regions {
     /// For each detection, one region per shape, if the config has a control of that shape.
     pub regions: Vec<Region>,
-    /// The mean of the detections' scores, 0..1; 0 without detections.
-    pub score: f32,
+    /// The scores of the detections that have regions, 0..1, best first.
+    pub scores: Vec<f32>,
+    /// The phrases of the detections that have regions.
+    pub phrases: Vec<String>,
     /// Number of detections without any region, because no label matched.
     pub dropped: usize,
 }
@@ -23,31 +25,32 @@ pub fn regions(
     image: &ImageTag,
     options: &RegionOptions,
 ) -> Regions {
-    let (size, tolerance) = (prediction.size, options.polygon_tolerance);
+    let size = prediction.size;
     let mut regions = vec![];
-    let (mut dropped, mut scores) = (0, vec![]);
+    let (mut dropped, mut scores, mut phrases) = (0, vec![], vec![]);
     for object in &prediction.objects {
-        let Some(destinations) = selection::destinations(&object.detection, config, image, options)
-        else {
-            continue;
-        };
+        let destinations = selection::destinations(&object.detection, config, image, options);
         let before = regions.len();
         for destination in &destinations {
             let shape = destination.control.shape;
             let score = scores::object_score(object, shape);
+            let tolerance = options.tolerance_of(destination.control.control);
+            let place = options.place(image, size);
             for value in render::object_values(object, size, shape, tolerance) {
-                regions.extend(region::labeled(value, destination, image, size, score));
+                regions.extend(region::labeled(value, destination, place, score));
             }
         }
         if regions.len() > before {
             scores.push(object.detection.score);
+            phrases.extend(object.detection.phrase.clone());
         } else {
             dropped += 1;
         }
     }
     Regions {
         regions,
-        score: scores::mean(scores),
+        scores,
+        phrases,
         dropped,
     }
 }

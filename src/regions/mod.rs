@@ -6,6 +6,7 @@
 
 pub mod bitmask;
 pub mod brush_rle;
+mod ellipse;
 mod from_masks;
 mod from_prediction;
 pub mod polygon;
@@ -18,19 +19,39 @@ mod value;
 
 pub use self::from_masks::mask_regions;
 pub use self::from_prediction::{Regions, regions};
-pub use self::region::{Region, prompt_region};
+pub use self::region::{Place, Region, prompt_region, status_region};
 pub use self::selection::Unlabeled;
 pub use self::value::{Labels, RegionValue};
+
+use crate::geometry::ImageSize;
+use crate::labeling::{ControlTag, ImageTag};
 
 /// Options of the conversion to regions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RegionOptions {
     /// What happens to phrases that match no label.
     pub unlabeled: Unlabeled,
-    /// The box threshold of labels without their own one, 0..1. Set only if per-label thresholds apply.
-    pub default_label_threshold: Option<f32>,
-    /// Maximum distance of a polygon from its mask's boundary, in percent of the image's longer side.
+    /// Maximum distance of a polygon from its mask's boundary, in percent of the image's longer side, for controls
+    /// without their own.
     pub polygon_tolerance: f32,
+    /// The number of the page, from 0; `None` if the image tag shows a single image.
+    pub page: Option<usize>,
+}
+
+impl RegionOptions {
+    /// The tolerance of a control's outlines.
+    fn tolerance_of(&self, control: &ControlTag) -> f32 {
+        control.polygon_tolerance.unwrap_or(self.polygon_tolerance)
+    }
+
+    /// Where the regions of an image of this size belong.
+    fn place<'a>(&self, image: &'a ImageTag, size: ImageSize) -> Place<'a> {
+        Place {
+            image,
+            page: self.page,
+            size,
+        }
+    }
 }
 
 #[cfg(test)]

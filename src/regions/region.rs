@@ -21,14 +21,39 @@ pub struct Region {
     #[serde(rename = "type")]
     #[schema(schema_with = super::schema::region_types)]
     pub kind: &'static str,
-    pub original_width: usize,
-    pub original_height: usize,
-    pub image_rotation: u16,
+    /// In pixels; none for a message, which belongs to no image. The same holds for the next two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub original_width: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub original_height: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub image_rotation: Option<u16>,
+    /// The number of the page, from 0, if the image tag shows several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub item_index: Option<usize>,
+    /// Whether the annotator cannot change it; written only if so.
+    #[serde(skip_serializing_if = "is_false")]
+    pub readonly: bool,
     pub value: RegionValue,
     /// 0..1; none for a text.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1, nullable = false)]
     pub score: Option<f32>,
+}
+
+/// Where a region belongs.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The image tag.
+    pub image: &'a ImageTag,
+    /// The number of the page, from 0; `None` if the tag shows a single image.
+    pub page: Option<usize>,
+    /// The size of the image.
+    pub size: ImageSize,
 }
 
 impl Region {
@@ -40,21 +65,17 @@ impl Region {
     }
 
     /// A region with a new id, from a control of the image.
-    fn new(
-        from: &ControlTag,
-        image: &ImageTag,
-        size: ImageSize,
-        value: RegionValue,
-        score: Option<f32>,
-    ) -> Self {
+    fn new(from: &ControlTag, place: Place, value: RegionValue, score: Option<f32>) -> Self {
         Self {
             id: random_id(),
             from_name: from.name.clone(),
-            to_name: image.name.clone(),
+            to_name: place.image.name.clone(),
             kind: value.kind(),
-            original_width: size.width,
-            original_height: size.height,
-            image_rotation: 0,
+            original_width: Some(place.size.width),
+            original_height: Some(place.size.height),
+            image_rotation: Some(0),
+            item_index: place.page,
+            readonly: false,
             value,
             score,
         }
@@ -66,12 +87,11 @@ impl Region {
 pub(super) fn labeled(
     shape: RegionValue,
     destination: &Destination,
-    image: &ImageTag,
-    size: ImageSize,
+    place: Place,
     score: Option<f32>,
 ) -> Vec<Region> {
     let control = destination.control.control;
-    let region = |from, value| Region::new(from, image, size, value, score);
+    let region = |from, value| Region::new(from, place, value, score);
     match (control.kind, destination.label) {
         (ControlKind::ShapeLabels(_), label) => {
             let name = label.map(|(_, label)| label.name().to_owned());
@@ -89,9 +109,33 @@ pub(super) fn labeled(
 }
 
 /// The prompt as a region of a text area, as if the annotator had typed it.
-pub fn prompt_region(prompt: &str, area: &ControlTag, image: &ImageTag, size: ImageSize) -> Region {
+pub fn prompt_region(prompt: &str, area: &ControlTag, place: Place) -> Region {
     let value = RegionValue::Text(prompt.to_owned());
-    Region::new(area, image, size, value, None)
+    Region::new(area, place, value, None)
+}
+
+/// A message as a region of a text area for messages. It belongs to the object tag of the text area, and the annotator
+/// cannot change it.
+pub fn status_region(message: &str, area: &ControlTag) -> Region {
+    let value = RegionValue::Text(message.to_owned());
+    Region {
+        id: random_id(),
+        from_name: area.name.clone(),
+        to_name: area.to_names.first().cloned().unwrap_or_default(),
+        kind: value.kind(),
+        original_width: None,
+        original_height: None,
+        image_rotation: None,
+        item_index: None,
+        readonly: true,
+        value,
+        score: None,
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde calls
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A random id of ten letters and digits. It must be unique, because accepting a region overwrites one with the same

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::value::{Labels, RegionValue};
-use super::{bitmask, brush_rle, polygon};
+use super::{bitmask, brush_rle, ellipse, polygon};
 use crate::geometry::{BoundingBox, ImageSize, Mask};
 use crate::labeling::Shape;
 use crate::pipeline::DetectedObject;
@@ -21,11 +21,14 @@ pub(super) fn object_values(
             .into_iter()
             .collect(),
         (_, Some(mask)) => mask_values(&mask.mask, shape, tolerance),
+        (Shape::KeyPoint, None) => centre(object.detection.bounding_box, size)
+            .into_iter()
+            .collect(),
         (_, None) => vec![],
     }
 }
 
-/// A mask as a brush stroke, a bitmask, polygons or vectors. Outlines are at most `tolerance` percent of the image's
+/// A mask as a brush stroke, a bitmask, polygons, vectors, an ellipse or a point. Outlines are at most `tolerance` percent of the image's
 /// longer side away from the mask's boundary. Returns none for an empty mask.
 pub(super) fn mask_values(mask: &Mask, shape: Shape, tolerance: f32) -> Vec<RegionValue> {
     if mask.area() == 0 {
@@ -49,7 +52,45 @@ pub(super) fn mask_values(mask: &Mask, shape: Shape, tolerance: f32) -> Vec<Regi
                 labels: Labels::None,
             })
             .collect(),
+        Shape::Ellipse => ellipse::of_mask(mask)
+            .map(|ellipse| ellipse_value(&ellipse, mask.size()))
+            .into_iter()
+            .collect(),
+        Shape::KeyPoint => ellipse::inner_point(mask)
+            .map(|(x, y)| key_point(x, y, mask.size()))
+            .into_iter()
+            .collect(),
         Shape::Rectangle => vec![],
+    }
+}
+
+/// The size of a point's dot, in percent of the image's width: Label Studio's default.
+const DOT_PERCENT: f64 = 0.5;
+
+fn key_point(x: f32, y: f32, size: ImageSize) -> RegionValue {
+    RegionValue::KeyPoint {
+        x: percent(x, size.width),
+        y: percent(y, size.height),
+        width: DOT_PERCENT,
+        labels: Labels::None,
+    }
+}
+
+/// The centre of the part of a box inside the image.
+fn centre(b: BoundingBox, size: ImageSize) -> Option<RegionValue> {
+    let b = b.clamped(size);
+    (b.area() > 0.0).then(|| key_point((b.x0 + b.x1) / 2.0, (b.y0 + b.y1) / 2.0, size))
+}
+
+/// Label Studio draws the half-axes in pixels of the image and then turns the ellipse.
+fn ellipse_value(ellipse: &ellipse::Ellipse, size: ImageSize) -> RegionValue {
+    RegionValue::Ellipse {
+        x: percent(ellipse.x, size.width),
+        y: percent(ellipse.y, size.height),
+        radius_x: percent(ellipse.radius_x, size.width),
+        radius_y: percent(ellipse.radius_y, size.height),
+        rotation: f64::from(ellipse.degrees),
+        labels: Labels::None,
     }
 }
 

@@ -90,6 +90,18 @@ impl PartialSchema for RegionValue {
             ("vertices", ArrayBuilder::new().items(vertex).into()),
             ("closed", schema_of(Type::Boolean).into()),
         ];
+                let ellipse = [
+            ("x", percent().into()),
+            ("y", percent().into()),
+            ("radiusX", schema_of(Type::Number).minimum(Some(0)).into()),
+            ("radiusY", schema_of(Type::Number).minimum(Some(0)).into()),
+            ("rotation", schema_of(Type::Number).into()),
+        ];
+        let key_point = [
+            ("x", percent().into()),
+            ("y", percent().into()),
+            ("width", percent().into()),
+        ];
         let text = schema_of(Type::Object)
             .additional_properties(Some(AdditionalProperties::FreeForm(false)))
             .property("text", one_string())
@@ -100,6 +112,8 @@ impl PartialSchema for RegionValue {
             .item(shape(Shape::Polygon, &polygon))
             .item(shape(Shape::Bitmask, &bitmask))
             .item(shape(Shape::Vector, &vector))
+            .item(shape(Shape::Ellipse, &ellipse))
+            .item(shape(Shape::KeyPoint, &key_point))
             .item(text)
             .description(Some(
                 "Positions and lengths in percent of the image's size; a mask in Label Studio's run-length encoding, or as a PNG",
@@ -154,8 +168,24 @@ mod tests {
             vertices: [[1.0, 2.0]].into(),
             labels: labels(),
         };
+        let ellipse = RegionValue::Ellipse {
+            x: 1.0,
+            y: 2.0,
+            radius_x: 3.0,
+            radius_y: 4.0,
+            rotation: 5.0,
+            labels: labels(),
+        };
+        let key_point = RegionValue::KeyPoint {
+            x: 1.0,
+            y: 2.0,
+            width: 0.5,
+            labels: labels(),
+        };
         let text = RegionValue::Text("pot".to_owned());
-        let values = [rectangle, brush, polygon, bitmask, vector, text];
+        let values = [
+            rectangle, brush, polygon, bitmask, vector, ellipse, key_point, text,
+        ];
         assert_eq!(values.len(), schemas.len());
         for (value, schema) in values.iter().zip(&schemas) {
             let written = serde_json::to_value(value).unwrap();

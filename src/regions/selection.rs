@@ -22,13 +22,13 @@ pub(super) struct Destination<'a> {
 }
 
 /// The controls that take a detection: those with a matching label or without any labels, and with
-/// [`Unlabeled::Keep`] all others too. `None` if the score is not above the label's threshold.
+/// [`Unlabeled::Keep`] all others too.
 pub(super) fn destinations<'a>(
     detection: &Detection,
     config: &'a LabelingConfig,
     image: &'a ImageTag,
     options: &RegionOptions,
-) -> Option<Vec<Destination<'a>>> {
+) -> Vec<Destination<'a>> {
     let phrase = detection.phrase.as_deref();
     let controls = config.region_controls(image);
     let mut found: Vec<Destination> = controls
@@ -37,18 +37,11 @@ pub(super) fn destinations<'a>(
             control,
         })
         .collect();
-    if let Some(others) = options.default_label_threshold {
-        let mut labels = found.iter().filter_map(|destination| destination.label);
-        let own = labels.find_map(|(_, label)| label.score_threshold);
-        if detection.score <= own.unwrap_or(others) {
-            return None;
-        }
-    }
     found.retain(|destination| {
         let has_labels = !destination.control.labels.is_empty();
         destination.label.is_some() || !has_labels || options.unlabeled == Unlabeled::Keep
     });
-    Some(found)
+    found
 }
 
 /// The control that takes a smart tool's mask with this label. A control that has the label is preferred; among
@@ -69,7 +62,8 @@ pub(super) fn mask_destination<'a>(
             let rank = match found.control.shape {
                 Shape::Brush => 0,
                 Shape::Bitmask => 1,
-                Shape::Polygon | Shape::Vector | Shape::Rectangle => 2,
+                Shape::Polygon | Shape::Vector => 2,
+                Shape::Ellipse | Shape::Rectangle | Shape::KeyPoint => 3,
             };
             (found.label.is_none(), rank)
         })

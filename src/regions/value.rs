@@ -54,6 +54,32 @@ pub enum RegionValue {
         /// Its label.
         labels: Labels,
     },
+    /// An ellipse.
+    Ellipse {
+        /// The centre, in percent of the image's width, 0..100.
+        x: f64,
+        /// The centre, in percent of the image's height, 0..100.
+        y: f64,
+        /// The first half-axis, in percent of the image's width.
+        radius_x: f64,
+        /// The second half-axis, in percent of the image's height.
+        radius_y: f64,
+        /// In degrees clockwise around the centre.
+        rotation: f64,
+        /// Its label.
+        labels: Labels,
+    },
+    /// A point.
+    KeyPoint {
+        /// In percent of the image's width, 0..100.
+        x: f64,
+        /// In percent of the image's height, 0..100.
+        y: f64,
+        /// The size of the drawn dot, in percent of the image's width.
+        width: f64,
+        /// Its label.
+        labels: Labels,
+    },
     /// The text of a text area.
     Text(String),
 }
@@ -79,6 +105,8 @@ impl RegionValue {
             Self::Polygon { labels, .. } => (Shape::Polygon, labels),
             Self::Bitmask { labels, .. } => (Shape::Bitmask, labels),
             Self::Vector { labels, .. } => (Shape::Vector, labels),
+            Self::Ellipse { labels, .. } => (Shape::Ellipse, labels),
+            Self::KeyPoint { labels, .. } => (Shape::KeyPoint, labels),
             Self::Text(_) => return "textarea",
         };
         match labels {
@@ -91,7 +119,7 @@ impl RegionValue {
     /// Approximate size of the heap memory, in bytes, without the value itself.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Rectangle { .. } => 0,
+            Self::Rectangle { .. } | Self::Ellipse { .. } | Self::KeyPoint { .. } => 0,
             Self::Brush { rle, .. } => rle.len(),
             Self::Polygon { points, .. } => size_of_val(&points[..]),
             Self::Bitmask { image_data_url, .. } => image_data_url.len(),
@@ -107,7 +135,9 @@ impl RegionValue {
             | Self::Brush { labels, .. }
             | Self::Polygon { labels, .. }
             | Self::Bitmask { labels, .. }
-            | Self::Vector { labels, .. } => labels.name(),
+            | Self::Vector { labels, .. }
+            | Self::Ellipse { labels, .. }
+            | Self::KeyPoint { labels, .. } => labels.name(),
             Self::Text(_) => None,
         }
     }
@@ -119,7 +149,9 @@ impl RegionValue {
             | Self::Brush { labels, .. }
             | Self::Polygon { labels, .. }
             | Self::Bitmask { labels, .. }
-            | Self::Vector { labels, .. } => *labels = new,
+            | Self::Vector { labels, .. }
+            | Self::Ellipse { labels, .. }
+            | Self::KeyPoint { labels, .. } => *labels = new,
             Self::Text(_) => {}
         }
         self
@@ -169,6 +201,25 @@ impl Serialize for RegionValue {
             Self::Vector { vertices, .. } => {
                 map.serialize_entry("vertices", &Vertices(vertices))?;
                 map.serialize_entry("closed", &true)?;
+            }
+            Self::Ellipse {
+                x,
+                y,
+                radius_x,
+                radius_y,
+                rotation,
+                ..
+            } => {
+                map.serialize_entry("x", x)?;
+                map.serialize_entry("y", y)?;
+                map.serialize_entry("radiusX", radius_x)?;
+                map.serialize_entry("radiusY", radius_y)?;
+                map.serialize_entry("rotation", rotation)?;
+            }
+            Self::KeyPoint { x, y, width, .. } => {
+                map.serialize_entry("x", x)?;
+                map.serialize_entry("y", y)?;
+                map.serialize_entry("width", width)?;
             }
             Self::Text(text) => map.serialize_entry("text", &[text])?,
         }

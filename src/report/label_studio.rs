@@ -7,6 +7,7 @@ use crate::labeling::{
 };
 use crate::pipeline::Prediction;
 use crate::prompt::Prompt;
+use crate::regions::scores::mean;
 use crate::regions::{Region, RegionOptions, regions};
 
 /// A task with its prediction: one element of an import file.
@@ -47,7 +48,7 @@ pub fn import_task(
         data,
         predictions: vec![ImportPrediction {
             model_version: model_version.to_owned(),
-            score: converted.score,
+            score: mean(converted.scores),
             result: converted.regions,
         }],
     };
@@ -57,22 +58,25 @@ pub fn import_task(
 /// The labeling config if none is given: the controls `label` (rectangles) and `label2` (brush) on `image`, with the
 /// prompt's phrases as labels.
 pub fn default_config(prompt: &Prompt) -> LabelingConfig {
-    let phrases = prompt.phrases().iter();
-    let labels: Vec<Label> = phrases.map(|phrase| Label::new(phrase)).collect();
+    let labels: Vec<Label> = prompt.wanted().map(Label::new).collect();
     let control = |name: &str, shape| ControlTag {
         name: name.to_owned(),
         to_names: vec!["image".to_owned()],
         kind: ControlKind::ShapeLabels(shape),
         labels: labels.clone(),
+        labels_key: None,
+        polygon_tolerance: None,
     };
     LabelingConfig {
         images: vec![ImageTag {
             name: "image".to_owned(),
             value: "$image".to_owned(),
+            is_list: false,
         }],
         controls: vec![
             control("label", Shape::Rectangle),
             control("label2", Shape::Brush),
         ],
+        outputs: None,
     }
 }

@@ -60,7 +60,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         segmenter,
         input,
         prompt,
-        options: args.detection.options(),
+        options: args.detection.settings().options,
         boxes: args.boxes,
         size: ImageSize {
             height: 0,

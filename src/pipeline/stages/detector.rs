@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Query, SharedStageError, StageError, StageRequest, Stages, off_thread};
+use super::{Query, SharedStageError, StageError, StageRequest, Stages, View, off_thread};
 use crate::detector::{CaptionPass, ImageFeatures, Queries, TextFeatures};
-use crate::media::TaskImage;
 use crate::pipeline::Models;
 use crate::store::Source;
 
@@ -37,16 +36,16 @@ impl Stages {
     async fn features(
         &self,
         models: &Arc<Models>,
-        image: &TaskImage<'_>,
+        view: View<'_>,
         request: StageRequest<'_>,
     ) -> Result<ImageFeatures, SharedStageError> {
         let make = async {
-            let pixels = image.pixels().await?;
+            let pixels = view.pixels().await?;
             let models = models.clone();
-            let step = move || Ok(models.detector.encode_image(&pixels)?);
+            let step = move || Ok(models.detector.encode_image(&pixels.image())?);
             self.step("image_features", request, step).await
         };
-        let cached = self.features.get_or_compute(image.digest, make).await?;
+        let cached = self.features.get_or_compute(view.key(), make).await?;
         if cached.source == Source::Memory {
             request.timings.from_memory("image_features");
         }
@@ -75,16 +74,16 @@ impl Stages {
     pub(super) async fn queries(
         &self,
         models: &Arc<Models>,
-        image: &TaskImage<'_>,
+        view: View<'_>,
         pass: &CaptionPass,
         request: StageRequest<'_>,
     ) -> Result<Arc<Queries>, SharedStageError> {
-        let key = (image.digest, pass.caption.ids.clone());
+        let key = (view.key(), pass.caption.ids.clone());
         if let Some(queries) = self.queries.get(&key).await {
             request.timings.from_memory("queries");
             return Ok(queries);
         }
-        let features = self.features(models, image, request).await?;
+        let features = self.features(models, view, request).await?;
         let text = self.text(models, pass, request).await?;
         let make = async {
             let models = models.clone();

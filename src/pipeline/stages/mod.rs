@@ -13,27 +13,31 @@
 //! The image embedding may also be on disk ([`super::warm`]). Then it is not computed, and the image is not decoded
 //! for it.
 //!
+//! An image is searched in one or more windows (regions of interest, tiles). Each window is an image of its own for all
+//! stages: what is said above about the image holds for every window.
+//!
 //! So a changed threshold needs no model except the mask decoder for new boxes. Another prompt needs neither the
 //! detector's backbone nor the segmenter's image encoder.
 
 mod detector;
 mod segmenter;
+mod view;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::segmenter::PromptKey;
+pub(in crate::pipeline) use self::view::View;
+use self::view::ViewKey;
 use super::handle::{ModelsHandle, ModelsUnavailable};
 use super::scheduler::{Scheduler, StepError, Urgency};
 use super::timings::Timings;
 use super::warm::WarmEmbeddings;
-use super::{DetectedObject, Models, PredictError, Prediction};
-use crate::detector::{
-    DetectError, DetectionOptions, ImageFeatures, Queries, TextFeatures, detections,
-};
+use super::query::WindowQueries;
+use super::{DetectedObject, Found, Models, PredictError, Prediction, Query, by_window};
+use crate::detector::{DetectError, ImageFeatures, Queries, TextFeatures};
 use crate::geometry::BoundingBox;
-use crate::media::{Digest, MediaError, TaskImage};
-use crate::prompt::Prompt;
+use crate::media::{MediaError, TaskImage};
 use crate::segmenter::{EncodedImage, ScoredMask, SegmentError};
 use crate::store::{MemoryCache, Usage};
 
@@ -74,26 +78,12 @@ pub type SharedStageError = Arc<StageError>;
 pub struct Stages {
     scheduler: Scheduler,
     models: ModelsHandle,
-    features: MemoryCache<Digest, ImageFeatures>,
+    features: MemoryCache<ViewKey, ImageFeatures>,
     texts: MemoryCache<Vec<u32>, TextFeatures>,
-    queries: MemoryCache<(Digest, Vec<u32>), Arc<Queries>>,
-    embeddings: MemoryCache<Digest, EncodedImage>,
+    queries: MemoryCache<(ViewKey, Vec<u32>), Arc<Queries>>,
+    embeddings: MemoryCache<ViewKey, EncodedImage>,
     warm: Option<WarmEmbeddings>,
-    masks: MemoryCache<(Digest, PromptKey), Arc<ScoredMask>>,
-}
-
-/// What to detect in an image.
-#[derive(Debug, Clone)]
-pub struct Query {
-    /// The phrases to detect.
-    pub prompt: Prompt,
-    /// Thresholds and limits of the detector.
-    pub options: DetectionOptions,
-    /// Whether objects are segmented.
-    pub with_masks: bool,
-    /// Whether a phrase that the model cannot encode is skipped instead of failing the request. Used if the prompt is
-    /// made of labels.
-    pub skips_unencodable: bool,
+    masks: MemoryCache<(ViewKey, PromptKey), Arc<ScoredMask>>,
 }
 
 /// The request that needs a stage.
@@ -185,32 +175,42 @@ impl Stages {
     ) -> Result<Prediction, SharedStageError> {
         let models = self.models().await?;
         let passes = self.passes(&models, query).await?;
-        let mut queries = vec![];
-        for pass in &passes {
-            queries.push(self.queries(&models, image, pass, request).await?);
-        }
-        let found = {
-            let (size, options) = (image.size, query.options);
-            off_thread(move || {
-                let queries = queries.iter().map(Arc::as_ref);
-                detections(passes.iter().zip(queries), size, &options)
-            })
-            .await?
-        };
-        let masks = match models.segmenter {
-            Some(_) if query.with_masks && !found.is_empty() => {
-                let boxes: Vec<BoundingBox> = found.iter().map(|d| d.bounding_box).collect();
-                self.masks(&models, image, &boxes, request).await?
+        let mut windows = vec![];
+        for searched in query.windows(image.size, &models.detector) {
+            let view = View {
+                image,
+                window: searched.window,
+            };
+            let mut queries = vec![];
+            for pass in &passes {
+                queries.push(self.queries(&models, view, pass, request).await?);
             }
-            _ => vec![],
+            windows.push(WindowQueries { searched, queries });
+        }
+        let (found, best_rejected) = {
+            let query = query.clone();
+            off_thread(move || query.objects(&passes, &windows)).await?
         };
-        let masks = masks.into_iter().map(Some).chain(std::iter::repeat(None));
+        let mut masks = vec![None; found.len()];
+        if models.segmenter.is_some() && query.with_masks {
+            // each object is segmented in the window that found it, as in `Models::predict`
+            for (window, indices) in by_window(&found) {
+                let boxes = indices.iter().map(|i| found[*i].detection.bounding_box);
+                let boxes: Vec<BoundingBox> = boxes.map(|b| window.to_window(b)).collect();
+                let view = View { image, window };
+                let of_window = self.masks(&models, view, &boxes, request).await?;
+                for (i, mask) in indices.into_iter().zip(of_window) {
+                    masks[i] = Some(mask);
+                }
+            }
+        }
         let objects = found.into_iter().zip(masks);
         Ok(Prediction {
             size: image.size,
             objects: objects
-                .map(|(detection, mask)| DetectedObject { detection, mask })
+                .map(|(Found { detection, .. }, mask)| DetectedObject { detection, mask })
                 .collect(),
+            best_rejected,
         })
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{SharedStageError, StageError, StageRequest, Stages, off_thread};
+use super::{SharedStageError, StageError, StageRequest, Stages, View, off_thread};
 use crate::geometry::{BoundingBox, SegmentPrompt};
 use crate::media::TaskImage;
 use crate::pipeline::Models;
@@ -50,15 +50,16 @@ impl Stages {
         request: StageRequest<'_>,
     ) -> Result<Vec<Arc<ScoredMask>>, SharedStageError> {
         let models = self.models().await?;
+        let view = View::whole(image);
         let mut masks = vec![];
         for prompt in prompts {
-            let key = (image.digest, PromptKey::of_prompt(&prompt));
+            let key = (view.key(), PromptKey::of_prompt(&prompt));
             if let Some(mask) = self.masks.get(&key).await {
                 request.timings.from_memory("masks");
                 masks.push(mask);
                 continue;
             }
-            let embedding = self.embedding(&models, image, request).await?;
+            let embedding = self.embedding(&models, view, request).await?;
             let models = models.clone();
             let step = move || {
                 models
@@ -74,30 +75,32 @@ impl Stages {
         Ok(masks)
     }
 
-    /// The image embedding: from memory, else from disk, else computed.
+    /// The image embedding: from memory, else from disk, else computed. Only those of whole images are on disk.
     pub(in crate::pipeline) async fn embedding(
         &self,
         models: &Arc<Models>,
-        image: &TaskImage<'_>,
+        view: View<'_>,
         request: StageRequest<'_>,
     ) -> Result<EncodedImage, SharedStageError> {
         let make = async {
             models.segmenter()?;
-            if let Some(stored) = self.embedding_on_disk(models, image).await {
+            if view.is_whole()
+                && let Some(stored) = self.embedding_on_disk(models, view.image).await
+            {
                 return Ok((stored, Source::Disk));
             }
-            let pixels = image.pixels().await?;
+            let pixels = view.pixels().await?;
             let step = {
                 let models = models.clone();
-                move || Ok(models.segmenter()?.encode(&pixels)?)
+                move || Ok(models.segmenter()?.encode(&pixels.image())?)
             };
             let computed = self.step("image_embeddings", request, step).await?;
-            if let Some(warm) = &self.warm {
-                warm.add(models, image.digest, &computed);
+            if let Some(warm) = self.warm.as_ref().filter(|_| view.is_whole()) {
+                warm.add(models, view.image.digest, &computed);
             }
             Ok((computed, Source::Computed))
         };
-        let cached = self.embeddings.get_or_load(image.digest, make).await?;
+        let cached = self.embeddings.get_or_load(view.key(), make).await?;
         match cached.source {
             Source::Memory => request.timings.from_memory("image_embeddings"),
             Source::Disk => request.timings.from_disk("image_embeddings"),
@@ -118,16 +121,16 @@ impl Stages {
         read.ok().flatten()
     }
 
-    /// One mask per box, in the same order. Each step decodes a few boxes. The masks of one step are scaled to the
-    /// image's size while the next step runs.
+    /// One mask per box of a view, in the same order. The boxes are in pixels of the view, and the masks have the size of
+    /// the image. Each step decodes a few boxes. The masks of one step are scaled while the next step runs.
     pub(super) async fn masks(
         &self,
         models: &Arc<Models>,
-        image: &TaskImage<'_>,
+        view: View<'_>,
         boxes: &[BoundingBox],
         request: StageRequest<'_>,
     ) -> Result<Vec<Arc<ScoredMask>>, SharedStageError> {
-        let key = |b: &BoundingBox| (image.digest, PromptKey::of_box(b));
+        let key = |b: &BoundingBox| (view.key(), PromptKey::of_box(b));
         let mut masks: Vec<Option<Arc<ScoredMask>>> = vec![];
         for bounding_box in boxes {
             masks.push(self.masks.get(&key(bounding_box)).await);
@@ -139,16 +142,22 @@ impl Stages {
         }
         let mut scaling = vec![];
         if !missing.is_empty() {
-            let embedding = self.embedding(models, image, request).await?;
+            let embedding = self.embedding(models, view, request).await?;
             for group in missing.chunks(BOXES_PER_PASS) {
                 let of_group: Vec<BoundingBox> = group.iter().map(|i| boxes[*i]).collect();
                 let (models, embedding) = (models.clone(), embedding.clone());
                 let step = move || Ok(models.segmenter()?.low_res_masks(&embedding, &of_group)?);
                 let small: Vec<LowResMask> = self.step("masks", request, step).await?;
+                let (window, size) = (view.window, view.image_size());
+                let is_whole = view.is_whole();
                 scaling.push(tokio::task::spawn_blocking(move || {
-                    let scaled = small
-                        .par_iter()
-                        .map(|small| Arc::new(small.to_image_size()));
+                    let scaled = small.par_iter().map(|small| {
+                        let mut scored = small.to_image_size();
+                        if !is_whole {
+                            scored.mask = window.mask_to_image(&scored.mask, size);
+                        }
+                        Arc::new(scored)
+                    });
                     scaled.collect::<Vec<_>>()
                 }));
             }

@@ -8,16 +8,18 @@ pub mod version;
 #[cfg(feature = "sqlite")]
 mod writer;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use secrecy::SecretString;
 use serde_json::Value;
 
-use self::settings::{ControlThresholds, ImageSettings, ProjectSettings};
+use self::settings::{ControlThresholds, PredictionSettings, ProjectSettings, SearchThresholds};
 use self::store::{PendingWrite, ProjectState, ProjectStore};
-use crate::detector::DetectionOptions;
+use super::Task;
 use crate::label_studio::LabelStudio;
 use crate::labeling::{ImageTag, LabelingConfig};
+use crate::prompt::Prompt;
 
 /// Where a task comes from.
 #[derive(Debug, Clone, Default)]
@@ -33,10 +35,8 @@ pub struct Origin {
 pub struct Defaults {
     /// Label Studio's address and token; missing values come from `/setup`.
     pub label_studio: LabelStudio,
-    /// Detection thresholds.
-    pub options: DetectionOptions,
-    /// Maximum distance of a polygon from its mask's boundary, in percent of the image's longer side.
-    pub polygon_tolerance: f32,
+    /// The settings of predictions.
+    pub prediction: PredictionSettings,
     /// groundling's version and the models' names: the start of every model version.
     pub models: String,
     /// Whether a typed prompt is used for the project's next tasks.
@@ -54,30 +54,47 @@ pub struct Projects {
 #[derive(Debug, Clone)]
 pub(super) struct ProjectSnapshot {
     pub origin: Origin,
+    /// The labeling config with the project's outputs, and with the labels of the task.
     pub config: Arc<LabelingConfig>,
+    /// The labeling config without the labels of a task.
+    project_config: Arc<LabelingConfig>,
     /// The given prompt, else the project's.
     pub prompt: Option<String>,
     pub label_studio: LabelStudio,
     /// The model version of the request's predictions.
     pub version: String,
-    pub polygon_tolerance: f32,
-    settings: ProjectSettings,
-    options: DetectionOptions,
+    /// The settings of predictions, those of the project included.
+    pub settings: PredictionSettings,
+    /// The settings in the project's `extra_params`.
+    extra_params: ProjectSettings,
 }
 
 impl ProjectSnapshot {
-    /// The settings for one of its images.
-    pub(super) fn settings(
+    /// The snapshot with the labels that a task brings along. The model version does not change with them.
+    pub(super) fn for_task(&self, task: &Task) -> Cow<'_, Self> {
+        match self.config.for_task(&task.data) {
+            Cow::Borrowed(_) => Cow::Borrowed(self),
+            Cow::Owned(config) => Cow::Owned(Self {
+                config: Arc::new(config),
+                ..self.clone()
+            }),
+        }
+    }
+
+    /// The thresholds for a prompt in one of its images.
+    pub(super) fn thresholds(
         &self,
-        thresholds: ControlThresholds,
+        controls: ControlThresholds,
         image: &ImageTag,
-    ) -> ImageSettings {
-        ImageSettings::resolve(
-            &self.options,
-            &self.settings,
-            thresholds,
+        prompt: &Prompt,
+    ) -> SearchThresholds {
+        SearchThresholds::resolve(
+            self.settings.options,
+            &self.extra_params,
+            controls,
             &self.config,
             image,
+            prompt,
         )
     }
 }
@@ -91,7 +108,12 @@ impl Projects {
     /// The current model version of a project's predictions.
     pub fn version(&self, project: &str, config: Option<&LabelingConfig>) -> String {
         let known = self.store.project(project);
-        self.version_of(&known.settings, known.prompt(), config)
+        let settings = self.defaults.prediction.with(&known.settings);
+        let config = config.map(|config| match settings.outputs {
+            None => Cow::Borrowed(config),
+            Some(_) => Cow::Owned(config.clone().with_outputs(settings.outputs.clone())),
+        });
+        self.version_of(&settings, known.prompt(), config.as_deref())
     }
 
     /// Applies the `/setup` request of a project.
@@ -106,24 +128,11 @@ impl Projects {
 
     fn version_of(
         &self,
-        settings: &ProjectSettings,
+        settings: &PredictionSettings,
         prompt: Option<&str>,
         config: Option<&LabelingConfig>,
     ) -> String {
-        let Defaults {
-            options,
-            polygon_tolerance,
-            models,
-            ..
-        } = &self.defaults;
-        version::of_project(
-            models,
-            options,
-            *polygon_tolerance,
-            settings,
-            prompt,
-            config,
-        )
+        version::of_project(&self.defaults.models, settings, prompt, config)
     }
 
     /// A snapshot of a project; `prompt`, if given, replaces the project's own.
@@ -136,19 +145,38 @@ impl Projects {
         let known = self.store.project(&origin.project);
         let prompt = prompt.map(str::trim).or(known.prompt()).map(str::to_owned);
         let ProjectState {
-            settings,
+            settings: extra_params,
             label_studio,
             ..
         } = known;
+        let settings = self.defaults.prediction.with(&extra_params);
+        let config = match settings.outputs.clone() {
+            None => config,
+            outputs => Arc::new(Arc::unwrap_or_clone(config).with_outputs(outputs)),
+        };
         ProjectSnapshot {
             version: self.version_of(&settings, prompt.as_deref(), Some(&config)),
             label_studio: self.defaults.label_studio.with_fallback(&label_studio),
-            polygon_tolerance: self.defaults.polygon_tolerance,
-            options: self.defaults.options,
             origin,
+            project_config: config.clone(),
             config,
             prompt,
             settings,
+            extra_params,
+        }
+    }
+
+    /// A snapshot with another prompt.
+    pub(super) fn with_prompt(&self, snapshot: ProjectSnapshot, prompt: &str) -> ProjectSnapshot {
+        let prompt = Some(prompt.trim().to_owned());
+        ProjectSnapshot {
+            version: self.version_of(
+                &snapshot.settings,
+                prompt.as_deref(),
+                Some(&snapshot.project_config),
+            ),
+            prompt,
+            ..snapshot
         }
     }
 

@@ -6,8 +6,10 @@
 
 use serde_json::{Map, Value};
 
-use crate::detector::DetectionOptions;
-use crate::labeling::{ImageTag, LabelingConfig};
+use crate::detector::{DetectionOptions, PhraseThresholds};
+use crate::labeling::{ImageTag, LabelingConfig, Outputs};
+use crate::pipeline::tiles::{MAX_OVERLAP, Tiles, Tiling};
+use crate::prompt::Prompt;
 
 /// Settings from a project's `extra_params`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -24,6 +26,29 @@ pub struct ProjectSettings {
     pub max_detections: Option<usize>,
     /// Whether to segment the detections.
     pub segment: Option<bool>,
+    /// How images are divided into tiles.
+    pub tiles: Option<Tiles>,
+    /// The overlap of tiles, 0..=[`MAX_OVERLAP`].
+    pub tile_overlap: Option<f32>,
+    /// The controls that get regions.
+    pub outputs: Option<Outputs>,
+    /// In percent of the image's longer side.
+    pub polygon_tolerance: Option<f32>,
+}
+
+/// The settings that predictions depend on, besides the models, the prompt and the labeling config.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PredictionSettings {
+    /// Thresholds and limits of the detector.
+    pub options: DetectionOptions,
+    /// How images are divided into tiles.
+    pub tiling: Tiling,
+    /// The controls that get regions; `None`: the usual ones.
+    pub outputs: Option<Outputs>,
+    /// Maximum distance of a polygon from its mask's boundary, in percent of the image's longer side.
+    pub polygon_tolerance: f32,
+    /// Whether to segment the detections.
+    pub segment: bool,
 }
 
 /// Thresholds of `<Number>` controls, 0..1.
@@ -34,15 +59,13 @@ pub struct ControlThresholds {
     pub text_threshold: Option<f32>,
 }
 
-/// The settings for one image.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ImageSettings {
+/// The thresholds for one image and one prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SearchThresholds {
     /// Options of the detector.
     pub options: DetectionOptions,
-    /// The box threshold of labels without their own one, 0..1. Set only if per-label thresholds apply.
-    pub default_label_threshold: Option<f32>,
-    /// Whether to segment the detections.
-    pub segment: bool,
+    /// The box thresholds of the phrases whose labels have their own one.
+    pub phrases: PhraseThresholds,
 }
 
 impl ProjectSettings {
@@ -74,33 +97,7 @@ impl ProjectSettings {
             if value.is_null() {
                 continue;
             }
-            let expected = match key.as_str() {
-                "prompt" => {
-                    let text = value.as_str().map(str::trim).map(str::to_owned);
-                    settings.prompt = text;
-                    settings.prompt.is_none().then_some("it must be a text")
-                }
-                "box_threshold" => set(&mut settings.box_threshold, fraction(value)),
-                "text_threshold" => set(&mut settings.text_threshold, fraction(value)),
-                "nms_iou" => set(&mut settings.nms_iou, fraction(value)),
-                "max_detections" => {
-                    let integer = number(value).filter(|n| *n >= 1.0 && n.fract() == 0.0);
-                    settings.max_detections = integer.map(|n| n as usize);
-                    integer
-                        .is_none()
-                        .then_some("it must be an integer of at least 1")
-                }
-                "segment" => {
-                    settings.segment = boolean(value);
-                    settings
-                        .segment
-                        .is_none()
-                        .then_some("it must be true or false")
-                }
-                _ => Some(
-                    "the known settings are prompt, box_threshold, text_threshold, nms_iou, max_detections and segment",
-                ),
-            };
+            let expected = settings.set(key, value);
             if let Some(expected) = expected {
                 problems.push(format!(
                     "extra_params.{key} = {value} is ignored: {expected}"
@@ -109,12 +106,76 @@ impl ProjectSettings {
         }
         (settings, problems)
     }
+
+    /// Sets one setting; returns the expected format if the value is invalid, or the known names.
+    fn set(&mut self, key: &str, value: &Value) -> Option<&'static str> {
+        const FRACTION: &str = "it must be a number from 0 to 1";
+        match key {
+            "prompt" => {
+                let text = value.as_str().map(str::trim).map(str::to_owned);
+                set(&mut self.prompt, text, "it must be a text")
+            }
+            "box_threshold" => set(&mut self.box_threshold, fraction(value), FRACTION),
+            "text_threshold" => set(&mut self.text_threshold, fraction(value), FRACTION),
+            "nms_iou" => set(&mut self.nms_iou, fraction(value), FRACTION),
+            "max_detections" => {
+                let integer = number(value).filter(|n| *n >= 1.0 && n.fract() == 0.0);
+                let integer = integer.map(|n| n as usize);
+                set(&mut self.max_detections, integer, "it must be an integer of at least 1")
+            }
+            "segment" => set(&mut self.segment, boolean(value), "it must be true or false"),
+            "tiles" => {
+                let text = value.as_str().map(str::to_owned);
+                let text = text.or_else(|| value.as_u64().map(|side| side.to_string()));
+                let tiles = match value {
+                    Value::Bool(false) => Some(Tiles::Off),
+                    _ => text.and_then(|text| text.parse().ok()),
+                };
+                let expected = "it must be \"off\", \"auto\", columns and rows such as \"2x2\" (at most 8x8), or the side of a tile in pixels, at least 64";
+                set(&mut self.tiles, tiles, expected)
+            }
+            "tile_overlap" => {
+                let overlap = fraction(value).filter(|overlap| *overlap <= MAX_OVERLAP);
+                set(&mut self.tile_overlap, overlap, "it must be a number from 0 to 0.5")
+            }
+            "outputs" => match outputs(value) {
+                Some(outputs) => {
+                    self.outputs = outputs;
+                    None
+                }
+                None => Some(
+                    "it must be a list of control names or kinds of tags, such as [\"label\", \"BrushLabels\"]",
+                ),
+            },
+            "polygon_tolerance" => {
+                let percent = number(value).map(|percent| percent as f32);
+                let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
+                set(&mut self.polygon_tolerance, percent, "it must be a number from 0 to 100")
+            }
+            _ => Some(
+                "the known settings are prompt, box_threshold, text_threshold, nms_iou, max_detections, segment, tiles, tile_overlap, outputs and polygon_tolerance",
+            ),
+        }
+    }
 }
 
-/// Sets a fraction of 0..1; returns the expected format if the value is invalid.
-fn set(field: &mut Option<f32>, value: Option<f32>) -> Option<&'static str> {
+/// A list of names, or names in a text that are separated by commas. `Some(None)` if there is no name, `None` if the value
+/// is neither.
+fn outputs(value: &Value) -> Option<Option<Outputs>> {
+    match value {
+        Value::String(text) => Some(Outputs::parse(text)),
+        Value::Array(names) => {
+            let names: Option<Vec<&str>> = names.iter().map(Value::as_str).collect();
+            Some(Outputs::new(names?))
+        }
+        _ => None,
+    }
+}
+
+/// Sets a value; returns the expected format if it is invalid.
+fn set<T>(field: &mut Option<T>, value: Option<T>, expected: &'static str) -> Option<&'static str> {
     *field = value;
-    value.is_none().then_some("it must be a number from 0 to 1")
+    field.is_none().then_some(expected)
 }
 
 /// A number, or a number in a string.
@@ -141,38 +202,73 @@ fn boolean(value: &Value) -> Option<bool> {
     }
 }
 
-impl ImageSettings {
-    /// Resolves the settings for one image; see the module's order of precedence.
+impl Default for PredictionSettings {
+    fn default() -> Self {
+        Self {
+            options: DetectionOptions::default(),
+            tiling: Tiling::default(),
+            outputs: None,
+            polygon_tolerance: 0.2,
+            segment: true,
+        }
+    }
+}
+
+impl PredictionSettings {
+    /// These settings, with those of a project in their place where it has some.
+    pub fn with(&self, project: &ProjectSettings) -> Self {
+        let DetectionOptions {
+            box_threshold,
+            text_threshold,
+            nms_iou_threshold,
+            max_detections,
+        } = self.options;
+        Self {
+            options: DetectionOptions {
+                box_threshold: project.box_threshold.unwrap_or(box_threshold),
+                text_threshold: project.text_threshold.unwrap_or(text_threshold),
+                nms_iou_threshold: project.nms_iou.unwrap_or(nms_iou_threshold),
+                max_detections: project.max_detections.or(max_detections),
+            },
+            tiling: Tiling {
+                tiles: project.tiles.unwrap_or(self.tiling.tiles),
+                overlap: project.tile_overlap.unwrap_or(self.tiling.overlap),
+            },
+            outputs: project.outputs.clone().or_else(|| self.outputs.clone()),
+            polygon_tolerance: project.polygon_tolerance.unwrap_or(self.polygon_tolerance),
+            segment: project.segment.unwrap_or(self.segment),
+        }
+    }
+}
+
+impl SearchThresholds {
+    /// Resolves the thresholds for one image and one prompt; see the module's order of precedence. `options` are those of
+    /// the project.
     pub fn resolve(
-        defaults: &DetectionOptions,
+        options: DetectionOptions,
         project: &ProjectSettings,
-        thresholds: ControlThresholds,
+        controls: ControlThresholds,
         config: &LabelingConfig,
         image: &ImageTag,
+        prompt: &Prompt,
     ) -> Self {
-        let mut options = DetectionOptions {
-            box_threshold: defaults.box_threshold,
-            text_threshold: thresholds
-                .text_threshold
-                .or(project.text_threshold)
-                .unwrap_or(defaults.text_threshold),
-            nms_iou_threshold: project.nms_iou.unwrap_or(defaults.nms_iou_threshold),
-            max_detections: project.max_detections.or(defaults.max_detections),
-        };
-        let mut default_label_threshold = None;
-        let labels = config.labels(image);
-        let label_thresholds = labels.iter().filter_map(|label| label.score_threshold);
-        if let Some(chosen) = thresholds.box_threshold.or(project.box_threshold) {
-            options.box_threshold = chosen;
-        } else if let Some(lowest) = label_thresholds.reduce(f32::min) {
-            // detect with the lowest threshold; each label's own threshold is applied later
-            default_label_threshold = Some(options.box_threshold);
-            options.box_threshold = options.box_threshold.min(lowest);
+        let mut phrases = PhraseThresholds::default();
+        if controls.box_threshold.or(project.box_threshold).is_none() {
+            for phrase in prompt.wanted() {
+                let labels = config.region_controls(image);
+                let mut labels = labels.filter_map(|control| Some(control.label_for(phrase)?.1));
+                if let Some(own) = labels.find_map(|label| label.score_threshold) {
+                    phrases.set(phrase, own);
+                }
+            }
         }
         Self {
-            options,
-            default_label_threshold,
-            segment: project.segment.unwrap_or(true),
+            options: DetectionOptions {
+                box_threshold: controls.box_threshold.unwrap_or(options.box_threshold),
+                text_threshold: controls.text_threshold.unwrap_or(options.text_threshold),
+                ..options
+            },
+            phrases,
         }
     }
 }
@@ -210,6 +306,10 @@ mod tests {
             ),
             (json!({"max_detections": 0.5}), "max_detections"),
             (json!({"segment": "maybe"}), "true or false"),
+            (json!({"tiles": "9x9"}), "at most 8x8"),
+            (json!({"tile_overlap": 0.6}), "from 0 to 0.5"),
+            (json!({"outputs": 5}), "control names"),
+            (json!({"polygon_tolerance": -1}), "from 0 to 100"),
             (json!({"prompt": 5}), "must be a text"),
             (json!({"treshold": 1}), "the known settings are prompt"),
             (json!([1]), "must be an object"),
@@ -222,6 +322,22 @@ mod tests {
     }
 
     #[test]
+    fn tiles_and_outputs_may_be_written_in_several_ways() {
+        let parse = |value: Value| {
+            let (settings, problems) = ProjectSettings::parse(&value);
+            assert!(problems.is_empty(), "{problems:?}");
+            settings
+        };
+        assert_eq!(parse(json!({"tiles": "auto"})).tiles, Some(Tiles::Auto));
+        assert_eq!(parse(json!({"tiles": 640})).tiles, Some(Tiles::Side(640)));
+        assert_eq!(parse(json!({"tiles": false})).tiles, Some(Tiles::Off));
+        let names = |value: Value| parse(json!({"outputs": value})).outputs;
+        assert_eq!(names(json!(["a", "b"])), Outputs::parse("a, b"));
+        assert_eq!(names(json!("a,b")), Outputs::parse("a, b"));
+        assert_eq!(names(json!([])), None);
+    }
+
+    #[test]
     fn thresholds_have_one_order_of_precedence() {
         let config = |attribute: &str| {
             let labels = format!("<Label value='a' {attribute}/><Label value='b'/>");
@@ -231,7 +347,7 @@ mod tests {
             LabelingConfig::parse(&xml).unwrap()
         };
         let (plain, of_label) = (config(""), config("score_threshold='0.1'"));
-        let defaults = DetectionOptions::default();
+        let defaults = PredictionSettings::default();
         let project = ProjectSettings {
             box_threshold: Some(0.5),
             text_threshold: Some(0.15),
@@ -241,21 +357,22 @@ mod tests {
             box_threshold: Some(0.6),
             text_threshold: None,
         };
-        let none = (ProjectSettings::default(), ControlThresholds::default());
+        let nothing = (ProjectSettings::default(), ControlThresholds::default());
+        let mut own = PhraseThresholds::default();
+        own.set("a", 0.1);
+        let others = PhraseThresholds::default();
+        let prompt = Prompt::parse("a. b").unwrap();
         let resolve = |project: &ProjectSettings, numbers, config: &LabelingConfig| {
-            let settings =
-                ImageSettings::resolve(&defaults, project, numbers, config, &config.images[0]);
-            (
-                settings.options.box_threshold,
-                settings.default_label_threshold,
-            )
+            let options = defaults.with(project).options;
+            let image = &config.images[0];
+            let found =
+                SearchThresholds::resolve(options, project, numbers, config, image, &prompt);
+            (found.options.box_threshold, found.phrases)
         };
-        assert_eq!(resolve(&none.0, none.1, &plain), (0.3, None));
-        assert_eq!(resolve(&none.0, none.1, &of_label), (0.1, Some(0.3)));
-        assert_eq!(resolve(&project, none.1, &of_label), (0.5, None));
-        assert_eq!(resolve(&project, numbers, &of_label), (0.6, None));
-        let settings =
-            ImageSettings::resolve(&defaults, &project, numbers, &plain, &plain.images[0]);
-        assert_eq!(settings.options.text_threshold, 0.15);
+        assert_eq!(resolve(&nothing.0, nothing.1, &plain), (0.3, others.clone()));
+        assert_eq!(resolve(&nothing.0, nothing.1, &of_label), (0.3, own));
+        assert_eq!(resolve(&project, nothing.1, &of_label), (0.5, others.clone()));
+        assert_eq!(resolve(&project, numbers, &of_label), (0.6, others));
+        assert_eq!(defaults.with(&project).options.text_threshold, 0.15);
     }
 }

@@ -6,10 +6,11 @@ use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
-use super::settings::ProjectSettings;
+use super::settings::PredictionSettings;
 use crate::detector::DetectionOptions;
 use crate::labeling::LabelingConfig;
 use crate::pipeline::settings::{ModelNames, Precision};
+use crate::pipeline::tiles::{Tiles, Tiling};
 use crate::prompt::Prompt;
 
 /// The start of every model version, for example `groundling 0.1.0 demo+demo`.
@@ -33,45 +34,46 @@ pub fn models(names: &ModelNames, precision: Precision, detector_size: Option<us
     )
 }
 
-/// The models and the thresholds, for predictions outside any project.
-pub fn plain(models: &str, options: &DetectionOptions) -> String {
-    let limit = options.max_detections.map(|n| format!(" max={n}"));
-    format!(
-        "{models} box={} text={} nms={}{}",
-        options.box_threshold,
-        options.text_threshold,
-        options.nms_iou_threshold,
-        limit.unwrap_or_default()
-    )
+/// The models and how they search, for predictions outside any project.
+pub fn plain(models: &str, settings: &PredictionSettings) -> String {
+    let DetectionOptions {
+        box_threshold,
+        text_threshold,
+        nms_iou_threshold,
+        max_detections,
+    } = settings.options;
+    let mut version =
+        format!("{models} box={box_threshold} text={text_threshold} nms={nms_iou_threshold}");
+    // writing to a String cannot fail
+    if let Some(max) = max_detections {
+        let _ = write!(version, " max={max}");
+    }
+    let Tiling { tiles, overlap } = settings.tiling;
+    if tiles != Tiles::Off {
+        let _ = write!(version, " tiles={tiles} overlap={overlap}");
+    }
+    version
 }
 
-/// The model version of a project. It adds the settings of `extra_params`, the prompt, and a digest of the labeling
-/// config's images, controls and labels.
+/// The model version of a project. It adds the settings, the prompt, and a digest of what predictions use of the labeling
+/// config.
 pub fn of_project(
     models: &str,
-    defaults: &DetectionOptions,
-    polygon_tolerance: f32,
-    settings: &ProjectSettings,
+    settings: &PredictionSettings,
     prompt: Option<&str>,
     config: Option<&LabelingConfig>,
 ) -> String {
-    let options = DetectionOptions {
-        box_threshold: settings.box_threshold.unwrap_or(defaults.box_threshold),
-        text_threshold: settings.text_threshold.unwrap_or(defaults.text_threshold),
-        nms_iou_threshold: settings.nms_iou.unwrap_or(defaults.nms_iou_threshold),
-        max_detections: settings.max_detections.or(defaults.max_detections),
-    };
-    let mut version = plain(models, &options);
+    let mut version = plain(models, settings);
     // writing to a String cannot fail
-    if settings.segment == Some(false) {
+    if !settings.segment {
         let _ = write!(version, " segment=no");
     }
     if let Some(config) = config {
         let mut shapes = config.images.iter().flat_map(|i| config.region_controls(i));
         if shapes.any(|control| control.shape.is_outline()) {
-            let _ = write!(version, " polygon={polygon_tolerance}");
+            let _ = write!(version, " polygon={}", settings.polygon_tolerance);
         }
-        let _ = write!(version, " labels={:06x}", digest(&format!("{config:?}")));
+        let _ = write!(version, " labels={:06x}", digest(&config.fingerprint()));
     }
     if let Some(Ok(prompt)) = prompt.map(Prompt::parse) {
         let prompt = prompt.to_string();
@@ -97,6 +99,7 @@ fn digest(text: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::ProjectSettings;
     use super::*;
 
     /// A changed version makes Label Studio request every task again, so a release must not change it by accident.
@@ -104,9 +107,8 @@ mod tests {
     fn the_version_of_a_project_is_stable() {
         let xml = include_str!("../../../examples/label-studio/labeling_config.xml");
         let config = LabelingConfig::parse(xml).unwrap();
-        let settings = ProjectSettings::default();
-        let options = DetectionOptions::default();
-        let version = of_project("groundling", &options, 0.2, &settings, None, Some(&config));
+        let settings = PredictionSettings::default();
+        let version = of_project("groundling", &settings, None, Some(&config));
         assert_eq!(
             version,
             "groundling box=0.3 text=0.25 nms=0.7 labels=247379"
@@ -115,25 +117,17 @@ mod tests {
 
     #[test]
     fn the_version_changes_exactly_with_what_changes_predictions() {
-        let defaults = DetectionOptions::default();
         let xml = |label: &str| {
             let control = format!("<BrushLabels name='b' toName='i'>{label}</BrushLabels>");
             let xml = format!("<View><Image name='i' value='$i'/>{control}</View>");
             LabelingConfig::parse(&xml).unwrap()
         };
         let version =
-            |settings: &ProjectSettings, prompt: Option<&str>, config: &LabelingConfig| {
-                of_project(
-                    "groundling",
-                    &defaults,
-                    0.25,
-                    settings,
-                    prompt,
-                    Some(config),
-                )
+            |settings: &PredictionSettings, prompt: Option<&str>, config: &LabelingConfig| {
+                of_project("groundling", settings, prompt, Some(config))
             };
         let cup = xml("<Label value='Cup'/>");
-        let nothing = ProjectSettings::default();
+        let nothing = PredictionSettings::default();
         let plain = version(&nothing, None, &cup);
         assert!(
             plain.starts_with("groundling box=0.3 text=0.25 nms=0.7 labels="),
@@ -144,22 +138,27 @@ mod tests {
         assert_eq!(version(&nothing, None, &red), plain);
         let prompted = |prompt: &str| version(&nothing, Some(prompt), &cup);
         assert_eq!(prompted("Dog, cat"), prompted("dog. cat."));
-        let strict = ProjectSettings {
+        let strict = nothing.with(&ProjectSettings {
             box_threshold: Some(0.5),
             ..ProjectSettings::default()
-        };
+        });
+        let tiled = nothing.with(&ProjectSettings {
+            tiles: Some(Tiles::Auto),
+            ..ProjectSettings::default()
+        });
         let long = "a long prompt, ".repeat(2) + &"with many words ".repeat(20);
         let mut all = vec![
             plain,
             version(&nothing, None, &xml("<Label value='Pot'/>")),
             prompted("dog"),
             version(&strict, None, &cup),
+            version(&tiled, None, &cup),
             prompted(&long),
             prompted(&format!("{long} more")),
         ];
         assert!(all.iter().all(|version| version.len() < 200));
         all.sort();
         all.dedup();
-        assert_eq!(all.len(), 6);
+        assert_eq!(all.len(), 7);
     }
 }

@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use super::*;
 use crate::geometry::{BoundingBox, Detection, ImageSize, Mask};
-use crate::labeling::LabelingConfig;
+use crate::labeling::{LabelingConfig, Outputs};
 use crate::pipeline::DetectedObject;
 use crate::pipeline::Prediction;
 use crate::segmenter::ScoredMask;
 
 const KEEP: RegionOptions = RegionOptions {
     unlabeled: Unlabeled::Keep,
-    default_label_threshold: None,
     polygon_tolerance: 0.25,
+    page: None,
 };
 const DROP: RegionOptions = RegionOptions {
     unlabeled: Unlabeled::Drop,
@@ -45,7 +45,11 @@ fn prediction(phrases: &[&str]) -> Prediction {
             })),
         })
         .collect();
-    Prediction { size, objects }
+    Prediction {
+        size,
+        objects,
+        best_rejected: None,
+    }
 }
 
 #[test]
@@ -133,17 +137,86 @@ fn a_shape_and_its_separate_label_share_an_id() {
 }
 
 #[test]
-fn labels_can_have_their_own_thresholds() {
-    let controls = "<RectangleLabels name='r' toName='i' model_score_threshold='0.4'>
-        <Label value='dog'/><Label value='cat' score_threshold='0.6'/></RectangleLabels>";
-    let options = RegionOptions {
-        default_label_threshold: Some(0.9),
-        ..KEEP
+fn ellipses_and_points_are_outputs_only_on_request() {
+    let xml = "<View><Image name='i' value='$i'/>
+        <KeyPointLabels name='k' toName='i'><Label value='dog'/></KeyPointLabels>
+        <EllipseLabels name='e' toName='i'><Label value='dog'/></EllipseLabels>
+        <RectangleLabels name='r' toName='i'><Label value='dog'/></RectangleLabels></View>";
+    let config = LabelingConfig::parse(xml).unwrap();
+    let found = |outputs: &str| -> Vec<Region> {
+        let config = config.clone().with_outputs(Outputs::parse(outputs));
+        let image = config.image().unwrap();
+        regions(&prediction(&["dog"]), &config, image, &DROP).regions
     };
-    // all scores are 0.5
-    let found = regions_of(controls, &["dog", "cat", "cow"], &options);
-    assert_eq!(found.len(), 1);
-    assert_eq!(found[0].value.label(), Some("dog"));
+    let names = |outputs: &str| -> Vec<String> {
+        let found = found(outputs);
+        found.into_iter().map(|region| region.from_name).collect()
+    };
+    assert_eq!(names(""), ["r"]);
+    assert_eq!(names("k, EllipseLabels"), ["k", "e"]);
+    assert_eq!(names("rectangle"), ["r"]);
+    assert!(names("b").is_empty());
+    // the mask is one pixel, the second of the first row of 50x100
+    let found = found("k,e");
+    let RegionValue::KeyPoint { x, y, .. } = found[0].value else {
+        panic!("{:?}", found[0].value);
+    };
+    assert_eq!((x, y), (1.5, 1.0));
+    assert_eq!(found[1].kind, "ellipselabels");
+    let none = config.clone().with_outputs(Outputs::parse("b,brushlabels"));
+    let error = none.require_region_control(none.image().unwrap());
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("brushlabels") && error.contains("\"k\""), "{error}");
+}
+
+#[test]
+fn regions_of_a_page_carry_its_number() {
+    let config = LabelingConfig::parse(
+        "<View><Image name='i' valueList='$i'/><Labels name='l' toName='i'><Label value='dog'/></Labels>
+         <Rectangle name='r' toName='i'/></View>",
+    )
+    .unwrap();
+    let options = RegionOptions {
+        page: Some(3),
+        ..DROP
+    };
+    let image = config.image().unwrap();
+    let found = regions(&prediction(&["dog"]), &config, image, &options).regions;
+    assert_eq!(found.len(), 2);
+    assert!(found.iter().all(|region| region.item_index == Some(3)));
+    let written = serde_json::to_value(&found[0]).unwrap();
+    assert_eq!(written["item_index"], 3);
+    assert!(written["value"]["item_index"].is_null());
+}
+
+#[test]
+fn a_control_can_have_its_own_tolerance() {
+    let points = |tolerance: &str| {
+        let size = ImageSize {
+            height: 200,
+            width: 200,
+        };
+        let circle = (0..200 * 200).map(|i| {
+            let (x, y) = ((i % 200) as f32 - 100.0, (i / 200) as f32 - 100.0);
+            x * x + y * y < 80.0 * 80.0
+        });
+        let masks = [Arc::new(ScoredMask {
+            mask: Mask::from_pixels(size, circle),
+            score: 0.9,
+        })];
+        let config = LabelingConfig::parse(&format!(
+            "<View><Image name='i' value='$i'/><Polygon name='p' toName='i' {tolerance}/></View>"
+        ));
+        let config = config.unwrap();
+        let found = mask_regions(&masks, None, &config, config.image().unwrap(), &KEEP);
+        match &found[0].value {
+            RegionValue::Polygon { points, .. } => points.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let usual = points("");
+    assert_eq!(points("polygon_tolerance='0.25'"), usual);
+    assert!(points("polygon_tolerance='2'") < usual);
 }
 
 #[test]
