@@ -75,8 +75,7 @@ impl Prompt {
         let negative = labels.iter().flat_map(|label| &label.negative_prompts);
         let wanted = wanted.map(|phrase| (phrase, false));
         let negative = negative.map(|phrase| (phrase.as_str(), true));
-        Self::from_signed(wanted.chain(negative))
-            .ok_or_else(|| PromptError::NoWords(String::new()))
+        Self::from_signed(wanted.chain(negative)).ok_or_else(|| PromptError::NoWords(String::new()))
     }
 
     /// Phrases, and whether each is negative. Of equal phrases the first one is kept, but a negative one only if no other
@@ -230,16 +229,28 @@ mod tests {
         assert!(prompt.is_negative("Saucer") && !prompt.is_negative("Cup"));
         assert_eq!(prompt.caption().0, "cup. saucer. hot plate. lid.");
         assert_eq!(prompt.to_string(), "cup. -saucer. -hot plate. -lid.");
-        assert_eq!(Prompt::parse(&prompt.to_string()).unwrap().to_string(), prompt.to_string());
+        assert_eq!(
+            Prompt::parse(&prompt.to_string()).unwrap().to_string(),
+            prompt.to_string()
+        );
         // a hyphen inside a phrase is no sign
-        assert_eq!(Prompt::parse("t-shirt").unwrap().wanted().next(), Some("t-shirt"));
+        assert_eq!(
+            Prompt::parse("t-shirt").unwrap().wanted().next(),
+            Some("t-shirt")
+        );
     }
 
     #[test]
     fn a_bullet_is_not_a_negation() {
         let prompt = Prompt::parse("- cup\n* pot\n• lid\n-\tfork").unwrap();
-        assert_eq!(prompt.wanted().collect::<Vec<_>>(), ["cup", "pot", "lid", "fork"]);
-        assert_eq!(Prompt::parse("- -cup. pot").unwrap().to_string(), "-cup. pot.");
+        assert_eq!(
+            prompt.wanted().collect::<Vec<_>>(),
+            ["cup", "pot", "lid", "fork"]
+        );
+        assert_eq!(
+            Prompt::parse("- -cup. pot").unwrap().to_string(),
+            "-cup. pot."
+        );
     }
 
     #[test]

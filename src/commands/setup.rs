@@ -53,6 +53,7 @@ pub(super) fn preannotator(
         label_studio: label_studio(&media)?,
         prediction: detection.settings(),
         models: version::models(loader.names(), loader.precision(), loader.detector_size()),
+        has_segmenter: loader.names().has_segmenter(),
         remembers_prompts: prompts == PromptMemory::Project,
     };
     let warm = warm_embeddings(&store, &models.model_dir);

@@ -78,7 +78,9 @@ impl FromStr for Overlap {
             .filter(|value| (0.0..=MAX_OVERLAP).contains(value))
             .map(Self)
             .ok_or_else(|| {
-                InvalidValue(format!("it must be a number from 0 to {MAX_OVERLAP}, such as 0.2"))
+                InvalidValue(format!(
+                    "it must be a number from 0 to {MAX_OVERLAP}, such as 0.2"
+                ))
             })
     }
 }

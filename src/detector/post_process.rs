@@ -44,7 +44,10 @@ impl PhraseThresholds {
     }
 
     fn lowest(&self, options: &DetectionOptions) -> f32 {
-        self.0.values().copied().fold(options.box_threshold, f32::min)
+        self.0
+            .values()
+            .copied()
+            .fold(options.box_threshold, f32::min)
     }
 }
 
@@ -57,7 +60,11 @@ pub fn detections<'a>(
     let passes: Vec<_> = passes.into_iter().collect();
     let thresholds = PhraseThresholds::default();
     let found = all_detections(passes.iter().copied(), size, options, &thresholds);
-    let is_negative = |phrase: &str| passes.iter().any(|(pass, _)| pass.prompt.is_negative(phrase));
+    let is_negative = |phrase: &str| {
+        passes
+            .iter()
+            .any(|(pass, _)| pass.prompt.is_negative(phrase))
+    };
     keep_wanted(found, is_negative, options, |detection| detection)
 }
 
@@ -100,7 +107,10 @@ pub(crate) fn keep_wanted<T>(
         let own = detection(&entry);
         if is_unwanted(own) {
             negative.push(own.bounding_box);
-        } else if negative.iter().all(|other| other.iou(own.bounding_box) < NEGATIVE_IOU) {
+        } else if negative
+            .iter()
+            .all(|other| other.iou(own.bounding_box) < NEGATIVE_IOU)
+        {
             kept.push(entry);
         }
     }
@@ -346,7 +356,12 @@ mod tests {
     fn a_phrase_can_have_its_own_threshold() {
         let car = |p: f32| [0.01, p, 0.01, 0.1, 0.1, 0.01];
         let vans = |p: f32| [0.01, 0.1, 0.01, p, p, 0.01];
-        let rows = [(car(0.5), 0.1), (car(0.25), 0.3), (vans(0.5), 0.5), (vans(0.9), 0.7)];
+        let rows = [
+            (car(0.5), 0.1),
+            (car(0.28), 0.3),
+            (vans(0.5), 0.5),
+            (vans(0.9), 0.7),
+        ];
         let options = DetectionOptions {
             max_detections: Some(3),
             ..DetectionOptions::default()
@@ -355,8 +370,11 @@ mod tests {
         thresholds.set("car", 0.2);
         thresholds.set("vans", 0.6);
         let found = run_prompt("car. vans.", &rows, options, &thresholds);
-        let expected = [("vans", 0.9), ("car", 0.5), ("car", 0.25)];
-        assert_eq!(found, expected.map(|(phrase, score)| (phrase.to_owned(), score)));
+        let expected = [("vans", 0.9), ("car", 0.5), ("car", 0.28)];
+        assert_eq!(
+            found,
+            expected.map(|(phrase, score)| (phrase.to_owned(), score))
+        );
     }
 
     #[test]
@@ -380,6 +398,9 @@ mod tests {
             &PhraseThresholds::default(),
         );
         let expected = [("car", 0.9), ("car", 0.5)];
-        assert_eq!(found, expected.map(|(phrase, score)| (phrase.to_owned(), score)));
+        assert_eq!(
+            found,
+            expected.map(|(phrase, score)| (phrase.to_owned(), score))
+        );
     }
 }

@@ -137,7 +137,10 @@ mod tests {
         let pixels = [true, true, false, true];
         let mask = window.mask_to_image(&Mask::from_pixels(window.size(), pixels), SIZE);
         assert_eq!(mask.size(), SIZE);
-        let set: Vec<usize> = (0..).zip(mask.pixels()).filter_map(|(i, p)| p.then_some(i)).collect();
+        let set: Vec<usize> = (0..)
+            .zip(mask.pixels())
+            .filter_map(|(i, p)| p.then_some(i))
+            .collect();
         assert_eq!(set, [4898, 4899, 4999]);
         let whole = Window::whole(SIZE);
         assert_eq!(whole.mask_to_image(&mask, SIZE), mask);

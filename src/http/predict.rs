@@ -22,6 +22,7 @@ use super::wire::{BoundedJson, BoundedList, Object, ProjectName, max_value_count
 use crate::budget::Reservation;
 use crate::labeling::{ControlKind, LabelingConfig};
 use crate::pipeline::scheduler::Urgency;
+use crate::preannotation::protocol::{ProtocolAnswer, ProtocolRequest};
 use crate::preannotation::{Origin, Outcome, Task, TaskPrediction};
 
 /// Maximum number of tasks in a request. Label Studio sends at most a thousand.
@@ -96,6 +97,7 @@ pub(super) struct PredictResponse {
 #[serde(untagged)]
 enum TaskResult {
     Predicted(TaskPrediction),
+    Protocol(ProtocolAnswer),
     /// The task failed. Because there is no `result` field, Label Studio stores nothing and will ask again.
     Failed(ErrorBody),
 }
@@ -123,9 +125,13 @@ pub(super) async fn predict(
     // a body may contain many MB of annotations, so it is parsed outside of the async threads
     let input = run_blocking(move || parse(body)).await??;
     record_project(&input.origin.project);
-    let results = match input.context.get("result").and_then(Value::as_array) {
-        Some(context) => interact(&state, &input, context).await?,
-        None => batch(&state, input).await?,
+    let results = match (
+        ProtocolRequest::parse(&input.context),
+        input.context.get("result").and_then(Value::as_array),
+    ) {
+        (Some(request), _) => answer_protocol(&state, &input, &request).await?,
+        (None, Some(context)) => interact(&state, &input, context).await?,
+        (None, None) => batch(&state, input).await?,
     };
     respond(&state, PredictResponse { results }).await
 }
@@ -222,6 +228,34 @@ async fn interact(
             }
         };
         results.push(TaskResult::Predicted(prediction));
+    }
+    Ok(results)
+}
+
+/// Answers a request of Label Studio's capability protocol.
+async fn answer_protocol(
+    state: &AppState,
+    input: &PredictInput,
+    request: &ProtocolRequest,
+) -> Result<Vec<TaskResult>, RequestError> {
+    let preannotator = &state.preannotator;
+    let mut results = vec![];
+    for task in &input.tasks {
+        let span = task.span();
+        let answer = preannotator
+            .answer_protocol(&input.origin, &input.config, task, request)
+            .instrument(span.clone())
+            .await;
+        let answer = answer.map_err(|error| {
+            preannotator.metrics().record_failure();
+            let error = RequestError::Task {
+                task: task.id,
+                error,
+            };
+            span.in_scope(|| error.log());
+            error
+        });
+        results.push(TaskResult::Protocol(answer?));
     }
     Ok(results)
 }

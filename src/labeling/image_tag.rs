@@ -161,11 +161,23 @@ mod tests {
             let describe = |page: Page| format!("{} {:?}", page.url, page.index);
             Ok::<Vec<String>, String>(pages.into_iter().map(describe).collect())
         };
-        assert_eq!(pages(json!(["a", "b"])).unwrap(), ["a Some(0)", "b Some(1)"]);
+        assert_eq!(
+            pages(json!(["a", "b"])).unwrap(),
+            ["a Some(0)", "b Some(1)"]
+        );
         assert_eq!(pages(json!("a")).unwrap(), ["a Some(0)"]);
-        for wrong in [json!([]), json!(["a", 5]), json!(["a", " "]), json!(null), json!({})] {
+        for wrong in [
+            json!([]),
+            json!(["a", 5]),
+            json!(["a", " "]),
+            json!(null),
+            json!({}),
+        ] {
             let error = pages(wrong).unwrap_err();
-            assert!(error.contains("\"pages\"") && error.contains("scan"), "{error}");
+            assert!(
+                error.contains("\"pages\"") && error.contains("scan"),
+                "{error}"
+            );
         }
         let error = pages(json!(vec!["a"; MAX_PAGES + 1])).unwrap_err();
         assert!(error.contains("1001 pages"), "{error}");

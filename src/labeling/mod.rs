@@ -168,11 +168,13 @@ impl LabelingConfig {
                         labels: vec![control],
                     })
                 }
-                ControlKind::Shape(shape) if self.is_output(control, shape) => Some(RegionControl {
-                    shape,
-                    control,
-                    labels: shared.clone(),
-                }),
+                ControlKind::Shape(shape) if self.is_output(control, shape) => {
+                    Some(RegionControl {
+                        shape,
+                        control,
+                        labels: shared.clone(),
+                    })
+                }
                 _ => None,
             })
     }

@@ -129,7 +129,9 @@ fn labels_of<'a, 'input>(control: Node<'a, 'input>) -> Vec<Node<'a, 'input>> {
 
 fn image(node: Node) -> Result<ImageTag, LabelingError> {
     let name = required(node, "name", "it is the name that controls refer to")?;
-    let is_list = node.attribute("valueList").is_some_and(|list| !list.trim().is_empty());
+    let is_list = node
+        .attribute("valueList")
+        .is_some_and(|list| !list.trim().is_empty());
     let (attribute, hint) = match is_list {
         true => (
             "valueList",
@@ -237,7 +239,12 @@ fn labels_key(node: Node, kind: ControlKind) -> Option<String> {
 }
 
 fn polygon_tolerance(node: Node) -> Result<Option<f32>, LabelingError> {
-    number(node, "polygon_tolerance", 100.0, "it must be a number from 0 to 100, in percent of the image's longer side, such as 0.2")
+    number(
+        node,
+        "polygon_tolerance",
+        100.0,
+        "it must be a number from 0 to 100, in percent of the image's longer side, such as 0.2",
+    )
 }
 
 /// A number from 0 to `max`.

@@ -14,12 +14,20 @@ impl LabelingConfig {
     /// The config with the labels that its controls take from a task's data. They come after the labels of the config. A
     /// control whose key is missing has only the labels of the config.
     pub fn for_task(&self, data: &Map<String, Value>) -> Cow<'_, Self> {
-        if self.controls.iter().all(|control| control.labels_key.is_none()) {
+        if self
+            .controls
+            .iter()
+            .all(|control| control.labels_key.is_none())
+        {
             return Cow::Borrowed(self);
         }
         let mut config = self.clone();
         for control in &mut config.controls {
-            if let Some(value) = control.labels_key.as_ref().and_then(|key| look_up(data, key)) {
+            if let Some(value) = control
+                .labels_key
+                .as_ref()
+                .and_then(|key| look_up(data, key))
+            {
                 labels(value, &mut control.labels);
             }
         }
@@ -28,7 +36,9 @@ impl LabelingConfig {
 
     /// Whether some labels are known only with a task.
     pub fn has_task_labels(&self) -> bool {
-        self.controls.iter().any(|control| control.labels_key.is_some())
+        self.controls
+            .iter()
+            .any(|control| control.labels_key.is_some())
     }
 }
 
@@ -98,7 +108,8 @@ mod tests {
             labels.iter().map(|label| label.name().to_owned()).collect()
         };
         assert_eq!(names(json!({})), ["Pot"]);
-        let list = json!({"task": {"labels": ["Cup", {"value": "Lid", "alias": "lid"}, 5, " ", {}]}});
+        let list =
+            json!({"task": {"labels": ["Cup", {"value": "Lid", "alias": "lid"}, 5, " ", {}]}});
         assert_eq!(names(list), ["Pot", "Cup", "lid"]);
         let nested = json!({"task.labels": [
             {"value": "Dishes", "children": [{"value": "Plate"}, "Bowl"]}, {"value": "Fork"}

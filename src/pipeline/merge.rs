@@ -102,8 +102,16 @@ impl Candidate {
         // a side is still cut if the part that reaches farthest is cut there
         let side = |i: usize| {
             let (edge_a, edge_b) = (a.corners()[i], b.corners()[i]);
-            let self_is_outer = if i < 2 { edge_a <= edge_b } else { edge_a >= edge_b };
-            if self_is_outer { self.cut[i] } else { other.cut[i] }
+            let self_is_outer = if i < 2 {
+                edge_a <= edge_b
+            } else {
+                edge_a >= edge_b
+            };
+            if self_is_outer {
+                self.cut[i]
+            } else {
+                other.cut[i]
+            }
         };
         Some(Self {
             found: Found {
@@ -154,9 +162,10 @@ pub(super) fn merge(windows: Vec<WindowDetections>) -> Vec<Found> {
     let (cut, mut kept): (Vec<_>, Vec<_>) = candidates.into_iter().partition(Candidate::is_cut);
     kept = without_duplicates(vec![], kept);
     // whole objects come first: a part never replaces one, whatever their scores are
-    let parts = fuse(cut.into_iter().filter(|part| {
-        !kept.iter().any(|whole| part.is_duplicate_of(whole))
-    }));
+    let parts = fuse(
+        cut.into_iter()
+            .filter(|part| !kept.iter().any(|whole| part.is_duplicate_of(whole))),
+    );
     kept = without_duplicates(kept, parts);
     sort_by_score(&mut kept);
     kept.into_iter().map(|candidate| candidate.found).collect()

@@ -204,7 +204,10 @@ fn segment(
             .iter()
             .map(|i| window.to_window(found[*i].detection.bounding_box))
             .collect();
-        for (i, scored) in indices.into_iter().zip(segmenter.segment_boxes(&encoded, &boxes)?) {
+        for (i, scored) in indices
+            .into_iter()
+            .zip(segmenter.segment_boxes(&encoded, &boxes)?)
+        {
             masks[i] = Some(ScoredMask {
                 mask: window.mask_to_image(&scored.mask, size),
                 score: scored.score,

@@ -71,6 +71,11 @@ impl ModelNames {
         }
     }
 
+    /// Whether there is a segmenter.
+    pub fn has_segmenter(&self) -> bool {
+        self.segmenter != NONE
+    }
+
     /// Whether one of them is a demo model, which detects only coloured shapes.
     pub fn has_demo(&self) -> bool {
         self.detector == DEMO || self.segmenter == DEMO

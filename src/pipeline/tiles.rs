@@ -106,11 +106,7 @@ impl fmt::Display for Tiles {
 impl Tiling {
     /// The windows to search in an area: the area itself, then its tiles, row by row. Without tiles it is the area alone.
     /// `input_size` is the size to which the detector scales an image of a size.
-    pub fn windows(
-        self,
-        area: Window,
-        input_size: impl Fn(ImageSize) -> ImageSize,
-    ) -> Vec<Window> {
+    pub fn windows(self, area: Window, input_size: impl Fn(ImageSize) -> ImageSize) -> Vec<Window> {
         let (columns, rows) = self.counts(area, input_size);
         let mut windows = vec![area];
         if columns * rows > 1 {
@@ -128,11 +124,7 @@ impl Tiling {
     }
 
     /// The numbers of columns and rows.
-    fn counts(
-        self,
-        area: Window,
-        input_size: impl Fn(ImageSize) -> ImageSize,
-    ) -> (usize, usize) {
+    fn counts(self, area: Window, input_size: impl Fn(ImageSize) -> ImageSize) -> (usize, usize) {
         let most = |pixels: usize| MAX_TILES_PER_AXIS.min(pixels / MIN_SIDE).max(1);
         let (max_columns, max_rows) = (most(area.width), most(area.height));
         match self.tiles {

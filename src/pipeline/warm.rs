@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::Models;
 use super::identity::embeddings_identity;
-use super::stages::{View, SharedStageError, StageError, StageRequest, Stages, off_thread};
+use super::stages::{SharedStageError, StageError, StageRequest, Stages, View, off_thread};
 use crate::geometry::ImageSize;
 use crate::media::{Digest, TaskImage};
 use crate::models::weights::Checkpoint;

@@ -64,7 +64,9 @@ pub(super) fn areas(
     task: &[Value],
 ) -> Vec<Area> {
     let of = |regions: &[Value]| -> Vec<Area> {
-        let drawn = regions.iter().filter(|region| is_area_of(region, config, image));
+        let drawn = regions
+            .iter()
+            .filter(|region| is_area_of(region, config, image));
         let mut areas: Vec<Area> = vec![];
         for region in drawn {
             let shape = SmartToolShape::from_region(region);

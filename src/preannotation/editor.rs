@@ -32,9 +32,7 @@ impl Preannotator {
         task: &Task,
         context: &[Value],
     ) -> Result<TaskPrediction, PreannotationError> {
-        let snapshot = self
-            .projects
-            .snapshot(origin.clone(), config.clone(), None);
+        let snapshot = self.projects.snapshot(origin.clone(), config.clone(), None);
         let snapshot = snapshot.for_task(task).into_owned();
         let config = snapshot.config.clone();
         let empty = |message: &str| {

@@ -395,11 +395,11 @@ mod tests {
             json!({"type": "textarea", "id": id, "from_name": "prompt", "to_name": "i",
                    "item_index": page, "value": {"text": [words]}})
         };
-        let parsed = |context: &[Value], task: &[Value]| {
-            match interaction(context, task, &config).unwrap() {
-                Interaction::Prompt { text, target } => (text, target.page),
-                other => panic!("{other:?}"),
-            }
+        let parsed = |context: &[Value], task: &[Value]| match interaction(context, task, &config)
+            .unwrap()
+        {
+            Interaction::Prompt { text, target } => (text, target.page),
+            other => panic!("{other:?}"),
         };
         let (second, third) = (typed("x", 1, "cup"), typed("y", 2, "pot"));
         let both = [second.clone(), third.clone()];

@@ -11,7 +11,9 @@ mod batch;
 mod editor;
 mod error;
 pub mod interaction;
+mod prewarms;
 pub mod project;
+pub mod protocol;
 mod search;
 pub mod smart_tools;
 mod status;
@@ -23,6 +25,7 @@ use tokio::sync::Semaphore;
 use self::admission::Admission;
 pub use self::batch::{BatchPlan, Outcome};
 pub use self::error::PreannotationError;
+use self::prewarms::Prewarms;
 pub use self::project::{Defaults, Origin, Projects};
 pub use self::task::{Task, TaskPrediction};
 pub use self::warming::{WarmPlan, WarmingError};
@@ -42,6 +45,7 @@ pub struct Preannotator {
     admission: Admission,
     /// Bounds the tasks of batches in progress.
     batch_tasks: Semaphore,
+    prewarms: Prewarms,
     metrics: Metrics,
 }
 
@@ -57,6 +61,7 @@ impl Preannotator {
             stages,
             admission: Admission::new(queue),
             batch_tasks: Semaphore::new(CONCURRENT_BATCH_TASKS),
+            prewarms: Prewarms::default(),
             metrics: Metrics::default(),
         }
     }

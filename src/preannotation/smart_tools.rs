@@ -45,11 +45,24 @@ impl SmartToolShape {
             "keypointlabels" | "keypoint" => Some(Self::Point {
                 x,
                 y,
-                is_foreground: region["is_positive"].as_bool().unwrap_or(true),
+                is_foreground: is_foreground(region),
             }),
             _ => None,
         }
     }
+}
+
+/// Whether a point is on the object. Label Studio's smart tools say it beside the value, its capability protocol inside the
+/// value, and other clients in `meta`; a point that does not say it is on the object.
+fn is_foreground(region: &Value) -> bool {
+    let forms = [
+        &region["is_positive"],
+        &region["value"]["positive"],
+        &region["value"]["is_positive"],
+        &region["meta"]["is_positive"],
+        &region["meta"]["positive"],
+    ];
+    forms.into_iter().find_map(Value::as_bool).unwrap_or(true)
 }
 
 fn number(value: &Value) -> f32 {
@@ -99,6 +112,19 @@ pub fn segment_prompts(drawn: &[SmartToolShape], size: ImageSize) -> Vec<Segment
     prompts
 }
 
+/// Converts shapes that mark a single object to one prompt, in pixels: the last rectangle, which replaces earlier ones, and
+/// all points. `None` if only the background is marked.
+pub(super) fn one_object(drawn: &[SmartToolShape], size: ImageSize) -> Option<SegmentPrompt> {
+    let is_rectangle = |shape: &&SmartToolShape| matches!(shape, SmartToolShape::Rectangle { .. });
+    let points = drawn.iter().filter(|shape| !is_rectangle(shape)).copied();
+    let rectangle = drawn.iter().rfind(is_rectangle).copied();
+    let shapes: Vec<SmartToolShape> = rectangle.into_iter().chain(points).collect();
+    let prompt = segment_prompts(&shapes, size).into_iter().next()?;
+    let has_object =
+        prompt.bounding_box.is_some() || prompt.points.iter().any(|point| point.is_foreground);
+    has_object.then_some(prompt)
+}
+
 /// The axis-aligned bounding box of a box that is rotated around its top left corner. Width and height may be
 /// negative, because a box can be drawn from any corner.
 pub(super) fn enclosing_box((x, y): (f32, f32), (w, h): (f32, f32), degrees: f32) -> BoundingBox {
@@ -117,6 +143,8 @@ pub(super) fn enclosing_box((x, y): (f32, f32), (w, h): (f32, f32), degrees: f32
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -160,5 +188,66 @@ mod tests {
             segment_prompts(&[rectangle(0.0), rectangle(0.0), point(10.0, true)], size).len(),
             3
         );
+    }
+
+    #[test]
+    fn every_form_of_a_negative_point_is_read() {
+        let is_foreground = |extra: serde_json::Value| {
+            let mut region = json!({"type": "keypointlabels", "value": {"x": 1, "y": 2, "width": 0.2,
+                "keypointlabels": ["Cup"], "labels": ["Cup"]}});
+            for (key, value) in extra.as_object().unwrap() {
+                match (key.as_str(), value.as_object()) {
+                    ("value", Some(fields)) => {
+                        region["value"]
+                            .as_object_mut()
+                            .unwrap()
+                            .extend(fields.clone());
+                    }
+                    _ => region[key] = value.clone(),
+                }
+            }
+            match SmartToolShape::from_region(&region).unwrap() {
+                SmartToolShape::Point { is_foreground, .. } => is_foreground,
+                other @ SmartToolShape::Rectangle { .. } => panic!("{other:?}"),
+            }
+        };
+        for sign in [true, false] {
+            assert_eq!(is_foreground(json!({"is_positive": sign})), sign);
+            assert_eq!(is_foreground(json!({"value": {"positive": sign}})), sign);
+            assert_eq!(is_foreground(json!({"value": {"is_positive": sign}})), sign);
+            assert_eq!(is_foreground(json!({"meta": {"is_positive": sign}})), sign);
+        }
+        assert!(is_foreground(json!({})));
+        assert!(is_foreground(json!({"is_positive": null, "meta": null})));
+    }
+
+    #[test]
+    fn all_marks_of_one_object_are_one_prompt() {
+        let size = ImageSize {
+            height: 100,
+            width: 100,
+        };
+        let rectangle = |x: f32| SmartToolShape::Rectangle {
+            x,
+            y: 10.0,
+            width: 20.0,
+            height: 20.0,
+            rotation: 0.0,
+        };
+        let point = |is_foreground: bool| SmartToolShape::Point {
+            x: 15.0,
+            y: 15.0,
+            is_foreground,
+        };
+        let shapes = [rectangle(50.0), point(true), rectangle(10.0), point(false)];
+        let prompt = one_object(&shapes, size).unwrap();
+        assert_eq!(prompt.points.len(), 2);
+        assert_eq!(
+            prompt.bounding_box.unwrap().corners(),
+            [10.0, 10.0, 30.0, 30.0]
+        );
+        assert!(one_object(&[point(false)], size).is_none());
+        assert!(one_object(&[], size).is_none());
+        assert!(one_object(&[point(false), point(true)], size).is_some());
     }
 }

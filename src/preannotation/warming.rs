@@ -45,10 +45,13 @@ impl WarmPlan {
 
     /// The images to warm in a task, in order: those of every image tag, each an error if the task has none for it.
     pub fn pages(&self, task: &Task) -> Vec<Result<Page, WarmingError>> {
-        let pages = self.images.iter().flat_map(|image| match image.pages(&task.data) {
-            Ok(pages) => pages.into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error)],
-        });
+        let pages = self
+            .images
+            .iter()
+            .flat_map(|image| match image.pages(&task.data) {
+                Ok(pages) => pages.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error)],
+            });
         let error = |error: LabelingError| PreannotationError::from(error).into();
         pages.map(|page| page.map_err(error)).collect()
     }

@@ -11,21 +11,40 @@ use crate::geometry::Mask;
 
 /// A mask as `data:image/png;base64,...`, in the size of the image.
 pub fn data_url(mask: &Mask) -> String {
+    base64_url(&encode(mask))
+}
+
+/// A mask as `data:image/png;base64,...`, white where it is set and black elsewhere: the form of Label Studio's capability
+/// protocol.
+pub fn white_data_url(mask: &Mask) -> String {
+    base64_url(&encode_bits(mask, |encoder| {
+        encoder.set_color(png::ColorType::Grayscale);
+    }))
+}
+
+fn base64_url(png: &[u8]) -> String {
     let mut url = "data:image/png;base64,".to_owned();
-    BASE64_STANDARD.encode_string(encode(mask), &mut url);
+    BASE64_STANDARD.encode_string(png, &mut url);
     url
 }
 
 /// A mask as a PNG: black and opaque where it is set, transparent elsewhere.
 pub fn encode(mask: &Mask) -> Vec<u8> {
+    encode_bits(mask, |encoder| {
+        encoder.set_color(png::ColorType::Indexed);
+        encoder.set_palette(vec![0; 2 * 3]);
+        encoder.set_trns(vec![0, u8::MAX]);
+    })
+}
+
+/// A PNG with one bit per pixel, in the colours that `set_colors` selects.
+fn encode_bits(mask: &Mask, set_colors: impl FnOnce(&mut png::Encoder<&mut Vec<u8>>)) -> Vec<u8> {
     let (width, height) = (mask.size().width, mask.size().height);
     let mut file = vec![];
     // the sides of a decoded image are far below 2^31
     let mut encoder = png::Encoder::new(&mut file, width as u32, height as u32);
-    encoder.set_color(png::ColorType::Indexed);
+    set_colors(&mut encoder);
     encoder.set_depth(png::BitDepth::One);
-    encoder.set_palette(vec![0; 2 * 3]);
-    encoder.set_trns(vec![0, u8::MAX]);
     encoder.set_compression(png::Compression::Fast);
     let written = encoder
         .write_header()
@@ -90,6 +109,24 @@ mod tests {
                     assert_eq!(pixel.0, [0, 0, 0, if *is_set { 255 } else { 0 }]);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_png_of_the_capability_protocol_is_white_exactly_where_the_mask_is_set() {
+        let size = ImageSize {
+            height: 3,
+            width: 11,
+        };
+        let pixels: Vec<bool> = (0..33).map(|i| i % 3 == 0).collect();
+        let url = white_data_url(&Mask::from_pixels(size, pixels.iter().copied()));
+        let png = url.strip_prefix("data:image/png;base64,").unwrap();
+        let png = BASE64_STANDARD.decode(png).unwrap();
+        let decoded = image::load_from_memory(&png).unwrap().into_rgba8();
+        assert_eq!(decoded.dimensions(), (11, 3));
+        for (pixel, is_set) in decoded.pixels().zip(&pixels) {
+            let value = if *is_set { 255 } else { 0 };
+            assert_eq!(pixel.0, [value, value, value, 255]);
         }
     }
 

@@ -48,6 +48,14 @@ pub(super) fn of_mask(mask: &Mask) -> Option<Ellipse> {
 pub(super) fn inner_point(mask: &Mask) -> Option<(f32, f32)> {
     let Moments { x, y, .. } = moments(mask)?;
     let rows = mask.rows();
+    let column = x as usize;
+    if rows
+        .row(y as usize)
+        .iter()
+        .any(|span| span.contains(&column))
+    {
+        return Some((x as f32, y as f32));
+    }
     let is_set = |row: usize| !rows.row(row).is_empty();
     let nearest = (0..mask.size().height)
         .filter(|row| is_set(*row))
@@ -55,12 +63,7 @@ pub(super) fn inner_point(mask: &Mask) -> Option<(f32, f32)> {
             let distance = |row: usize| (row as f64 + 0.5 - y).abs();
             distance(*a).total_cmp(&distance(*b))
         })?;
-    let spans = rows.row(nearest);
-    let column = x as usize;
-    if nearest == y as usize && spans.iter().any(|span| span.contains(&column)) {
-        return Some((x as f32, y as f32));
-    }
-    let longest = spans.iter().max_by_key(|span| span.len())?;
+    let longest = rows.row(nearest).iter().max_by_key(|span| span.len())?;
     let middle = (longest.start + longest.end) as f32 / 2.0;
     Some((middle, nearest as f32 + 0.5))
 }

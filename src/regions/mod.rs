@@ -19,7 +19,7 @@ mod value;
 
 pub use self::from_masks::mask_regions;
 pub use self::from_prediction::{Regions, regions};
-pub use self::region::{Place, Region, prompt_region, status_region};
+pub use self::region::{Place, Region, prompt_region, random_id, status_region};
 pub use self::selection::Unlabeled;
 pub use self::value::{Labels, RegionValue};
 

@@ -140,7 +140,7 @@ fn is_false(value: &bool) -> bool {
 
 /// A random id of ten letters and digits. It must be unique, because accepting a region overwrites one with the same
 /// id.
-fn random_id() -> String {
+pub fn random_id() -> String {
     let characters = rand::rng().sample_iter(Alphanumeric);
     characters.take(10).map(char::from).collect()
 }

@@ -90,7 +90,7 @@ impl PartialSchema for RegionValue {
             ("vertices", ArrayBuilder::new().items(vertex).into()),
             ("closed", schema_of(Type::Boolean).into()),
         ];
-                let ellipse = [
+        let ellipse = [
             ("x", percent().into()),
             ("y", percent().into()),
             ("radiusX", schema_of(Type::Number).minimum(Some(0)).into()),

@@ -75,6 +75,35 @@ impl Stages {
         Ok(masks)
     }
 
+    /// Computes the image embedding, unless it is cached: the first prompt then runs only the mask decoder.
+    ///
+    /// # Errors
+    /// See [`StageError`].
+    pub async fn prepare(
+        &self,
+        image: &TaskImage<'_>,
+        request: StageRequest<'_>,
+    ) -> Result<(), SharedStageError> {
+        let models = self.models().await?;
+        self.embedding(&models, View::whole(image), request).await?;
+        Ok(())
+    }
+
+    /// Segments one object that an annotator marks with more and more points.
+    ///
+    /// # Errors
+    /// See [`StageError`].
+    pub async fn refine(
+        &self,
+        image: &TaskImage<'_>,
+        prompt: SegmentPrompt,
+        request: StageRequest<'_>,
+    ) -> Result<Arc<ScoredMask>, SharedStageError> {
+        let masks = self.segment(image, vec![prompt], request).await?;
+        let mask = masks.into_iter().next();
+        Ok(mask.ok_or(StageError::Step(StepError::Panicked))?)
+    }
+
     /// The image embedding: from memory, else from disk, else computed. Only those of whole images are on disk.
     pub(in crate::pipeline) async fn embedding(
         &self,

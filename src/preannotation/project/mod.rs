@@ -39,6 +39,8 @@ pub struct Defaults {
     pub prediction: PredictionSettings,
     /// groundling's version and the models' names: the start of every model version.
     pub models: String,
+    /// Whether objects can be segmented: a segmenter is configured.
+    pub has_segmenter: bool,
     /// Whether a typed prompt is used for the project's next tasks.
     pub remembers_prompts: bool,
 }
@@ -103,6 +105,11 @@ impl Projects {
     /// Combines the defaults with the remembered state.
     pub fn new(defaults: Defaults, store: ProjectStore) -> Self {
         Self { defaults, store }
+    }
+
+    /// Whether objects can be segmented.
+    pub fn has_segmenter(&self) -> bool {
+        self.defaults.has_segmenter
     }
 
     /// The current model version of a project's predictions.

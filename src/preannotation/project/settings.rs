@@ -121,9 +121,17 @@ impl ProjectSettings {
             "max_detections" => {
                 let integer = number(value).filter(|n| *n >= 1.0 && n.fract() == 0.0);
                 let integer = integer.map(|n| n as usize);
-                set(&mut self.max_detections, integer, "it must be an integer of at least 1")
+                set(
+                    &mut self.max_detections,
+                    integer,
+                    "it must be an integer of at least 1",
+                )
             }
-            "segment" => set(&mut self.segment, boolean(value), "it must be true or false"),
+            "segment" => set(
+                &mut self.segment,
+                boolean(value),
+                "it must be true or false",
+            ),
             "tiles" => {
                 let text = value.as_str().map(str::to_owned);
                 let text = text.or_else(|| value.as_u64().map(|side| side.to_string()));
@@ -136,7 +144,11 @@ impl ProjectSettings {
             }
             "tile_overlap" => {
                 let overlap = fraction(value).filter(|overlap| *overlap <= MAX_OVERLAP);
-                set(&mut self.tile_overlap, overlap, "it must be a number from 0 to 0.5")
+                set(
+                    &mut self.tile_overlap,
+                    overlap,
+                    "it must be a number from 0 to 0.5",
+                )
             }
             "outputs" => match outputs(value) {
                 Some(outputs) => {
@@ -150,7 +162,11 @@ impl ProjectSettings {
             "polygon_tolerance" => {
                 let percent = number(value).map(|percent| percent as f32);
                 let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
-                set(&mut self.polygon_tolerance, percent, "it must be a number from 0 to 100")
+                set(
+                    &mut self.polygon_tolerance,
+                    percent,
+                    "it must be a number from 0 to 100",
+                )
             }
             _ => Some(
                 "the known settings are prompt, box_threshold, text_threshold, nms_iou, max_detections, segment, tiles, tile_overlap, outputs and polygon_tolerance",
@@ -369,9 +385,15 @@ mod tests {
                 SearchThresholds::resolve(options, project, numbers, config, image, &prompt);
             (found.options.box_threshold, found.phrases)
         };
-        assert_eq!(resolve(&nothing.0, nothing.1, &plain), (0.3, others.clone()));
+        assert_eq!(
+            resolve(&nothing.0, nothing.1, &plain),
+            (0.3, others.clone())
+        );
         assert_eq!(resolve(&nothing.0, nothing.1, &of_label), (0.3, own));
-        assert_eq!(resolve(&project, nothing.1, &of_label), (0.5, others.clone()));
+        assert_eq!(
+            resolve(&project, nothing.1, &of_label),
+            (0.5, others.clone())
+        );
         assert_eq!(resolve(&project, numbers, &of_label), (0.6, others));
         assert_eq!(defaults.with(&project).options.text_threshold, 0.15);
     }

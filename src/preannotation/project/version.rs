@@ -111,7 +111,7 @@ mod tests {
         let version = of_project("groundling", &settings, None, Some(&config));
         assert_eq!(
             version,
-            "groundling box=0.3 text=0.25 nms=0.7 labels=247379"
+            "groundling box=0.3 text=0.25 nms=0.7 labels=7d79e4"
         );
     }
 

@@ -166,7 +166,10 @@ fn ellipses_and_points_are_outputs_only_on_request() {
     let none = config.clone().with_outputs(Outputs::parse("b,brushlabels"));
     let error = none.require_region_control(none.image().unwrap());
     let error = error.unwrap_err().to_string();
-    assert!(error.contains("brushlabels") && error.contains("\"k\""), "{error}");
+    assert!(
+        error.contains("brushlabels") && error.contains("\"k\""),
+        "{error}"
+    );
 }
 
 #[test]
