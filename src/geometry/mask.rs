@@ -169,6 +169,25 @@ impl MaskRows {
         let start = y.checked_sub(1).map_or(0, |above| self.ends[above]);
         &self.spans[start..*end]
     }
+
+    /// The unset pixels of a mask of `width` columns.
+    pub(super) fn inverse(&self, width: usize) -> Self {
+        let mut inverse = Self {
+            spans: vec![],
+            ends: Vec::with_capacity(self.ends.len()),
+        };
+        for y in 0..self.ends.len() {
+            let mut start = 0;
+            for span in self.row(y).iter().chain([&(width..width)]) {
+                if start < span.start {
+                    inverse.spans.push(start..span.start);
+                }
+                start = span.end;
+            }
+            inverse.ends.push(inverse.spans.len());
+        }
+        inverse
+    }
 }
 
 /// The columns where two rows of spans differ, from left to right, and whether the first row is set there.

@@ -1,9 +1,11 @@
 //! Sizes, boxes, points and masks: plain data that all modules share.
 
 mod mask;
+mod mask_cleanup;
 mod window;
 
 pub use self::mask::{Mask, MaskRows, Runs, row_differences};
+pub use self::mask_cleanup::MaskCleanup;
 pub use self::window::Window;
 
 /// The size of an image in pixels, after its EXIF orientation is applied.
@@ -159,6 +161,28 @@ pub struct SegmentPrompt {
     pub points: Vec<Point>,
 }
 
+impl SegmentPrompt {
+    /// The prompt after each point that was added, in order; the last one is the prompt itself. It begins with the first
+    /// point that is on the object, because points on the background alone mark nothing; with a box, it begins with the
+    /// first point.
+    pub fn history(&self) -> Vec<Self> {
+        let first = match self.bounding_box {
+            Some(_) => Some(0),
+            None => self.points.iter().position(|point| point.is_foreground),
+        };
+        let first = first.unwrap_or(0) + 1;
+        let after = |count: usize| Self {
+            bounding_box: self.bounding_box,
+            points: self.points.iter().take(count).copied().collect(),
+        };
+        let history: Vec<Self> = (first..=self.points.len()).map(after).collect();
+        match history.is_empty() {
+            true => vec![self.clone()],
+            false => history,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,5 +209,34 @@ mod tests {
             y1: 5.0,
         };
         assert_eq!(a.iou(empty), 0.0);
+    }
+
+    #[test]
+    fn the_history_of_a_prompt_begins_with_a_point_on_the_object() {
+        let point = |x: f32, is_foreground: bool| Point {
+            x,
+            y: 0.0,
+            is_foreground,
+        };
+        let points = vec![point(1.0, false), point(2.0, true), point(3.0, false)];
+        let counts = |prompt: &SegmentPrompt| -> Vec<usize> {
+            let history = prompt.history();
+            assert_eq!(history.last(), Some(prompt));
+            history.iter().map(|prompt| prompt.points.len()).collect()
+        };
+        let mut prompt = SegmentPrompt {
+            bounding_box: None,
+            points,
+        };
+        assert_eq!(counts(&prompt), [2, 3]);
+        prompt.bounding_box = Some(BoundingBox {
+            x0: 0.0,
+            y0: 0.0,
+            x1: 1.0,
+            y1: 1.0,
+        });
+        assert_eq!(counts(&prompt), [1, 2, 3]);
+        prompt.points.clear();
+        assert_eq!(counts(&prompt), [0]);
     }
 }
