@@ -4,6 +4,7 @@ mod band;
 mod bilinear;
 mod encoded;
 pub mod image_processor;
+mod interactive;
 pub mod post_process;
 mod scaling;
 
@@ -16,8 +17,8 @@ use rayon::prelude::*;
 pub use self::encoded::{EMBEDDING_FORMAT, EmbeddingFormatError, EncodedImage};
 use self::image_processor::{Frame, ImageProcessor};
 use self::post_process::upscale_mask;
-use crate::geometry::{BoundingBox, Mask, Point, SegmentPrompt};
-use crate::models::sam::{Config, Masks, PointLabel, Prompts, Sam};
+use crate::geometry::{BoundingBox, Mask};
+use crate::models::sam::{Config, Masks, Prompts, Sam};
 use crate::models::weights::{Checkpoint, CheckpointError, tensor_dtype};
 use crate::pixels::ResizeError;
 
@@ -28,6 +29,11 @@ pub enum SegmentError {
     /// The image has no pixels.
     #[error(transparent)]
     Image(#[from] ResizeError),
+    /// The earlier mask is not one of this image, or not one of this model.
+    #[error(
+        "the earlier mask belongs to an image of another size, or to a model with another input size"
+    )]
+    EarlierMask,
     /// The model failed.
     #[error("the segmenter failed: {0}")]
     Model(#[from] candle_core::Error),
@@ -168,41 +174,6 @@ impl Segmenter {
             .model
             .predict_masks(&image.embeddings, &prompts, false)?;
         self.best_masks(&predicted, image.frame)
-    }
-
-    /// The mask of the object that a prompt marks. Points alone are ambiguous about the extent of the object, so
-    /// the model predicts several masks, and the one with the best predicted IoU is returned.
-    ///
-    /// # Errors
-    /// If the prompt is empty, or the model fails.
-    pub fn segment_prompt(
-        &self,
-        image: &EncodedImage,
-        prompt: &SegmentPrompt,
-    ) -> Result<LowResMask, SegmentError> {
-        let label = |point: &Point| match point.is_foreground {
-            true => PointLabel::Foreground,
-            false => PointLabel::Background,
-        };
-        let points = prompt.points.iter();
-        let points: Vec<_> = points
-            .map(|p| (image.frame.point((p.x, p.y)), label(p)))
-            .collect();
-        let prompts = Prompts {
-            points: (!points.is_empty()).then(|| vec![points]),
-            boxes: prompt.bounding_box.map(|b| vec![image.frame.corners(b)]),
-            ..Prompts::default()
-        };
-        let is_ambiguous = prompt.bounding_box.is_none();
-        let predicted = self
-            .model
-            .predict_masks(&image.embeddings, &prompts, is_ambiguous)?;
-        let masks = self.best_masks(&predicted, image.frame)?;
-        masks.into_iter().next().ok_or_else(|| {
-            SegmentError::Model(candle_core::Error::Msg(
-                "the mask decoder returned no mask".to_owned(),
-            ))
-        })
     }
 
     /// The shape of an image embedding, `[1, C, G, G]`.
