@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use crate::labeling::Label;
-
 /// Phrases to detect, in the order they were written, without duplicates.
 ///
 /// A phrase that begins with a minus sign is negative: what fits it better than every other phrase is not wanted
@@ -66,16 +64,12 @@ impl Prompt {
         Self::from_signed(names).ok_or_else(|| PromptError::NoWords(String::new()))
     }
 
-    /// The phrases to search for when labels are given instead of a prompt, and the negative phrases of the labels.
-    ///
-    /// # Errors
-    /// If no phrase has a letter, a digit or a symbol.
-    pub fn from_labels(labels: &[&Label]) -> Result<Self, PromptError> {
-        let wanted = labels.iter().flat_map(|label| label.phrases());
-        let negative = labels.iter().flat_map(|label| &label.negative_prompts);
-        let wanted = wanted.map(|phrase| (phrase, false));
-        let negative = negative.map(|phrase| (phrase.as_str(), true));
-        Self::from_signed(wanted.chain(negative)).ok_or_else(|| PromptError::NoWords(String::new()))
+    /// The prompt with further phrases, which are negative.
+    pub fn with_negative<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        let own = self.phrases.iter().map(String::as_str);
+        let own = own.zip(self.is_negative.iter().copied());
+        let further = names.into_iter().map(|name| (name, true));
+        Self::from_signed(own.chain(further)).unwrap_or_else(|| self.clone())
     }
 
     /// Phrases, and whether each is negative. Of equal phrases the first one is kept, but a negative one only if no other

@@ -11,7 +11,7 @@ use super::project::{
     Access, CONCURRENT_TASKS, Failures, Pages, Progress, until_interrupted, wait_for_models,
 };
 use super::{print_result, print_status, setup};
-use crate::config::{AnnotateArgs, PromptMemory};
+use crate::config::{AnnotateArgs, TypedPrompts};
 use crate::label_studio::LabelStudio;
 use crate::label_studio::api::{self, Api, ApiError};
 use crate::pipeline::scheduler::{StepError, Urgency};
@@ -49,7 +49,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
     let preannotator = Arc::new(setup::preannotator(
         args.tasks.setup,
         projects,
-        PromptMemory::Off,
+        TypedPrompts::default(),
         CONCURRENT_TASKS,
     )?);
     let plan = preannotator.plan(origin, config, args.prompt.as_deref(), Urgency::Batch)?;

@@ -34,6 +34,7 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
         }
         None => default_config(&prompt),
     };
+    let labeling = labeling.with_outputs(args.detection.settings().outputs);
     if let Some(folder) = &args.overlay {
         fs::create_dir_all(folder)
             .with_context(|| format!("cannot create the folder {}", folder.display()))?;
@@ -117,6 +118,7 @@ impl Run<'_> {
             ..Query::new(self.prompt.clone(), settings.options)
         };
         let (prediction, times) = self.models.predict(&image, &query)?;
+        let prediction = prediction.with_clean_masks(settings.cleanup);
 
         let report =
             PredictionReport::new(name.clone(), &self.prompt, &prediction, decode_time, times);

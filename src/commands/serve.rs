@@ -97,7 +97,7 @@ pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
     let preannotator = setup::preannotator(
         args.setup,
         projects,
-        args.http.prompt_memory,
+        args.http.typed_prompts(),
         args.http.max_queue,
     )?;
     let budget = preannotator.budget().clone();

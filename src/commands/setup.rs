@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use super::progress;
 use crate::budget::Budget;
-use crate::config::{MediaArgs, PromptMemory, SetupArgs, StoreArgs};
+use crate::config::{MediaArgs, SetupArgs, StoreArgs, TypedPrompts};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::media::guard::AllowedHosts;
 use crate::media::{Fetcher, FetcherConfig, ImageLimits, Images};
@@ -16,6 +16,7 @@ use crate::pipeline::handle::{ModelsHandle, RetryDelays};
 use crate::pipeline::scheduler::Scheduler;
 use crate::pipeline::stages::{STAGES_PERCENT, Stages};
 use crate::pipeline::warm::WarmEmbeddings;
+use crate::preannotation::project::settings::PredictionSettings;
 use crate::preannotation::project::store::ProjectStore;
 use crate::preannotation::project::version;
 use crate::preannotation::{Defaults, Preannotator, Projects};
@@ -38,7 +39,7 @@ pub(super) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 pub(super) fn preannotator(
     args: SetupArgs,
     projects: ProjectStore,
-    prompts: PromptMemory,
+    prompts: TypedPrompts,
     queue: usize,
 ) -> anyhow::Result<Preannotator> {
     let SetupArgs {
@@ -51,10 +52,13 @@ pub(super) fn preannotator(
     let loader = ModelLoader::new(models.settings());
     let defaults = Defaults {
         label_studio: label_studio(&media)?,
-        prediction: detection.settings(),
+        prediction: PredictionSettings {
+            add_labels: prompts.add_labels,
+            ..detection.settings()
+        },
         models: version::models(loader.names(), loader.precision(), loader.detector_size()),
         has_segmenter: loader.names().has_segmenter(),
-        remembers_prompts: prompts == PromptMemory::Project,
+        remembers_prompts: prompts.are_remembered,
     };
     let warm = warm_embeddings(&store, &models.model_dir);
     let disk = warm.as_ref().map(|warm| warm.disk().clone());

@@ -13,7 +13,7 @@ use super::project::{
     Access, CONCURRENT_TASKS, Failures, Pages, Progress, until_interrupted, wait_for_models,
 };
 use super::{print_result, print_status, setup};
-use crate::config::{PromptMemory, WarmArgs};
+use crate::config::{TypedPrompts, WarmArgs};
 use crate::label_studio::api::{self, Api};
 use crate::media::Digest;
 use crate::pipeline::PredictError;
@@ -45,7 +45,7 @@ async fn warm(mut args: WarmArgs) -> anyhow::Result<()> {
     let preannotator = setup::preannotator(
         args.tasks.setup,
         projects,
-        PromptMemory::Off,
+        TypedPrompts::default(),
         CONCURRENT_TASKS,
     )?;
     let Some(warm) = preannotator.stages().warm_embeddings() else {

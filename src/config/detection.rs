@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::values::{Fraction, Overlap, Percent, UpTo};
 use crate::detector::DetectionOptions;
+use crate::geometry::MaskCleanup;
 use crate::labeling::Outputs;
 use crate::pipeline::tiles::{Tiles, Tiling};
 use crate::preannotation::project::settings::PredictionSettings;
@@ -34,6 +35,12 @@ pub struct DetectionArgs {
         value_name = "PERCENT"
     )]
     pub polygon_tolerance: Percent,
+    /// Fill the holes of masks that are smaller than this percentage of the mask's area; 0 fills none.
+    #[arg(long, env = "FILL_HOLES", default_value_t = UpTo(0.0), value_name = "PERCENT")]
+    pub fill_holes: Percent,
+    /// Remove the islands of masks that are smaller than this percentage of the mask's area; 0 removes none.
+    #[arg(long, env = "DROP_ISLANDS", default_value_t = UpTo(0.0), value_name = "PERCENT")]
+    pub drop_islands: Percent,
     /// Also search each image in tiles, which finds small objects: "auto" (as many tiles as needed so that the detector
     /// shrinks none of them much), columns and rows such as "2x2", or the side of a tile in pixels. The time grows with
     /// the number of tiles.
@@ -51,7 +58,7 @@ pub struct DetectionArgs {
 }
 
 impl DetectionArgs {
-    /// The settings of predictions.
+    /// The settings of predictions; no labels are added to a project.
     pub fn settings(&self) -> PredictionSettings {
         PredictionSettings {
             options: DetectionOptions {
@@ -66,7 +73,12 @@ impl DetectionArgs {
             },
             outputs: self.outputs.as_deref().and_then(Outputs::parse),
             polygon_tolerance: self.polygon_tolerance.0,
+            cleanup: MaskCleanup {
+                fill_holes: self.fill_holes.0,
+                drop_islands: self.drop_islands.0,
+            },
             segment: true,
+            add_labels: false,
         }
     }
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 
+use super::values::Switch;
+
 /// The server.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
@@ -31,6 +33,10 @@ pub struct HttpArgs {
     /// version; "off" uses it for its own request only. A prompt in the project's extra_params always applies.
     #[arg(long, env = "PROMPT_MEMORY", value_enum, default_value_t = PromptMemory::Project)]
     pub prompt_memory: PromptMemory,
+    /// Add a typed phrase that finds something, and that no label knows, to the labels of the project in Label Studio. The
+    /// token's user must be allowed to change the project. Annotators see a new label when they open the next task.
+    #[arg(long, env = "ADD_LABELS", default_value = "0", value_name = "0|1")]
+    pub add_labels: Switch,
     /// Time limit of a batch in seconds, below the 100 that Label Studio waits. The remaining tasks are computed in the
     /// background.
     #[arg(long, env = "PREDICT_DEADLINE_S", default_value_t = 80)]
@@ -50,6 +56,25 @@ pub struct HttpArgs {
         hide_env_values = true
     )]
     pub basic_auth_pass: Option<SecretString>,
+}
+
+impl HttpArgs {
+    /// What typed prompts change in their project.
+    pub fn typed_prompts(&self) -> TypedPrompts {
+        TypedPrompts {
+            are_remembered: self.prompt_memory == PromptMemory::Project,
+            add_labels: self.add_labels.0,
+        }
+    }
+}
+
+/// What typed prompts change in their project; by default nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TypedPrompts {
+    /// Whether they apply to the next tasks too.
+    pub are_remembered: bool,
+    /// Whether phrases that no label knows become labels.
+    pub add_labels: bool,
 }
 
 /// Where a typed prompt applies.

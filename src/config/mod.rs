@@ -24,7 +24,7 @@ pub use self::commands::{
     ProjectTasksArgs, ServeArgs, SetupArgs, WarmArgs,
 };
 pub use self::detection::DetectionArgs;
-pub use self::http::{HttpArgs, PromptMemory};
+pub use self::http::{HttpArgs, PromptMemory, TypedPrompts};
 pub use self::hub::HubArgs;
 pub use self::log::{LogArgs, LogFormat};
 pub use self::media::{ImageLimitArgs, MediaArgs};

@@ -12,8 +12,9 @@ use image::RgbImage;
 
 pub use self::error::DetectError;
 use self::image_processor::ImageProcessor;
-pub use self::post_process::{PhraseThresholds, Queries, detections};
-pub(crate) use self::post_process::{all_detections, best_candidate, keep_wanted};
+pub use self::post_process::{
+    PhraseThresholds, Queries, all_detections, best_candidate, detections, keep_wanted,
+};
 pub use self::text_processor::TokenizerError;
 use self::text_processor::{Caption, TextProcessor};
 use crate::geometry::{Detection, ImageSize};

@@ -70,7 +70,7 @@ pub fn detections<'a>(
 
 /// The detections of all passes of one image, sorted by score, best first. They include those of negative phrases, and
 /// their number is not limited; see [`keep_wanted`].
-pub(crate) fn all_detections<'a>(
+pub fn all_detections<'a>(
     passes: impl IntoIterator<Item = (&'a CaptionPass, &'a Queries)>,
     size: ImageSize,
     options: &DetectionOptions,
@@ -90,7 +90,7 @@ const NEGATIVE_IOU: f32 = 0.7;
 
 /// Removes what fits a negative phrase better, and keeps at most [`DetectionOptions::max_detections`] of
 /// the rest. `found` is sorted by score, best first; `detection` returns the detection of an entry.
-pub(crate) fn keep_wanted<T>(
+pub fn keep_wanted<T>(
     found: Vec<T>,
     is_negative: impl Fn(&str) -> bool,
     options: &DetectionOptions,
@@ -120,7 +120,7 @@ pub(crate) fn keep_wanted<T>(
 
 /// The best query whose phrase is not negative, whatever its score is: it tells how far a prompt without detections was
 /// from one.
-pub(crate) fn best_candidate<'a>(
+pub fn best_candidate<'a>(
     passes: impl IntoIterator<Item = (&'a CaptionPass, &'a Queries)>,
     size: ImageSize,
 ) -> Option<Detection> {

@@ -4,6 +4,7 @@ mod error;
 mod fingerprint;
 mod image_tag;
 mod label;
+mod new_labels;
 mod outputs;
 mod parse;
 mod task_labels;
@@ -13,7 +14,10 @@ use std::collections::HashSet;
 pub use error::LabelingError;
 pub use image_tag::{ImageTag, Page};
 pub use label::Label;
+pub use new_labels::with_labels;
 pub use outputs::Outputs;
+
+use crate::prompt::Prompt;
 
 /// The parts of a labeling config that groundling uses.
 #[derive(Debug, Clone, PartialEq)]
@@ -274,6 +278,17 @@ impl LabelingConfig {
             .flat_map(|control| &control.labels)
             .filter(|label| known.insert(label.name()))
             .collect()
+    }
+}
+
+impl LabelingConfig {
+    /// The prompt that searches for all labels of an image; `None` if there is no label with a word.
+    pub fn prompt_of_labels(&self, image: &ImageTag) -> Option<Prompt> {
+        let labels = self.labels(image);
+        let wanted = labels.iter().flat_map(|label| label.phrases());
+        let prompt = Prompt::from_phrases(wanted).ok()?;
+        let negative = labels.iter().flat_map(|label| &label.negative_prompts);
+        Some(prompt.with_negative(negative.map(String::as_str)))
     }
 }
 

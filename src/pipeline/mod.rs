@@ -29,7 +29,7 @@ use self::query::WindowQueries;
 use self::warm::EmbeddingSource;
 use crate::checkpoints::LocateError;
 use crate::detector::{CaptionPass, DetectError, Detector, Queries};
-use crate::geometry::{BoundingBox, Detection, ImageSize, Window};
+use crate::geometry::{BoundingBox, Detection, ImageSize, MaskCleanup, Window};
 use crate::models::weights::CheckpointError;
 use crate::segmenter::{ScoredMask, SegmentError, Segmenter};
 
@@ -62,6 +62,14 @@ impl Prediction {
             .filter_map(|object| object.mask.as_ref());
         let masks: usize = masks.map(|scored| scored.bytes()).sum();
         masks + size_of_val(self.objects.as_slice())
+    }
+
+    /// The prediction with masks without small holes and islands.
+    pub fn with_clean_masks(mut self, cleanup: MaskCleanup) -> Self {
+        for object in &mut self.objects {
+            object.mask = object.mask.as_ref().map(|mask| mask.cleaned(cleanup));
+        }
+        self
     }
 }
 

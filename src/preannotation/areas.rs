@@ -1,5 +1,9 @@
 //! Regions of interest: rectangles that limit the search.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use super::smart_tools::{SmartToolShape, enclosing_box};
@@ -55,43 +59,62 @@ fn is_area_of(region: &Value, config: &LabelingConfig, image: &ImageTag) -> bool
     name.is_some_and(|name| controls.any(|control| control.name == name))
 }
 
-/// The regions of interest of an image: those that were just drawn, else those of the task's draft and annotation. Beyond
-/// [`MAX_AREAS`], the oldest ones are left out.
-pub(super) fn areas(
-    config: &LabelingConfig,
-    image: &ImageTag,
-    context: &[Value],
-    task: &[Value],
-) -> Vec<Area> {
-    let of = |regions: &[Value]| -> Vec<Area> {
-        let drawn = regions
-            .iter()
-            .filter(|region| is_area_of(region, config, image));
-        let mut areas: Vec<Area> = vec![];
-        for region in drawn {
-            let shape = SmartToolShape::from_region(region);
-            let Some(shape @ SmartToolShape::Rectangle { .. }) = shape else {
-                continue;
-            };
-            let page = page_of(region);
-            let area = Area { shape, page };
-            // the annotation and the draft hold the same region, and so do a shape and its label
-            if !areas.contains(&area) {
-                areas.push(area);
-            }
+/// The regions of interest that were drawn in the last seconds with the smart tool, which sends them at once. Label Studio
+/// saves a draft up to [`DRAFT_DELAY`] after a change, so a prompt that is typed before that comes without them.
+#[derive(Debug, Default)]
+pub(super) struct RecentAreas(Mutex<HashMap<Key, (Instant, Vec<Area>)>>);
+
+/// A task of a project.
+type Key = (String, Option<u64>);
+
+/// How long a draft may lack what was drawn: the editor saves at most every 5 s, and a save takes a moment.
+const DRAFT_DELAY: Duration = Duration::from_secs(10);
+
+impl RecentAreas {
+    /// Remembers what was just drawn in a task.
+    pub(super) fn remember(&self, project: &str, task: Option<u64>, areas: Vec<Area>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, (drawn, _)| drawn.elapsed() < DRAFT_DELAY);
+        all.insert((project.to_owned(), task), (Instant::now(), areas));
+    }
+
+    /// What was drawn in a task in the last seconds; empty if nothing was.
+    pub(super) fn of_task(&self, project: &str, task: Option<u64>) -> Vec<Area> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = all.get(&(project.to_owned(), task));
+        let recent = recent.filter(|(drawn, _)| drawn.elapsed() < DRAFT_DELAY);
+        recent.map(|(_, areas)| areas.clone()).unwrap_or_default()
+    }
+}
+
+/// The regions of interest of an image among the regions of a context or of a task. Beyond [`MAX_AREAS`], the oldest ones
+/// are left out.
+pub(super) fn areas(config: &LabelingConfig, image: &ImageTag, regions: &[Value]) -> Vec<Area> {
+    let drawn = regions
+        .iter()
+        .filter(|region| is_area_of(region, config, image));
+    let mut areas: Vec<Area> = vec![];
+    for region in drawn {
+        let shape = SmartToolShape::from_region(region);
+        let Some(shape @ SmartToolShape::Rectangle { .. }) = shape else {
+            continue;
+        };
+        let page = page_of(region);
+        let area = Area { shape, page };
+        // the annotation and the draft hold the same region, and so do a shape and its label
+        if !areas.contains(&area) {
+            areas.push(area);
         }
-        if areas.len() > MAX_AREAS {
-            tracing::warn!(
-                drawn = areas.len(),
-                used = MAX_AREAS,
-                "too many regions of interest: only the last ones are searched"
-            );
-            areas.drain(..areas.len() - MAX_AREAS);
-        }
-        areas
-    };
-    let drawn = of(context);
-    if drawn.is_empty() { of(task) } else { drawn }
+    }
+    if areas.len() > MAX_AREAS {
+        tracing::warn!(
+            drawn = areas.len(),
+            used = MAX_AREAS,
+            "too many regions of interest: only the last ones are searched"
+        );
+        areas.drain(..areas.len() - MAX_AREAS);
+    }
+    areas
 }
 
 /// The number of the page that a region belongs to, from 0.

@@ -105,10 +105,9 @@ fn searches(
         match snapshot.prompt.as_deref().map(Prompt::parse).transpose()? {
             Some(prompt) => vec![search(config.image()?, prompt, false)],
             None => {
-                let labeled = config.images_with_regions().filter_map(|image| {
-                    let labels = config.labels(image);
-                    Some(search(image, Prompt::from_labels(&labels).ok()?, true))
-                });
+                let labeled = config
+                    .images_with_regions()
+                    .filter_map(|image| Some(search(image, config.prompt_of_labels(image)?, true)));
                 labeled.collect()
             }
         },
@@ -184,7 +183,7 @@ impl Preannotator {
         let thresholds = control_thresholds(&snapshot.config, &[], &task.regions);
         for search in &plan.searches {
             let search = Search {
-                areas: areas(&snapshot.config, &search.image, &[], &task.regions),
+                areas: areas(&snapshot.config, &search.image, &task.regions),
                 ..search.clone()
             };
             let found = self.search(snapshot, &search, thresholds, task).await?;

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::areas::areas;
+use super::areas::{Area, areas};
 use super::error::MAX_PROMPT;
 use super::interaction::{Interaction, Target, control_thresholds, interaction, typed_text};
+use super::new_labels::add_new_labels;
 use super::project::{Origin, ProjectSnapshot};
 use super::search::{Search, build_regions, pages, record_timings};
 use super::smart_tools::{SmartToolShape, segment_prompts};
 use super::status::add_message;
 use super::{PreannotationError, Preannotator, Task, TaskPrediction};
-use crate::labeling::LabelingConfig;
+use crate::labeling::{ImageTag, LabelingConfig};
 use crate::pipeline::scheduler::Urgency;
 use crate::pipeline::stages::StageRequest;
 use crate::pipeline::timings::Timings;
@@ -59,6 +60,10 @@ impl Preannotator {
                     .await
             }
             Interaction::Again { target } => {
+                let drawn = areas(&config, target.image, context);
+                if !drawn.is_empty() {
+                    self.recent_areas.remember(&origin.project, task.id, drawn);
+                }
                 let area = config.text_area(target.image)?;
                 let typed = typed_text(&area.name, &task.regions, target.page);
                 let snapshot = match typed {
@@ -96,7 +101,7 @@ impl Preannotator {
         let search = Search {
             image: image.clone(),
             page,
-            areas: areas(&snapshot.config, image, context, &task.regions),
+            areas: self.areas_of_task(&snapshot, image, task),
             prompt: Prompt::parse(text)?,
             unlabeled: Unlabeled::Keep,
             is_from_labels: false,
@@ -104,15 +109,42 @@ impl Preannotator {
         };
         snapshot.config.require_region_control(image)?;
         let thresholds = control_thresholds(&snapshot.config, context, &task.regions);
-        let found = self.search(&snapshot, &search, thresholds, task).await?;
+        let mut found = self.search(&snapshot, &search, thresholds, task).await?;
+        let mut note = String::new();
+        match add_new_labels(&snapshot, image, &found).await {
+            Ok(None) => {}
+            Ok(Some((with_labels, added))) => {
+                // everything but the labels is cached
+                found = self.search(&with_labels, &search, thresholds, task).await?;
+                note = format!("; new labels: {}", added.join(", "));
+            }
+            Err(error) => {
+                tracing::warn!("no labels were added to the project: {error}");
+                note = format!("; no labels were added to the project: {error}");
+            }
+        }
         let write = self
             .projects
             .remember_prompt(&snapshot.origin.project, text);
         write.done().await;
-        let (score, message) = (found.score(), found.message());
+        let (score, message) = (found.score(), found.message() + &note);
         let mut prediction = self.prediction(found.regions, score, snapshot.version);
         add_message(&mut prediction, &snapshot.config, &message);
         Ok(prediction)
+    }
+
+    /// The regions of interest of an image: those that were just drawn, else those of the draft and the annotation.
+    fn areas_of_task(
+        &self,
+        snapshot: &ProjectSnapshot,
+        image: &ImageTag,
+        task: &Task,
+    ) -> Vec<Area> {
+        let recent = self.recent_areas.of_task(&snapshot.origin.project, task.id);
+        match recent.is_empty() {
+            true => areas(&snapshot.config, image, &task.regions),
+            false => recent,
+        }
     }
 
     /// Segments what was drawn with a smart tool.
@@ -161,7 +193,11 @@ impl Preannotator {
             page: shown.index,
         };
         let (config, image) = (snapshot.config.clone(), image.clone());
-        let build = move || mask_regions(&masks, label.as_deref(), &config, &image, &style);
+        let cleanup = snapshot.settings.cleanup;
+        let build = move || {
+            let masks: Vec<_> = masks.iter().map(|mask| mask.cleaned(cleanup)).collect();
+            mask_regions(&masks, label.as_deref(), &config, &image, &style)
+        };
         let regions = build_regions(build).await?;
         let score = mean(regions.iter().filter_map(|region| region.score));
         self.metrics.record_regions(regions.len());

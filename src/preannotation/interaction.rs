@@ -97,15 +97,18 @@ fn is_type(region: &Value, kind: &str) -> bool {
     region["type"].as_str() == Some(kind)
 }
 
-/// Parses what was drawn with a smart tool. The editor sends all regions of the same label, also those of other pages; the
-/// one that was just drawn is the last.
+/// Parses what was drawn with a smart tool. The editor sends all regions of the same label, also accepted ones and those of
+/// other pages; the one that was just drawn is the last.
 fn drawing<'a>(
     regions: &[Value],
     last: &Value,
     config: &'a LabelingConfig,
 ) -> Result<Interaction<'a>, LabelingError> {
     let page = page_of(last);
+    // a region with a score was accepted: it has its mask already
+    let is_new = |region: &&Value| region["score"].is_null() || std::ptr::eq(*region, last);
     let of_page = regions.iter().filter(|region| page_of(region) == page);
+    let of_page = of_page.filter(is_new);
     let shapes: Vec<SmartToolShape> = of_page.filter_map(SmartToolShape::from_region).collect();
     if shapes.len() > MAX_SHAPES {
         return Ok(Interaction::Unusable(format!(
@@ -414,13 +417,15 @@ mod tests {
     }
 
     #[test]
-    fn shapes_of_other_pages_are_left_out() {
+    fn accepted_shapes_and_those_of_other_pages_are_left_out() {
         let config = config();
         let rectangle = |page: u64, x: f64| {
             json!({"type": "rectanglelabels", "to_name": "a", "item_index": page,
                    "value": {"x": x, "y": 5, "width": 5, "height": 5, "rectanglelabels": ["x"]}})
         };
-        let regions = [rectangle(0, 10.0), rectangle(1, 20.0)];
+        let mut accepted = rectangle(1, 30.0);
+        accepted["score"] = json!(0.8);
+        let regions = [rectangle(0, 10.0), accepted, rectangle(1, 20.0)];
         let Interaction::Drawing { shapes, target, .. } =
             interaction(&regions, &[], &config).unwrap()
         else {

@@ -11,6 +11,7 @@ mod batch;
 mod editor;
 mod error;
 pub mod interaction;
+mod new_labels;
 mod prewarms;
 pub mod project;
 pub mod protocol;
@@ -23,6 +24,7 @@ mod warming;
 use tokio::sync::Semaphore;
 
 use self::admission::Admission;
+use self::areas::RecentAreas;
 pub use self::batch::{BatchPlan, Outcome};
 pub use self::error::PreannotationError;
 use self::prewarms::Prewarms;
@@ -46,6 +48,7 @@ pub struct Preannotator {
     /// Bounds the tasks of batches in progress.
     batch_tasks: Semaphore,
     prewarms: Prewarms,
+    recent_areas: RecentAreas,
     metrics: Metrics,
 }
 
@@ -62,6 +65,7 @@ impl Preannotator {
             admission: Admission::new(queue),
             batch_tasks: Semaphore::new(CONCURRENT_BATCH_TASKS),
             prewarms: Prewarms::default(),
+            recent_areas: RecentAreas::default(),
             metrics: Metrics::default(),
         }
     }

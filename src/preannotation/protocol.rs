@@ -231,7 +231,7 @@ impl Preannotator {
                 tracing::info!("the answer is empty: no point marks the object itself");
                 return Ok(None);
             };
-            let mask = self.stages.refine(&image, prompt, request).await?;
+            let mask = self.stages.refine(&image, &prompt, request).await?;
             Ok::<_, PreannotationError>(Some(mask))
         };
         let segmented = segmented.await;
@@ -241,7 +241,9 @@ impl Preannotator {
         };
         self.metrics.record_prediction(0, &timings);
         tracing::info!(shapes = shapes.len(), "segmented an object");
+        let cleanup = snapshot.settings.cleanup;
         let encode = move || {
+            let scored = scored.cleaned(cleanup);
             let size = scored.mask.size();
             let value = || {
                 json!({

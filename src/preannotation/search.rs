@@ -148,7 +148,15 @@ impl Preannotator {
         };
         let (config, image) = (config.clone(), image.clone());
         let detections = prediction.objects.len();
-        let build = move || regions(&prediction, &config, &image, &style);
+        let cleanup = settings.cleanup;
+        let build = move || {
+            regions(
+                &prediction.with_clean_masks(cleanup),
+                &config,
+                &image,
+                &style,
+            )
+        };
         let built = build_regions(build).await?;
         self.metrics.record_regions(built.regions.len());
         let options = &thresholds.options;

@@ -9,6 +9,7 @@ pub mod post_process;
 mod scaling;
 
 use std::fmt;
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use image::RgbImage;
@@ -17,7 +18,7 @@ use rayon::prelude::*;
 pub use self::encoded::{EMBEDDING_FORMAT, EmbeddingFormatError, EncodedImage};
 use self::image_processor::{Frame, ImageProcessor};
 use self::post_process::upscale_mask;
-use crate::geometry::{BoundingBox, Mask};
+use crate::geometry::{BoundingBox, Mask, MaskCleanup};
 use crate::models::sam::{Config, Masks, Prompts, Sam};
 use crate::models::weights::{Checkpoint, CheckpointError, tensor_dtype};
 use crate::pixels::ResizeError;
@@ -53,6 +54,17 @@ impl ScoredMask {
     pub fn bytes(&self) -> usize {
         256 + size_of_val(self.mask.runs())
     }
+
+    /// The mask without small holes and islands; the same one if the options change nothing.
+    pub fn cleaned(self: &Arc<Self>, cleanup: MaskCleanup) -> Arc<Self> {
+        if cleanup == MaskCleanup::default() {
+            return self.clone();
+        }
+        Arc::new(Self {
+            mask: cleanup.apply(self.mask.clone()),
+            score: self.score,
+        })
+    }
 }
 
 /// A low-resolution mask from the model, a quarter of the input's side, before it is scaled to the image.
@@ -65,6 +77,11 @@ pub struct LowResMask {
 }
 
 impl LowResMask {
+    /// Size in memory, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.logits.as_slice())
+    }
+
     /// Scales the mask to the image's size. It needs no model, so any thread can do it.
     pub fn to_image_size(&self) -> ScoredMask {
         ScoredMask {

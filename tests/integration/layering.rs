@@ -87,7 +87,23 @@ const FORBIDDEN: [(&str, &[&str]); 12] = [
             "crate::config",
         ],
     ),
-    ("labeling", &["candle", "axum", "crate::"]),
+    (
+        "labeling",
+        &[
+            "candle",
+            "axum",
+            "reqwest",
+            "crate::config",
+            "crate::detector",
+            "crate::geometry",
+            "crate::http",
+            "crate::label_studio",
+            "crate::media",
+            "crate::pipeline",
+            "crate::preannotation",
+            "crate::regions",
+        ],
+    ),
     (
         "label_studio",
         &[

@@ -17,11 +17,17 @@ mod server_process;
 mod support;
 
 // the contract with Label Studio
+mod areas;
 mod batch;
 mod contract;
 mod labeling;
+mod messages;
+mod outputs;
+mod pages;
 mod predict;
+mod protocol;
 mod server;
+mod words;
 
 // images and addresses
 mod addresses;

@@ -121,8 +121,8 @@ async fn an_error_says_what_is_wrong_with_the_request() {
         ),
         (json!({"tasks": []}), "missing field `label_config`"),
         (
-            prompt("<View><Image name='i' valueList='$pages'/></View>", "star"),
-            "valueList",
+            prompt("<View><Image name='i' valueList='pages'/></View>", "star"),
+            "no valid valueList",
         ),
         (
             prompt(

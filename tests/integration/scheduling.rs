@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 /// Keeps the models busy until the sender is dropped.
-fn keep_models_busy(state: &AppState) -> (mpsc::Sender<()>, JoinHandle<()>) {
+pub fn keep_models_busy(state: &AppState) -> (mpsc::Sender<()>, JoinHandle<()>) {
     let (release, released) = mpsc::channel::<()>();
     let scheduler = state.preannotator.stages().scheduler().clone();
     let blocking = tokio::spawn(async move {
@@ -31,7 +31,7 @@ fn keep_models_busy(state: &AppState) -> (mpsc::Sender<()>, JoinHandle<()>) {
 }
 
 /// Waits for a condition, at most 30 s.
-async fn wait_until(what: &str, condition: impl Fn() -> bool) {
+pub async fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(

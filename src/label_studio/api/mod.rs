@@ -74,6 +74,17 @@ impl Api {
         self.get(&format!("/api/projects/{id}/")).await
     }
 
+    /// Replaces the labeling config of a project.
+    ///
+    /// # Errors
+    /// See [`ApiError`]; also if Label Studio rejects the config.
+    pub async fn set_label_config(&self, project: u64, config: &str) -> Result<(), ApiError> {
+        let body = serde_json::json!({ "label_config": config });
+        let path = format!("/api/projects/{project}/");
+        let changed: Result<Value, _> = self.call(Method::PATCH, &path, Some(&body)).await;
+        changed.map(|_| ())
+    }
+
     /// Returns one page of a project's tasks, with URLs as they were imported. The first page is 1.
     ///
     /// # Errors

@@ -38,7 +38,7 @@ use super::{DetectedObject, Found, Models, PredictError, Prediction, Query, by_w
 use crate::detector::{DetectError, ImageFeatures, Queries, TextFeatures};
 use crate::geometry::BoundingBox;
 use crate::media::{MediaError, TaskImage};
-use crate::segmenter::{EncodedImage, ScoredMask, SegmentError};
+use crate::segmenter::{EncodedImage, LowResMask, ScoredMask, SegmentError};
 use crate::store::{MemoryCache, Usage};
 
 /// Why a stage has no result.
@@ -84,6 +84,8 @@ pub struct Stages {
     embeddings: MemoryCache<ViewKey, EncodedImage>,
     warm: Option<WarmEmbeddings>,
     masks: MemoryCache<(ViewKey, PromptKey), Arc<ScoredMask>>,
+    /// Masks of objects that are marked click by click, before they are scaled.
+    refined: MemoryCache<(ViewKey, PromptKey), Arc<LowResMask>>,
 }
 
 /// The request that needs a stage.
@@ -120,7 +122,8 @@ impl Stages {
             queries: MemoryCache::new(share(10), UNUSED, |queries: &Arc<Queries>| queries.bytes()),
             embeddings: MemoryCache::new(share(32), UNUSED, EncodedImage::bytes),
             warm,
-            masks: MemoryCache::new(share(10), UNUSED, |mask: &Arc<ScoredMask>| mask.bytes()),
+            refined: MemoryCache::new(share(2), UNUSED, |mask: &Arc<LowResMask>| mask.bytes()),
+            masks: MemoryCache::new(share(8), UNUSED, |mask: &Arc<ScoredMask>| mask.bytes()),
         }
     }
 
@@ -141,6 +144,7 @@ impl Stages {
         self.queries.run_maintenance().await;
         self.embeddings.run_maintenance().await;
         self.masks.run_maintenance().await;
+        self.refined.run_maintenance().await;
     }
 
     /// The usage of each stage's cache.
@@ -151,6 +155,7 @@ impl Stages {
             ("queries", self.queries.usage()),
             ("image_embeddings", self.embeddings.usage()),
             ("masks", self.masks.usage()),
+            ("refined_masks", self.refined.usage()),
         ];
         let on_disk = self.warm.as_ref().map(WarmEmbeddings::usage);
         in_memory

@@ -89,19 +89,51 @@ impl Stages {
         Ok(())
     }
 
-    /// Segments one object that an annotator marks with more and more points.
+    /// Segments one object that an annotator marks with more and more points: `prompt` has all of them, in their order. The
+    /// mask of the first points is a prompt for the mask of the next ones, as in SAM's reference. So the result depends
+    /// only on the points, and not on what is cached.
     ///
     /// # Errors
     /// See [`StageError`].
     pub async fn refine(
         &self,
         image: &TaskImage<'_>,
-        prompt: SegmentPrompt,
+        prompt: &SegmentPrompt,
         request: StageRequest<'_>,
     ) -> Result<Arc<ScoredMask>, SharedStageError> {
-        let masks = self.segment(image, vec![prompt], request).await?;
-        let mask = masks.into_iter().next();
-        Ok(mask.ok_or(StageError::Step(StepError::Panicked))?)
+        let models = self.models().await?;
+        let view = View::whole(image);
+        let prompts = prompt.history();
+        let key = |prompt: &SegmentPrompt| (view.key(), PromptKey::of_prompt(prompt));
+        // the longest part that is cached
+        let (mut earlier, mut start) = (None, 0);
+        for (i, prompt) in prompts.iter().enumerate().rev() {
+            earlier = self.refined.get(&key(prompt)).await;
+            if earlier.is_some() {
+                request.timings.from_memory("masks");
+                start = i + 1;
+                break;
+            }
+        }
+        for prompt in &prompts[start..] {
+            let embedding = self.embedding(&models, view, request).await?;
+            let (models, earlier_mask, prompt_of_step) =
+                (models.clone(), earlier.take(), prompt.clone());
+            let step = move || {
+                let segmenter = models.segmenter()?;
+                let mask: LowResMask = match earlier_mask {
+                    Some(earlier) => segmenter.refine(&embedding, &prompt_of_step, &earlier)?,
+                    None => segmenter.segment_prompt(&embedding, &prompt_of_step)?,
+                };
+                Ok(Arc::new(mask))
+            };
+            let mask: Arc<LowResMask> = self.step("masks", request, step).await?;
+            self.refined.insert(key(prompt), mask.clone()).await;
+            earlier = Some(mask);
+        }
+        // the history ends with the prompt itself, so there is a mask
+        let last = earlier.ok_or(StageError::Step(StepError::Panicked))?;
+        Ok(off_thread(move || Arc::new(last.to_image_size())).await?)
     }
 
     /// The image embedding: from memory, else from disk, else computed. Only those of whole images are on disk.

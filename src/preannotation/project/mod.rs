@@ -83,6 +83,14 @@ impl ProjectSnapshot {
         }
     }
 
+    /// The snapshot with a changed labeling config. The model version stays that of the request.
+    pub(super) fn with_config(&self, config: Arc<LabelingConfig>) -> Self {
+        Self {
+            config,
+            ..self.clone()
+        }
+    }
+
     /// The thresholds for a prompt in one of its images.
     pub(super) fn thresholds(
         &self,

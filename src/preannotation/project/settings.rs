@@ -7,6 +7,7 @@
 use serde_json::{Map, Value};
 
 use crate::detector::{DetectionOptions, PhraseThresholds};
+use crate::geometry::MaskCleanup;
 use crate::labeling::{ImageTag, LabelingConfig, Outputs};
 use crate::pipeline::tiles::{MAX_OVERLAP, Tiles, Tiling};
 use crate::prompt::Prompt;
@@ -34,6 +35,12 @@ pub struct ProjectSettings {
     pub outputs: Option<Outputs>,
     /// In percent of the image's longer side.
     pub polygon_tolerance: Option<f32>,
+    /// Holes of masks that are smaller than this are filled, in percent of the mask's area.
+    pub fill_holes: Option<f32>,
+    /// Islands of masks that are smaller than this are removed, in percent of the mask's area.
+    pub drop_islands: Option<f32>,
+    /// Whether phrases that no label knows become labels of the project.
+    pub add_labels: Option<bool>,
 }
 
 /// The settings that predictions depend on, besides the models, the prompt and the labeling config.
@@ -47,8 +54,12 @@ pub struct PredictionSettings {
     pub outputs: Option<Outputs>,
     /// Maximum distance of a polygon from its mask's boundary, in percent of the image's longer side.
     pub polygon_tolerance: f32,
+    /// Which small holes and islands of masks are removed.
+    pub cleanup: MaskCleanup,
     /// Whether to segment the detections.
     pub segment: bool,
+    /// Whether a typed phrase that found something, and that no label knows, becomes a label of the project.
+    pub add_labels: bool,
 }
 
 /// Thresholds of `<Number>` controls, 0..1.
@@ -110,6 +121,7 @@ impl ProjectSettings {
     /// Sets one setting; returns the expected format if the value is invalid, or the known names.
     fn set(&mut self, key: &str, value: &Value) -> Option<&'static str> {
         const FRACTION: &str = "it must be a number from 0 to 1";
+        const PERCENT: &str = "it must be a number from 0 to 100";
         match key {
             "prompt" => {
                 let text = value.as_str().map(str::trim).map(str::to_owned);
@@ -129,6 +141,11 @@ impl ProjectSettings {
             }
             "segment" => set(
                 &mut self.segment,
+                boolean(value),
+                "it must be true or false",
+            ),
+            "add_labels" => set(
+                &mut self.add_labels,
                 boolean(value),
                 "it must be true or false",
             ),
@@ -159,17 +176,11 @@ impl ProjectSettings {
                     "it must be a list of control names or kinds of tags, such as [\"label\", \"BrushLabels\"]",
                 ),
             },
-            "polygon_tolerance" => {
-                let percent = number(value).map(|percent| percent as f32);
-                let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
-                set(
-                    &mut self.polygon_tolerance,
-                    percent,
-                    "it must be a number from 0 to 100",
-                )
-            }
+            "polygon_tolerance" => set(&mut self.polygon_tolerance, percent(value), PERCENT),
+            "fill_holes" => set(&mut self.fill_holes, percent(value), PERCENT),
+            "drop_islands" => set(&mut self.drop_islands, percent(value), PERCENT),
             _ => Some(
-                "the known settings are prompt, box_threshold, text_threshold, nms_iou, max_detections, segment, tiles, tile_overlap, outputs and polygon_tolerance",
+                "the known settings are prompt, box_threshold, text_threshold, nms_iou, max_detections, segment, tiles, tile_overlap, outputs, polygon_tolerance, fill_holes, drop_islands and add_labels",
             ),
         }
     }
@@ -206,6 +217,12 @@ pub(in super::super) fn fraction(value: &Value) -> Option<f32> {
     number.filter(|number| (0.0..=1.0).contains(number))
 }
 
+/// A number of 0..100.
+fn percent(value: &Value) -> Option<f32> {
+    let number = number(value).map(|number| number as f32);
+    number.filter(|number| (0.0..=100.0).contains(number))
+}
+
 fn boolean(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(value) => Some(*value),
@@ -225,7 +242,9 @@ impl Default for PredictionSettings {
             tiling: Tiling::default(),
             outputs: None,
             polygon_tolerance: 0.2,
+            cleanup: MaskCleanup::default(),
             segment: true,
+            add_labels: false,
         }
     }
 }
@@ -252,7 +271,12 @@ impl PredictionSettings {
             },
             outputs: project.outputs.clone().or_else(|| self.outputs.clone()),
             polygon_tolerance: project.polygon_tolerance.unwrap_or(self.polygon_tolerance),
+            cleanup: MaskCleanup {
+                fill_holes: project.fill_holes.unwrap_or(self.cleanup.fill_holes),
+                drop_islands: project.drop_islands.unwrap_or(self.cleanup.drop_islands),
+            },
             segment: project.segment.unwrap_or(self.segment),
+            add_labels: project.add_labels.unwrap_or(self.add_labels),
         }
     }
 }

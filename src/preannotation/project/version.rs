@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::settings::PredictionSettings;
 use crate::detector::DetectionOptions;
+use crate::geometry::MaskCleanup;
 use crate::labeling::LabelingConfig;
 use crate::pipeline::settings::{ModelNames, Precision};
 use crate::pipeline::tiles::{Tiles, Tiling};
@@ -67,6 +68,16 @@ pub fn of_project(
     // writing to a String cannot fail
     if !settings.segment {
         let _ = write!(version, " segment=no");
+    }
+    let MaskCleanup {
+        fill_holes,
+        drop_islands,
+    } = settings.cleanup;
+    if fill_holes > 0.0 {
+        let _ = write!(version, " holes={fill_holes}");
+    }
+    if drop_islands > 0.0 {
+        let _ = write!(version, " islands={drop_islands}");
     }
     if let Some(config) = config {
         let mut shapes = config.images.iter().flat_map(|i| config.region_controls(i));
