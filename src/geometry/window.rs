@@ -1,5 +1,7 @@
 //! Rectangles of whole pixels: the parts of an image that are searched.
 
+use std::borrow::Cow;
+
 use image::RgbImage;
 
 use super::{BoundingBox, ImageSize, Mask, Runs};
@@ -92,12 +94,15 @@ impl Window {
         Mask::from_runs(size, runs)
     }
 
-    /// Copies the pixels of the window.
-    pub fn crop(self, image: &RgbImage) -> RgbImage {
+    /// The pixels of the window: a copy, unless it is the whole image.
+    pub fn pixels(self, image: &RgbImage) -> Cow<'_, RgbImage> {
+        if self == Self::whole(ImageSize::of(image)) {
+            return Cow::Borrowed(image);
+        }
         // the sides of a decoded image are far below 2^32
         let (x, y) = (self.x as u32, self.y as u32);
         let (width, height) = (self.width as u32, self.height as u32);
-        image::imageops::crop_imm(image, x, y, width, height).to_image()
+        Cow::Owned(image::imageops::crop_imm(image, x, y, width, height).to_image())
     }
 }
 

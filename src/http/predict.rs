@@ -217,7 +217,8 @@ async fn interact(
             Ok(prediction) => prediction,
             Err(error) => {
                 preannotator.metrics().record_failure();
-                let explanation = preannotator.explain(&input.config, &error.to_string());
+                let explanation =
+                    preannotator.explain(&input.origin, &input.config, &error.to_string());
                 let error = RequestError::Task {
                     task: task.id,
                     error,

@@ -475,4 +475,56 @@ mod tests {
         assert_eq!(thresholds, [Some(0.6), Some(0.2), None]);
         assert_eq!(names(labels), ["cup", "Pot", "Lid"]);
     }
+
+    #[test]
+    fn the_prompt_of_labels_has_their_negative_phrases() {
+        let config = parsed(
+            "<View><Image name='i' value='$i'/><RectangleLabels name='r' toName='i'>
+             <Label value='Cup' prompt='tea cup. mug. -saucer. -plate'/><Label value='Plate'/>
+             <Label value='-5 V rail' predicted_values='rail, -'/></RectangleLabels></View>",
+        );
+        let prompt = config.prompt_of_labels(&config.images[0]).unwrap();
+        // what another label wants is not negative
+        assert_eq!(prompt.to_string(), "tea cup. mug. plate. rail. -. -saucer.");
+        assert_eq!(prompt.wanted().count(), 5);
+    }
+
+    #[test]
+    fn marks_decide_what_a_control_is_for() {
+        let kinds = |controls: &str| -> Vec<ControlKind> {
+            let config = parsed(&format!(
+                "<View><Image name='i' value='$i'/>{controls}</View>"
+            ));
+            config.controls.iter().map(|control| control.kind).collect()
+        };
+        let boxes = "<RectangleLabels name='label' toName='i'><Label value='x'/></RectangleLabels>";
+        let outputs = ControlKind::ShapeLabels(Shape::Rectangle);
+        let roi = ControlKind::RegionOfInterest;
+        assert_eq!(
+            kinds(&format!("<Rectangle name='roi' toName='i'/>{boxes}")),
+            [roi, outputs]
+        );
+        let classed = "<View className='a roi'><RectangleLabels name='where' toName='i'/></View>";
+        assert_eq!(kinds(&format!("{boxes}{classed}")), [outputs, roi]);
+        // the only output of its image
+        assert_eq!(kinds("<RectangleLabels name='roi' toName='i'/>"), [outputs]);
+        let elsewhere = "<Image name='j' value='$j'/><RectangleLabels name='label' toName='j'/>";
+        let only = kinds(&format!(
+            "<RectangleLabels name='roi' toName='i'/>{elsewhere}"
+        ));
+        assert_eq!(only, [outputs, outputs]);
+        let brush = "<BrushLabels name='roi' toName='i'/>";
+        assert_eq!(kinds(brush), [ControlKind::ShapeLabels(Shape::Brush)]);
+
+        let status = "<Text name='t' value='$i'/><TextArea name='groundling-status' toName='t'/>";
+        let with_status = format!("{status}<TextArea name='notes' toName='i'/>{boxes}");
+        assert_eq!(kinds(&with_status)[0], ControlKind::Status);
+        let config = parsed(&format!(
+            "<View><Image name='i' value='$i'/>{with_status}</View>"
+        ));
+        // it never holds the prompt
+        let area = config.text_area(&config.images[0]).unwrap();
+        assert_eq!(area.name, "notes");
+        assert_eq!(config.status_area().unwrap().to_names, ["t"]);
+    }
 }

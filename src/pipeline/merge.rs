@@ -23,12 +23,13 @@ pub(super) struct WindowDetections {
 /// within a window, because the boxes of two windows differ more than two boxes of one window.
 const SAME_OBJECT_IOU: f32 = 0.5;
 /// A box that ends at a seam is a part of another box of its phrase if this share of it is inside.
-const PART_SHARE: f32 = 0.7;
+const PART_SHARE: f32 = 0.5;
 /// Two boxes that end at the same seam are fused if their extents along the seam overlap more than this (IoU).
 const ALONG_SEAM_IOU: f32 = 0.5;
-/// A box that ends closer than this to the edge of its window is cut by it, in pixels and as a share of the window's side.
-const CUT_PIXELS: f32 = 2.0;
-const CUT_SHARE: f32 = 0.005;
+/// A box that ends closer than this to the edge of its window is cut by it, as a share of the window's side. A detector
+/// often places the edge of a cut object a little before the end of its image. A whole object so close to a seam is found
+/// again by the next window.
+const CUT_SHARE: f32 = 0.05;
 /// The most candidates that are compared with each other; the best ones are kept.
 const MAX_CANDIDATES: usize = 4000;
 
@@ -51,8 +52,10 @@ impl Candidate {
             window.bounding_box(),
             area.bounding_box(),
         );
-        let near = |pixels: usize| CUT_PIXELS.max(CUT_SHARE * pixels as f32);
-        let (dx, dy) = (near(window.width), near(window.height));
+        let (dx, dy) = (
+            CUT_SHARE * window.width as f32,
+            CUT_SHARE * window.height as f32,
+        );
         let cut = [
             own.x0 > all.x0 && b.x0 <= own.x0 + dx,
             own.y0 > all.y0 && b.y0 <= own.y0 + dy,

@@ -179,7 +179,7 @@ impl Models {
         window: Window,
         passes: &[CaptionPass],
     ) -> Result<Vec<Arc<Queries>>, DetectError> {
-        let features = self.detector.encode_image(&window.crop(image))?;
+        let features = self.detector.encode_image(&window.pixels(image))?;
         let queries = passes.iter().map(|pass| {
             let text = self.detector.encode_text(&pass.caption)?;
             Ok(Arc::new(self.detector.run_pass(&features, &text)?))
@@ -207,7 +207,7 @@ fn segment(
     let size = ImageSize::of(image);
     let mut masks = vec![None; found.len()];
     for (window, indices) in by_window(found) {
-        let encoded = segmenter.encode(&window.crop(image))?;
+        let encoded = segmenter.encode(&window.pixels(image))?;
         let boxes: Vec<BoundingBox> = indices
             .iter()
             .map(|i| window.to_window(found[*i].detection.bounding_box))

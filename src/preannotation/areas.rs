@@ -69,12 +69,17 @@ type Key = (String, Option<u64>);
 
 /// How long a draft may lack what was drawn: the editor saves at most every 5 s, and a save takes a moment.
 const DRAFT_DELAY: Duration = Duration::from_secs(10);
+/// Limit of the tasks that are remembered, because any client can make up tasks.
+const MAX_RECENT: usize = 1000;
 
 impl RecentAreas {
     /// Remembers what was just drawn in a task.
     pub(super) fn remember(&self, project: &str, task: Option<u64>, areas: Vec<Area>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, (drawn, _)| drawn.elapsed() < DRAFT_DELAY);
+        if all.len() >= MAX_RECENT {
+            return;
+        }
         all.insert((project.to_owned(), task), (Instant::now(), areas));
     }
 

@@ -1,9 +1,10 @@
 //! Takes a task of Label Studio through all steps: labeling config, image, prompt, models, regions. The server and
 //! the `annotate` command share this code; it does not depend on HTTP.
 //!
-//! [`mod@interaction`] parses what an annotator did, and [`project`] holds the settings of each project. A
-//! [`Preannotator`] answers actions in the editor (`editor`), predicts batches (`batch`) and computes image embeddings in
-//! advance (`warming`); all of them run the stages of the [`crate::pipeline`].
+//! [`mod@interaction`] parses what an annotator did, `areas` what limits the search, and [`project`] holds the settings of
+//! each project. A [`Preannotator`] answers actions in the editor (`editor`) and tells the annotator about them (`status`),
+//! answers Label Studio's next protocol ([`protocol`]), predicts batches (`batch`) and computes image embeddings in advance
+//! (`warming`, `prewarms`); all of them run the stages of the [`crate::pipeline`].
 
 pub mod admission;
 mod areas;

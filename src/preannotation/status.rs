@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::search::SearchResult;
-use super::{Preannotator, TaskPrediction};
+use super::{Origin, Preannotator, TaskPrediction};
 use crate::labeling::LabelingConfig;
 use crate::regions::{Region, status_region};
 
@@ -52,8 +52,14 @@ fn message(config: &LabelingConfig, text: &str) -> Option<Region> {
 impl Preannotator {
     /// A prediction that only tells the annotator why there is none; `None` if the labeling config has no text area for
     /// messages.
-    pub fn explain(&self, config: &LabelingConfig, error: &str) -> Option<TaskPrediction> {
+    pub fn explain(
+        &self,
+        origin: &Origin,
+        config: &LabelingConfig,
+        error: &str,
+    ) -> Option<TaskPrediction> {
         let message = message(config, error)?;
-        Some(self.prediction(vec![message], 0.0, String::new()))
+        let version = self.projects.version(&origin.project, Some(config));
+        Some(self.prediction(vec![message], 0.0, version))
     }
 }

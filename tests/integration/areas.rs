@@ -14,22 +14,24 @@ const CONFIG: &str = r#"<View>
   <BrushLabels name="label2" toName="image"><Label value="Red Circle"/><Label value="Blue Star"/></BrushLabels>
 </View>"#;
 
-/// The sides of the large picture, and the place of the small one in it.
+/// The sides of the large picture, and the place of the shapes in it.
 const SIZE: (u32, u32) = (2400, 1800);
-const PLACE: (u32, u32, u32, u32) = (1500, 300, 192, 144);
+const PLACE: (u32, u32, u32, u32) = (1360, 350, 320, 240);
 
-/// A large grey picture with a small copy of the picture of shapes in it: its circle has 55 pixels of 2400.
+/// A large picture with a red circle of 80 pixels and a blue star, on the background of the small one.
 fn large() -> String {
     let shapes = image::load_from_memory(SHAPES).unwrap().into_rgb8();
-    let (x, y, width, height) = PLACE;
-    let small = image::imageops::resize(
-        &shapes,
-        width,
-        height,
-        image::imageops::FilterType::Lanczos3,
-    );
-    let mut picture = image::RgbImage::from_pixel(SIZE.0, SIZE.1, image::Rgb([120, 120, 120]));
-    image::imageops::overlay(&mut picture, &small, x.into(), y.into());
+    let background = image::imageops::crop_imm(&shapes, 130, 0, 340, 110).to_image();
+    let filter = image::imageops::FilterType::CatmullRom;
+    let mut picture = image::imageops::resize(&background, SIZE.0, SIZE.1, filter);
+    for (x, y, pixel) in picture.enumerate_pixels_mut() {
+        let (x, y) = (x as f32 + 0.5, y as f32 + 0.5);
+        if (x - 1590.0).hypot(y - 430.0) < 40.0 {
+            *pixel = image::Rgb([214, 36, 46]);
+        } else if is_in_star(x - 1450.0, y - 520.0, 48.0) {
+            *pixel = image::Rgb([34, 83, 208]);
+        }
+    }
     let mut file = std::io::Cursor::new(vec![]);
     picture
         .write_to(&mut file, image::ImageFormat::Png)
@@ -37,7 +39,26 @@ fn large() -> String {
     data_uri(file.get_ref())
 }
 
-/// A rectangle that was drawn with the control `roi`, around the small picture.
+/// Whether a point is inside a star with five tips around the origin, the first one at the top.
+fn is_in_star(x: f32, y: f32, radius: f32) -> bool {
+    let corner = |i: usize| {
+        let (sin, cos) = (std::f32::consts::PI * (i as f32 / 5.0 - 0.5)).sin_cos();
+        let radius = if i.is_multiple_of(2) {
+            radius
+        } else {
+            0.42 * radius
+        };
+        (radius * cos, radius * sin)
+    };
+    // the number of edges that a ray to the right crosses is odd inside
+    let crossed = (0..10).filter(|i| {
+        let ((x0, y0), (x1, y1)) = (corner(*i), corner((i + 1) % 10));
+        (y0 > y) != (y1 > y) && x < x0 + (y - y0) / (y1 - y0) * (x1 - x0)
+    });
+    !crossed.count().is_multiple_of(2)
+}
+
+/// A rectangle that was drawn with the control `roi`, around the shapes.
 fn area() -> Value {
     let (x, y, width, height) = PLACE;
     let percent = |pixels: u32, of: u32| f64::from(pixels) * 100.0 / f64::from(of);
@@ -48,7 +69,7 @@ fn area() -> Value {
     })
 }
 
-/// Checks that the regions are a rectangle and a mask of the circle and of the star, inside the small picture.
+/// Checks that the regions are a rectangle and a mask of the circle and of the star, inside their place.
 fn check_small_shapes(found: &Value) {
     let found = found.as_array().unwrap();
     let (x, y, width, height) = PLACE;
@@ -174,7 +195,7 @@ async fn a_control_named_roi_that_is_the_only_output_gets_regions() {
 async fn tiles_find_small_objects_once() {
     let image = large();
     let body = prompt_request(CONFIG, &image, "red circle. blue star.");
-    // the small picture lies across the seams of some of these tiles
+    // the shapes lie across the seams of some of these tiles
     for tiles in ["auto", "8x6", "6x8", "330"] {
         let app = app_with(&["--tiles", tiles]);
         let answer = post(&app, "/predict", &body).await;

@@ -22,6 +22,7 @@ mod batch;
 mod contract;
 mod labeling;
 mod messages;
+mod new_labels;
 mod outputs;
 mod pages;
 mod predict;

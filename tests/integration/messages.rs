@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    SHAPES, SHAPES_CONFIG, app, app_with, batch_request, data_uri, payload, post, prompt_request,
+    SHAPES, SHAPES_CONFIG, app, app_with, batch_request, data_uri, post, prompt_request, recorded,
     regions,
 };
 
@@ -78,9 +78,10 @@ async fn the_message_says_what_is_wrong() {
 
 #[tokio::test]
 async fn a_click_has_a_message_too() {
-    let mut body = payload("context_keypoint");
+    let mut body = prompt_request("", "", "");
     body["label_config"] = json!(config());
     body["tasks"][0]["data"]["image"] = json!(data_uri(SHAPES));
+    body["params"]["context"] = recorded("context_keypoint")["context"].clone();
     let answer = post(&app(), "/predict", &body).await;
     let (text, count) = message(regions(&answer));
     assert!(

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{SHAPES, app, app_with, data_uri, payload, post, prompt_request, regions};
+use crate::support::{
+    SHAPES, app, app_with, data_uri, payload, post, prompt_request, recorded, regions,
+};
 
 const LABELS: &str = "<Label value='Red Circle'/><Label value='Blue Star'/>";
 
@@ -118,12 +120,42 @@ async fn outputs_that_the_config_does_not_have_are_named() {
 
 #[tokio::test]
 async fn smart_clicks_are_answered_as_before_with_a_control_for_points() {
-    let mut body = payload("context_keypoint");
+    let mut body = prompt_request("", "", "");
     body["label_config"] = json!(config());
     body["tasks"][0]["data"]["image"] = json!(data_uri(SHAPES));
+    body["params"]["context"] = recorded("context_keypoint")["context"].clone();
     let context = &mut body["params"]["context"]["result"][0];
     context["from_name"] = json!("points");
     context["value"]["keypointlabels"] = json!(["Red Circle"]);
     let answer = post(&app(), "/predict", &body).await;
     assert_eq!(names(regions(&answer)), ["masks"]);
+}
+
+#[tokio::test]
+async fn holes_are_filled_only_if_the_settings_say_so() {
+    let config = config().replace("Red Circle", "Purple Ring");
+    let area = async |flags: &[&str]| {
+        let app = app_with(&[&["--outputs", "masks"], flags].concat());
+        let body = prompt_request(&config, &data_uri(SHAPES), "purple ring");
+        let answer = post(&app, "/predict", &body).await;
+        let bytes = regions(&answer)[0]["value"]["rle"].as_array().unwrap();
+        let bytes: Vec<u8> = bytes.iter().map(|b| b.as_u64().unwrap() as u8).collect();
+        let pixels = crate::brush_rle_decoder::decode(&bytes);
+        let set = pixels.chunks(4).filter(|pixel| pixel[0] == 255).count();
+        let version = answer.1["results"][0]["model_version"].clone();
+        (set, version.as_str().unwrap().to_owned())
+    };
+    let (ring, version) = area(&[]).await;
+    assert!(!version.contains("holes"));
+    // the hole of the ring has about 40 % of its area
+    let (same, _) = area(&["--fill-holes", "10"]).await;
+    assert_eq!(same, ring);
+    let (disc, version) = area(&["--fill-holes", "90"]).await;
+    assert!(disc as f32 > 1.2 * ring as f32, "{ring} {disc}");
+    assert!(version.contains(" holes=90 "), "{version}");
+    let (whole, version) = area(&["--drop-islands", "50"]).await;
+    assert!(
+        whole <= ring && version.contains(" islands=50 "),
+        "{version}"
+    );
 }

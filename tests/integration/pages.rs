@@ -2,9 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{
-    SHAPES, app, batch_request, data_uri, payload, post, prompt_request, regions,
-};
+use crate::support::{SHAPES, app, batch_request, data_uri, post, prompt_request, regions};
 
 const CONFIG: &str = r#"<View>
   <Image name="image" valueList="$pages"/>
@@ -83,7 +81,7 @@ async fn a_click_segments_the_page_that_it_is_on() {
         json!({"type": "keypointlabels", "from_name": "point", "to_name": "image", "item_index": page,
                "is_positive": true, "value": {"x": x, "y": 78, "width": 0.2, "keypointlabels": ["Red Circle"]}})
     };
-    let mut body = request(payload("context_keypoint"));
+    let mut body = request(prompt_request("", "", ""));
     body["label_config"] = json!(CONFIG);
     // the editor sends the points of all pages; the last one was just drawn
     let context = [click(1, 79.0), click(2, 21.0)];

@@ -6,14 +6,14 @@ use base64::Engine;
 use serde_json::{Value, json};
 
 use crate::scheduling::{keep_models_busy, wait_until};
-use crate::support::{SHAPES, app_with, data_uri, payload, post, state_with};
+use crate::support::{SHAPES, app_with, data_uri, post, prompt_request, state_with};
 
 const CONFIG: &str = r#"<View><Image name="image" value="$image"/>
     <BitmaskLabels name="mask" toName="image"><Label value="Thing"/></BitmaskLabels></View>"#;
 
 /// A request with this context. Its task has the picture of shapes.
 fn request(context: &Value) -> Value {
-    let mut body = payload("context_keypoint");
+    let mut body = prompt_request("", "", "");
     body["label_config"] = json!(CONFIG);
     body["tasks"][0]["data"]["image"] = json!(data_uri(SHAPES));
     body["params"]["context"] = context.clone();

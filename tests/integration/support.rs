@@ -12,6 +12,7 @@ use clap::Parser;
 use groundling::commands::serve::state;
 use groundling::config::Cli;
 use groundling::http::{AppState, router};
+use groundling::preannotation::protocol::ProtocolRequest;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -139,6 +140,10 @@ fn record_answer(request: &Value, answer: &Value) {
     let Some(folder) = std::env::var_os("GROUNDLING_ANSWERS") else {
         return;
     };
+    if ProtocolRequest::parse(&request["params"]["context"]).is_some() {
+        // these answers are no predictions
+        return;
+    }
     let record = json!({
         "label_config": request["label_config"],
         "interactive": request["params"]["context"]["result"].is_array(),

@@ -59,15 +59,6 @@ async fn a_label_can_have_a_prompt() {
     let answer = post(&app(), "/predict", &batch).await;
     assert_eq!(labels(regions(&answer)), ["Blue Star", "Sun"]);
     assert_eq!(rectangles(&config, "red circle").await, ["Sun"]);
-    // a negative phrase of a label holds for the whole search
-    let config = config.replace(r#""red circle""#, r#""red circle. -blue star""#);
-    let config = config.replace(
-        r#"<Label value="Blue Star"/>"#,
-        r#"<Label value="Star" prompt="star"/>"#,
-    );
-    let batch = batch_request(&config, &[&data_uri(SHAPES)]);
-    let answer = post(&app(), "/predict", &batch).await;
-    assert_eq!(labels(regions(&answer)), ["Sun"]);
 }
 
 #[tokio::test]

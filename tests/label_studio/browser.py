@@ -134,6 +134,37 @@ class Browser:
             self.page.click("[data-testid=textarea-add-button]")
         return self.suggestions(waiting.value)
 
+    def type_prompt_for_message(self, text: str) -> dict:
+        """Types a prompt that may find nothing, and waits for the message about it. Returns the response of the page."""
+        self.page.fill("[data-testid=textarea-input]", text)
+        with self.page.expect_response(lambda response: INTERACTIVE in response.url) as waiting:
+            self.page.click("[data-testid=textarea-add-button]")
+        until("a message", self.messages)
+        self.settle()
+        return waiting.value.json()["data"]
+
+    def delete_prompt(self) -> None:
+        """Deletes the typed prompt, so that another one can be typed."""
+        self.page.locator(".prompt [data-testid=textarea-region] button").last.click()
+        self.page.wait_for_selector("[data-testid=textarea-input]")
+
+    def messages(self) -> List[str]:
+        """The visible texts for the annotator."""
+        texts = self.page.locator("[data-testid=textarea-region]").all_inner_texts()
+        typed = self.page.locator(".prompt [data-testid=textarea-region]").all_inner_texts()
+        return [text.strip() for text in texts if text not in typed]
+
+    def show_page(self, number: int) -> None:
+        """Shows another page of an image tag with several; from 0."""
+        self.page.evaluate(f"Htx.annotationStore.selected.names.get('image').setCurrentItem({number})")
+        self.page.wait_for_function(f"Htx.annotationStore.selected.names.get('image').currentImage === {number}")
+        self.page.wait_for_timeout(500)
+        self.settle()
+
+    def regions_of_page(self) -> int:
+        """The number of accepted regions that the page shows."""
+        return self.page.evaluate("Htx.annotationStore.selected.names.get('image').regs.length")
+
     def suggestions(self, response: Response) -> dict:
         """The response to an interactive request, once its suggestions are drawn."""
         answer = response.json()

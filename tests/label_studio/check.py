@@ -20,6 +20,7 @@ import traceback
 from pathlib import Path
 
 import api_scenarios
+import editor_scenarios
 import page_scenarios
 from api import Api
 from studio import GROUNDLING, PASSWORD, STUDIO_SECONDS, USER, World, ensure
@@ -28,6 +29,12 @@ SCENARIOS = {
     "connect": page_scenarios.connect,
     "browser": page_scenarios.browser,
     "masks": page_scenarios.masks,
+    "status": editor_scenarios.status,
+    "pages": editor_scenarios.pages,
+    "roi": editor_scenarios.roi,
+    "shapes": editor_scenarios.shapes,
+    "task-labels": editor_scenarios.task_labels,
+    "protocol": editor_scenarios.protocol,
     "exif": page_scenarios.exif,
     "smart": page_scenarios.smart,
     "batch": api_scenarios.batch,
@@ -37,7 +44,7 @@ SCENARIOS = {
     "doctor": api_scenarios.doctor,
     "basic-auth": api_scenarios.basic_auth,
 }
-PAGE = ("browser", "masks", "exif", "smart", "memory")
+PAGE = ("browser", "masks", "status", "pages", "roi", "shapes", "task-labels", "exif", "smart", "memory")
 JWT = re.compile(r"eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")
 
 

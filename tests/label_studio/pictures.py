@@ -2,7 +2,7 @@
 
 import base64
 from pathlib import Path
-from typing import List
+from typing import List, Tuple
 
 from api import SHAPES
 from PIL import Image, ImageOps
@@ -36,6 +36,25 @@ def rotated(path: Path) -> Path:
     upright = ImageOps.exif_transpose(stored)
     ensure(stored.size == shapes.size[::-1] and upright.size == shapes.size, f"{path} is not rotated")
     return path
+
+
+def hidden(path: Path) -> Tuple[Path, Tuple[float, float, float, float]]:
+    """Creates a picture of 8 megapixels with a small copy of the shapes. Returns it and their place, in shares of the picture."""
+    width, height, small = 3264, 2448, (256, 192)
+    left, top = 2100, 500
+    picture = Image.new("RGB", (width, height), (120, 120, 120))
+    picture.paste(Image.open(SHAPES).convert("RGB").resize(small, Image.LANCZOS), (left, top))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, compress_level=1)
+    return path, (left / width, top / height, (left + small[0]) / width, (top + small[1]) / height)
+
+
+def data_uri_of(path: Path, folder: Path) -> str:
+    """A picture as a data URI, without writing beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = folder / path.name
+    copy.write_bytes(path.read_bytes())
+    return data_uri(copy)
 
 
 def data_uri(path: Path) -> str:

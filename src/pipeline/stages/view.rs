@@ -25,7 +25,7 @@ pub(super) struct ViewKey {
 #[derive(Debug)]
 pub(super) struct ViewPixels {
     pixels: Pixels,
-    window: Option<Window>,
+    window: Window,
 }
 
 impl<'a> View<'a> {
@@ -58,17 +58,14 @@ impl<'a> View<'a> {
     pub(super) async fn pixels(&self) -> Result<ViewPixels, MediaError> {
         Ok(ViewPixels {
             pixels: self.image.pixels().await?,
-            window: self.key().window,
+            window: self.window,
         })
     }
 }
 
 impl ViewPixels {
-    /// The pixels of the window. It copies them, so call it where the models run.
+    /// The pixels of the window. It may copy them, so call it where the models run.
     pub(super) fn image(&self) -> Cow<'_, RgbImage> {
-        match self.window {
-            Some(window) => Cow::Owned(window.crop(&self.pixels)),
-            None => Cow::Borrowed(&self.pixels),
-        }
+        self.window.pixels(&self.pixels)
     }
 }

@@ -39,7 +39,7 @@ pub struct ProjectSettings {
     pub fill_holes: Option<f32>,
     /// Islands of masks that are smaller than this are removed, in percent of the mask's area.
     pub drop_islands: Option<f32>,
-    /// Whether phrases that no label knows become labels of the project.
+    /// Whether phrases that no label knows become labels of the project, if the server's settings allow it.
     pub add_labels: Option<bool>,
 }
 
@@ -276,7 +276,8 @@ impl PredictionSettings {
                 drop_islands: project.drop_islands.unwrap_or(self.cleanup.drop_islands),
             },
             segment: project.segment.unwrap_or(self.segment),
-            add_labels: project.add_labels.unwrap_or(self.add_labels),
+            // a project can only switch it off: whoever can send `/setup` must not make the server write
+            add_labels: self.add_labels && project.add_labels.unwrap_or(true),
         }
     }
 }

@@ -81,6 +81,8 @@ struct StudioState {
     first_valid_token: AtomicUsize,
     images_served: AtomicUsize,
     predictions: Mutex<Vec<Value>>,
+    /// The labeling config of project 7, if it was changed.
+    label_config: Mutex<Option<String>>,
     /// The number of predictions that are still to be answered with status 500.
     failing_stores: AtomicUsize,
 }
@@ -138,6 +140,11 @@ impl FakeStudio {
     /// The number of images that were sent.
     pub fn images_served(&self) -> usize {
         self.state.images_served.load(Ordering::SeqCst)
+    }
+
+    /// The labeling config of project 7, if it was changed.
+    pub fn changed_label_config(&self) -> Option<String> {
+        self.state.label_config.lock().unwrap().clone()
     }
 
     /// The predictions that were stored.

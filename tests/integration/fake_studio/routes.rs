@@ -40,7 +40,10 @@ pub(super) fn router(state: Arc<StudioState>) -> Router {
             get(|| async { Json(json!({"release": "1.23.2"})) }),
         )
         .route("/api/current-user/whoami", get(whoami))
-        .route("/api/projects/{project}/", get(project))
+        .route(
+            "/api/projects/{project}/",
+            get(project).patch(change_project),
+        )
         .route("/api/tasks/", get(tasks))
         .route("/api/ml", get(backends))
         .route("/api/predictions/", get(predictions).post(store_prediction))
@@ -50,6 +53,12 @@ pub(super) fn router(state: Arc<StudioState>) -> Router {
 type SharedState = State<Arc<StudioState>>;
 
 impl StudioState {
+    /// The labeling config of project 7.
+    fn label_config(&self) -> String {
+        let changed = self.label_config.lock().unwrap().clone();
+        changed.unwrap_or_else(|| SHAPES_CONFIG.to_owned())
+    }
+
     /// Whether a request has a valid token.
     fn is_authorized(&self, headers: &HeaderMap) -> bool {
         let header = headers.get("authorization").and_then(|v| v.to_str().ok());
@@ -226,10 +235,25 @@ async fn whoami(State(studio): SharedState, headers: HeaderMap) -> Response {
 
 async fn project(State(studio): SharedState, Path(id): Path<u64>, headers: HeaderMap) -> Response {
     studio.if_authorized(&headers, || match id {
-        7 => {
-            Json(json!({"id": 7, "title": "shapes", "label_config": SHAPES_CONFIG})).into_response()
-        }
+        7 => Json(json!({"id": 7, "title": "shapes", "label_config": studio.label_config()}))
+            .into_response(),
         _ => (StatusCode::NOT_FOUND, Json(json!({"detail": "Not found."}))).into_response(),
+    })
+}
+
+/// Changes the labeling config of a project.
+async fn change_project(
+    State(studio): SharedState,
+    Path(id): Path<u64>,
+    headers: HeaderMap,
+    Json(body): Json<Value>,
+) -> Response {
+    studio.if_authorized(&headers, || match body["label_config"].as_str() {
+        Some(config) if id == 7 => {
+            *studio.label_config.lock().unwrap() = Some(config.to_owned());
+            Json(json!({"id": 7, "label_config": config})).into_response()
+        }
+        _ => StatusCode::BAD_REQUEST.into_response(),
     })
 }
 
