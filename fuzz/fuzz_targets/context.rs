@@ -8,16 +8,17 @@ use std::sync::LazyLock;
 use groundling::geometry::ImageSize;
 use groundling::labeling::LabelingConfig;
 use groundling::preannotation::interaction::{Interaction, control_thresholds, interaction};
+use groundling::preannotation::protocol::ProtocolRequest;
 use groundling::preannotation::smart_tools::segment_prompts;
 use libfuzzer_sys::fuzz_target;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 static CONFIG: LazyLock<LabelingConfig> = LazyLock::new(|| {
     LabelingConfig::parse(
         "<View><Image name='image' value='$image'/><Image name='other' value='$other'/>
          <TextArea name='prompt' toName='image'/><TextArea name='notes' toName='other'/>
          <Number name='box_threshold' toName='image' defaultValue='0.2'/>
-         <Number name='text_threshold' toName='image'/>
+         <Number name='text_threshold' toName='image'/><Rectangle name='roi' toName='image'/>
          <Labels name='l' toName='image'><Label value='Pot'/></Labels><Rectangle name='r' toName='image'/>
          <BrushLabels name='b' toName='other'><Label value='Bok Choi'/></BrushLabels></View>",
     )
@@ -32,6 +33,11 @@ fuzz_target!(|json: &str| {
     let thresholds = control_thresholds(&CONFIG, &regions[..half], &regions[half..]);
     for threshold in [thresholds.box_threshold, thresholds.text_threshold] {
         assert!(threshold.is_none_or(|value| (0.0..=1.0).contains(&value)));
+    }
+    if let Some(ProtocolRequest::Marks { shapes, .. }) =
+        ProtocolRequest::parse(&json!({"result": regions}))
+    {
+        assert!((1..=64).contains(&shapes.len()));
     }
     let Ok(Interaction::Drawing { shapes, .. }) = interaction(&regions, &[], &CONFIG) else {
         return;

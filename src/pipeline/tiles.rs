@@ -178,6 +178,9 @@ impl Tiling {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
     use super::*;
 
     /// As the published detectors: the short side to 800 pixels, the long side to at most 1333.
@@ -270,5 +273,47 @@ mod tests {
         assert!(tiles[1..].iter().all(|t| t.width <= 640 && t.height <= 640));
         // so small that it would give more tiles than allowed
         assert_eq!(windows("64", area(5000, 64)).len(), 1 + 8);
+    }
+
+    #[test]
+    fn windows_of_any_size_are_inside_their_area() {
+        let mut random = StdRng::seed_from_u64(3);
+        for _ in 0..2000 {
+            let side = |random: &mut StdRng| {
+                let limit = [4, 70, 1000, 20_000][random.random_range(0..4)];
+                random.random_range(1..=limit)
+            };
+            let area = Window {
+                x: side(&mut random),
+                y: side(&mut random),
+                width: side(&mut random),
+                height: side(&mut random),
+            };
+            let tiling = Tiling {
+                tiles: match random.random_range(0..3) {
+                    0 => Tiles::Auto,
+                    1 => Tiles::Side(random.random_range(64..3000)),
+                    _ => Tiles::Grid {
+                        columns: random.random_range(1..=8),
+                        rows: random.random_range(1..=8),
+                    },
+                },
+                overlap: random.random_range(0.0..=MAX_OVERLAP),
+            };
+            let windows = tiling.windows(area, input_size);
+            assert!(windows.len() <= 1 + MAX_TILES_PER_AXIS * MAX_TILES_PER_AXIS);
+            for window in &windows {
+                assert!(window.width > 0 && window.height > 0);
+                assert!(window.x >= area.x && window.y >= area.y);
+                assert!(
+                    window.x + window.width <= area.x + area.width,
+                    "{tiling:?} {area:?}"
+                );
+                assert!(
+                    window.y + window.height <= area.y + area.height,
+                    "{tiling:?} {area:?}"
+                );
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::areas::{is_area, page_of};
 use super::project::settings::{ControlThresholds, fraction};
-use super::smart_tools::SmartToolShape;
+use super::smart_tools::{MAX_SHAPES, SmartToolShape};
 use crate::labeling::{ControlKind, ImageTag, LabelingConfig, LabelingError};
 
 /// An action of an annotator.
@@ -45,10 +45,6 @@ pub struct Target<'a> {
     /// The number of the page, from 0; `None` if the editor does not say it.
     pub page: Option<usize>,
 }
-
-/// Limit of drawn shapes per request. Each point is a token of the mask decoder, whose attention compares all tokens
-/// with each other; each rectangle is one run of the decoder.
-const MAX_SHAPES: usize = 64;
 
 /// Parses the regions of a context. `task` are the regions of the task's annotation and draft.
 ///

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::areas::page_of;
 use super::project::Origin;
 use super::search::{build_regions, pages, record_timings};
-use super::smart_tools::{SmartToolShape, one_object};
+use super::smart_tools::{MAX_SHAPES, SmartToolShape, one_object};
 use super::{PreannotationError, Preannotator, Task};
 use crate::geometry::SegmentPrompt;
 use crate::labeling::{ImageTag, LabelingConfig};
@@ -34,6 +34,8 @@ pub enum ProtocolRequest {
     Release,
     /// An event that is not for images, such as those for videos.
     Unknown(String),
+    /// More points and boxes than can be used together.
+    TooManyMarks(usize),
     /// Points and boxes on one object.
     Marks {
         /// All of the object so far, in the order in which they were drawn.
@@ -87,9 +89,13 @@ impl ProtocolRequest {
             .iter()
             .map(|region| SmartToolShape::from_region(region).filter(|_| has_no_names(region)))
             .collect();
-        Some(Self::Marks {
-            shapes: shapes?,
-            page: page_of(last),
+        let shapes = shapes?;
+        Some(match shapes.len() {
+            0..=MAX_SHAPES => Self::Marks {
+                shapes,
+                page: page_of(last),
+            },
+            count => Self::TooManyMarks(count),
         })
     }
 }
@@ -134,6 +140,13 @@ impl Preannotator {
                 tracing::info!(
                     event,
                     "the answer is empty: the event is not one that groundling knows"
+                );
+                answer(None, 0.0)
+            }
+            ProtocolRequest::TooManyMarks(marks) => {
+                tracing::warn!(
+                    marks,
+                    "the answer is empty: at most {MAX_SHAPES} points and boxes can be used together"
                 );
                 answer(None, 0.0)
             }
@@ -306,6 +319,11 @@ mod tests {
         let rectangle =
             json!({"type": "rectanglelabels", "value": {"x": 1, "y": 2, "width": 3, "height": 4}});
         assert!(parse(json!({"result": [rectangle]})).is_some());
+        let many = json!({"result": vec![point(json!(true)); MAX_SHAPES + 1]});
+        assert_eq!(
+            parse(many),
+            Some(ProtocolRequest::TooManyMarks(MAX_SHAPES + 1))
+        );
 
         // those of today's smart tools carry names
         let mut named = point(json!(true));

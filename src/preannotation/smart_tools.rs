@@ -23,6 +23,10 @@ pub enum SmartToolShape {
     },
 }
 
+/// Limit of drawn shapes per request. Each point is a token of the mask decoder, whose attention compares all tokens
+/// with each other; each rectangle is one run of the decoder.
+pub(super) const MAX_SHAPES: usize = 64;
+
 /// Limit of a coordinate, in percent of the image, and of a rotation, in degrees. It is far more than any editor
 /// sends, and keeps the values in pixels finite.
 const MAX_COORDINATE: f32 = 1e6;

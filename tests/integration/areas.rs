@@ -110,15 +110,15 @@ fn check_small_shapes(found: &Value) {
         let (mut inside, mut outside) = (0, 0);
         for (i, _) in set {
             let (column, row) = (f64::from(i % SIZE.0), f64::from(i / SIZE.0));
-            let fits = (x0 - 4.0..x0 + w + 4.0).contains(&column)
-                && (y0 - 4.0..y0 + h + 4.0).contains(&row);
+            let fits = (x0 - 10.0..x0 + w + 10.0).contains(&column)
+                && (y0 - 10.0..y0 + h + 10.0).contains(&row);
             if fits { inside += 1 } else { outside += 1 }
         }
         assert!(
             f64::from(inside) > 0.3 * w * h,
             "{label}: {inside} of {w}x{h}"
         );
-        assert!(outside * 20 < inside, "{label}: {outside} pixels outside");
+        assert!(outside * 10 < inside, "{label}: {outside} pixels outside");
     }
 }
 

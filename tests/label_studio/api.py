@@ -1,7 +1,9 @@
 """Label Studio's API, called as a user, and the labeling configs of the scenarios."""
 
+import io
 import json
 import time
+import zipfile
 from pathlib import Path
 from typing import Any, List, Optional
 
@@ -142,6 +144,18 @@ class Api:
         answer = self.interactive(ml, task, context)
         ensure("data" in answer, f"interactive request for task {task}: {answer}")
         return answer["data"]["result"]
+
+    def export_formats(self, project: int) -> List[str]:
+        """The names of the formats to which Label Studio exports the project."""
+        formats = self.get(f"/api/projects/{project}/export/formats")
+        return [entry["name"] for entry in formats if not entry.get("disabled")]
+
+    def export_coco(self, project: int) -> dict:
+        """The project's annotations as Label Studio exports them to COCO."""
+        answer = self.send("GET", f"/api/projects/{project}/export?exportType=COCO")
+        ensure(answer.ok, f"export to COCO: {answer.status_code} {answer.text[:300]}")
+        with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+            return json.loads(archive.read("result.json"))
 
     def retrieve_predictions(self, project: int) -> None:
         """Data manager > Retrieve predictions, for all tasks."""

@@ -71,7 +71,7 @@ class Browser:
         self.contexts.clear()
         self.errors.clear()
         self.page.goto(f"{self.host}/projects/{project}/data?task={task}")
-        self.page.wait_for_selector("[data-testid=textarea-control]")
+        self.page.wait_for_selector("[data-testid=textarea-control]:visible")
         self.page.wait_for_function(
             "task => typeof Htx === 'object' && Htx.task && Htx.task.id === task && Htx.annotationStore.selected",
             arg=task,
@@ -188,10 +188,11 @@ class Browser:
         lines = self.page.locator(".lsf-outliner-item__content").all_inner_texts()
         return [" ".join(line.split()) for line in lines]
 
-    def save(self, button: str) -> dict:
+    def save(self, button: str, prompts: int = 1) -> dict:
         """Presses Submit or Update. Returns the annotation in Label Studio's response.
 
-        With Auto-Annotation the page then sends an interactive request without regions; its response is checked too.
+        With Auto-Annotation the page then sends an interactive request without regions for each typed prompt; a response is
+        checked too.
         """
 
         def saved(response: Response) -> bool:
@@ -207,7 +208,7 @@ class Browser:
                 page.click(f"[data-testid=bottombar-{button}-button]")
         ensure(waiting.value.ok, f"{button}: {waiting.value.status} {waiting.value.text()[:300]}")
         sent = self.contexts[before:]
-        ensure(sent == [{"result": []}], f"after {button} the page sent {json.dumps(sent)[:300]}")
+        ensure(sent == prompts * [{"result": []}], f"after {button} the page sent {json.dumps(sent)[:300]}")
         answer = empty_request.value.json()
         ensure("errors" not in answer, f"after {button} the backend failed: {answer}")
         ensure(not answer["data"]["result"], f"after {button} the backend found regions: {summary_of(answer)}")

@@ -88,9 +88,8 @@ def pages(world: World) -> None:
     config = shapes_config(RECTANGLES, BRUSHES).replace('value="$image"', 'valueList="$images"')
     config = config.replace('name="prompt" toName="image"', 'name="prompt" toName="image" perItem="true"')
     project = api.project("pages", config)
-    folder = world.out / "pictures/pages"
-    files = [SHAPES, *pictures.varied(folder, 2)]
-    urls = [pictures.data_uri(file) if file != SHAPES else pictures.data_uri_of(SHAPES, folder) for file in files]
+    uploaded = api.upload(api.project("pictures of the pages"), SHAPES, *pictures.varied(world.out / "pictures/pages", 2))
+    urls = [api.get(f"/api/tasks/{task}")["data"]["image"] for task in uploaded]
     api.post(f"/api/projects/{project}/import", [{"data": {"images": urls}}])
     [task] = api.tasks(project)
     ml = api.connect(project, world.legacy)["id"]
@@ -112,7 +111,7 @@ def pages(world: World) -> None:
     ensure({region["item_index"] for region in answer["result"]} == {2}, f"third page: {answer['result']}"[:400])
     page.accept_all()
     page.screenshot("pages-3-third-page")
-    page.save("submit")
+    page.save("submit", prompts=2)
     [annotation] = api.annotations(task)
     found = sorted((region["item_index"], *summary([region])[0]) for region in drawn(annotation["result"]))
     expected = [(1, "brushlabels", LABELS[0]), (1, "rectanglelabels", LABELS[0])]
@@ -200,6 +199,8 @@ def shapes(world: World) -> None:
                 centre = value["x"] / 100, value["y"] / 100
                 close = all(abs(a - b) < 0.03 for a, b in zip(centre, CIRCLE_CENTRE))
                 ensure(close, f"{region['type']} of the circle is at {centre}")
+        formats = api.export_formats(project)
+        ensure({"JSON", "CSV"} <= set(formats), f"export of {outputs}: {formats}")
         page.check_errors(f"outputs {outputs}")
 
 

@@ -4,9 +4,10 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 import pictures
-from api import CONFIG, LABELS, PROMPT, SHAPES, SMART_CONFIG, prompt_context, shapes_config
+from api import CONFIG, LABELS, PROMPT, SHAPES, SMART_CONFIG, Api, prompt_context, shapes_config
 from browser import Browser
 from regions import (
+    Box,
     bitmask_of,
     by_label,
     check_prediction,
@@ -62,6 +63,21 @@ def check_drawn(what: str, before: np.ndarray, after: np.ndarray, rectangles: di
     ensure(share < 0.02, f"{what}: {share:.0%} of the pixels changed where there are no regions")
 
 
+def check_export(what: str, api: Api, project: int, boxes: Sequence[Box]) -> None:
+    """Checks that each box, in pixels, is in the export to COCO, if Label Studio exports the project to COCO.
+
+    Label Studio 1.23.2 exports rectangles, masks as RLE and polygons, but neither bitmasks nor vectors.
+    """
+    formats = api.export_formats(project)
+    ensure("JSON" in formats, f"{what}: the formats of the export are {formats}")
+    if "COCO" not in formats:
+        return
+    exported = [entry["bbox"] for entry in api.export_coco(project)["annotations"]]
+    for box in boxes:
+        overlaps = [iou(box, (x, y, x + width, y + height)) for x, y, width, height in exported]
+        ensure(max(overlaps, default=0) > 0.95, f"{what}: {box} is not in the export to COCO: {exported}")
+
+
 def connect(world: World) -> None:
     """A backend can be connected, and its test request shows regions."""
     api = world.api
@@ -112,6 +128,8 @@ def browser(world: World) -> None:
     for region in drawn(annotation["result"]):
         ensure(abs(region["score"] - scores[region["id"]]) < 1e-6, f"the saved region {region['id']} has another score")
     check_prediction("saved annotation", {"result": drawn(annotation["result"])}, CONFIG)
+    rectangles = by_label(annotation["result"], "rectanglelabels").values()
+    check_export("rectangles and masks", api, project, [rectangle_box(region) for region in rectangles])
     # the page has sent a context without regions; the response must not change anything
     store = page.store()
     ensure(store["suggestions"] == [] and described(store["regions"]) == pairs(), f"in the page after Submit: {store}")
@@ -185,6 +203,7 @@ def masks(world: World) -> None:
             if "imageDataURL" in region["value"]:
                 same = (bitmask_of({**region, "value": saved[key]}) == bitmask_of(region)).all()
                 ensure(same, f"{kind}: a saved bitmask differs")
+        check_export(f"masks with {kind} labels", api, project, boxes)
         page.open_task(project, task)
         page.wait_for_regions()
         page.screenshot(f"masks-{kind}-4-opened-again")
