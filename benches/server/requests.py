@@ -176,6 +176,19 @@ def click(url: str, x: float, y: float) -> dict:
     return request
 
 
+def protocol(url: str, context: dict) -> dict:
+    """A request of Label Studio's capability protocol."""
+    request = prompt(url, "")
+    request["params"]["context"] = context
+    return request
+
+
+def object_click(url: str, *points: tuple[float, float]) -> dict:
+    """Clicks on one object in the capability protocol."""
+    values = [{"x": x, "y": y, "positive": True} for x, y in points]
+    return protocol(url, {"result": [{"type": "keypointlabels", "value": value} for value in values]})
+
+
 def batch(urls: list[str], names: list[str]) -> dict:
     """A batch request, which searches for the labels."""
     request = base_request(CONFIG.format(numbers="", labels=labels(names)), urls[0], 1)
@@ -257,6 +270,24 @@ def measure_batch(server: Server, url, table: Table):
         table.add(f"a batch of {count} {'task' if count == 1 else 'tasks'} that searches for the labels", time.monotonic() - start, note)
 
 
+def first_clicks(server: Server, url, table: Table):
+    """The first click on an image in the capability protocol, with and without prewarm; medians of 5 images."""
+    prewarm = {"event": "prewarm"}
+    cold, warm, second = [], [], []
+    for seed in range(40, 45):
+        cold.append(server.predict(object_click(url(seed), (30, 40)))[0])
+    for seed in range(45, 50):
+        image = url(seed)
+        server.predict(protocol(image, prewarm) | {"project": f"{seed}.1"})
+        while server.predict(protocol(image, prewarm) | {"project": f"{seed}.1"})[1]["result"][0]["value"]["cached"] != [0]:
+            time.sleep(0.05)
+        warm.append(server.predict(object_click(image, (30, 40)))[0])
+        second.append(server.predict(object_click(image, (30, 40), (60, 50)))[0])
+    table.add("the first click on an image, without prewarm", statistics.median(cold))
+    table.add("the first click on an image, after prewarm", statistics.median(warm))
+    table.add("the second click on the same object", statistics.median(second))
+
+
 def during_a_batch(server: Server, scores: Scores, table: Table):
     url = scores.url
     words = "stone river mountain yellow bicycle wooden window garden metal bottle".split()
@@ -334,6 +365,7 @@ def main():
     parser.add_argument("--segmenter", default=MODELS / "mobile-sam")
     parser.add_argument("--groundling", default=REPOSITORY / "target" / "release" / "groundling")
     parser.add_argument("--clients", type=float, default=60, metavar="SECONDS", help="duration of the test with 50 clients; 0 skips it (default: 60)")
+    parser.add_argument("--only-clicks", action="store_true", help="measure the first clicks on images only")
     parser.add_argument("--mixed", type=int, default=0, metavar="N", help="requests to the demo models during which the memory is measured (default: 0)")
     args = parser.parse_args()
     pictures = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
@@ -343,13 +375,16 @@ def main():
         seeds = [*range(1, 60), *range(100, 120), *(range(200, 400) if args.mixed else ())]
         Pictures.made = dict(zip(seeds, pool.map(picture, seeds), strict=True))
     url = lambda seed: f"http://127.0.0.1:{pictures.server_port}/{seed}.png"  # noqa: E731
-    scores = Scores(args, url)
-    parts = [
+    scores = None if args.only_clicks else Scores(args, url)
+    everything = [
         lambda server: second_requests(server, scores, table),
         lambda server: measure_batch(server, url, table),
         lambda server: during_a_batch(server, scores, table),
     ]
-    if args.clients:
+    parts = [lambda server: first_clicks(server, url, table)]
+    if not args.only_clicks:
+        parts += everything
+    if args.clients and not args.only_clicks:
         parts.append(lambda server: clients(server, url, args.clients))
     table = Table()
     for part in parts:

@@ -178,12 +178,16 @@ fn labeling_config(name: &str, config: &LabelingConfig, findings: &mut Findings)
             image.name
         ));
     }
-    let labels: Vec<&str> = config.labels(image).iter().map(|l| l.name()).collect();
+    let mut labels: Vec<&str> = config.labels(image).iter().map(|l| l.name()).collect();
+    if config.has_task_labels() {
+        labels.push("those in the data of each task");
+    }
     findings.ok(format!(
         "{name}: regions are created with {}; labels: {}",
         controls.join(", "),
         labels.join(", ")
     ));
+    special_controls(config, image, findings);
     match config.text_area(image) {
         Ok(area) => findings.ok(format!(
             "prompts are read from the text area {:?}",
@@ -192,6 +196,22 @@ fn labeling_config(name: &str, config: &LabelingConfig, findings: &mut Findings)
         Err(error) => findings.note(format!(
             "{error}; without it only batches and smart tools work"
         )),
+    }
+}
+
+/// Reports controls that change how an image is searched, and what annotators are told.
+fn special_controls(config: &LabelingConfig, image: &ImageTag, findings: &mut Findings) {
+    for control in config.regions_of_interest(image) {
+        findings.ok(format!(
+            "rectangles of {:?} limit the search to a region of interest",
+            control.name
+        ));
+    }
+    if let Some(area) = config.status_area() {
+        findings.ok(format!(
+            "annotators read what was found, or what is wrong, in {:?}",
+            area.name
+        ));
     }
 }
 

@@ -49,6 +49,19 @@ impl Window {
         }
     }
 
+    /// The smallest window that contains both.
+    pub fn union(self, other: Self) -> Self {
+        let (x, y) = (self.x.min(other.x), self.y.min(other.y));
+        let right = (self.x + self.width).max(other.x + other.width);
+        let bottom = (self.y + self.height).max(other.y + other.height);
+        Self {
+            x,
+            y,
+            width: right - x,
+            height: bottom - y,
+        }
+    }
+
     /// Its size.
     pub fn size(self) -> ImageSize {
         ImageSize {

@@ -24,6 +24,9 @@ pub(super) struct WindowDetections {
 const SAME_OBJECT_IOU: f32 = 0.5;
 /// A box that ends at a seam is a part of another box of its phrase if this share of it is inside.
 const PART_SHARE: f32 = 0.5;
+/// A box from a tile is a part of a box of its phrase that a larger window found, with a better score, if this share of it is
+/// inside: in a tile, a part of a large object can look like a whole one.
+const INSIDE_SHARE: f32 = 0.85;
 /// Two boxes that end at the same seam are fused if their extents along the seam overlap more than this (IoU).
 const ALONG_SEAM_IOU: f32 = 0.5;
 /// A box that ends closer than this to the edge of its window is cut by it, as a share of the window's side. A detector
@@ -87,7 +90,7 @@ impl Candidate {
     }
 
     /// Fuses two parts of an object that lies across the seam between their windows; `None` if they are not such parts.
-    /// The whole area then segments the object, because no tile sees all of it.
+    /// Both windows together then segment the object, because neither of them sees all of it.
     fn fused_with(&self, other: &Self) -> Option<Self> {
         let (a, b) = (self.bounding_box(), other.bounding_box());
         let is_pair = self.found.window != other.found.window
@@ -123,7 +126,7 @@ impl Candidate {
                     score: self.score().max(other.score()),
                     bounding_box,
                 },
-                window: self.area,
+                window: self.found.window.union(other.found.window),
             },
             area: self.area,
             is_fused: true,
@@ -131,15 +134,18 @@ impl Candidate {
         })
     }
 
-    /// Whether `kept`, from another window, is the same object.
+    /// Whether `kept`, from another window, is the same object, or has this one as a part.
     fn is_duplicate_of(&self, kept: &Self) -> bool {
-        let (own, other) = (self.bounding_box(), kept.bounding_box());
         let is_from_another = self.is_fused || self.found.window != kept.found.window;
-        is_from_another
-            && self.has_phrase_of(kept)
-            && (own.iou(other) > SAME_OBJECT_IOU
-                || self.is_cut()
-                    && own.intersection(other).area() > PART_SHARE * own.area().max(f32::EPSILON))
+        if !is_from_another || !self.has_phrase_of(kept) {
+            return false;
+        }
+        let (own, other) = (self.bounding_box(), kept.bounding_box());
+        let inside = own.intersection(other).area() / own.area().max(f32::EPSILON);
+        let is_seen_in_larger = kept.found.window.size().area() > self.found.window.size().area();
+        own.iou(other) > SAME_OBJECT_IOU
+            || self.is_cut() && inside > PART_SHARE
+            || is_seen_in_larger && inside > INSIDE_SHARE && self.score() <= kept.score()
     }
 }
 
@@ -299,6 +305,25 @@ mod tests {
             vec![detection("table", 0.9, [40.0, 5.0, 90.0, 45.0])],
         ]);
         assert_eq!(found, [(large, windows()[0])]);
+    }
+
+    #[test]
+    fn a_part_that_looks_whole_in_a_tile_is_dropped_if_it_is_less_certain() {
+        let (large, part) = ([10.0, 5.0, 90.0, 45.0], [20.0, 10.0, 40.0, 30.0]);
+        let whole = vec![detection("table", 0.6, large)];
+        let found = |score| {
+            let tile = vec![detection("table", score, part)];
+            merged([whole.clone(), tile, vec![]]).len()
+        };
+        assert_eq!(found(0.5), 1);
+        // one of many small objects that the whole image takes for one large
+        assert_eq!(found(0.7), 2);
+        // a small object in front of a large one, in the same window
+        let both = vec![
+            detection("table", 0.6, large),
+            detection("table", 0.5, part),
+        ];
+        assert_eq!(merged([both, vec![], vec![]]).len(), 2);
     }
 
     #[test]
