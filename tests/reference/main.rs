@@ -10,6 +10,7 @@
     missing_docs
 )]
 
+mod clicks;
 mod compare;
 mod demo;
 mod detector;

@@ -8,7 +8,8 @@ highest mean probability, and NMS removes overlapping boxes of the same phrase.
 A box is right if its phrase is right and its IoU with a shape that was not found yet
 is at least 0.5. Masks are prompted with the true boxes (one mask) or with one point
 inside (the best of three masks by predicted IoU) and compared at the size of the
-picture.
+picture. Then they are corrected with clicks, with and without the earlier mask as a
+prompt.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import random
 
 import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt, label
 from transformers import (
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessor,
@@ -194,6 +196,64 @@ class Segmenter:
         return masks[torch.arange(len(masks)), best].numpy()
 
 
+    @torch.no_grad()
+    def encode(self, picture):
+        """The embedding of a picture, and its sizes."""
+        inputs = self.processor(images=picture, return_tensors="pt")
+        sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
+        return self.model.get_image_embeddings(inputs["pixel_values"]), sizes
+
+    @torch.no_grad()
+    def clicked(self, encoded, clicks, earlier=None):
+        """One mask of the picture's size and its logits for each list of clicks (x, y, label), all of the same length.
+
+        With the logits of earlier masks [N, 1, h, w] the model predicts one mask, otherwise the best of three counts.
+        """
+        embedding, (original, reshaped) = encoded
+        height, width = (reshaped[0] / original[0]).tolist()
+        count = len(clicks)
+        output = self.model(
+            image_embeddings=embedding.expand(count, -1, -1, -1),
+            input_points=torch.tensor([[[[x * width, y * height] for x, y, _ in of_one]] for of_one in clicks]),
+            input_labels=torch.tensor([[[is_inside for _, _, is_inside in of_one]] for of_one in clicks]),
+            input_masks=earlier,
+            multimask_output=earlier is None,
+        )
+        best = output.iou_scores[:, 0].argmax(-1)
+        logits = output.pred_masks[torch.arange(count), 0, best][:, None]
+        masks = self.processor.image_processor.post_process_masks(logits[None], original, reshaped)[0]
+        return masks[:, 0].numpy(), logits
+
+
+def correction(found, truth):
+    """A click (x, y, 1 if it is inside) into the largest part where a mask is wrong, far from the part's edge."""
+    best = 0, None
+    for wrong, is_inside in ((truth & ~found, 1), (found & ~truth, 0)):
+        parts, count = label(np.pad(wrong, 1), np.ones((3, 3)))
+        sizes = np.bincount(parts.ravel())[1:]
+        if count and sizes.max() > best[0]:
+            depths = distance_transform_edt(parts == 1 + sizes.argmax())
+            y, x = np.unravel_index(depths.argmax(), depths.shape)
+            best = sizes.max(), (float(x - 1), float(y - 1), is_inside)
+    return best[1]
+
+
+def measure_clicks(segmenter, scenes, feed, count=3):
+    """The mean IoU after each of `count` clicks, with or without the earlier mask as a prompt."""
+    ious = [[] for _ in range(count)]
+    for picture, shapes in scenes:
+        encoded = segmenter.encode(picture)
+        clicks, earlier = [[] for _ in shapes], None
+        masks = [np.zeros_like(item.mask) for item in shapes]
+        for of_number in ious:
+            for of_one, mask, item in zip(clicks, masks, shapes):
+                of_one.append(correction(mask, item.mask) or of_one[-1])
+            masks, logits = segmenter.clicked(encoded, clicks, earlier)
+            earlier = logits if feed else None
+            of_number += [float((m & item.mask).sum() / (m | item.mask).sum()) for m, item in zip(masks, shapes)]
+    return [round(float(np.mean(of_number)), 4) for of_number in ious]
+
+
 def measure_segmenter(segmenter, scenes):
     """The mean IoU of masks from true boxes, and from one point inside each shape."""
     rng = random.Random(f"{SEED} points")
@@ -244,6 +304,9 @@ def main():
         segmenter = Segmenter(os.path.join(args.models, "segmenter"))
         figures["segmenter"] = measure_segmenter(segmenter, scenes)
         print("segmenter", figures["segmenter"], flush=True)
+        for name, feed in (("clicks, earlier mask as prompt", True), ("clicks alone", False)):
+            figures[name] = measure_clicks(segmenter, scenes, feed)
+            print(name, figures[name], flush=True)
         if large:
             figures["segmenter, 640x480"] = measure_segmenter(segmenter, large)
             print("segmenter 640x480", figures["segmenter, 640x480"], flush=True)

@@ -2,9 +2,17 @@
 
     python train_segmenter.py segmenter.pt --minutes 80
     python train_segmenter.py segmenter.pt --minutes 10 --lr 2e-4 --resume segmenter.pt
+    python train_segmenter.py segmenter.pt --minutes 20 --lr 2e-3 --resume segmenter.pt --corrections 2 --reset-mask-prompts
 
 Two of three steps use boxes as prompts (one mask each). The third uses one point
 inside each shape (three masks, of which the best one is trained).
+
+With `--corrections N`, each prediction is corrected up to N times, as by an annotator: a
+click where it is wrong is added to the prompt, and the prediction itself is the mask
+prompt (one mask). In a quarter of the steps there is no mask prompt; after a point these
+predict three masks, because clicks without an earlier mask are used so. Only the weights
+that these prompts add are trained, for masks and for clicks on the background. The
+results for boxes and for points on the object stay exactly the same.
 """
 
 import argparse
@@ -146,21 +154,75 @@ def mask_losses(logits, predicted_iou, target):
     return loss.min(1)[0].mean() + F.mse_loss(predicted_iou, iou), iou
 
 
-def train_step(model, batch, mode):
-    """Loss and IoU [N, masks] of one batch, prompted by `mode` ("box" or "point")."""
+def reset_mask_prompts(model):
+    """Lets every mask prompt have the effect of none, so that training starts from what the model can do without."""
+    with torch.no_grad():
+        last = model.prompt_encoder.mask_embed.conv3
+        last.weight.zero_()
+        last.bias.copy_(model.prompt_encoder.no_mask_embed.weight[0])
+
+
+def add_click(clicks, logits, target):
+    """Adds a click [N, 1, 1, 2] where masks [N, h, w] are wrong, away from the edges of the error if possible.
+
+    Without an error, it is a click on the object. Labels are 1 where the mask misses the object, and 0 elsewhere.
+    """
+    points, labels = clicks
+    truth = target > 0.5
+    wrong = ((logits > 0) != truth).float()
+    wrong = torch.where(wrong.sum((-1, -2), keepdim=True) > 0, wrong, truth.float())
+    inside = wrong * F.avg_pool2d(wrong[:, None], 5, 1, 2)[:, 0] ** 4 + 1e-12
+    chosen = torch.multinomial(inside.flatten(1), 1)
+    side = target.shape[-1]
+    pixel = torch.cat([chosen % side, chosen // side], -1)[:, None, None].float()
+    point = (pixel + 0.5) * (SIDE / side) - 0.5
+    label = truth.flatten(1).gather(1, chosen)[:, None].long()
+    if points is None:
+        return point, label
+    return torch.cat([points, point], 2), torch.cat([labels, label], 2)
+
+
+def upsample(logits, side):
+    """Masks [N, M, h, w] at another size."""
+    return F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def train_step(model, batch, mode, corrections=0, feed=True):
+    """Losses and IoUs [N, masks] of one batch, prompted by `mode` ("box" or "point") and then corrected.
+
+    With `feed`, a correction gets the mask before it as a prompt, and predicts one mask instead of three. The gradients
+    are those of the corrections, if there are any.
+    """
     pixels, boxes, masks, points = batch
-    if mode == "box":
-        prompt = dict(input_boxes=boxes)
-    else:
-        labels = torch.ones(points.shape[:2] + (1,), dtype=torch.long)
-        prompt = dict(input_points=points[:, :, None, :], input_labels=labels)
-    output = model(pixel_values=pixels, multimask_output=mode == "point", **prompt)
-    # The loss is computed after upsampling, so that logits learn edges between their pixels.
-    side = SIDE if mode == "box" else SIDE // 2
-    logits = output.pred_masks.flatten(0, 1)
-    logits = F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
-    target = masks if side == SIDE else F.interpolate(masks, size=(side, side), mode="area")
-    return mask_losses(logits, output.iou_scores.flatten(0, 1), target.flatten(0, 1))
+    count = boxes.shape[0] * boxes.shape[1]
+    # A mask prompt belongs to an image: each object gets its own copy of the image's embedding.
+    image = model.vision_encoder(pixels)[0].repeat_interleave(boxes.shape[1], 0)
+    boxes = boxes.reshape(count, 1, 4) if mode == "box" else None
+    clicks = None, None
+    if mode == "point":
+        clicks = points.reshape(count, 1, 1, 2), torch.ones((count, 1, 1), dtype=torch.long)
+    earlier, results = None, []
+    targets = {SIDE: masks.flatten(0, 1), SIDE // 2: F.interpolate(masks, scale_factor=0.5, mode="area").flatten(0, 1)}
+    for number in range(1 + corrections):
+        output = model(
+            image_embeddings=image,
+            input_boxes=boxes,
+            input_points=clicks[0],
+            input_labels=clicks[1],
+            input_masks=earlier,
+            multimask_output=mode == "point" and (number == 0 or not feed),
+        )
+        logits, scores = output.pred_masks[:, 0], output.iou_scores[:, 0]
+        # The loss is computed after upsampling, so that logits learn edges between their pixels.
+        side = SIDE // 2 if mode == "point" and number == 0 else SIDE
+        with torch.set_grad_enabled(number > 0 or corrections == 0):
+            results.append(mask_losses(upsample(logits, side), scores, targets[side]))
+        if number < corrections:
+            with torch.no_grad():
+                best = logits[torch.arange(count), scores.argmax(-1)][:, None]
+                clicks = add_click(clicks, upsample(best, SIDE // 2)[:, 0], targets[SIDE // 2])
+                earlier = best if feed else None
+    return results
 
 
 def save(model, step, path):
@@ -172,10 +234,12 @@ def save(model, step, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", help="checkpoint to write")
-    parser.add_argument("--minutes", type=float, default=80)
+    parser.add_argument("--minutes", type=float, default=80, help="processor time of this process")
     parser.add_argument("--resume", help="checkpoint to start from")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=4e-4)
+    parser.add_argument("--corrections", type=int, default=0, help="largest number of corrections of a prediction")
+    parser.add_argument("--reset-mask-prompts", action="store_true", help="forget what a mask prompt means")
     parser.add_argument("--constant", type=float, default=0.5, help="share of the time with a constant rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -188,28 +252,38 @@ def main():
     if args.resume:
         state = torch.load(args.resume, map_location="cpu", weights_only=True)["model"]
         model.load_state_dict({name: value.float() for name, value in state.items()})
+    if args.reset_mask_prompts:
+        reset_mask_prompts(model)
+    if args.corrections:
+        model.requires_grad_(False)
+        model.prompt_encoder.mask_embed.requires_grad_(True)
+        model.prompt_encoder.point_embed[0].requires_grad_(True)  # clicks on the background
     model.train()
     print(f"parameters: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M", flush=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=args.lr, weight_decay=1e-4)
     batches = iter(DataLoader(Scenes(1000 + args.seed), batch_size=args.batch, num_workers=1, prefetch_factor=4))
-    start, step, average, saved = time.time(), 0, {}, time.time()
-    while (elapsed := (time.time() - start) / (args.minutes * 60)) < 1:
+    rng = random.Random(args.seed)
+    start, step, average, saved = time.process_time(), 0, {}, time.time()
+    while (elapsed := (time.process_time() - start) / (args.minutes * 60)) < 1:
         descent = max(0.0, (elapsed - args.constant) / (1 - args.constant))
         rate = args.lr * min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * descent))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        mode = "box" if step % 3 else "point"
-        loss, iou = train_step(model, next(batches), mode)
+        mode = "box" if step % (2 if args.corrections else 3) else "point"
+        corrections, feed = rng.randint(min(1, args.corrections), args.corrections), rng.random() < 0.75
+        results = train_step(model, next(batches), mode, corrections, feed)
         optimizer.zero_grad()
-        loss.backward()
+        sum(loss for loss, _ in results).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        for name, value in ((f"loss_{mode}", loss), (f"iou_{mode}", iou.max(1)[0].mean())):
-            average[name] = 0.98 * average.get(name, value.item()) + 0.02 * value.item()
+        for number, (loss, iou) in enumerate(results):
+            name = mode if number == 0 else f"{mode}+{number}" + ("" if feed else "_unfed")
+            for name, value in ((f"loss_{name}", loss), (f"iou_{name}", iou.max(1)[0].mean())):
+                average[name] = 0.98 * average.get(name, value.item()) + 0.02 * value.item()
         if step % 50 == 0:
             figures = " ".join(f"{name} {value:.3f}" for name, value in average.items())
-            print(f"step {step} {time.time() - start:.0f} s {figures}", flush=True)
+            print(f"step {step} {time.process_time() - start:.0f} s {figures}", flush=True)
         if time.time() - saved > 180:
             save(model, step, args.output)
             saved = time.time()
