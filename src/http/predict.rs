@@ -97,6 +97,7 @@ pub(super) struct PredictResponse {
 #[serde(untagged)]
 enum TaskResult {
     Predicted(TaskPrediction),
+    /// The answer to a request of Label Studio's capability protocol.
     Protocol(ProtocolAnswer),
     /// The task failed. Because there is no `result` field, Label Studio stores nothing and will ask again.
     Failed(ErrorBody),
@@ -104,9 +105,10 @@ enum TaskResult {
 
 /// Predicts regions for tasks.
 ///
-/// With `params.context.result`, the request is interactive: it has one task and the input of an annotator. Without it,
-/// the request is a batch: it has any number of tasks, and those that are not finished within the deadline are answered
-/// with an error.
+/// With `params.context.result`, the request is interactive: it has one task and the input of an annotator. With
+/// `params.context.event`, or with points and boxes without names, it belongs to Label Studio's capability protocol. Without
+/// both, the request is a batch: it has any number of tasks, and those that are not finished within the deadline are
+/// answered with an error.
 #[utoipa::path(
     post,
     path = "/predict",

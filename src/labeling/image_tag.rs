@@ -35,7 +35,7 @@ impl ImageTag {
     /// The images of a task, in order. A list of one text, or a text instead of a list, is one page.
     ///
     /// # Errors
-    /// If the data has no URL there, or a list has an entry without one, or more than [`MAX_PAGES`].
+    /// If the data has no URL there, or a list has an entry without one, or there are more than 1000.
     pub fn pages(&self, data: &Map<String, Value>) -> Result<Vec<Page>, LabelingError> {
         if !self.is_list {
             let url = self.url(data)?;
