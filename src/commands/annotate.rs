@@ -1,5 +1,6 @@
 //! `groundling annotate`: pre-annotates a whole project, without Label Studio's time limit.
 
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
 use anyhow::bail;
@@ -13,7 +14,7 @@ use super::project::{
 use super::{print_result, print_status, setup};
 use crate::config::{AnnotateArgs, TypedPrompts};
 use crate::label_studio::LabelStudio;
-use crate::label_studio::api::{self, Api, ApiError};
+use crate::label_studio::api::{self, Api, ApiError, Project};
 use crate::pipeline::scheduler::{StepError, Urgency};
 use crate::pipeline::stages::StageError;
 use crate::preannotation::{BatchPlan, PreannotationError, Preannotator, Task, TaskPrediction};
@@ -31,6 +32,12 @@ pub fn run(args: AnnotateArgs) -> anyhow::Result<()> {
 async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
     if let Some(prompt) = &args.prompt {
         Prompt::parse(prompt)?;
+    }
+    let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal();
+    if args.replace && !args.yes && !can_ask {
+        bail!(
+            "--replace deletes predictions, and there is no terminal to ask on: add --yes to delete them without a question"
+        );
     }
     let Access {
         api,
@@ -60,25 +67,70 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         project.title,
         prompts.join(" and ")
     ));
+    if args.replace && !args.yes {
+        confirm(&api, &project, plan.version()).await?;
+    }
     wait_for_models(&preannotator).await?;
     let mut run = Run {
         api,
         preannotator,
         plan,
         only_unlabeled: args.tasks.only_unlabeled,
+        replace: args.replace,
         summary: Summary::default(),
         progress: Progress::new(),
     };
     let outcome = until_interrupted(run.process_project(project.id)).await;
     run.progress.finish();
-    run.summary.print();
-    outcome?;
-    match run.summary.failures.count() {
-        0 => Ok(()),
-        failed => bail!(
-            "{failed} tasks failed and have no prediction; run the command again to retry them"
-        ),
+    run.summary.print(args.replace);
+    if run.summary.deleted > 0 {
+        run.warn_of_selected_version(&project);
     }
+    outcome?;
+    run.summary.result()
+}
+
+/// Whether a model version is one of groundling's: its name and a version number, as in `groundling 0.1.0 demo+demo`.
+fn is_of_groundling(model_version: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let Some(rest) = model_version.strip_prefix("groundling ") else {
+        return false;
+    };
+    let release = rest.split([' ', '-', '+']).next().unwrap_or_default();
+    let parts: Vec<&str> = release.split('.').collect();
+    parts.len() == 3 && parts.into_iter().all(is_number)
+}
+
+/// Asks on the terminal whether the predictions of groundling's other model versions may be deleted. Asks nothing if
+/// the project has none.
+///
+/// # Errors
+/// If the answer is not yes.
+async fn confirm(api: &Api, project: &Project, version: &str) -> anyhow::Result<()> {
+    let id = project.id;
+    let mut others = api.model_versions(id).await?;
+    others.retain(|other, _| is_of_groundling(other) && other != version);
+    if others.is_empty() {
+        return Ok(());
+    }
+    print_status(format_args!("project {id} has predictions of:"));
+    for (other, count) in &others {
+        print_status(format_args!("{count:8} {}", printable(other)));
+    }
+    print_status(format_args!(
+        "delete the predictions of older versions of groundling in project {id}? [y/N]"
+    ));
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => bail!("not confirmed: no prediction was made or deleted"),
+    }
+}
+
+/// A text from Label Studio without control characters, which a terminal would obey.
+fn printable(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 /// The state of a run over a project.
@@ -87,8 +139,28 @@ struct Run {
     preannotator: Arc<Preannotator>,
     plan: BatchPlan,
     only_unlabeled: bool,
+    replace: bool,
     summary: Summary,
     progress: Progress,
+}
+
+/// The work on one task.
+struct TaskWork {
+    task: api::StoredTask,
+    /// Whether the task has a prediction of the current version already.
+    is_predicted: bool,
+    /// Ids of the predictions to delete.
+    replaced: Vec<u64>,
+}
+
+/// What was done for a task, also if it failed after that.
+#[derive(Default)]
+struct TaskOutcome {
+    /// The number of regions of the new prediction, if one was stored.
+    regions: Option<usize>,
+    /// Number of predictions that were deleted.
+    deleted: usize,
+    error: Option<TaskError>,
 }
 
 #[derive(Debug, Default)]
@@ -101,23 +173,31 @@ struct Summary {
     already_predicted: u64,
     /// Tasks that were skipped because of their annotations.
     annotated: u64,
+    /// Predictions of other versions that were deleted.
+    deleted: usize,
     failures: Failures,
+    /// The failures of tasks that have a prediction of this version, but also one that could not be deleted.
+    undeleted: usize,
 }
 
-/// Why no prediction was stored for a task.
+/// Why a task failed.
 #[derive(Debug, thiserror::Error)]
 enum TaskError {
     #[error(transparent)]
     Preannotation(#[from] PreannotationError),
     #[error("the prediction could not be stored in Label Studio: {0}")]
     Api(#[from] ApiError),
+    #[error("an older prediction could not be deleted from Label Studio: {0}")]
+    Deletion(ApiError),
 }
 
 impl TaskError {
     /// Whether every other task would fail too.
     fn is_fatal(&self) -> bool {
         match self {
-            Self::Api(error) => matches!(error, ApiError::Refused { .. } | ApiError::Token(_)),
+            Self::Api(error) | Self::Deletion(error) => {
+                matches!(error, ApiError::Refused { .. } | ApiError::Token(_))
+            }
             Self::Preannotation(PreannotationError::Stage(error)) => matches!(
                 **error,
                 StageError::ModelsUnavailable(_) | StageError::Step(StepError::Stopped)
@@ -134,46 +214,110 @@ impl Run {
         let mut pages = Pages::new(project);
         while let Some((tasks, total)) = pages.next(&self.api).await? {
             self.progress.set_total(total);
-            let mut pending = tasks;
-            pending.retain(|task| self.needs_prediction(task));
+            let pending = tasks.into_iter().filter_map(|task| self.work_on(task));
+            let pending = pending.collect();
             self.process_page(pending).await?;
         }
         Ok(())
     }
 
-    fn needs_prediction(&mut self, task: &api::StoredTask) -> bool {
+    /// What is left to do for a task; `None` if nothing.
+    fn work_on(&mut self, task: api::StoredTask) -> Option<TaskWork> {
         self.summary.tasks += 1;
-        let version = Some(self.plan.version());
-        let mut predictions = task.predictions.iter();
         if self.only_unlabeled && task.total_annotations > 0 {
             self.summary.annotated += 1;
-        } else if predictions.any(|p| p.model_version.as_deref() == version) {
-            self.summary.already_predicted += 1;
-        } else {
-            return true;
+            self.progress.skip();
+            return None;
         }
-        self.progress.skip();
-        false
+        let current = self.plan.version();
+        let versions = task.predictions.iter().map(|p| p.model_version.as_deref());
+        let is_predicted = versions.clone().any(|version| version == Some(current));
+        let replaced = if self.replace {
+            self.replaced(&task)
+        } else {
+            vec![]
+        };
+        self.summary.already_predicted += u64::from(is_predicted);
+        if is_predicted && replaced.is_empty() {
+            self.progress.skip();
+            return None;
+        }
+        Some(TaskWork {
+            task,
+            is_predicted,
+            replaced,
+        })
     }
 
-    async fn process_page(&mut self, tasks: Vec<api::StoredTask>) -> anyhow::Result<()> {
+    /// Ids of the task's predictions of groundling's other model versions.
+    fn replaced(&self, task: &api::StoredTask) -> Vec<u64> {
+        let is_replaced = |prediction: &&api::StoredPrediction| {
+            let version = prediction.model_version.as_deref().unwrap_or_default();
+            is_of_groundling(version) && version != self.plan.version()
+        };
+        let replaced = task.predictions.iter().filter(is_replaced);
+        replaced.filter_map(|prediction| prediction.id).collect()
+    }
+
+    async fn process_page(&mut self, pending: Vec<TaskWork>) -> anyhow::Result<()> {
         let (api, preannotator) = (&self.api, &self.preannotator);
         let plan = &self.plan;
-        let work = tasks.into_iter().map(|task| async move {
-            let id = task.id;
-            (id, predict_and_store(api, preannotator, plan, task).await)
+        let work = pending.into_iter().map(|work| async move {
+            let id = work.task.id;
+            let mut done = TaskOutcome::default();
+            done.error = work.run(api, preannotator, plan, &mut done).await.err();
+            (id, done)
         });
         let mut work = stream::iter(work).buffer_unordered(CONCURRENT_TASKS);
-        while let Some((task, outcome)) = work.next().await {
-            match outcome {
-                Ok(regions) => {
-                    self.summary.predicted += 1;
-                    self.summary.regions += regions;
+        while let Some((task, done)) = work.next().await {
+            let summary = &mut self.summary;
+            if let Some(regions) = done.regions {
+                summary.predicted += 1;
+                summary.regions += regions;
+            }
+            summary.deleted += done.deleted;
+            match done.error {
+                Some(error) if error.is_fatal() => bail!("{error}"),
+                Some(error) => {
+                    summary.undeleted += usize::from(matches!(error, TaskError::Deletion(_)));
+                    summary.failures.add(task, &error, &self.progress);
                 }
-                Err(error) if error.is_fatal() => return Err(error.into()),
-                Err(error) => self.summary.failures.add(task, &error, &self.progress),
+                None => {}
             }
             self.progress.step();
+        }
+        Ok(())
+    }
+
+    /// Says so if annotators see the predictions of a version that was replaced.
+    fn warn_of_selected_version(&self, project: &Project) {
+        let selected = project.model_version.as_deref().unwrap_or_default();
+        if is_of_groundling(selected) && selected != self.plan.version() {
+            print_status(format_args!(
+                "annotators see no predictions of the new version yet, because the project's selected version is {:?}: select the new one in Settings > Annotation > Prelabeling",
+                printable(selected)
+            ));
+        }
+    }
+}
+
+impl TaskWork {
+    /// Stores a prediction unless there is one already, and then deletes the predictions that it replaces.
+    async fn run(
+        self,
+        api: &Api,
+        preannotator: &Preannotator,
+        plan: &BatchPlan,
+        done: &mut TaskOutcome,
+    ) -> Result<(), TaskError> {
+        if !self.is_predicted {
+            done.regions = Some(predict_and_store(api, preannotator, plan, self.task).await?);
+        }
+        for id in self.replaced {
+            api.delete_prediction(id)
+                .await
+                .map_err(TaskError::Deletion)?;
+            done.deleted += 1;
         }
         Ok(())
     }
@@ -218,9 +362,13 @@ async fn predict_and_store(
 }
 
 impl Summary {
-    fn print(&self) {
+    fn print(&self, with_deleted: bool) {
+        let deleted = match with_deleted {
+            true => format!(", {} older ones deleted", self.deleted),
+            false => String::new(),
+        };
         print_result(format_args!(
-            "{} tasks: {} predicted with {} regions, {} already had this prediction, {} skipped because they have annotations, {} failed",
+            "{} tasks: {} predicted with {} regions, {} already had this prediction, {} skipped because they have annotations, {} failed{deleted}",
             self.tasks,
             self.predicted,
             self.regions,
@@ -229,5 +377,60 @@ impl Summary {
             self.failures.count()
         ));
         self.failures.print();
+    }
+
+    /// An error if tasks failed.
+    fn result(&self) -> anyhow::Result<()> {
+        let undeleted = self.undeleted;
+        let unpredicted = self.failures.count() - undeleted;
+        let mut problems = vec![];
+        if unpredicted > 0 {
+            problems.push(format!("{unpredicted} tasks failed and have no prediction"));
+        }
+        if undeleted > 0 {
+            problems.push(format!(
+                "older predictions of {undeleted} tasks could not be deleted"
+            ));
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        bail!(
+            "{}; run the command again to retry them",
+            problems.join(", and ")
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_version_is_groundlings_if_a_version_number_follows_its_name() {
+        for version in [
+            "groundling 0.1.0 demo+demo box=0.3",
+            "groundling 12.0.3",
+            "groundling 1.0.0-rc.1 demo+demo",
+            "groundling 1.0.0+cuda demo+demo",
+        ] {
+            assert!(is_of_groundling(version), "{version}");
+        }
+        for version in [
+            "",
+            "groundling",
+            "groundling ",
+            "groundling box=0.3",
+            "groundling 2 of Anna",
+            "groundling 1.0 final",
+            "groundling 1..0 demo",
+            "groundling 1.0.0.1 demo",
+            "groundling v1.0.0 demo",
+            "my groundling 1.0.0 demo",
+            "groundling-tuned 1.0.0 demo",
+            "Groundling 1.0.0 demo",
+        ] {
+            assert!(!is_of_groundling(version), "{version}");
+        }
     }
 }

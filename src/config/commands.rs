@@ -83,6 +83,14 @@ pub struct AnnotateArgs {
     /// The objects to find. [default: the prompt last used in the project, else the project's labels]
     #[arg(long)]
     pub prompt: Option<String>,
+    /// Delete the predictions of groundling's other model versions (other releases, models, settings or prompts), each
+    /// once its task has a prediction of the current version. Predictions of others are never deleted. The command asks
+    /// first. With `--only-unlabeled`, tasks that have annotations keep theirs.
+    #[arg(long)]
+    pub replace: bool,
+    /// Do not ask before predictions are deleted.
+    #[arg(long, requires = "replace")]
+    pub yes: bool,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub tasks: ProjectTasksArgs,

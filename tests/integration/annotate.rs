@@ -116,3 +116,198 @@ async fn annotate_errors_name_the_cause_and_never_the_token() {
         assert!(!error.contains(token), "the error shows the token: {error}");
     }
 }
+
+/// A model version of an older groundling.
+const OLDER: &str = "groundling 0.0.9 demo+demo box=0.3 text=0.25 nms=0.7 prompt=\"red circle\"";
+
+/// The model versions of a task's stored predictions, except those of the current version, which are "current".
+fn versions(studio: &FakeStudio, task: u64) -> Vec<String> {
+    let stored = studio.stored_predictions();
+    let of_task = stored.iter().filter(|p| p["task"] == task);
+    let current = format!("groundling {} ", env!("CARGO_PKG_VERSION"));
+    let name = |version: &str| match version.starts_with(&current) {
+        true => "current".to_owned(),
+        false => version.to_owned(),
+    };
+    of_task
+        .map(|p| p["model_version"].as_str().map_or("null".to_owned(), name))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replace_deletes_only_groundlings_older_predictions_of_tasks_with_a_new_one() {
+    // tasks 100 to 105: the image of 103 is missing, and 105 has an annotation
+    let studio = FakeStudio::start(StudioOptions {
+        tasks: 6,
+        failing_stores: 1,
+        failing_deletions: 1,
+        ..StudioOptions::default()
+    })
+    .await;
+    let others = [
+        Some("groundling"),
+        Some("groundling-tuned 1.0.0"),
+        Some("groundling 2 of Anna"),
+        Some("yolo 0.1.0"),
+        Some(""),
+        None,
+    ];
+    for task in 100..106 {
+        studio.add_prediction(task, Some(OLDER));
+        studio.add_prediction(task, others[task as usize - 100]);
+    }
+    studio.add_prediction(101, Some("groundling 12.0.1-rc.1 sam"));
+
+    let command = ["annotate", "--project", "7", "--prompt", "red circle"];
+    // without --replace nothing is deleted
+    let output = run(
+        &studio,
+        LEGACY_TOKEN,
+        &[&command[..], &["--only-unlabeled"]].concat(),
+    )
+    .await;
+    let summary = text(&output.stdout);
+    assert!(
+        summary.contains("4 predicted with 8 regions") && !summary.contains("deleted"),
+        "{summary}"
+    );
+    assert_eq!(studio.stored_predictions().len(), 13 + 4);
+
+    // a second run deletes the older ones of the tasks that are predicted already
+    let replace = [&command[..], &["--replace", "--yes"]].concat();
+    let unlabeled = [&replace[..], &["--only-unlabeled"]].concat();
+    let output = run(&studio, LEGACY_TOKEN, &unlabeled).await;
+    let summary = text(&output.stdout);
+    assert!(
+        summary.contains("6 tasks: 0 predicted with 0 regions, 4 already had this prediction, 1 skipped because they have annotations, 1 failed, 5 older ones deleted"),
+        "{summary}"
+    );
+    assert_eq!(versions(&studio, 100), ["groundling", "current"]);
+    assert_eq!(
+        versions(&studio, 101),
+        ["groundling-tuned 1.0.0", "current"]
+    );
+    assert_eq!(versions(&studio, 102), ["groundling 2 of Anna", "current"]);
+    // a task without a new prediction keeps the older one
+    assert_eq!(versions(&studio, 103), [OLDER, "yolo 0.1.0"]);
+    assert_eq!(versions(&studio, 104), ["", "current"]);
+    assert_eq!(versions(&studio, 105), [OLDER, "null"]);
+
+    // the annotated task gets a prediction, and then its older one is deleted
+    let output = run(&studio, LEGACY_TOKEN, &replace).await;
+    let summary = text(&output.stdout);
+    assert!(
+        summary.contains("1 predicted with 2 regions, 4 already had this prediction, 0 skipped because they have annotations, 1 failed, 1 older ones deleted"),
+        "{summary}"
+    );
+    assert_eq!(versions(&studio, 105), ["null", "current"]);
+
+    // predictions of another prompt are an older version too
+    let green = [
+        "annotate",
+        "--project",
+        "7",
+        "--prompt",
+        "green square",
+        "--replace",
+        "--yes",
+    ];
+    let output = run(&studio, LEGACY_TOKEN, &green).await;
+    let summary = text(&output.stdout);
+    assert!(
+        summary.contains("5 predicted") && summary.contains(", 5 older ones deleted"),
+        "{summary}"
+    );
+    assert_eq!(versions(&studio, 100), ["groundling", "current"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_deletion_is_a_failure_of_its_task_and_a_refusal_ends_the_run() {
+    let studio = FakeStudio::start(StudioOptions {
+        tasks: 2,
+        ..StudioOptions::default()
+    })
+    .await;
+    let first = studio.add_prediction(100, Some(OLDER));
+    let second = studio.add_prediction(101, Some(OLDER));
+    let command = [
+        "annotate",
+        "--project",
+        "7",
+        "--prompt",
+        "red circle",
+        "--replace",
+        "--yes",
+    ];
+
+    studio.refuse_deletion(first, Some(409));
+    let output = run(&studio, LEGACY_TOKEN, &command).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let (summary, error) = (text(&output.stdout), text(&output.stderr));
+    assert!(
+        summary.contains("2 predicted with 4 regions")
+            && summary.contains("1 failed, 1 older ones deleted"),
+        "{summary}"
+    );
+    assert!(
+        summary.contains("task 100: an older prediction could not be deleted")
+            && summary.contains(&format!("/api/predictions/{first}/ answered 409")),
+        "{summary}"
+    );
+    assert!(
+        error.contains("older predictions of 1 tasks could not be deleted; run"),
+        "{error}"
+    );
+    assert_eq!(versions(&studio, 100), [OLDER, "current"]);
+
+    // the next run deletes it
+    studio.refuse_deletion(first, None);
+    let output = run(&studio, LEGACY_TOKEN, &command).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(
+        text(&output.stdout).contains("0 failed, 1 older ones deleted"),
+        "{output:?}"
+    );
+    assert_eq!(
+        [versions(&studio, 100), versions(&studio, 101)],
+        [["current"], ["current"]]
+    );
+
+    let third = studio.add_prediction(100, Some(OLDER));
+    assert!(third > second);
+    studio.refuse_deletion(third, Some(403));
+    let output = run(&studio, LEGACY_TOKEN, &command).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = text(&output.stderr);
+    assert!(
+        error.contains(&format!(
+            "/api/predictions/{third}/ answered 403: Label Studio rejects the legacy token"
+        )),
+        "{error}"
+    );
+    assert_eq!(versions(&studio, 100), ["current", OLDER]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replace_without_a_terminal_needs_yes() {
+    let studio = FakeStudio::start(StudioOptions {
+        tasks: 1,
+        ..StudioOptions::default()
+    })
+    .await;
+    studio.add_prediction(100, Some(OLDER));
+    let output = run(
+        &studio,
+        LEGACY_TOKEN,
+        &["annotate", "--project", "7", "--replace"],
+    )
+    .await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = text(&output.stderr);
+    assert!(
+        error.contains("no terminal to ask on: add --yes"),
+        "{error}"
+    );
+    assert_eq!(versions(&studio, 100), [OLDER]);
+    assert_eq!(studio.images_served(), 0);
+}

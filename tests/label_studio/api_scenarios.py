@@ -139,6 +139,8 @@ def annotate(world: World) -> None:
         f"the second annotate changed predictions: {output[-1500:]}",
     )
 
+    check_replace(world, project, command, environment)
+
     project = api.project("annotate, only unlabeled")
     tasks = api.upload(project, SHAPES, SHAPES, SHAPES)
     prompt = prompt_context("red circle")["result"]
@@ -150,6 +152,52 @@ def annotate(world: World) -> None:
     counts = [len(found[task]) for task in tasks]
     ensure(counts == [1, 0, 1], f"--only-unlabeled: predictions of three tasks, the second one annotated: {counts}")
     ensure(len(api.annotations(tasks[1])) == 1, "annotate changed an annotation")
+
+
+OLDER, OTHERS = "groundling 0.0.9 demo+demo box=0.3", ("groundling", "imported by Anna")
+
+
+def check_replace(world: World, project: int, command: list, environment: dict) -> None:
+    """`annotate --replace` deletes the predictions of older versions of groundling, after a question, and no others."""
+    api = world.api
+    kept, *rest = tasks = api.tasks(project)
+    for task in tasks:
+        for version in (OLDER, *OTHERS):
+            api.post("/api/predictions/", {"task": task, "model_version": version, "score": 0.5, "result": []})
+    [older] = [p["id"] for p in api.predictions(kept) if p["model_version"] == OLDER]
+    body = {"result": prompt_context("red circle")["result"], "was_cancelled": False, "parent_prediction": older}
+    api.post(f"/api/tasks/{kept}/annotations", body)
+    api.call("PATCH", f"/api/projects/{project}/", json={"model_version": OLDER})
+    before = ids_of(predictions_of(world, project))
+    replace = [*command, "--replace"]
+
+    def check_unchanged(what: str, code: int, output: str, expected: str) -> None:
+        ensure(code == 1 and expected in output, f"--replace {what}: exit code {code}: {output[-1500:]}")
+        ensure(ids_of(predictions_of(world, project)) == before, f"--replace {what} changed predictions")
+
+    code, output = world.run_groundling("annotate-no-terminal", replace, environment)
+    check_unchanged("without a terminal", code, output, "--yes")
+    code, output = world.run_groundling("annotate-no", replace, environment, answer="n")
+    check_unchanged("that was answered with n", code, output, f"12 {OLDER}")
+    ensure("imported" not in output, f"--replace asks about predictions of others: {output[-1500:]}")
+
+    code, output = world.run_groundling("annotate-yes", [*replace, "--only-unlabeled"], environment, answer="y")
+    ensure(code == 0 and ", 11 older ones deleted" in output, f"--replace --only-unlabeled: {code}: {output[-1500:]}")
+    ensure("Settings > Annotation" in output, f"--replace does not name the project's selected version: {output[-1500:]}")
+    command = [*command[:-1], "blue star", "--replace", "--yes"]
+    code, output = world.run_groundling("annotate-replace", command, environment)
+    ensure(code == 0 and ", 13 older ones deleted" in output, f"--replace --yes: {code}: {output[-1500:]}")
+    for task, found in predictions_of(world, project).items():
+        versions = sorted(prediction["model_version"] for prediction in found)
+        others = [version for version in versions if version in OTHERS]
+        ensure(len(versions) == 3 and others == sorted(OTHERS), f"--replace: task {task} has {versions}")
+        ensure(any('"blue star' in version for version in versions), f"--replace: task {task} has {versions}")
+    [annotation] = api.annotations(kept)
+    ensure(annotation["result"] and annotation["parent_prediction"] is None, f"--replace: the annotation is {annotation}")
+    # what groundling relies on
+    path = f"/api/predictions/{api.predictions(rest[0])[0]['id']}/"
+    statuses = [api.send("DELETE", path).status_code for _ in range(2)]
+    ensure(statuses == [204, 404], f"DELETE {path} twice: {statuses}")
 
 
 def doctor(world: World) -> None:

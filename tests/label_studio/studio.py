@@ -3,6 +3,7 @@
 import functools
 import http.server
 import os
+import pty
 import secrets
 import signal
 import socket
@@ -12,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Optional, Tuple
 
 import requests
 
@@ -192,20 +193,38 @@ class World:
         process.wait_for_health(HEALTH_SECONDS, lambda health: health.get("models") == "ready")
         return process
 
-    def run_groundling(self, log: str, arguments: list, environment: dict, seconds: float = 120) -> Tuple[int, str]:
-        """Runs a groundling command. Returns its exit code and its output, which is also a log file."""
+    def run_groundling(
+        self, log: str, arguments: list, environment: dict, answer: Optional[str] = None, seconds: float = 120
+    ) -> Tuple[int, str]:
+        """Runs a groundling command; with an answer, on a terminal on which that is typed. Returns its exit code and its
+        output, which is also a log file."""
         command = [str(part) for part in [GROUNDLING, *arguments]]
         path = self.logs / f"groundling-{log}.log"
-        with path.open("w") as sink:
+        with path.open("wb", buffering=0) as sink:
+            output, reader = sink, None
+            if answer is not None:
+                terminal, output = pty.openpty()
+                os.write(terminal, f"{answer}\n".encode())
+                reader = threading.Thread(target=copy_terminal, args=(terminal, sink), daemon=True)
             running = subprocess.Popen(
-                command, env=os.environ | environment, cwd=self.out, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+                command,
+                env=os.environ | environment,
+                cwd=self.out,
+                stdin=subprocess.DEVNULL if reader is None else output,
+                stdout=output,
+                stderr=output,
             )
+            if reader is not None:
+                os.close(output)
+                reader.start()
             try:
                 code = running.wait(seconds)
             except subprocess.TimeoutExpired:
                 running.kill()
                 running.wait(10)
                 raise CheckFailed(f"groundling {' '.join(command[1:])}: it did not end within {seconds} s; see {path}")
+            if reader is not None:
+                reader.join(10)
         return code, path.read_text(encoding="utf-8", errors="replace")
 
     def serve_images(self, folder: Path) -> str:
@@ -225,6 +244,17 @@ class World:
         finally:
             for process in reversed(self.processes):
                 process.stop()
+
+
+def copy_terminal(terminal: int, sink: BinaryIO) -> None:
+    """Copies the output on a terminal to a file, until the programs on it have ended."""
+    try:
+        while text := os.read(terminal, 4096):
+            sink.write(text)
+    except OSError:
+        pass  # on Linux this is the end
+    finally:
+        os.close(terminal)
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

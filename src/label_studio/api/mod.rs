@@ -3,6 +3,7 @@
 mod error;
 mod types;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reqwest::header::AUTHORIZATION;
@@ -104,6 +105,15 @@ impl Api {
         self.get(&format!("/api/predictions/?task={task}")).await
     }
 
+    /// The model versions of all predictions in a project, with the number of predictions of each.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn model_versions(&self, project: u64) -> Result<BTreeMap<String, u64>, ApiError> {
+        self.get(&format!("/api/projects/{project}/model-versions/"))
+            .await
+    }
+
     /// The ML backends connected to a project.
     ///
     /// # Errors
@@ -160,11 +170,31 @@ impl Api {
         }
     }
 
+    /// Deletes a prediction, with retries. A prediction that does not exist is no error: it may have been deleted by an
+    /// attempt whose response was lost.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn delete_prediction(&self, id: u64) -> Result<(), ApiError> {
+        let path = format!("/api/predictions/{id}/");
+        match self.text_with_retries(Method::DELETE, &path).await {
+            Err(ApiError::Status { status: 404, .. }) => Ok(()),
+            // a successful response has no body
+            result => result.map(|_| ()),
+        }
+    }
+
     /// Sends a GET request, with retries.
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        let text = self.text_with_retries(Method::GET, path).await?;
+        parse_json(path, &text)
+    }
+
+    /// Sends a request without a body, with retries. Returns the text of a successful response.
+    async fn text_with_retries(&self, method: Method, path: &str) -> Result<String, ApiError> {
         let mut attempts = 0;
         loop {
-            let result = self.call(Method::GET, path, None::<&Value>).await;
+            let result = self.text(&method, path, None::<&Value>).await;
             attempts += 1;
             match result {
                 Err(error) if error.is_transient() && attempts < MAX_ATTEMPTS => {
@@ -175,22 +205,34 @@ impl Api {
         }
     }
 
+    /// Sends a request once. Returns the JSON of a successful response.
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ApiError> {
-        let first = self.send(&method, path, body).await?;
+        let text = self.text(&method, path, body).await?;
+        parse_json(path, &text)
+    }
+
+    /// Sends a request once. Returns the text of a successful response.
+    async fn text(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<String, ApiError> {
+        let first = self.send(method, path, body).await?;
         let response = if first.status() == StatusCode::UNAUTHORIZED
             && self.label_studio.discard_access_token().await
         {
-            self.send(&method, path, body).await?
+            self.send(method, path, body).await?
         } else {
             first
         };
         let status = response.status();
-        let path = path.split('?').next().unwrap_or_default().to_owned();
+        let path = without_query(path);
         if matches!(status.as_u16(), 401 | 403) {
             return Err(ApiError::Refused {
                 path,
@@ -226,10 +268,7 @@ impl Api {
                 retry_after,
             });
         }
-        serde_json::from_str(&text).map_err(|e| ApiError::InvalidResponse {
-            path,
-            reason: e.to_string(),
-        })
+        Ok(text)
     }
 
     async fn send(
@@ -255,4 +294,15 @@ impl Api {
             reason: error_chain(&error.without_url()),
         }
     }
+}
+
+fn parse_json<T: DeserializeOwned>(path: &str, text: &str) -> Result<T, ApiError> {
+    serde_json::from_str(text).map_err(|error| ApiError::InvalidResponse {
+        path: without_query(path),
+        reason: error.to_string(),
+    })
+}
+
+fn without_query(path: &str) -> String {
+    path.split('?').next().unwrap_or_default().to_owned()
 }

@@ -11,6 +11,9 @@ pub struct Project {
     #[serde(default)]
     pub title: String,
     pub label_config: String,
+    /// Which predictions annotators see: those of this model version, or of the backend with this title.
+    #[serde(default)]
+    pub model_version: Option<String>,
 }
 
 /// A task. Annotations and the regions of predictions are not kept.
@@ -30,6 +33,8 @@ pub struct StoredTask {
 #[derive(Debug, Clone, Deserialize)]
 #[allow(missing_docs)]
 pub struct StoredPrediction {
+    #[serde(default)]
+    pub id: Option<u64>,
     #[serde(default)]
     pub model_version: Option<String>,
 }

@@ -3,7 +3,8 @@
 
 mod routes;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -41,6 +42,8 @@ pub struct StudioOptions {
     pub tasks: usize,
     /// This many predictions are stored but answered with status 500.
     pub failing_stores: usize,
+    /// This many predictions are deleted but answered with status 500.
+    pub failing_deletions: usize,
     /// Whether the bytes of every upload are different. The picture is always the same.
     pub has_distinct_images: bool,
 }
@@ -53,6 +56,7 @@ impl Default for StudioOptions {
             access_token_seconds: 300,
             tasks: 0,
             failing_stores: 0,
+            failing_deletions: 0,
             has_distinct_images: false,
         }
     }
@@ -83,8 +87,30 @@ struct StudioState {
     predictions: Mutex<Vec<Value>>,
     /// The labeling config of project 7, if it was changed.
     label_config: Mutex<Option<String>>,
+    /// The id of the last stored prediction.
+    last_prediction: AtomicU64,
     /// The number of predictions that are still to be answered with status 500.
     failing_stores: AtomicUsize,
+    failing_deletions: AtomicUsize,
+    /// Status codes of the deletions that are refused, by the id of the prediction.
+    refused_deletions: Mutex<BTreeMap<u64, u16>>,
+}
+
+impl StudioState {
+    /// Stores a prediction. Returns it with its id.
+    fn store(&self, mut prediction: Value) -> Value {
+        let id = self.last_prediction.fetch_add(1, Ordering::SeqCst) + 1;
+        prediction["id"] = id.into();
+        self.predictions.lock().unwrap().push(prediction.clone());
+        prediction
+    }
+}
+
+/// Whether a counter is above zero; it is decremented then.
+fn count_down(counter: &AtomicUsize) -> bool {
+    let decrement = |count: usize| count.checked_sub(1);
+    let decremented = counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, decrement);
+    decremented.is_ok()
 }
 
 impl FakeStudio {
@@ -100,6 +126,7 @@ impl FakeStudio {
             has_distinct_images: options.has_distinct_images,
             tasks: (0..options.tasks).map(task).collect(),
             failing_stores: options.failing_stores.into(),
+            failing_deletions: options.failing_deletions.into(),
             ..StudioState::default()
         });
         let routes = routes::router(state.clone());
@@ -150,6 +177,21 @@ impl FakeStudio {
     /// The predictions that were stored.
     pub fn stored_predictions(&self) -> Vec<Value> {
         self.state.predictions.lock().unwrap().clone()
+    }
+
+    /// Stores a prediction without regions. Returns its id.
+    pub fn add_prediction(&self, task: u64, model_version: Option<&str>) -> u64 {
+        let prediction = json!({"task": task, "model_version": model_version, "result": []});
+        self.state.store(prediction)["id"].as_u64().unwrap()
+    }
+
+    /// Answers the deletion of a prediction with an error status, or deletes it again.
+    pub fn refuse_deletion(&self, prediction: u64, status: Option<u16>) {
+        let mut refused = self.state.refused_deletions.lock().unwrap();
+        match status {
+            Some(status) => refused.insert(prediction, status),
+            None => refused.remove(&prediction),
+        };
     }
 }
 

@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Redirect, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use super::{LEGACY_TOKEN, StudioState, jwt, personal_access_token};
+use super::{LEGACY_TOKEN, StudioState, count_down, jwt, personal_access_token};
 use crate::support::{SHAPES, SHAPES_CONFIG};
 
 pub(super) fn router(state: Arc<StudioState>) -> Router {
@@ -47,6 +47,7 @@ pub(super) fn router(state: Arc<StudioState>) -> Router {
         .route("/api/tasks/", get(tasks))
         .route("/api/ml", get(backends))
         .route("/api/predictions/", get(predictions).post(store_prediction))
+        .route("/api/predictions/{prediction}/", delete(delete_prediction))
         .with_state(state)
 }
 
@@ -298,13 +299,32 @@ async fn store_prediction(
         let text = json!({"task": ["This field is required."]});
         return (StatusCode::BAD_REQUEST, Json(text)).into_response();
     }
-    studio.predictions.lock().unwrap().push(body.clone());
-    let decrement = |count: usize| count.checked_sub(1);
-    let fails = studio
-        .failing_stores
-        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, decrement);
-    match fails {
-        Ok(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        Err(_) => (StatusCode::CREATED, Json(body)).into_response(),
+    let stored = studio.store(body);
+    match count_down(&studio.failing_stores) {
+        true => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        false => (StatusCode::CREATED, Json(stored)).into_response(),
+    }
+}
+
+async fn delete_prediction(
+    State(studio): SharedState,
+    Path(id): Path<u64>,
+    headers: HeaderMap,
+) -> StatusCode {
+    if !studio.is_authorized(&headers) {
+        return StatusCode::UNAUTHORIZED;
+    }
+    if let Some(status) = studio.refused_deletions.lock().unwrap().get(&id) {
+        return StatusCode::from_u16(*status).unwrap();
+    }
+    let mut stored = studio.predictions.lock().unwrap();
+    let before = stored.len();
+    stored.retain(|prediction| prediction["id"] != id);
+    if stored.len() == before {
+        return StatusCode::NOT_FOUND;
+    }
+    match count_down(&studio.failing_deletions) {
+        true => StatusCode::INTERNAL_SERVER_ERROR,
+        false => StatusCode::NO_CONTENT,
     }
 }
