@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, List, Optional
 
 import requests
-from studio import ROOT, CheckFailed, Process, ensure
+from studio import PASSWORD, ROOT, USER, CheckFailed, Process, ensure
 
 SHAPES = ROOT / "examples/images/shapes.png"
 LABELS = ("Red Circle", "Blue Star")
@@ -52,12 +52,23 @@ class Api:
 
     def __init__(self, host: str, legacy_token: str) -> None:
         self.host = host
+        self.session = self.logged_in()
+        self.renew_at = float("inf")
+        # some releases accept no legacy token at first
+        self.allow_tokens(legacy=True)
         self.session = requests.Session()
         self.session.headers["Authorization"] = f"Token {legacy_token}"
-        self.renew_at = float("inf")
-        self.allow_tokens(legacy=True)
         self.pat = self.post("/api/token/", {})["token"]
         self.renew()
+
+    def logged_in(self) -> requests.Session:
+        """A session of the user that needs no token."""
+        session, page = requests.Session(), f"{self.host}/user/login/"
+        session.get(page, timeout=30)
+        form = {"email": USER, "password": PASSWORD, "csrfmiddlewaretoken": session.cookies["csrftoken"]}
+        answer = session.post(page, data=form, headers={"Referer": page}, timeout=30)
+        ensure(answer.ok and "sessionid" in session.cookies, f"POST /user/login/: {answer.status_code}")
+        return session
 
     def renew(self) -> None:
         """Gets a new access token, which is valid for 300 s."""

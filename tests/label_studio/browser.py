@@ -1,5 +1,6 @@
 """Label Studio's page in headless Chromium."""
 
+import contextlib
 import io
 import json
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, List, Optional, Tuple
 import numpy as np
 from PIL import Image
 from playwright.sync_api import Error, Request, Response, sync_playwright
-from studio import PASSWORD, USER, ensure, until
+from studio import PASSWORD, USER, Skipped, ensure, until
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (
@@ -17,6 +18,18 @@ FLAGS = (
 ).split()
 TIMEOUT_MS = 45_000
 INTERACTIVE = "/interactive-annotating"
+# the parts of the page: in 1.23 by their test ids, which older releases do not have, or in their own markup
+PROMPT = "[data-testid=textarea-input], textarea[aria-label='TextArea Input']"
+ADD = "[data-testid=textarea-add-button], form:has(textarea[aria-label='TextArea Input']) button:has-text('Add')"
+TYPED = "[data-testid=textarea-region], .lsf-text-area-region"
+AUTO_ANNOTATION = (
+    "label:has([data-testid=bottombar-auto-annotation-toggle]), .lsf-bottombar label:has-text('Auto-Annotation')"
+)
+ACCEPT_ALL = "[data-testid=bottombar-accept-suggestions-button], .lsf-auto-accept__action_type_accept"
+SUBMIT = "[data-testid=bottombar-submit-button], .lsf-bottombar button:has-text('Submit')"
+UPDATE = "[data-testid=bottombar-update-button], .lsf-bottombar button:has-text('Update')"
+# a message of the editor about a tag that it does not know
+UNKNOWN_TAG = "Tag with name (\\S+) is not registered"
 # a script that returns the suggestions and regions in the store of the labeling editor
 STORE = """() => {
   const annotation = Htx.annotationStore.selected;
@@ -71,7 +84,11 @@ class Browser:
         self.contexts.clear()
         self.errors.clear()
         self.page.goto(f"{self.host}/projects/{project}/data?task={task}")
-        self.page.wait_for_selector("[data-testid=textarea-control]:visible")
+        problem = self.page.wait_for_function(
+            f"(document.querySelector('.lsf-image img') && 'none') || document.body.innerText.match(/{UNKNOWN_TAG}/)"
+        ).json_value()
+        if problem != "none":
+            raise Skipped(f"this Label Studio's editor does not know the tag {problem[1]}")
         self.page.wait_for_function(
             "task => typeof Htx === 'object' && Htx.task && Htx.task.id === task && Htx.annotationStore.selected",
             arg=task,
@@ -79,6 +96,13 @@ class Browser:
         self.page.wait_for_function("(document.querySelector('.lsf-image img') || {}).naturalWidth > 0")
         self.page.wait_for_selector(".konvajs-content canvas")
         self.settle()
+
+    def is_older(self) -> bool:
+        """Whether the page is that of an older release (seen in 1.17), which has no test ids.
+
+        Such a page draws regions that were accepted only after Submit, and sends no request without regions after that.
+        """
+        return self.page.locator("[data-testid=textarea-control]").count() == 0
 
     def settle(self) -> None:
         """Waits until two consecutive screenshots of the picture are equal."""
@@ -124,40 +148,43 @@ class Browser:
     def enable_auto_annotation(self) -> None:
         """Switches Auto-Annotation on; the browser remembers it."""
         if not self.page.evaluate("Htx.autoAnnotation"):
-            self.page.click("label:has([data-testid=bottombar-auto-annotation-toggle])")
+            self.page.locator(AUTO_ANNOTATION).first.click()
         self.page.wait_for_function("Htx.autoAnnotation")
 
     def type_prompt(self, text: str) -> dict:
         """Types a prompt and presses Add. Returns the response of the page, once its suggestions are drawn."""
-        self.page.fill("[data-testid=textarea-input]", text)
+        self.page.locator(PROMPT).first.fill(text)
         with self.page.expect_response(lambda response: INTERACTIVE in response.url) as waiting:
-            self.page.click("[data-testid=textarea-add-button]")
+            self.page.locator(ADD).first.click()
         return self.suggestions(waiting.value)
 
     def type_prompt_for_message(self, text: str) -> dict:
         """Types a prompt that may find nothing, and waits for the message about it. Returns the response of the page."""
-        self.page.fill("[data-testid=textarea-input]", text)
+        self.page.locator(PROMPT).first.fill(text)
         with self.page.expect_response(lambda response: INTERACTIVE in response.url) as waiting:
-            self.page.click("[data-testid=textarea-add-button]")
+            self.page.locator(ADD).first.click()
         until("a message", self.messages)
         self.settle()
         return waiting.value.json()["data"]
 
     def delete_prompt(self) -> None:
         """Deletes the typed prompt, so that another one can be typed."""
-        self.page.locator(".prompt [data-testid=textarea-region] button").last.click()
-        self.page.wait_for_selector("[data-testid=textarea-input]")
+        self.page.locator(".prompt").locator(TYPED).locator("button").last.click()
+        self.page.wait_for_selector(PROMPT)
 
     def messages(self) -> List[str]:
         """The visible texts for the annotator."""
-        texts = self.page.locator("[data-testid=textarea-region]").all_inner_texts()
-        typed = self.page.locator(".prompt [data-testid=textarea-region]").all_inner_texts()
+        texts = self.page.locator(TYPED).all_inner_texts()
+        typed = self.page.locator(".prompt").locator(TYPED).all_inner_texts()
         return [text.strip() for text in texts if text not in typed]
 
     def show_page(self, number: int) -> None:
-        """Shows another page of an image tag with several; from 0."""
-        self.page.evaluate(f"Htx.annotationStore.selected.names.get('image').setCurrentItem({number})")
-        self.page.wait_for_function(f"Htx.annotationStore.selected.names.get('image').currentImage === {number}")
+        """Shows another page of an image tag with several, with the buttons for it; from 0."""
+        current = "Htx.annotationStore.selected.names.get('image').currentImage"
+        while (shown := self.page.evaluate(current)) != number:
+            to = "right" if shown < number else "left"
+            self.page.click(f".lsf-pagination__btn_arrow-{to}:not(.lsf-pagination__btn_arrow-{to}-double)")
+            self.page.wait_for_function(f"{current} !== {shown}")
         self.page.wait_for_timeout(500)
         self.settle()
 
@@ -179,7 +206,7 @@ class Browser:
 
     def accept_all(self) -> None:
         """Accepts all suggestions."""
-        self.page.click("[data-testid=bottombar-accept-suggestions-button]")
+        self.page.locator(ACCEPT_ALL).first.click()
         self.page.wait_for_function("Htx.annotationStore.selected.suggestions.size === 0")
         self.settle()
 
@@ -188,11 +215,11 @@ class Browser:
         lines = self.page.locator(".lsf-outliner-item__content").all_inner_texts()
         return [" ".join(line.split()) for line in lines]
 
-    def save(self, button: str, prompts: int = 1) -> dict:
+    def save(self, button: str) -> dict:
         """Presses Submit or Update. Returns the annotation in Label Studio's response.
 
-        With Auto-Annotation the page then sends an interactive request without regions for each typed prompt; a response is
-        checked too.
+        With Auto-Annotation the page then sends an interactive request without regions for each typed prompt, in newer
+        releases; a response is checked too.
         """
 
         def saved(response: Response) -> bool:
@@ -203,17 +230,23 @@ class Browser:
             )
 
         page, before = self.page, len(self.contexts)
-        with page.expect_response(lambda response: INTERACTIVE in response.url) as empty_request:
-            with page.expect_response(saved) as waiting:
-                page.click(f"[data-testid=bottombar-{button}-button]")
+        with contextlib.ExitStack() as stack:
+            if not self.is_older():
+                empty_request = stack.enter_context(page.expect_response(lambda response: INTERACTIVE in response.url))
+            waiting = stack.enter_context(page.expect_response(saved))
+            page.locator(SUBMIT if button == "submit" else UPDATE).first.click()
         ensure(waiting.value.ok, f"{button}: {waiting.value.status} {waiting.value.text()[:300]}")
+        page.wait_for_selector(UPDATE)
+        self.settle()
         sent = self.contexts[before:]
-        ensure(sent == prompts * [{"result": []}], f"after {button} the page sent {json.dumps(sent)[:300]}")
+        if self.is_older():
+            ensure(sent == [], f"after {button} the page sent {json.dumps(sent)[:300]}")
+            return waiting.value.json()
+        # one for each page with a prompt
+        ensure(sent and not any(context["result"] for context in sent), f"after {button}: {json.dumps(sent)[:300]}")
         answer = empty_request.value.json()
         ensure("errors" not in answer, f"after {button} the backend failed: {answer}")
         ensure(not answer["data"]["result"], f"after {button} the backend found regions: {summary_of(answer)}")
-        page.wait_for_selector("[data-testid=bottombar-update-button]")
-        self.settle()
         return waiting.value.json()
 
     def relabel_rectangle(self, labels: Tuple[str, ...]) -> None:

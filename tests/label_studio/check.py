@@ -5,8 +5,9 @@
     python tests/label_studio/check.py [--out FOLDER] [--only NAME[,NAME]]
 
 Starts Label Studio and groundling on free ports of 127.0.0.1 with new data, runs the scenarios, and prints a line for each. The
-exit code is 1 after the first failed scenario. Screenshots and logs are written to the folder. GROUNDLING_BIN selects another
-binary than target/release/groundling.
+exit code is 1 after the first failed scenario. A scenario that this Label Studio or this machine cannot run is skipped, and its
+line says why. Screenshots and logs are written to the folder. GROUNDLING_BIN selects another binary than
+target/release/groundling. requirements-old.txt has an older Label Studio, for which the same command works.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import api_scenarios
 import editor_scenarios
 import page_scenarios
 from api import Api
-from studio import GROUNDLING, PASSWORD, STUDIO_SECONDS, USER, World, ensure
+from studio import GROUNDLING, PASSWORD, STUDIO_SECONDS, USER, Skipped, World, ensure
 
 SCENARIOS = {
     "connect": page_scenarios.connect,
@@ -73,21 +74,23 @@ def no_secrets(world: World) -> None:
         ensure(not JWT.search(text), f"{log} shows a JSON web token")
 
 
-def run(name: str, scenario, world: World) -> bool:
-    """Runs a scenario and prints a line. Returns whether it passed."""
+def run(name: str, scenario, world: World) -> str:
+    """Runs a scenario and prints a line. Returns whether it is "ok", "skip" or "FAILED"."""
     begun = time.monotonic()
     try:
         scenario(world)
-        problem = None
+        outcome, problem = "ok", None
+    except Skipped as reason:
+        outcome, problem = "skip", str(reason)
     except Exception as error:  # a scenario may raise any exception; only its message is printed
-        problem = f"{type(error).__name__}: {error}"
+        outcome, problem = "FAILED", f"{type(error).__name__}: {error}"
         (world.logs / f"failed-{name}.txt").write_text(traceback.format_exc(), encoding="utf-8")
         if world.browser is not None and name in PAGE:
             world.browser.screenshot(f"failed-{name}")
-    print(f"{'FAILED' if problem else 'ok':6} {name:10} {time.monotonic() - begun:6.1f} s", flush=True)
+    print(f"{outcome:6} {name:10} {time.monotonic() - begun:6.1f} s", flush=True)
     if problem:
         print(f"       {problem}", flush=True)
-    return problem is None
+    return outcome
 
 
 def main() -> int:
@@ -110,19 +113,19 @@ def main() -> int:
         parser.error(f"{out} has the data of another run: choose a new folder")
     out.mkdir(parents=True, exist_ok=True)
 
-    world, passed, failed = World(out), 0, 0
+    world, passed, failed, skipped = World(out), 0, 0, 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated by SIGTERM"))
     try:
         steps = [("start", start), *((name, SCENARIOS[name]) for name in names), ("no-secrets", no_secrets)]
         for name, scenario in steps:
-            if run(name, scenario, world):
-                passed += name != "start"
-                continue
-            failed += 1
-            if name == "start" or not arguments.keep_going:
+            outcome = run(name, scenario, world)
+            passed += outcome == "ok" and name != "start"
+            skipped += outcome == "skip"
+            failed += outcome == "FAILED"
+            if outcome == "FAILED" and (name == "start" or not arguments.keep_going):
                 break
         print(f"logs and screenshots: {out}")
-        print(f"{passed} passed, {failed} failed", flush=True)
+        print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
         if arguments.keep_running and world.studio is not None:
             print(f"{world.studio.url}, {USER}, {PASSWORD!r}; groundling at {world.legacy.url}; Ctrl+C ends it")
             world.studio.running.wait()

@@ -13,10 +13,12 @@ from PIL import Image
 from regions import check_prediction, drawn, iou, mask_box, rectangle_box, summary
 from studio import World, ensure, until
 
-# the README's lines for messages
+# the lines for messages in docs/labeling-configs.md
 STATUS = """<View style="display:none"><Text name="groundling" value="${key}"/></View>"""
-STATUS_AREA = """<TextArea name="groundling-status" toName="groundling" smart="false" maxSubmissions="0"
-  visibleWhen="choice-selected" whenTagName="groundling-status"/>"""
+STATUS_AREA = """<Style>.groundling-status { display: block !important }</Style>
+<View className="groundling-status" visibleWhen="choice-selected" whenTagName="groundling-status">
+  <TextArea name="groundling-status" toName="groundling" smart="false" maxSubmissions="0"/>
+</View>"""
 RECTANGLES = '<RectangleLabels name="label" toName="image">{labels}</RectangleLabels>'
 BRUSHES = '<BrushLabels name="label2" toName="image">{labels}</BrushLabels>'
 ROI = '<RectangleLabels name="roi" toName="image"><Label value="Search here" background="gray"/></RectangleLabels>'
@@ -111,7 +113,7 @@ def pages(world: World) -> None:
     ensure({region["item_index"] for region in answer["result"]} == {2}, f"third page: {answer['result']}"[:400])
     page.accept_all()
     page.screenshot("pages-3-third-page")
-    page.save("submit", prompts=2)
+    page.save("submit")
     [annotation] = api.annotations(task)
     found = sorted((region["item_index"], *summary([region])[0]) for region in drawn(annotation["result"]))
     expected = [(1, "brushlabels", LABELS[0]), (1, "rectanglelabels", LABELS[0])]

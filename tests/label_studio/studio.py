@@ -27,6 +27,10 @@ class CheckFailed(Exception):
     """A failed check; the message says what is wrong."""
 
 
+class Skipped(Exception):
+    """A scenario that this Label Studio or this machine cannot run; the message says why."""
+
+
 def ensure(condition: Any, message: str) -> None:
     """Raises CheckFailed with the message unless the condition holds."""
     if not condition:
