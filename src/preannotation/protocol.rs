@@ -48,7 +48,8 @@ pub enum ProtocolRequest {
 /// The answer to a request of the protocol, in the place of a prediction.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ProtocolAnswer {
-    /// One entry; none if the request is unknown, or the mask is empty.
+    /// One entry. If the request is unknown, or the mask is empty, there is none, and the answer is an empty prediction.
+    #[schema(min_items = 1, max_items = 1)]
     result: Vec<ProtocolItem>,
     /// The predicted quality of the mask, 0..1; 0 without a mask.
     #[schema(minimum = 0, maximum = 1)]
