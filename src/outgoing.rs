@@ -1,9 +1,12 @@
 //! HTTP clients for outgoing requests.
 
+use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use reqwest::header::RETRY_AFTER;
 use reqwest::redirect::Policy;
+use rustls::CertificateError;
 use rustls::crypto::ring;
 
 /// A client builder with a `groundling/<version>` user agent that follows no redirects: callers check each hop
@@ -57,15 +60,40 @@ pub async fn read_body(
     Ok(bytes)
 }
 
-/// Formats an error and its chain of causes on one line.
-pub fn error_chain(error: &dyn std::error::Error) -> String {
+/// Formats an error and its chain of causes on one line, with advice about certificates if one of them is about those.
+pub fn error_chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
+    let mut advice = certificate_advice(error);
     let mut source = error.source();
     while let Some(cause) = source {
         text = format!("{text}: {cause}");
+        advice = advice.or_else(|| certificate_advice(cause));
         source = cause.source();
     }
-    text
+    match advice {
+        Some(advice) => format!("{text}; {advice}"),
+        None => text,
+    }
+}
+
+/// What to do about an error of TLS, which may be in I/O errors.
+fn certificate_advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let mut inner = error;
+    while let Some(wrapped) = inner
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+    {
+        inner = wrapped;
+    }
+    match inner.downcast_ref()? {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            Some("its certificate authority is not trusted: add it to the file in SSL_CERT_FILE")
+        }
+        rustls::Error::General(text) if text.starts_with("No CA certificates") => {
+            Some("SSL_CERT_FILE must be a file of certificates in PEM format")
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -75,6 +103,21 @@ mod tests {
     use axum::routing::get;
 
     use super::*;
+
+    #[test]
+    fn an_error_about_an_untrusted_certificate_names_the_setting() {
+        let chain = |error| {
+            let tls = rustls::Error::InvalidCertificate(error);
+            error_chain(&io::Error::other(io::Error::other(tls)))
+        };
+        let text = chain(CertificateError::UnknownIssuer);
+        assert!(
+            text.ends_with("add it to the file in SSL_CERT_FILE"),
+            "{text}"
+        );
+        let text = chain(CertificateError::Expired);
+        assert!(!text.contains("SSL_CERT_FILE"), "{text}");
+    }
 
     #[tokio::test]
     async fn an_endless_response_is_read_up_to_the_limit() {

@@ -14,6 +14,7 @@ use crate::label_studio::{LabelStudio, TokenKind};
 use crate::labeling::{ImageTag, LabelingConfig};
 use crate::media::{Fetcher, ImageRequest};
 use crate::memory_limit;
+use crate::outgoing::error_chain;
 use crate::pipeline::{ModelLoader, Query};
 use crate::prompt::Prompt;
 use crate::store::DiskStore;
@@ -82,8 +83,8 @@ async fn label_studio(args: &DoctorArgs, findings: &mut Findings) {
         setup::fetcher(&args.setup.media, args.setup.store.request_bytes),
     ) {
         (Ok(api), Ok(fetcher)) => (api, fetcher),
-        (Err(error), _) => return findings.fail(error),
-        (_, Err(error)) => return findings.fail(error),
+        (Err(error), _) => return findings.fail(error_chain(&error)),
+        (_, Err(error)) => return findings.fail(format!("{error:#}")),
     };
     let base = studio.base().unwrap_or_default();
     match LabelStudio::new(Some(base), None).map(Api::new) {

@@ -221,13 +221,16 @@ fn request_error(error: reqwest::Error, url: &Url, studio: &LabelStudio) -> Medi
         }
         source = cause.source();
     }
-    let hint = if studio.is_same_origin(url) && error.is_connect() {
-        "; LABEL_STUDIO_HOST must be an address of Label Studio that this machine can reach"
-    } else {
-        ""
-    };
+    let is_unreachable_studio = studio.is_same_origin(url) && error.is_connect();
+    let mut reason = error_chain(&error.without_url());
+    // the chain may end with advice about a certificate already
+    if is_unreachable_studio && !reason.contains("SSL_CERT_FILE") {
+        reason.push_str(
+            "; LABEL_STUDIO_HOST must be an address of Label Studio that this machine can reach",
+        );
+    }
     MediaError::Unreachable {
         url: describe(url, studio),
-        reason: format!("{}{hint}", error_chain(&error.without_url())),
+        reason,
     }
 }

@@ -48,31 +48,38 @@ def prompt_context(text: str) -> dict:
 
 
 class Api:
-    """Calls with access tokens of a personal access token, which also work while legacy tokens are disabled."""
+    """Calls with access tokens of a personal access token, which also work while legacy tokens are disabled.
 
-    def __init__(self, host: str, legacy_token: str) -> None:
+    Without such a token, it enables both kinds of tokens and creates one. `authority` is the file of a certificate authority.
+    """
+
+    def __init__(self, host: str, pat: Optional[str] = None, authority: Optional[Path] = None) -> None:
         self.host = host
-        self.session = self.logged_in()
-        self.renew_at = float("inf")
-        # some releases accept no legacy token at first
-        self.allow_tokens(legacy=True)
         self.session = requests.Session()
-        self.session.headers["Authorization"] = f"Token {legacy_token}"
-        self.pat = self.post("/api/token/", {})["token"]
+        # a certificate authority in the environment would replace this one
+        self.session.trust_env = False
+        self.session.verify = str(authority) if authority else True
+        self.renew_at = float("inf")
+        if pat is None:
+            # some releases accept no legacy token at first
+            self.log_in()
+            self.allow_tokens(legacy=True)
+            pat = self.post("/api/token/", {})["token"]
+            self.session.cookies.clear()
+        self.pat = pat
         self.renew()
 
-    def logged_in(self) -> requests.Session:
-        """A session of the user that needs no token."""
-        session, page = requests.Session(), f"{self.host}/user/login/"
-        session.get(page, timeout=30)
-        form = {"email": USER, "password": PASSWORD, "csrfmiddlewaretoken": session.cookies["csrftoken"]}
-        answer = session.post(page, data=form, headers={"Referer": page}, timeout=30)
-        ensure(answer.ok and "sessionid" in session.cookies, f"POST /user/login/: {answer.status_code}")
-        return session
+    def log_in(self) -> None:
+        """Logs in as the page does, so that the next calls need no token."""
+        page = f"{self.host}/user/login/"
+        self.session.get(page, timeout=30)
+        form = {"email": USER, "password": PASSWORD, "csrfmiddlewaretoken": self.session.cookies["csrftoken"]}
+        answer = self.session.post(page, data=form, headers={"Referer": page}, timeout=30)
+        ensure(answer.ok and "sessionid" in self.session.cookies, f"POST /user/login/: {answer.status_code}")
 
     def renew(self) -> None:
         """Gets a new access token, which is valid for 300 s."""
-        answer = requests.post(f"{self.host}/api/token/refresh/", json={"refresh": self.pat}, timeout=30)
+        answer = self.session.post(f"{self.host}/api/token/refresh/", json={"refresh": self.pat}, timeout=30)
         ensure(answer.ok, f"POST /api/token/refresh/: {answer.status_code} {answer.text[:300]}")
         self.session.headers["Authorization"] = f"Bearer {answer.json()['access']}"
         self.renew_at = time.monotonic() + 200

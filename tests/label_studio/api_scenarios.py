@@ -6,7 +6,7 @@ from typing import Dict, List
 from urllib.parse import quote
 
 import pictures
-from api import CONFIG, LABELS, PROMPT, SHAPES, prompt_context
+from api import CONFIG, LABELS, PROMPT, SHAPES, Api, prompt_context
 from regions import check_prediction, check_regions, drawn, mask_of, pairs, summary
 from studio import World, ensure, free_port
 
@@ -17,7 +17,7 @@ def batch(world: World) -> None:
     project = api.project("batch")
     paths = pictures.varied(world.out / "pictures/batch", 30)
     api.upload(project, *paths[:10])
-    add_local_files(world, project, paths[10:20])
+    add_local_files(api, project, world.files, "batch pictures", paths[10:20])
     web = world.out / "web"
     web.mkdir(exist_ok=True)
     base = world.serve_images(web)
@@ -32,7 +32,7 @@ def batch(world: World) -> None:
 
     version = api.connect(project, world.legacy)["model_version"]
     api.retrieve_predictions(project)
-    first = predictions_of(world, project)
+    first = predictions_of(api, project)
     images = {task["id"]: task["data"]["image"][:60] for task in tasks}
     missing = [images[task] for task, found in first.items() if not found]
     ensure(not missing, f"{len(missing)} of {len(tasks)} tasks have no prediction: {missing}; see {world.legacy.log}")
@@ -48,28 +48,29 @@ def batch(world: World) -> None:
                 ensure(mask_of(region).any(), f"{what}: an empty mask")
 
     api.retrieve_predictions(project)
-    ensure(ids_of(predictions_of(world, project)) == ids_of(first), "a second retrieval changed the predictions")
+    ensure(ids_of(predictions_of(api, project)) == ids_of(first), "a second retrieval changed the predictions")
 
 
-def add_local_files(world: World, project: int, paths: list) -> None:
-    """Adds tasks with local files: half are synced from a storage, half are imported by their URL."""
-    folder = world.files / "batch pictures"
-    folder.mkdir(parents=True, exist_ok=True)
+def add_local_files(api: Api, project: int, root: Path, name: str, paths: list) -> None:
+    """Adds tasks with files in a new folder below Label Studio's document root: half are synced from a storage, half are
+    imported by their URL."""
+    folder = root / name
+    folder.mkdir(parents=True)
     half = len(paths) // 2
     for path in paths[:half]:
         shutil.copy(path, folder)
     storage = {"project": project, "title": "local", "path": str(folder), "regex_filter": r".*\.png"}
-    created = world.api.post("/api/storages/localfiles", storage | {"use_blob_urls": True})
-    synced = world.api.post(f"/api/storages/localfiles/{created['id']}/sync", {})
+    created = api.post("/api/storages/localfiles", storage | {"use_blob_urls": True})
+    synced = api.post(f"/api/storages/localfiles/{created['id']}/sync", {})
     ensure(synced["last_sync_count"] == half, f"local files: {synced}")
-    names = [Path(shutil.copy(path, folder)).relative_to(world.files) for path in paths[half:]]
-    world.api.import_urls(project, [f"/data/local-files/?d={quote(str(name))}" for name in names])
+    names = [Path(shutil.copy(path, folder)).relative_to(root) for path in paths[half:]]
+    api.import_urls(project, [f"/data/local-files/?d={quote(str(name))}" for name in names])
 
 
-def predictions_of(world: World, project: int) -> Dict[int, List[dict]]:
+def predictions_of(api: Api, project: int) -> Dict[int, List[dict]]:
     """The stored predictions of each task of a project."""
-    found: Dict[int, List[dict]] = {task: [] for task in world.api.tasks(project)}
-    for prediction in world.api.get(f"/api/predictions?task__project={project}"):
+    found: Dict[int, List[dict]] = {task: [] for task in api.tasks(project)}
+    for prediction in api.get(f"/api/predictions?task__project={project}"):
         found.setdefault(prediction["task"], []).append(prediction)
     return found
 
@@ -121,7 +122,7 @@ def annotate(world: World) -> None:
 
     code, output = world.run_groundling("annotate-1", command, environment)
     ensure(code == 0, f"annotate ended with exit code {code}: {output[-1500:]}")
-    first = predictions_of(world, project)
+    first = predictions_of(api, project)
     counts = [len(first[task]) for task in tasks]
     ensure(counts == [1] * 12, f"predictions of the 12 tasks: {counts}: {output[-1500:]}")
     for task in tasks:
@@ -135,7 +136,7 @@ def annotate(world: World) -> None:
     code, output = world.run_groundling("annotate-2", command, environment)
     ensure(code == 0, f"the second annotate ended with exit code {code}: {output[-1500:]}")
     ensure(
-        ids_of(predictions_of(world, project)) == ids_of(first),
+        ids_of(predictions_of(api, project)) == ids_of(first),
         f"the second annotate changed predictions: {output[-1500:]}",
     )
 
@@ -148,7 +149,7 @@ def annotate(world: World) -> None:
     command[2] = project
     code, output = world.run_groundling("annotate-3", [*command, "--only-unlabeled"], environment)
     ensure(code == 0, f"annotate --only-unlabeled ended with exit code {code}: {output[-1500:]}")
-    found = predictions_of(world, project)
+    found = predictions_of(api, project)
     counts = [len(found[task]) for task in tasks]
     ensure(counts == [1, 0, 1], f"--only-unlabeled: predictions of three tasks, the second one annotated: {counts}")
     ensure(len(api.annotations(tasks[1])) == 1, "annotate changed an annotation")
@@ -168,12 +169,12 @@ def check_replace(world: World, project: int, command: list, environment: dict) 
     body = {"result": prompt_context("red circle")["result"], "was_cancelled": False, "parent_prediction": older}
     api.post(f"/api/tasks/{kept}/annotations", body)
     api.call("PATCH", f"/api/projects/{project}/", json={"model_version": OLDER})
-    before = ids_of(predictions_of(world, project))
+    before = ids_of(predictions_of(api, project))
     replace = [*command, "--replace"]
 
     def check_unchanged(what: str, code: int, output: str, expected: str) -> None:
         ensure(code == 1 and expected in output, f"--replace {what}: exit code {code}: {output[-1500:]}")
-        ensure(ids_of(predictions_of(world, project)) == before, f"--replace {what} changed predictions")
+        ensure(ids_of(predictions_of(api, project)) == before, f"--replace {what} changed predictions")
 
     code, output = world.run_groundling("annotate-no-terminal", replace, environment)
     check_unchanged("without a terminal", code, output, "--yes")
@@ -187,7 +188,7 @@ def check_replace(world: World, project: int, command: list, environment: dict) 
     command = [*command[:-1], "blue star", "--replace", "--yes"]
     code, output = world.run_groundling("annotate-replace", command, environment)
     ensure(code == 0 and ", 13 older ones deleted" in output, f"--replace --yes: {code}: {output[-1500:]}")
-    for task, found in predictions_of(world, project).items():
+    for task, found in predictions_of(api, project).items():
         versions = sorted(prediction["model_version"] for prediction in found)
         others = [version for version in versions if version in OTHERS]
         ensure(len(versions) == 3 and others == sorted(OTHERS), f"--replace: task {task} has {versions}")

@@ -1,6 +1,6 @@
 """Tests groundling with the real Label Studio and its page in headless Chromium.
 
-    pip install -r tests/label_studio/requirements.txt    (and Debian's chromium)
+    pip install -r tests/label_studio/requirements.txt    (and Debian's chromium and nginx-light)
     cargo build --release
     python tests/label_studio/check.py [--out FOLDER] [--only NAME[,NAME]]
 
@@ -23,6 +23,7 @@ from pathlib import Path
 import api_scenarios
 import editor_scenarios
 import page_scenarios
+import proxy_scenarios
 from api import Api
 from studio import GROUNDLING, PASSWORD, STUDIO_SECONDS, USER, Skipped, World, ensure
 
@@ -44,6 +45,7 @@ SCENARIOS = {
     "annotate": api_scenarios.annotate,
     "doctor": api_scenarios.doctor,
     "basic-auth": api_scenarios.basic_auth,
+    "proxy": proxy_scenarios.proxy,
 }
 PAGE = ("browser", "masks", "status", "pages", "roi", "shapes", "task-labels", "exif", "smart", "memory")
 JWT = re.compile(r"eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")
@@ -54,7 +56,7 @@ def start(world: World) -> None:
     world.logs.mkdir(parents=True, exist_ok=True)
     world.start_label_studio()
     world.studio.wait_for_health(STUDIO_SECONDS)
-    world.api = Api(world.studio.url, world.secrets["legacy token"])
+    world.api = Api(world.studio.url)
     world.secrets["personal access token"] = world.api.pat
     world.secrets["Label Studio password"] = PASSWORD
     world.legacy = world.start_groundling("legacy", world.secrets["legacy token"])

@@ -140,10 +140,18 @@ class World:
         return process
 
     def start_label_studio(self) -> None:
-        """Starts Label Studio with one user with a known legacy token, local files, and access to backends on this machine."""
-        port, data = free_port(), self.out / "data"
+        """Starts Label Studio with one user, who has a known legacy token."""
+        port = free_port()
         self.files.mkdir(parents=True, exist_ok=True)
         self.secrets["legacy token"] = secrets.token_hex(20)
+        user = ["--username", USER, "--password", PASSWORD, "--user-token", self.secrets["legacy token"]]
+        self.studio = self.spawn_label_studio("label-studio", port, self.out / "data", f"http://127.0.0.1:{port}", *user)
+
+    def spawn_label_studio(
+        self, name: str, port: int, data: Path, host: str, *arguments: str, **more: str
+    ) -> Process:
+        """Starts a Label Studio with local files and access to backends on this machine. `host` is the address that it has for
+        users."""
         environment = {
             "ML_BLOCK_LOCAL_IP": "false",
             "SSRF_PROTECTION_ENABLED": "false",
@@ -155,7 +163,7 @@ class World:
             "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
             "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(self.files),
             "LABEL_STUDIO_BASE_DATA_DIR": str(data),
-            "LABEL_STUDIO_HOST": f"http://127.0.0.1:{port}",
+            "LABEL_STUDIO_HOST": host,
         }
         program = Path(sys.executable).with_name("label-studio")
         command = [
@@ -168,11 +176,9 @@ class World:
             port,
             "--data-dir",
             data,
-            "--username",
-            USER,
+            *arguments,
         ]
-        command += ["--password", PASSWORD, "--user-token", self.secrets["legacy token"]]
-        self.studio = self.spawn("label-studio", command, port, environment)
+        return self.spawn(name, command, port, environment | more)
 
     def groundling_environment(self, name: str, token: str, port: int) -> dict:
         """The settings of a groundling with the demo models and a new MODEL_DIR."""
