@@ -4,7 +4,7 @@ use crate::geometry::{BoundingBox, Detection, Window};
 
 /// A detection in the coordinates of the image, and the window that found it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Found {
+pub(super) struct PlacedDetection {
     pub(super) detection: Detection,
     pub(super) window: Window,
 }
@@ -39,7 +39,7 @@ const MAX_CANDIDATES: usize = 4000;
 /// A detection while it is merged.
 #[derive(Debug, Clone)]
 struct Candidate {
-    found: Found,
+    found: PlacedDetection,
     area: Window,
     /// Whether it was fused from parts of several windows.
     is_fused: bool,
@@ -66,7 +66,7 @@ impl Candidate {
             own.y1 < all.y1 && b.y1 >= own.y1 - dy,
         ];
         Self {
-            found: Found { detection, window },
+            found: PlacedDetection { detection, window },
             area,
             is_fused: false,
             cut,
@@ -120,7 +120,7 @@ impl Candidate {
             }
         };
         Some(Self {
-            found: Found {
+            found: PlacedDetection {
                 detection: Detection {
                     phrase: self.found.detection.phrase.clone(),
                     score: self.score().max(other.score()),
@@ -150,7 +150,7 @@ impl Candidate {
 }
 
 /// The detections of all windows, best first. Within a window nothing is removed: the detector has done that already.
-pub(super) fn merge(windows: Vec<WindowDetections>) -> Vec<Found> {
+pub(super) fn merge(windows: Vec<WindowDetections>) -> Vec<PlacedDetection> {
     let mut candidates: Vec<Candidate> = windows
         .into_iter()
         .flat_map(|of_window| {
@@ -267,7 +267,8 @@ mod tests {
         );
         let scores: Vec<f32> = merged.iter().map(|found| found.detection.score).collect();
         assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
-        let corners = |found: &Found| (found.detection.bounding_box.corners(), found.window);
+        let corners =
+            |found: &PlacedDetection| (found.detection.bounding_box.corners(), found.window);
         merged.iter().map(corners).collect()
     }
 

@@ -23,7 +23,7 @@ use candle_core::Device;
 use image::RgbImage;
 
 pub use self::loader::ModelLoader;
-use self::merge::Found;
+use self::merge::PlacedDetection;
 pub use self::query::Query;
 use self::query::WindowQueries;
 use self::warm::EmbeddingSource;
@@ -161,7 +161,7 @@ impl Models {
         let prediction = Prediction {
             size,
             objects: objects
-                .map(|(Found { detection, .. }, mask)| DetectedObject { detection, mask })
+                .map(|(PlacedDetection { detection, .. }, mask)| DetectedObject { detection, mask })
                 .collect(),
             best_rejected,
         };
@@ -202,7 +202,7 @@ impl Models {
 fn segment(
     segmenter: &Segmenter,
     image: &RgbImage,
-    found: &[Found],
+    found: &[PlacedDetection],
 ) -> Result<Vec<ScoredMask>, SegmentError> {
     let size = ImageSize::of(image);
     let mut masks = vec![None; found.len()];
@@ -226,9 +226,9 @@ fn segment(
 }
 
 /// The windows that found something, each with the indices of its objects, in the order of their best objects.
-fn by_window(found: &[Found]) -> Vec<(Window, Vec<usize>)> {
+fn by_window(found: &[PlacedDetection]) -> Vec<(Window, Vec<usize>)> {
     let mut windows: Vec<(Window, Vec<usize>)> = vec![];
-    for (i, Found { window, .. }) in found.iter().enumerate() {
+    for (i, PlacedDetection { window, .. }) in found.iter().enumerate() {
         match windows.iter_mut().find(|(other, _)| other == window) {
             Some((_, indices)) => indices.push(i),
             None => windows.push((*window, vec![i])),

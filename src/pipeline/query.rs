@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::merge::{Found, WindowDetections, merge};
+use super::merge::{PlacedDetection, WindowDetections, merge};
 use super::tiles::Tiling;
 use crate::detector::{
     CaptionPass, DetectionOptions, Detector, PhraseThresholds, Queries, all_detections,
@@ -87,7 +87,7 @@ impl Query {
         &self,
         passes: &[CaptionPass],
         windows: &[WindowQueries],
-    ) -> (Vec<Found>, Option<Detection>) {
+    ) -> (Vec<PlacedDetection>, Option<Detection>) {
         let of_window = |of_window: &WindowQueries| {
             let SearchedWindow { window, area } = of_window.searched;
             let queries = of_window.queries.iter().map(Arc::as_ref);

@@ -19,7 +19,7 @@ use crate::labeling::{ControlKind, ImageTag, LabelingConfig, LabelingError};
 use crate::pipeline::scheduler::Urgency;
 use crate::prompt::Prompt;
 use crate::regions::scores::mean;
-use crate::regions::{Place, Region, Unlabeled, prompt_region};
+use crate::regions::{ImagePage, Region, Unlabeled, prompt_region};
 
 /// What to detect in every task of a batch.
 #[derive(Debug, Clone)]
@@ -74,7 +74,7 @@ impl BatchPlan {
             .typed_prompt
             .as_ref()
             .filter(|_| is_prompt && is_attached)?;
-        let place = Place {
+        let image_page = ImagePage {
             image: &search.image,
             page: None,
             size: ImageSize {
@@ -82,7 +82,7 @@ impl BatchPlan {
                 width: first.original_width?,
             },
         };
-        Some(prompt_region(text, area, place))
+        Some(prompt_region(text, area, image_page))
     }
 }
 

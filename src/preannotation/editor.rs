@@ -9,7 +9,7 @@ use super::error::MAX_PROMPT;
 use super::interaction::{Interaction, Target, control_thresholds, interaction, typed_text};
 use super::new_labels::add_new_labels;
 use super::project::{Origin, ProjectSnapshot};
-use super::search::{Search, build_regions, pages, record_timings};
+use super::search::{Search, build_regions, page, record_timings};
 use super::smart_tools::{SmartToolShape, segment_prompts};
 use super::status::add_message;
 use super::{PreannotationError, Preannotator, Task, TaskPrediction};
@@ -19,7 +19,7 @@ use crate::pipeline::stages::StageRequest;
 use crate::pipeline::timings::Timings;
 use crate::prompt::Prompt;
 use crate::regions::scores::mean;
-use crate::regions::{RegionOptions, Unlabeled, mask_regions};
+use crate::regions::{Region, RegionOptions, Unlabeled, mask_regions};
 
 impl Preannotator {
     /// Answers an annotator's action in the editor.
@@ -36,18 +36,11 @@ impl Preannotator {
         let snapshot = self.projects.snapshot(origin.clone(), config.clone(), None);
         let snapshot = snapshot.for_task(task).into_owned();
         let config = snapshot.config.clone();
-        let empty = |message: &str| {
-            let mut prediction = self.prediction(vec![], 0.0, snapshot.version.clone());
-            if !message.is_empty() {
-                add_message(&mut prediction, &config, message);
-            }
-            Ok(prediction)
-        };
         match interaction(context, &task.regions, &config)? {
-            Interaction::Nothing => empty(""),
+            Interaction::Nothing => Ok(self.answer(&snapshot, vec![], 0.0, "")),
             Interaction::Unusable(reason) => {
                 tracing::warn!("the answer is empty: {reason}");
-                empty(&reason)
+                Ok(self.answer(&snapshot, vec![], 0.0, &reason))
             }
             Interaction::Drawing {
                 shapes,
@@ -59,7 +52,7 @@ impl Preannotator {
                 self.search_for_prompt(snapshot, target, task, context)
                     .await
             }
-            Interaction::Again { target } => {
+            Interaction::SearchAgain { target } => {
                 let drawn = areas(&config, target.image, context);
                 if !drawn.is_empty() {
                     self.recent_areas.remember(&origin.project, task.id, drawn);
@@ -71,13 +64,10 @@ impl Preannotator {
                     None => snapshot,
                 };
                 if snapshot.prompt.is_none() {
-                    let reason = "type a prompt first";
                     tracing::info!(
                         "the answer is empty: a threshold was changed, or a region of interest was drawn, before any prompt was typed"
                     );
-                    let mut prediction = self.prediction(vec![], 0.0, snapshot.version);
-                    add_message(&mut prediction, &config, reason);
-                    return Ok(prediction);
+                    return Ok(self.answer(&snapshot, vec![], 0.0, "type a prompt first"));
                 }
                 self.search_for_prompt(snapshot, target, task, context)
                     .await
@@ -128,9 +118,22 @@ impl Preannotator {
             .remember_prompt(&snapshot.origin.project, text);
         write.done().await;
         let (score, message) = (found.score(), found.message() + &note);
-        let mut prediction = self.prediction(found.regions, score, snapshot.version);
-        add_message(&mut prediction, &snapshot.config, &message);
-        Ok(prediction)
+        Ok(self.answer(&snapshot, found.regions, score, &message))
+    }
+
+    /// Builds an answer, with a message for the annotator unless it is empty.
+    fn answer(
+        &self,
+        snapshot: &ProjectSnapshot,
+        regions: Vec<Region>,
+        score: f32,
+        message: &str,
+    ) -> TaskPrediction {
+        let mut prediction = self.prediction(regions, score, snapshot.version.clone());
+        if !message.is_empty() {
+            add_message(&mut prediction, &snapshot.config, message);
+        }
+        prediction
     }
 
     /// The regions of interest of an image: those that were just drawn, else those of the draft and the annotation.
@@ -151,7 +154,10 @@ impl Preannotator {
     async fn segment(
         &self,
         snapshot: ProjectSnapshot,
-        Target { image, page }: Target<'_>,
+        Target {
+            image,
+            page: number,
+        }: Target<'_>,
         task: &Task,
         shapes: &[SmartToolShape],
         label: Option<String>,
@@ -160,15 +166,9 @@ impl Preannotator {
         if !controls.any(|control| control.shape.needs_mask()) {
             let reason = "smart tools create masks, and the labeling config has no <BrushLabels>, <BitmaskLabels>, <PolygonLabels> or <VectorLabels>";
             tracing::warn!("the answer is empty: {reason}");
-            let mut prediction = self.prediction(vec![], 0.0, snapshot.version);
-            add_message(&mut prediction, &snapshot.config, reason);
-            return Ok(prediction);
+            return Ok(self.answer(&snapshot, vec![], 0.0, reason));
         }
-        // a smart tool without a number was used on the first page
-        let shown = pages(image, image.is_list.then(|| page.unwrap_or(0)), task)?;
-        let Some(shown) = shown.first() else {
-            return Ok(self.prediction(vec![], 0.0, snapshot.version));
-        };
+        let shown = page(image, number, task)?;
         let timings = Timings::default();
         let request = StageRequest {
             urgency: Urgency::Annotator,
@@ -206,8 +206,6 @@ impl Preannotator {
             true => "the mask is empty".to_owned(),
             false => format!("segmented with score {score:.2}"),
         };
-        let mut prediction = self.prediction(regions, score, snapshot.version);
-        add_message(&mut prediction, &snapshot.config, &message);
-        Ok(prediction)
+        Ok(self.answer(&snapshot, regions, score, &message))
     }
 }

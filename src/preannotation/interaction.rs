@@ -29,7 +29,7 @@ pub enum Interaction<'a> {
         target: Target<'a>,
     },
     /// The annotator changed a threshold, or drew a region of interest: the last prompt is searched for again.
-    Again {
+    SearchAgain {
         /// Where to search.
         target: Target<'a>,
     },
@@ -63,7 +63,7 @@ pub fn interaction<'a>(
         return typed_prompt(&texts, task, config);
     }
     if let Some(area) = regions.iter().rfind(|region| is_area(region, config)) {
-        return Ok(Interaction::Again {
+        return Ok(Interaction::SearchAgain {
             target: target(area, config)?,
         });
     }
@@ -79,7 +79,7 @@ pub fn interaction<'a>(
     {
         let image = config.image()?;
         let page = page_of(threshold);
-        return Ok(Interaction::Again {
+        return Ok(Interaction::SearchAgain {
             target: Target { image, page },
         });
     }
@@ -378,7 +378,7 @@ mod tests {
         assert_eq!(of(&[number("box_threshold", json!(70))], &[]), Some(0.2));
         let changed = [number("box_threshold", json!(0.7))];
         let again = interaction(&changed, &[], &config).unwrap();
-        assert!(matches!(again, Interaction::Again { target } if target.image.name == "a"));
+        assert!(matches!(again, Interaction::SearchAgain { target } if target.image.name == "a"));
         let count = interaction(&[number("count", json!(1))], &[], &config).unwrap();
         assert!(matches!(count, Interaction::Unusable(_)));
     }

@@ -30,8 +30,8 @@ pub(super) async fn add_new_labels(
     image: &ImageTag,
     found: &SearchResult,
 ) -> Result<Option<(ProjectSnapshot, Vec<String>)>, NewLabelsError> {
-    let names = found.names.iter().map(String::as_str);
-    let mut unknown = snapshot.config.unknown_phrases(image, names);
+    let phrases = found.phrases.iter().map(String::as_str);
+    let mut unknown = snapshot.config.unknown_phrases(image, phrases);
     unknown.sort_unstable();
     unknown.dedup();
     if !snapshot.settings.add_labels || unknown.is_empty() {

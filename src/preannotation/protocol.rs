@@ -13,11 +13,10 @@ use utoipa::ToSchema;
 
 use super::areas::page_of;
 use super::project::Origin;
-use super::search::{build_regions, pages, record_timings};
+use super::search::{build_regions, page, record_timings};
 use super::smart_tools::{MAX_SHAPES, SmartToolShape, one_object};
 use super::{PreannotationError, Preannotator, Task};
-use crate::geometry::SegmentPrompt;
-use crate::labeling::{ImageTag, LabelingConfig};
+use crate::labeling::LabelingConfig;
 use crate::pipeline::scheduler::Urgency;
 use crate::pipeline::stages::StageRequest;
 use crate::pipeline::timings::Timings;
@@ -203,16 +202,14 @@ impl Preannotator {
         task: &Task,
     ) -> Result<(), PreannotationError> {
         let snapshot = self.projects.snapshot(origin, config, None);
-        let shown = pages(image_of_clicks(&snapshot.config)?, Some(0), task)?;
+        let shown = page(snapshot.config.image()?, None, task)?;
         let timings = Timings::default();
         let request = StageRequest {
             urgency: Urgency::Opened,
             timings: &timings,
         };
-        for page in shown {
-            let image = self.task_image(&snapshot, task, &page.url).await?;
-            self.stages.prepare(&image, request).await?;
-        }
+        let image = self.task_image(&snapshot, task, &shown.url).await?;
+        self.stages.prepare(&image, request).await?;
         tracing::info!(timings = %timings, "the image is prepared for clicks");
         Ok(())
     }
@@ -224,11 +221,11 @@ impl Preannotator {
         config: &Arc<LabelingConfig>,
         task: &Task,
         shapes: &[SmartToolShape],
-        page: Option<usize>,
+        number: Option<usize>,
     ) -> Result<Option<(Value, f32)>, PreannotationError> {
         let snapshot = self.projects.snapshot(origin.clone(), config.clone(), None);
-        let image = image_of_clicks(&snapshot.config)?;
-        let shown = pages(image, Some(page.unwrap_or(0)), task)?;
+        // regions of the protocol do not name their image tag
+        let shown = page(snapshot.config.image()?, number, task)?;
         let timings = Timings::default();
         let request = StageRequest {
             urgency: Urgency::Annotator,
@@ -236,12 +233,8 @@ impl Preannotator {
         };
         let _permit = self.admit(request.urgency)?;
         let segmented = async {
-            let Some(page) = shown.first() else {
-                return Ok(None);
-            };
-            let image = self.task_image(&snapshot, task, &page.url).await?;
-            let prompt: Option<SegmentPrompt> = one_object(shapes, image.size);
-            let Some(prompt) = prompt else {
+            let image = self.task_image(&snapshot, task, &shown.url).await?;
+            let Some(prompt) = one_object(shapes, image.size) else {
                 tracing::info!("the answer is empty: no point marks the object itself");
                 return Ok(None);
             };
@@ -270,11 +263,6 @@ impl Preannotator {
         };
         build_regions(encode).await
     }
-}
-
-/// The image tag that clicks are on: regions of the protocol do not name it.
-fn image_of_clicks(config: &LabelingConfig) -> Result<&ImageTag, PreannotationError> {
-    Ok(config.image()?)
 }
 
 impl ProtocolItem {

@@ -40,7 +40,7 @@ pub(super) struct SearchResult {
     /// The scores of the detections that have regions.
     scores: Vec<f32>,
     /// The phrases of the detections that have regions.
-    pub(super) names: Vec<String>,
+    pub(super) phrases: Vec<String>,
     /// Number of detections without any region, because no label matched.
     pub(super) dropped: usize,
     /// The best candidate below the thresholds, if nothing was detected on some page.
@@ -63,7 +63,7 @@ impl SearchResult {
     fn add(&mut self, page: Regions, best_rejected: Option<Detection>) {
         self.regions.extend(page.regions);
         self.scores.extend(page.scores);
-        self.names.extend(page.phrases);
+        self.phrases.extend(page.phrases);
         self.dropped += page.dropped;
         let score = |best: &Option<Detection>| best.as_ref().map_or(0.0, |best| best.score);
         if score(&best_rejected) > score(&self.best_rejected) {
@@ -87,7 +87,10 @@ impl Preannotator {
         let hash = Digest::of(search.prompt.to_string().as_bytes()).to_string();
         Span::current().record("prompt_hash", &hash[..HASH_DIGITS]);
         let thresholds = snapshot.thresholds(controls, &search.image, &search.prompt);
-        let pages = pages(&search.image, search.page, task)?;
+        let pages = match search.page {
+            Some(_) => vec![page(&search.image, search.page, task)?],
+            None => search.image.pages(&task.data)?,
+        };
         let _permit = self.admit(search.urgency)?;
         let mut result = SearchResult {
             box_threshold: thresholds.options.box_threshold,
@@ -203,26 +206,25 @@ impl Preannotator {
     }
 }
 
-/// The pages of a task that an image tag shows; with a number, only that page.
-pub(super) fn pages(
+/// The page of a task that an action in the editor is on. Without a number, and for a tag with a single image, it is the
+/// first one.
+pub(super) fn page(
     image: &ImageTag,
     number: Option<usize>,
     task: &Task,
-) -> Result<Vec<Page>, LabelingError> {
+) -> Result<Page, LabelingError> {
     let mut pages = image.pages(&task.data)?;
+    let number = number.filter(|_| image.is_list).unwrap_or(0);
     let count = pages.len();
-    if let (Some(number), true) = (number, image.is_list) {
-        pages.retain(|page| page.index == Some(number));
-        if pages.is_empty() {
-            let image = image.name.clone();
-            return Err(LabelingError::NoSuchPage {
-                image,
-                number,
-                count,
-            });
-        }
+    if number >= count {
+        let image = image.name.clone();
+        return Err(LabelingError::NoSuchPage {
+            image,
+            number,
+            count,
+        });
     }
-    Ok(pages)
+    Ok(pages.swap_remove(number))
 }
 
 /// Records the stage times in the task's span, for later log lines about the same task.

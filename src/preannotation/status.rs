@@ -24,7 +24,7 @@ impl SearchResult {
             };
         }
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for name in &self.names {
+        for name in &self.phrases {
             *counts.entry(name).or_default() += 1;
         }
         let mut parts: Vec<String> = counts

@@ -24,9 +24,9 @@ pub fn mask_regions(
     let mut regions = vec![];
     for scored in masks {
         let (size, score) = (scored.mask.size(), Some(scores::mask_score(scored)));
-        let place = options.place(image, size);
+        let image_page = options.image_page(image, size);
         for value in render::mask_values(&scored.mask, shape, tolerance) {
-            regions.extend(region::labeled(value, &destination, place, score));
+            regions.extend(region::labeled(value, &destination, image_page, score));
         }
     }
     regions

@@ -35,9 +35,9 @@ pub fn regions(
             let shape = destination.control.shape;
             let score = scores::object_score(object, shape);
             let tolerance = options.tolerance_of(destination.control.control);
-            let place = options.place(image, size);
+            let image_page = options.image_page(image, size);
             for value in render::object_values(object, size, shape, tolerance) {
-                regions.extend(region::labeled(value, destination, place, score));
+                regions.extend(region::labeled(value, destination, image_page, score));
             }
         }
         if regions.len() > before {

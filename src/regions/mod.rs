@@ -19,7 +19,7 @@ mod value;
 
 pub use self::from_masks::mask_regions;
 pub use self::from_prediction::{Regions, regions};
-pub use self::region::{Place, Region, prompt_region, random_id, status_region};
+pub use self::region::{ImagePage, Region, prompt_region, random_id, status_region};
 pub use self::selection::Unlabeled;
 pub use self::value::{Labels, RegionValue};
 
@@ -45,8 +45,8 @@ impl RegionOptions {
     }
 
     /// Where the regions of an image of this size belong.
-    fn place<'a>(&self, image: &'a ImageTag, size: ImageSize) -> Place<'a> {
-        Place {
+    fn image_page<'a>(&self, image: &'a ImageTag, size: ImageSize) -> ImagePage<'a> {
+        ImagePage {
             image,
             page: self.page,
             size,

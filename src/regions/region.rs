@@ -47,7 +47,7 @@ pub struct Region {
 
 /// Where a region belongs.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct ImagePage<'a> {
     /// The image tag.
     pub image: &'a ImageTag,
     /// The number of the page, from 0; `None` if the tag shows a single image.
@@ -65,16 +65,21 @@ impl Region {
     }
 
     /// A region with a new id, from a control of the image.
-    fn new(from: &ControlTag, place: Place, value: RegionValue, score: Option<f32>) -> Self {
+    fn new(
+        from: &ControlTag,
+        image_page: ImagePage,
+        value: RegionValue,
+        score: Option<f32>,
+    ) -> Self {
         Self {
             id: random_id(),
             from_name: from.name.clone(),
-            to_name: place.image.name.clone(),
+            to_name: image_page.image.name.clone(),
             kind: value.kind(),
-            original_width: Some(place.size.width),
-            original_height: Some(place.size.height),
+            original_width: Some(image_page.size.width),
+            original_height: Some(image_page.size.height),
             image_rotation: Some(0),
-            item_index: place.page,
+            item_index: image_page.page,
             readonly: false,
             value,
             score,
@@ -87,11 +92,11 @@ impl Region {
 pub(super) fn labeled(
     shape: RegionValue,
     destination: &Destination,
-    place: Place,
+    image_page: ImagePage,
     score: Option<f32>,
 ) -> Vec<Region> {
     let control = destination.control.control;
-    let region = |from, value| Region::new(from, place, value, score);
+    let region = |from, value| Region::new(from, image_page, value, score);
     match (control.kind, destination.label) {
         (ControlKind::ShapeLabels(_), label) => {
             let name = label.map(|(_, label)| label.name().to_owned());
@@ -109,9 +114,9 @@ pub(super) fn labeled(
 }
 
 /// The prompt as a region of a text area, as if the annotator had typed it.
-pub fn prompt_region(prompt: &str, area: &ControlTag, place: Place) -> Region {
+pub fn prompt_region(prompt: &str, area: &ControlTag, image_page: ImagePage) -> Region {
     let value = RegionValue::Text(prompt.to_owned());
-    Region::new(area, place, value, None)
+    Region::new(area, image_page, value, None)
 }
 
 /// A message as a region of a text area for messages. It belongs to the object tag of the text area, and the annotator

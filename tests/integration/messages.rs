@@ -7,12 +7,14 @@ use crate::support::{
     regions,
 };
 
-/// The lines of the README.
+/// A config with the lines of `docs/labeling-configs.md`.
 fn config() -> String {
-    let status = r#"<View style="display:none"><Text name="groundling" value="$image"/></View>
-        <TextArea name="groundling-status" toName="groundling" smart="false" maxSubmissions="0"
-          visibleWhen="choice-selected" whenTagName="groundling-status"/>"#;
-    SHAPES_CONFIG.replacen("<View>", &format!("<View>{status}"), 1)
+    let page = include_str!("../../docs/labeling-configs.md");
+    let (_, section) = page.split_once("## Messages to the annotator").unwrap();
+    let (_, lines) = section.split_once("```xml\n<View>\n").unwrap();
+    let (lines, _) = lines.split_once("  <Image").unwrap();
+    assert!(lines.contains("groundling-status"), "{lines}");
+    SHAPES_CONFIG.replacen("<View>", &format!("<View>{lines}"), 1)
 }
 
 /// The message of an answer, and the number of other regions.

@@ -34,7 +34,7 @@ use super::query::WindowQueries;
 use super::scheduler::{Scheduler, StepError, Urgency};
 use super::timings::Timings;
 use super::warm::WarmEmbeddings;
-use super::{DetectedObject, Found, Models, PredictError, Prediction, Query, by_window};
+use super::{DetectedObject, Models, PlacedDetection, PredictError, Prediction, Query, by_window};
 use crate::detector::{DetectError, ImageFeatures, Queries, TextFeatures};
 use crate::geometry::BoundingBox;
 use crate::media::{MediaError, TaskImage};
@@ -213,7 +213,7 @@ impl Stages {
         Ok(Prediction {
             size: image.size,
             objects: objects
-                .map(|(Found { detection, .. }, mask)| DetectedObject { detection, mask })
+                .map(|(PlacedDetection { detection, .. }, mask)| DetectedObject { detection, mask })
                 .collect(),
             best_rejected,
         })

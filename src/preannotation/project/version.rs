@@ -53,6 +53,16 @@ pub fn plain(models: &str, settings: &PredictionSettings) -> String {
     if tiles != Tiles::Off {
         let _ = write!(version, " tiles={tiles} overlap={overlap}");
     }
+    let MaskCleanup {
+        fill_holes,
+        drop_islands,
+    } = settings.cleanup;
+    if fill_holes > 0.0 {
+        let _ = write!(version, " holes={fill_holes}");
+    }
+    if drop_islands > 0.0 {
+        let _ = write!(version, " islands={drop_islands}");
+    }
     version
 }
 
@@ -68,16 +78,6 @@ pub fn of_project(
     // writing to a String cannot fail
     if !settings.segment {
         let _ = write!(version, " segment=no");
-    }
-    let MaskCleanup {
-        fill_holes,
-        drop_islands,
-    } = settings.cleanup;
-    if fill_holes > 0.0 {
-        let _ = write!(version, " holes={fill_holes}");
-    }
-    if drop_islands > 0.0 {
-        let _ = write!(version, " islands={drop_islands}");
     }
     if let Some(config) = config {
         let mut shapes = config.images.iter().flat_map(|i| config.region_controls(i));

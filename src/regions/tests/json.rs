@@ -155,12 +155,12 @@ fn a_prompt_region_has_label_studios_json() {
     let xml = "<View><Image name='i' value='$i'/><TextArea name='t' toName='i'/></View>";
     let config = LabelingConfig::parse(xml).unwrap();
     let size = prediction(&[]).size;
-    let place = Place {
+    let image_page = ImagePage {
         image: &config.images[0],
         page: None,
         size,
     };
-    let region = prompt_region("dog . cat", &config.controls[0], place);
+    let region = prompt_region("dog . cat", &config.controls[0], image_page);
     let expected = json!([{"from_name": "t", "to_name": "i", "type": "textarea",
         "original_width": 100, "original_height": 50, "image_rotation": 0,
         "value": {"text": ["dog . cat"]}}]);
