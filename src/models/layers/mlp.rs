@@ -80,6 +80,9 @@ impl Mlp {
 fn fused(activation: candle_nn::Activation) -> Option<Activation> {
     match activation {
         candle_nn::Activation::Gelu => Some(Activation::Gelu),
+        candle_nn::Activation::NewGelu | candle_nn::Activation::GeluPytorchTanh => {
+            Some(Activation::GeluTanh)
+        }
         candle_nn::Activation::Relu => Some(Activation::Relu),
         _ => None,
     }

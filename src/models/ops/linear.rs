@@ -323,6 +323,40 @@ mod tests {
     }
 
     #[test]
+    fn activations_equal_their_definitions_in_f64() -> Result<()> {
+        // an odd width, so that whole vectors and parts of vectors are covered
+        const WIDTH: usize = 33;
+        let device = &Device::Cpu;
+        let identity = Tensor::eye(WIDTH, DType::F32, device)?;
+        for activation in [Activation::Relu, Activation::Gelu, Activation::GeluTanh] {
+            // every range has its own scale; beyond the last one the products with the identity overflow
+            for end in [0.01f32, 1.0, 4.0, 12.0, 1e3, 1e30] {
+                let count = 1000 * WIDTH;
+                let step = 2.0 * end / (count - 1) as f32;
+                let xs: Vec<f32> = (0..count).map(|i| i as f32 * step - end).collect();
+                let xs = Tensor::from_vec(xs, (1000, WIDTH), device)?;
+                let exact = activate_plain(xs.to_dtype(DType::F64)?, activation)?;
+                for set in InstructionSet::available() {
+                    let weight = Matrix::packed(set, &identity)?;
+                    let result = linear(&xs, &weight, None, activation, None)?;
+                    let difference = (result.to_dtype(DType::F64)? - &exact)?
+                        .abs()?
+                        .max_all()?
+                        .to_scalar::<f64>()?
+                        / f64::from(end);
+                    println!("{activation:?} {} to {end}: {difference:.1e}", set.name());
+                    assert!(
+                        difference < 1e-6,
+                        "{activation:?} {} {end}: {difference}",
+                        set.name()
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
     fn an_error_names_the_shapes_that_do_not_fit() -> Result<()> {
         let weight = Matrix::new(Tensor::zeros((3, 4), DType::F32, &Device::Cpu)?)?;
         let xs = Tensor::zeros((2, 5), DType::F32, &Device::Cpu)?;

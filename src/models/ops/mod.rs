@@ -85,6 +85,7 @@ fn activate_plain(xs: Tensor, activation: Activation) -> Result<Tensor> {
         Activation::None => Ok(xs),
         Activation::Relu => xs.relu(),
         Activation::Gelu => xs.gelu_erf(),
+        Activation::GeluTanh => xs.gelu(),
     }
 }
 

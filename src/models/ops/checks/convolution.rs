@@ -269,14 +269,18 @@ fn odd_dense() -> Vec<Convolution> {
 fn odd_depthwise() -> Vec<Convolution> {
     let mut call_shapes = vec![];
     for (map, channels) in [((1, 1), 1), ((5, 8), 3), ((7, 4), 16), ((2, 9), 21)] {
-        for stride in [1, 2] {
+        for (stride, activation) in [
+            (1, Activation::Gelu),
+            (2, Activation::Gelu),
+            (1, Activation::GeluTanh),
+        ] {
             call_shapes.push(Convolution {
                 kind: Kind::Depthwise { stride },
                 batch: 2,
                 map,
                 input: channels,
                 output: channels,
-                activation: Activation::Gelu,
+                activation,
             });
         }
     }

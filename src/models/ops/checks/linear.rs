@@ -361,7 +361,12 @@ fn odd_layers() -> Vec<Layer> {
         (97, 1031, 16),
         (200, 17, 256),
     ] {
-        for activation in [Activation::None, Activation::Relu, Activation::Gelu] {
+        for activation in [
+            Activation::None,
+            Activation::Relu,
+            Activation::Gelu,
+            Activation::GeluTanh,
+        ] {
             for (has_bias, residual) in [
                 (false, Residual::None),
                 (true, Residual::Full),
@@ -402,7 +407,7 @@ fn odd_pairs() -> Vec<Pair> {
         (500, 33, 1100, 48),
         (385, 8, 512, 16),
     ] {
-        for activation in [Activation::Relu, Activation::Gelu] {
+        for activation in [Activation::Relu, Activation::Gelu, Activation::GeluTanh] {
             pairs.push(Pair {
                 rows,
                 input,

@@ -182,7 +182,7 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
 fn odd_layers() -> Vec<Norm> {
     let mut call_shapes = vec![];
     for channels in [1, 2, 13, 96, 256] {
-        for activation in [Activation::None, Activation::Gelu] {
+        for activation in [Activation::None, Activation::Gelu, Activation::GeluTanh] {
             call_shapes.push(Norm {
                 kind: Kind::Layer(activation),
                 batch: 1,

@@ -50,5 +50,6 @@ fn activation_code(activation: Activation) -> u32 {
         Activation::None => 0,
         Activation::Relu => 1,
         Activation::Gelu => 2,
+        Activation::GeluTanh => 3,
     }
 }

@@ -207,6 +207,18 @@ pub fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     multiply_add(simd, half, erf, half)
 }
 
+/// `x (1 + tanh(u)) / 2` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`, computed as `x / (1 + e^(-2 u))`, which does not
+/// subtract nearly equal numbers for negative `x`.
+#[inline(always)]
+pub fn gelu_tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let splat = |value: f32| simd.splat_f32s(value);
+    let one = splat(1.0);
+    let factor = multiply_add(simd, simd.mul_f32s(x, x), splat(0.044_715), one);
+    // -2 sqrt(2 / pi)
+    let exponent = simd.mul_f32s(simd.mul_f32s(x, splat(-1.595_769)), factor);
+    simd.div_f32s(x, simd.add_f32s(one, exp(simd, exponent)))
+}
+
 /// # Safety
 /// `from` must be valid for reads of a vector.
 #[inline(always)]

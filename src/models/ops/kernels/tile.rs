@@ -10,9 +10,9 @@
 
 use pulp::{Simd, WithSimd};
 
-use crate::activation::Activation;
+use crate::activation::{Activation, Function, Gelu, GeluTanh};
 use crate::packed::{Panels, VECTORS, WordKind};
-use crate::simd::{gelu, load, load_part};
+use crate::simd::{load, load_part};
 #[cfg(target_arch = "x86_64")]
 use crate::words::Bf16DotWords;
 use crate::words::{Bf16Words, F32Words, Words};
@@ -181,8 +181,8 @@ impl<'a> Tile<'a> {
                         row += ROWS;
                     }
                     part.last_rows::<S, W>(simd, row, panel);
-                    if is_last && self.epilogue.activation == Activation::Gelu {
-                        simd.vectorize(GeluPanel(&part, panel));
+                    if is_last && self.epilogue.activation.is_separate_pass() {
+                        simd.vectorize(ActivatePanel(&part, panel));
                     }
                 }
             }
@@ -321,15 +321,13 @@ impl<'a> Tile<'a> {
     }
 }
 
-/// Applies GELU to the stored results of one of a tile's panels. It is a separate pass, because it needs the
+/// Applies the activation to the stored results of one of a tile's panels. It is a separate pass, because it needs the
 /// registers that hold the sums.
-struct GeluPanel<'a>(&'a Tile<'a>, usize);
+struct ActivatePanel<'a>(&'a Tile<'a>, usize);
 
-impl WithSimd for GeluPanel<'_> {
-    type Output = ();
-
+impl ActivatePanel<'_> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn apply<S: Simd, F: Function>(self, simd: S) {
         let Self(tile, panel) = self;
         let lanes = S::F32_LANES;
         let width = VECTORS * lanes;
@@ -341,14 +339,28 @@ impl WithSimd for GeluPanel<'_> {
                 unsafe {
                     let out = tile.c.add(row * tile.c_stride + panel * width + first);
                     if count == lanes {
-                        let x = gelu(simd, load::<S>(out));
+                        let x = F::apply(simd, load::<S>(out));
                         out.cast::<S::f32s>().write_unaligned(x);
                     } else {
-                        let x = gelu(simd, load_part(simd, out, count));
+                        let x = F::apply(simd, load_part(simd, out, count));
                         out.copy_from_nonoverlapping((&raw const x).cast(), count);
                     }
                 }
             }
+        }
+    }
+}
+
+impl WithSimd for ActivatePanel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // selected outside of the loops
+        match self.0.epilogue.activation {
+            Activation::Gelu => self.apply::<S, Gelu>(simd),
+            Activation::GeluTanh => self.apply::<S, GeluTanh>(simd),
+            Activation::None | Activation::Relu => {}
         }
     }
 }

@@ -66,13 +66,15 @@ template <typename T, unsigned COUNT> struct alignas(COUNT * sizeof(T)) Pack {
     T of[COUNT];
 };
 
-enum { NONE, RELU, GELU };
+enum { NONE, RELU, GELU, GELU_TANH };
 
 __device__ __forceinline__ float activated(float x, unsigned activation) {
     if (activation == RELU)
         return x < 0.0f ? 0.0f : x;
     if (activation == GELU)
         return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    if (activation == GELU_TANH)
+        return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * x * (1.0f + 0.044715f * x * x)));
     return x;
 }
 
