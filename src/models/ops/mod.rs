@@ -16,6 +16,8 @@ mod interrupt;
 mod inverted_bottleneck;
 mod linear;
 mod norm;
+mod pooled_attention;
+mod pooling;
 mod window_attention;
 
 use std::ops::Deref;
@@ -42,6 +44,8 @@ pub use linear::{
     linear_plain, products_by_image,
 };
 pub use norm::{group_norm, group_norm_plain, layer_norm, layer_norm_plain};
+pub use pooled_attention::{pooled_window_attention, pooled_window_attention_plain};
+pub use pooling::{max_pool2x2, max_pool2x2_plain};
 pub use window_attention::{PositionBias, window_attention, window_attention_plain};
 
 /// Whether a CPU kernel takes this tensor: f32 on a CPU.

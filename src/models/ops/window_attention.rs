@@ -155,29 +155,9 @@ pub fn window_attention_plain(
     bias: Option<&PositionBias>,
 ) -> Result<Tensor> {
     check(qkv, padding_token, heads, windows, bias)?;
-    let (batch, height, width, channels) = qkv.dims4()?;
+    let (batch, _, _, channels) = qkv.dims4()?;
     let channels = channels / 3;
-    let (rows, columns) = (windows.window_height, windows.window_width);
-    let (padded_height, padded_width) = (
-        height.next_multiple_of(rows),
-        width.next_multiple_of(columns),
-    );
-    // the padding is zero, so the padding token can be added there
-    let padded = qkv
-        .pad_with_zeros(1, 0, padded_height - height)?
-        .pad_with_zeros(2, 0, padded_width - width)?;
-    let padded = if (padded_height, padded_width) == (height, width) {
-        padded
-    } else {
-        let inside = Tensor::zeros((1, height, width, 1), qkv.dtype(), qkv.device())?;
-        let outside = (inside - 1.0)?
-            .pad_with_zeros(1, 0, padded_height - height)?
-            .pad_with_zeros(2, 0, padded_width - width)?;
-        padded.broadcast_add(&(outside + 1.0)?.broadcast_mul(padding_token)?)?
-    };
-    let shift = windows.shift as i32;
-    let rolled = padded.roll(-shift, 1)?.roll(-shift, 2)?;
-    let tokens = partition_windows(&rolled, (rows, columns))?.flatten(1, 2)?;
+    let tokens = split_windows(qkv, padding_token, windows)?;
     let part = |i: usize| tokens.narrow(2, i * channels, channels)?.contiguous();
     let query = part(0)?;
     let position_bias = match bias {
@@ -199,8 +179,50 @@ pub fn window_attention_plain(
         (bias, mask) => bias.or(mask),
     };
     let attended = attention_plain(&query, &part(1)?, &part(2)?, bias.as_ref(), heads)?;
-    let attended = attended.reshape(((), rows, columns, channels))?;
-    merge_windows(&attended, (rows, columns), (padded_height, padded_width))?
+    join_windows(&attended, windows)
+}
+
+/// Splits maps `[B, H, W, C]` into windows `[W, N, C]`. Positions beyond the map's edge get `padding_token` `[C]`.
+pub(super) fn split_windows(
+    xs: &Tensor,
+    padding_token: &Tensor,
+    windows: Windows,
+) -> Result<Tensor> {
+    let (_, height, width, _) = xs.dims4()?;
+    let (rows, columns) = (windows.window_height, windows.window_width);
+    let (padded_height, padded_width) = (
+        height.next_multiple_of(rows),
+        width.next_multiple_of(columns),
+    );
+    // the padding is zero, so the padding token can be added there
+    let padded = xs
+        .pad_with_zeros(1, 0, padded_height - height)?
+        .pad_with_zeros(2, 0, padded_width - width)?;
+    let padded = if (padded_height, padded_width) == (height, width) {
+        padded
+    } else {
+        let inside = Tensor::zeros((1, height, width, 1), xs.dtype(), xs.device())?;
+        let outside = (inside - 1.0)?
+            .pad_with_zeros(1, 0, padded_height - height)?
+            .pad_with_zeros(2, 0, padded_width - width)?;
+        padded.broadcast_add(&(outside + 1.0)?.broadcast_mul(padding_token)?)?
+    };
+    let shift = windows.shift as i32;
+    let rolled = padded.roll(-shift, 1)?.roll(-shift, 2)?;
+    partition_windows(&rolled, (rows, columns))?.flatten(1, 2)
+}
+
+/// The inverse of [`split_windows`].
+pub(super) fn join_windows(xs: &Tensor, windows: Windows) -> Result<Tensor> {
+    let (rows, columns) = (windows.window_height, windows.window_width);
+    let (height, width) = (windows.height, windows.width);
+    let padded = (
+        height.next_multiple_of(rows),
+        width.next_multiple_of(columns),
+    );
+    let shift = windows.shift as i32;
+    let xs = xs.reshape(((), rows, columns, xs.dim(2)?))?;
+    merge_windows(&xs, (rows, columns), padded)?
         .roll(shift, 1)?
         .roll(shift, 2)?
         .narrow(1, 0, height)?

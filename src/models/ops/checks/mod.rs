@@ -14,6 +14,7 @@ mod fusion_attention;
 mod inverted_bottleneck;
 mod linear;
 mod norm;
+mod pooling;
 mod random;
 mod window_attention;
 
@@ -302,6 +303,7 @@ pub fn all(extent: Extent) -> Vec<Check> {
         linear::checks(extent),
         attention::checks(extent),
         window_attention::checks(extent),
+        pooling::checks(extent),
         fusion_attention::checks(extent),
         deformable_sampling::checks(extent),
         convolution::checks(extent),

@@ -154,7 +154,7 @@ const TOLERANCE: f64 = 1e-5;
 const ROUNDINGS: f64 = 20.0;
 
 pub(super) fn checks(extent: Extent) -> Vec<Check> {
-    let (table, relative) = (Positions::Table, Positions::Relative);
+    let (none, table, relative) = (Positions::None, Positions::Table, Positions::Relative);
     let check = |used_by, map, (window, shift), (heads, width), positions| {
         let call_shape = WindowAttention {
             batch: 1,
@@ -172,6 +172,7 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
     let stage_3 = extent.of((50, 67), (17, 25));
     let stage_4 = extent.of((25, 34), (12, 17));
     let sam = extent.of((64, 64), (17, 29));
+    let hiera = extent.of((256, 256), (34, 26));
     vec![
         check("Swin-T stage 1", stage_1, (7, 0), (3, 32), table),
         check("Swin-T stage 1, shifted", stage_1, (7, 3), (3, 32), table),
@@ -200,6 +201,28 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
         ),
         check("MobileSAM stage 3", sam, (14, 0), (5, 32), table),
         check("MobileSAM stage 4", sam, (7, 0), (10, 32), table),
+        check("SAM 2 Tiny, stage 1", hiera, (8, 0), (1, 96), none),
+        check("SAM 2 Tiny, stage 3", sam, (14, 0), (4, 96), none),
+        check(
+            extent.of(
+                "SAM 2 Tiny, global, 2 of 4 heads",
+                "SAM 2 Tiny, global, 2 of 4 heads, smaller",
+            ),
+            extent.of((64, 64), (24, 24)),
+            (extent.of(64, 24), 0),
+            (2, 96),
+            none,
+        ),
+        check(
+            extent.of(
+                "SAM 2 Large, global, 2 of 8 heads",
+                "SAM 2 Large, global, 2 of 8 heads, smaller",
+            ),
+            extent.of((64, 64), (24, 24)),
+            (extent.of(64, 24), 0),
+            (2, 72),
+            none,
+        ),
         Check::odd("window_attention", TOLERANCE, odd_shapes()).with_roundings(ROUNDINGS),
     ]
 }
@@ -213,6 +236,9 @@ fn odd_shapes() -> Vec<WindowAttention> {
         (2, (5, 3), 4, 0, 2, 16),
         (1, (13, 11), 5, 2, 1, 7),
         (1, (20, 20), 20, 0, 2, 16),
+        // widths that end in a part of a vector, or of a panel
+        (1, (18, 18), 18, 0, 1, 56),
+        (1, (9, 13), 4, 0, 2, 72),
     ] {
         for positions in [Positions::None, Positions::Table, Positions::Relative] {
             call_shapes.push(WindowAttention {

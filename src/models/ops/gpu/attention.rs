@@ -78,6 +78,24 @@ pub(in crate::models::ops) fn window_attention(
     from_windows(&attended, windows)
 }
 
+/// See [`crate::models::ops::pooled_window_attention`]; the caller has checked the shapes.
+pub(in crate::models::ops) fn pooled_window_attention(
+    query: &Tensor,
+    qkv: &Tensor,
+    padding_token: &Tensor,
+    heads: usize,
+    windows: Windows,
+) -> Result<Tensor> {
+    let scale = 1.0 / ((query.dim(D::Minus1)? / heads) as f64).sqrt();
+    let padding_token = padding_token.to_dtype(qkv.dtype())?;
+    let parts = to_windows(qkv, Some(&padding_token), windows, (3, heads), 1.0)?;
+    // the results of queries beyond the edge are dropped
+    let query = to_windows(query, None, windows.halved(), (1, heads), scale)?.squeeze(0)?;
+    let scores = query.matmul(&parts.get(1)?.t()?)?;
+    let attended = softmax(scores, Added::default())?.matmul(&parts.get(2)?)?;
+    from_windows(&attended, windows.halved())
+}
+
 /// Decomposed relative position scores of queries `[windows, heads, H * W, D]`: by row `[H, windows * heads * W, H]`
 /// and by column `[W, windows * heads * H, W]`.
 fn relative_positions(

@@ -13,7 +13,9 @@ mod windows;
 
 use candle_core::{DType, Result, Tensor};
 
-pub(super) use self::attention::{attention, fusion_attention, window_attention};
+pub(super) use self::attention::{
+    attention, fusion_attention, pooled_window_attention, window_attention,
+};
 pub(super) use self::convolution::{depthwise_conv3x3, gather_patches};
 use self::launch::{Argument, Grid, empty, launch};
 pub(super) use self::linear::{linear, linear_by_heads};

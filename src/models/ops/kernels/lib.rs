@@ -16,6 +16,8 @@ pub mod gemm;
 pub mod inverted_bottleneck;
 pub mod norm;
 pub mod packed;
+pub mod pooled_attention;
+pub mod pooling;
 pub mod sampling;
 mod scratch;
 pub mod simd;

@@ -48,6 +48,30 @@ impl Windows {
         self.window_height * self.window_width
     }
 
+    /// The windows of a map with half of the rows and columns, each with half of the window's rows and columns.
+    ///
+    /// # Panics
+    /// If a size is odd, or the windows are shifted.
+    pub fn halved(&self) -> Self {
+        let sizes = [
+            self.height,
+            self.width,
+            self.window_height,
+            self.window_width,
+        ];
+        assert!(
+            self.shift == 0 && sizes.iter().all(|size| size.is_multiple_of(2)),
+            "{self:?} cannot be halved"
+        );
+        Self {
+            height: self.height / 2,
+            width: self.width / 2,
+            window_height: self.window_height / 2,
+            window_width: self.window_width / 2,
+            ..*self
+        }
+    }
+
     /// The image of a window, and its top left position in the rolled map.
     #[inline(always)]
     fn origin(&self, window: usize) -> (usize, usize, usize) {
@@ -80,6 +104,16 @@ impl Windows {
         let y = unroll(top + index / self.window_width, padded_height);
         let x = unroll(left + index % self.window_width, padded_width);
         (y < self.height && x < self.width).then(|| (image * self.height + y) * self.width + x)
+    }
+
+    /// For each window and index, the token of the batch's maps, or [`OUTSIDE`].
+    pub(crate) fn all_tokens(&self) -> Vec<u32> {
+        let count = self.tokens();
+        let token = |(window, i)| self.token(window, i).map_or(OUTSIDE, |token| token as u32);
+        (0..self.count())
+            .flat_map(|window| (0..count).map(move |i| (window, i)))
+            .map(token)
+            .collect()
     }
 
     /// The part of the map that a token of a window comes from, if the window contains several parts.
@@ -147,7 +181,7 @@ impl RelativePositions {
 }
 
 /// The inputs of one call.
-struct WindowRows<'a> {
+pub(crate) struct WindowRows<'a> {
     windows: Windows,
     qkv: &'a [f32],
     /// The contents of a token beyond the map's edge.
@@ -162,9 +196,58 @@ struct WindowRows<'a> {
 }
 
 /// Marks a token of a window beyond the map's edge.
-const OUTSIDE: u32 = u32::MAX;
+pub(crate) const OUTSIDE: u32 = u32::MAX;
 
-impl WindowRows<'_> {
+impl<'a> WindowRows<'a> {
+    /// Checks the sizes; see [`window_attention`] for the arguments.
+    pub(crate) fn new(
+        qkv: &'a [f32],
+        padding_token: &'a [f32],
+        windows: Windows,
+        (heads, width): (usize, usize),
+        bias: PositionBias<'a>,
+    ) -> Self {
+        let channels = heads * width;
+        let maps = windows.batch * windows.height * windows.width;
+        assert_eq!(
+            qkv.len(),
+            maps * 3 * channels,
+            "the tokens do not have the given size"
+        );
+        assert_eq!(
+            padding_token.len(),
+            3 * channels,
+            "the padding token has other channels than the map"
+        );
+        let tokens = windows.tokens();
+        let regions = match windows.shift {
+            0 => vec![],
+            _ => (0..windows.count())
+                .map(|window| {
+                    windows
+                        .is_mixed(window)
+                        .then(|| (0..tokens).map(|i| windows.region(window, i)).collect())
+                })
+                .collect(),
+        };
+        Self {
+            windows,
+            tokens: windows.all_tokens(),
+            qkv,
+            padding_token,
+            bias,
+            heads,
+            width,
+            regions,
+        }
+    }
+
+    /// The queries of one head of a token beyond the map's edge.
+    #[inline(always)]
+    pub(crate) fn padding_query(&self, head: usize) -> &[f32] {
+        &self.padding_token[head * self.width..][..self.width]
+    }
+
     #[inline(always)]
     fn token(&self, window: usize, index: usize) -> Option<usize> {
         let token = self.tokens[window * self.windows.tokens() + index];
@@ -349,51 +432,12 @@ pub fn window_attention(
     (heads, width): (usize, usize),
     bias: PositionBias,
 ) -> Vec<f32> {
-    let channels = heads * width;
-    let maps = windows.batch * windows.height * windows.width;
-    assert_eq!(
-        qkv.len(),
-        maps * 3 * channels,
-        "the tokens do not have the given size"
-    );
-    assert_eq!(
-        padding_token.len(),
-        3 * channels,
-        "the padding token has other channels than the map"
-    );
-    let tokens = windows.tokens();
-    let regions = match windows.shift {
-        0 => vec![],
-        _ => (0..windows.count())
-            .map(|window| {
-                windows
-                    .is_mixed(window)
-                    .then(|| (0..tokens).map(|i| windows.region(window, i)).collect())
-            })
-            .collect(),
-    };
-    let window_tokens =
-        (0..windows.count()).flat_map(|window| (0..tokens).map(move |i| (window, i)));
-    let token = |(window, i)| {
-        windows
-            .token(window, i)
-            .map_or(OUTSIDE, |token| token as u32)
-    };
-    let rows = WindowRows {
-        windows,
-        tokens: window_tokens.map(token).collect(),
-        qkv,
-        padding_token,
-        bias,
-        heads,
-        width,
-        regions,
-    };
+    let rows = WindowRows::new(qkv, padding_token, windows, (heads, width), bias);
     let sizes = Sizes {
         groups: windows.count(),
         heads,
-        queries: tokens,
-        keys: tokens,
+        queries: windows.tokens(),
+        keys: windows.tokens(),
         width,
     };
     attend(set, &rows, sizes)
