@@ -57,6 +57,17 @@ impl Upscale2x {
 
     /// `[B, H, W, input]` to `[B, 2 H, 2 W, output]` with an activation, channels last.
     pub fn forward(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
-        ops::upscale2x(xs, &self.0, activation)
+        ops::upscale2x(xs, &self.0, None, activation)
+    }
+
+    /// The activation of the upscaled map plus `addend`, which has the result's shape, or the shape of one image and is
+    /// added to all images.
+    pub fn forward_added(
+        &self,
+        xs: &Tensor,
+        addend: &Tensor,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        ops::upscale2x(xs, &self.0, Some(addend), activation)
     }
 }

@@ -20,8 +20,8 @@ enum Kind {
     Dense { stride: usize, has_bias: bool },
     /// Depthwise 3x3.
     Depthwise { stride: usize },
-    /// Transposed 2x2: every pixel becomes four.
-    Upscale,
+    /// Transposed 2x2: every pixel becomes four. A map that all images share may be added to the result.
+    Upscale { has_addend: bool },
 }
 
 /// A convolution of maps `[batch, rows, columns, input]`.
@@ -46,7 +46,8 @@ impl fmt::Display for Convolution {
         match self.kind {
             Kind::Dense { stride, .. } => write!(f, " to {}, stride {stride}", self.output),
             Kind::Depthwise { stride } => write!(f, ", stride {stride}"),
-            Kind::Upscale => write!(f, " to {}", self.output),
+            Kind::Upscale { has_addend: false } => write!(f, " to {}", self.output),
+            Kind::Upscale { has_addend: true } => write!(f, " to {}, addend", self.output),
         }?;
         match self.activation {
             Activation::None => Ok(()),
@@ -61,7 +62,7 @@ impl CallShape for Convolution {
         let fan_in = match self.kind {
             Kind::Dense { .. } => 9 * input,
             Kind::Depthwise { .. } => 9,
-            Kind::Upscale => input,
+            Kind::Upscale { .. } => input,
         };
         let deviation = 1.0 / (fan_in as f32).sqrt();
         let (kernel, bias) = match self.kind {
@@ -73,14 +74,21 @@ impl CallShape for Convolution {
                 random.spread(deviation, (9, input))?,
                 Some(random.spread(1.0, input)?),
             ),
-            Kind::Upscale => (
+            Kind::Upscale { .. } => (
                 random.spread(deviation, (input, output, 2, 2))?,
                 Some(random.spread(1.0, output)?),
             ),
         };
         let (height, width) = self.map;
+        let addend = match self.kind {
+            Kind::Upscale { has_addend: true } => {
+                Some(random.spread(1.0, (1, 2 * height, 2 * width, output))?)
+            }
+            _ => None,
+        };
         Ok(Box::new(ConvolutionCase {
             kind: self.kind,
+            addend,
             xs: random.spread(1.0, (self.batch, height, width, input))?,
             kernel,
             bias,
@@ -94,6 +102,7 @@ struct ConvolutionCase {
     xs: Tensor,
     kernel: Tensor,
     bias: Option<Tensor>,
+    addend: Option<Tensor>,
     activation: Activation,
 }
 
@@ -127,11 +136,13 @@ impl Case for ConvolutionCase {
                     Implementation::Device(..) => depthwise_conv3x3(&xs, &conv, activation),
                 }
             }
-            (Kind::Upscale, Some(bias)) => {
+            (Kind::Upscale { .. }, Some(bias)) => {
+                let addend = implementation.to_target_optional(self.addend.as_ref())?;
+                let addend = addend.as_ref();
                 let upscale = Upscale2x::for_set(implementation.set(&xs), &kernel, &bias)?;
                 match implementation {
-                    Implementation::Plain => upscale2x_plain(&xs, &upscale, activation),
-                    _ => upscale2x(&xs, &upscale, activation),
+                    Implementation::Plain => upscale2x_plain(&xs, &upscale, addend, activation),
+                    _ => upscale2x(&xs, &upscale, addend, activation),
                 }
             }
             (kind, None) => candle_core::bail!("{kind:?} takes a bias"),
@@ -158,6 +169,7 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
         };
     let dense = |stride, has_bias| Kind::Dense { stride, has_bias };
     let depthwise = |stride| Kind::Depthwise { stride };
+    let upscale = |has_addend| Kind::Upscale { has_addend };
     let (none, gelu) = (Activation::None, Activation::Gelu);
     let square = |full: usize, quick: usize| (1, extent.of((full, full), (quick, quick)));
     let boxes = |full: usize, quick: usize| (4, extent.of((full, full), (quick, quick)));
@@ -218,7 +230,7 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
         Check::odd("depthwise_conv3x3", TOLERANCE, odd_depthwise()),
         check(
             "SAM decoder, first upscaling",
-            Kind::Upscale,
+            upscale(false),
             boxes(64, 13),
             256,
             64,
@@ -226,7 +238,23 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
         ),
         check(
             "SAM decoder, second upscaling",
-            Kind::Upscale,
+            upscale(false),
+            boxes(128, 26),
+            64,
+            32,
+            gelu,
+        ),
+        check(
+            "SAM 2 decoder, first upscaling",
+            upscale(true),
+            boxes(64, 13),
+            256,
+            64,
+            none,
+        ),
+        check(
+            "SAM 2 decoder, second upscaling",
+            upscale(true),
             boxes(128, 26),
             64,
             32,
@@ -240,7 +268,7 @@ fn name(kind: Kind) -> &'static str {
     match kind {
         Kind::Dense { .. } => "conv3x3",
         Kind::Depthwise { .. } => "depthwise_conv3x3",
-        Kind::Upscale => "upscale2x",
+        Kind::Upscale { .. } => "upscale2x",
     }
 }
 
@@ -288,14 +316,18 @@ fn odd_depthwise() -> Vec<Convolution> {
 }
 
 fn odd_upscalings() -> Vec<Convolution> {
-    [(1, (1, 1), 1, 1), (2, (3, 5), 7, 9), (1, (4, 4), 32, 16)]
-        .map(|(batch, map, input, output)| Convolution {
-            kind: Kind::Upscale,
-            batch,
-            map,
-            input,
-            output,
-            activation: Activation::Gelu,
-        })
-        .to_vec()
+    let mut call_shapes = vec![];
+    for (batch, map, input, output) in [(1, (1, 1), 1, 1), (2, (3, 5), 7, 9), (1, (4, 4), 32, 16)] {
+        for has_addend in [false, true] {
+            call_shapes.push(Convolution {
+                kind: Kind::Upscale { has_addend },
+                batch,
+                map,
+                input,
+                output,
+                activation: Activation::Gelu,
+            });
+        }
+    }
+    call_shapes
 }

@@ -132,12 +132,14 @@ impl WithSimd for Patches<'_> {
 }
 
 /// A transposed convolution with kernel size 2 and stride 2. Each of `kernels` `[2 * output, C]` computes one row of
-/// every 2x2 block, the left pixel's channels first. `bias` is `[2 * output]`. Returns `[B, 2 H, 2 W, output]`.
+/// every 2x2 block, the left pixel's channels first. `bias` is `[2 * output]`. `addend` has the size of the result or of
+/// one image of it, and is added before the activation. Returns `[B, 2 H, 2 W, output]`.
 pub fn upscale2x(
     xs: &[f32],
     map: MapSize,
     kernels: [&Packed; 2],
     bias: &[f32],
+    addend: Option<&[f32]>,
     activation: Activation,
 ) -> Vec<f32> {
     let MapSize {
@@ -156,6 +158,14 @@ pub fn upscale2x(
             .all(|kernel| (kernel.n(), kernel.k()) == (n, channels)),
         "the kernels have different sizes, or other channels than the map"
     );
+    let line_length = width * n;
+    // lines after which the addend repeats
+    let period = addend.map_or(2 * lines, |addend| addend.len() / line_length.max(1));
+    assert!(
+        addend.is_none_or(|a| a.len() == period * line_length)
+            && (period == 2 * map.height || period == 2 * lines),
+        "the addend does not have the size of the result or of one image"
+    );
     let run = |output: SharedPointer<*mut f32>| {
         (0..2 * lines).into_par_iter().for_each(|line| {
             let kernel = kernels[line % 2];
@@ -164,14 +174,15 @@ pub fn upscale2x(
                 width,
                 kernel,
                 bias,
+                addend: addend.map(|a| &a[line % period * line_length..][..line_length]),
                 activation,
-                // SAFETY: a line of the output, which is `width * n` numbers long.
-                output: unsafe { output.get().add(line * width * n) },
+                // SAFETY: a line of the output.
+                output: unsafe { output.get().add(line * line_length) },
             });
         });
     };
     // SAFETY: every task writes all of its line.
-    unsafe { filled(2 * lines * width * n, run) }
+    unsafe { filled(2 * lines * line_length, run) }
 }
 
 /// One line of an upscaled map.
@@ -180,6 +191,7 @@ struct Line<'a> {
     width: usize,
     kernel: &'a Packed,
     bias: &'a [f32],
+    addend: Option<&'a [f32]>,
     activation: Activation,
     output: *mut f32,
 }
@@ -193,6 +205,7 @@ impl WithSimd for Line<'_> {
             epilogue: Epilogue {
                 bias: Some(self.bias),
                 activation: self.activation,
+                residual: self.addend.map(|a| (a.as_ptr(), self.kernel.n())),
                 ..Epilogue::default()
             },
             ..Tile::whole(
