@@ -12,8 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-NORMS = (nn.LayerNorm, nn.GroupNorm)
-TABLES = ("level_embed", "positional_embedding")
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
+NORM_CLASSES = ("LayerNorm", "LayerNorm2d")  # ends of the names of the models' own norms
+TABLES = ("level_embed", "positional_embedding", "positional_encoding_gaussian_matrix")
+# Buffers that a file stores and that training changes.
+BUFFERS = (*TABLES, "running_mean", "running_var")
 # The last matrices of residual branches in the detectors' text encoder and feature enhancer.
 BRANCH_ENDS = ("output.dense", "self_attn.out_proj", "self_attn.output_proj", "fc2")
 
@@ -23,12 +26,12 @@ def redraw(model: nn.Module, seed: int) -> None:
     norm_weights = {
         f"{name}.weight"
         for name, module in model.named_modules()
-        if isinstance(module, NORMS) or type(module).__name__.endswith("LayerNorm")
+        if isinstance(module, NORMS) or type(module).__name__.endswith(NORM_CLASSES)
     }
     embeddings = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     transposed = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.ConvTranspose2d)}
     tensors = dict(model.named_parameters())
-    tensors |= {name: buffer for name, buffer in model.named_buffers() if name.endswith("positional_embedding")}
+    tensors |= {name: buffer for name, buffer in model.named_buffers() if name.endswith(BUFFERS)}
     for name, tensor in tensors.items():
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
         noise = torch.randn(tensor.shape, generator=generator)
@@ -36,15 +39,19 @@ def redraw(model: nn.Module, seed: int) -> None:
             value = 1 + 0.1 * noise
         elif name.endswith(("vision_param", "text_param")):
             value = 0.2 + 0.05 * noise
+        elif name.endswith("running_var"):
+            value = (0.2 * noise).exp()
+        elif name.endswith("running_mean"):
+            value = 0.1 * noise
         elif name.endswith("sampling_offsets.bias"):
             value = 2 * noise  # in cells: many sampling points are outside small maps
         elif name.endswith("bias"):
             value = 0.1 * noise
-        elif "relative_position_bias_table" in name or "rel_pos_" in name:
+        elif "relative_position_bias_table" in name or "rel_pos_" in name or name.endswith("attention_biases"):
             value = 0.3 * noise
         elif name in embeddings or name.endswith(TABLES):
             value = noise
-        elif name.endswith("pos_embed"):
+        elif name.endswith(("pos_embed", "pos_embed_window", "no_memory_embedding")):
             value = 0.5 * noise
         elif name in transposed:
             value = (
@@ -53,6 +60,9 @@ def redraw(model: nn.Module, seed: int) -> None:
         else:
             value = noise / tensor[0].numel() ** 0.5
         tensor.data.copy_(value.half().float())
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked.fill_(1000)
 
 
 def temper(model: nn.Module) -> None:
