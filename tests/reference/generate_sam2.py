@@ -21,7 +21,16 @@ from generate_segmenter import CASES
 from lively_weights import redraw
 from original_family_names import sam2_to_original
 from pictures import picture
-from segmenter_cases import Tensors, copies, halved, prompts_of, require_close, require_lively, write_cases
+from segmenter_cases import (
+    Tensors,
+    check_prompts,
+    copies,
+    halved,
+    prompts_of,
+    require_close,
+    require_lively,
+    write_cases,
+)
 
 FOLDER = HERE / "segmenter" / "sam2"
 SIDE = 128
@@ -297,17 +306,6 @@ def write_image(model: Sam2Model, pixels: torch.Tensor) -> None:
         "image_wide_positional_embeddings": model.get_image_wide_positional_embeddings(),
     }
     write_tensors(FOLDER / "image.safetensors", tensors)
-
-
-def check_prompts(processor: Sam2Processor, image: Image.Image, cases: dict) -> None:
-    """Checks that transformers' processor converts the prompts to the same pixels of the model's input."""
-    for name, tensors in cases.items():
-        pixels = {key: tensors[f"original_{key}"].tolist() for key in ("input_boxes", "input_points") if key in tensors}
-        if "input_labels" in tensors:
-            pixels["input_labels"] = tensors["input_labels"].tolist()
-        encoded = processor(image, return_tensors="pt", **pixels)
-        for key in pixels:
-            require_close(f"{name}, {key} of the processor", tensors[key].float(), encoded[key].float())
 
 
 def write_preprocess() -> None:

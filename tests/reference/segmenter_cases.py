@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import nn
+from transformers import ProcessorMixin
 
 from fixtures import Recorder, write_tensors
 from generate_segmenter import CASES, SHORT, earlier_mask
@@ -98,6 +100,17 @@ def write_cases(
             del tensors["decoder.image_out"], tensors["final_logits"]
         write_tensors(folder / f"{name}.safetensors", tensors, multimask_output=case["multimask"])
     return results
+
+
+def check_prompts(processor: ProcessorMixin, image: Image.Image, cases: dict) -> None:
+    """Checks that transformers' processor converts the prompts to the same pixels of the model's input."""
+    for name, tensors in cases.items():
+        pixels = {key: tensors[f"original_{key}"].tolist() for key in ("input_boxes", "input_points") if key in tensors}
+        if "input_labels" in tensors:
+            pixels["input_labels"] = tensors["input_labels"].tolist()
+        encoded = processor(image, return_tensors="pt", **pixels)
+        for key in pixels:
+            require_close(f"{name}, {key} of the processor", tensors[key].float(), encoded[key].float())
 
 
 def require_close(what: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
