@@ -21,7 +21,9 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -37,7 +39,6 @@ from transformers import (
     SamModel,
     SamVisionConfig,
 )
-from transformers.models.grounding_dino.convert_grounding_dino_to_hf import get_grounding_dino_config
 
 from fixtures import HERE, Recorder, write_json, write_tensors
 from lively_weights import redraw, temper
@@ -122,6 +123,9 @@ def rounded(tensor: torch.Tensor) -> list[float]:
 
 def build_detector(name: str) -> GroundingDinoForObjectDetection:
     """The published configuration of the conversion script, with random weights."""
+    # newer versions of transformers, with which full_size_families.py imports this file, do not contain the script
+    from transformers.models.grounding_dino.convert_grounding_dino_to_hf import get_grounding_dino_config
+
     model = GroundingDinoForObjectDetection(get_grounding_dino_config(name))
     redraw(model, SEED)
     temper(model)
@@ -142,19 +146,6 @@ def build_mobile_sam() -> nn.Module:
 
     model = sam_model_registry["vit_t"]()
     redraw(model, SEED)
-    for module_name, module in model.named_modules():
-        kind = type(module).__name__
-        if kind in ("BatchNorm2d", "LayerNorm2d"):  # `redraw` does not treat these as norms
-            module.weight.data = 1 + 0.1 * draw(f"{module_name}.weight", module.weight.shape)
-        if kind == "BatchNorm2d":
-            module.running_mean.copy_(0.1 * draw(f"{module_name}.running_mean", module.running_mean.shape))
-            module.running_var.copy_((0.2 * draw(f"{module_name}.running_var", module.running_var.shape)).exp())
-            module.num_batches_tracked.fill_(1000)
-        if hasattr(module, "attention_biases"):
-            biases = module.attention_biases
-            biases.data = 0.3 * draw(f"{module_name}.attention_biases", biases.shape)
-    table = model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
-    table.copy_(draw("positional_encoding_gaussian_matrix", table.shape))
     return model.eval()
 
 
@@ -170,12 +161,15 @@ def make(name: str, out: Path) -> None:
 
 def make_mobile_sam(out: Path) -> None:
     """Writes the torch file, and the same tensors as safetensors."""
-    model = build_mobile_sam()
+    write_original_only(build_mobile_sam(), out / MOBILE_SAM, "mobile_sam.pt")
+
+
+def write_original_only(model: nn.Module, folder: Path, file: str) -> None:
+    """Writes a model that only its authors' code has: the torch file, and a folder with the same tensors as safetensors."""
     state = OrderedDict(model.state_dict())
-    file = out / MOBILE_SAM / "mobile_sam.pt"
-    save_torch(state, file)
-    model.load_state_dict(torch.load(file, weights_only=True), strict=True)
-    copy = out / f"{MOBILE_SAM}-safetensors" / "model.safetensors"
+    save_torch(state, folder / file)
+    model.load_state_dict(torch.load(folder / file, weights_only=True), strict=True)
+    copy = folder.with_name(f"{folder.name}-safetensors") / "model.safetensors"
     copy.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, copy, metadata={"format": "pt"})
     copy.chmod(0o644)
@@ -188,8 +182,7 @@ def make_detector(name: str, out: Path) -> None:
     model = build_detector(name)
     folder = out / name
     save_pretrained(model, folder)
-    GroundingDinoImageProcessor().save_pretrained(folder)
-    BertTokenizerFast(vocab_file=str(VOCABULARY)).backend_tokenizer.save(str(folder / "tokenizer.json"))
+    save_processor(folder)
     state = model.state_dict()
     file, prefix, _ = ORIGINALS[name]
     original = grounding_dino_to_original(state, model.config, draw)
@@ -198,6 +191,12 @@ def make_detector(name: str, out: Path) -> None:
     written = torch.load(file, weights_only=True)["model"]
     print(f"  {len(written)} tensors in {file.name}, {len(state)} in transformers")
     check_grounding_dino(written, state, model.config)
+
+
+def save_processor(folder: Path) -> None:
+    """Writes a detector's preprocessor_config.json and tokenizer.json."""
+    GroundingDinoImageProcessor().save_pretrained(folder)
+    BertTokenizerFast(vocab_file=str(VOCABULARY)).backend_tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def make_segmenter(name: str, out: Path) -> None:
@@ -254,10 +253,18 @@ def photographs(out: Path, case: str) -> list[Image.Image]:
     return [Image.open(out / "photographs" / f"{name}.png").convert("RGB") for name in CASES[case]]
 
 
-def reference(name: str, out: Path) -> None:
+def run(name: str, out: Path) -> Iterator:
+    """The results of one model: see `run_detector` and `run_segmenter`."""
+    if name in DETECTORS:
+        return run_detector(GroundingDinoForObjectDetection, name, out)
+    load = load_mobile_sam if name == MOBILE_SAM else load_sam
+    return run_segmenter(load(out / name), out)
+
+
+def reference(name: str, out: Path, run: Callable[[str, Path], Iterator]) -> None:
     """Writes the results of all cases of one model, and notes with their times."""
     torch.set_grad_enabled(False)
-    cases = run_detector(name, out) if name in DETECTORS else run_segmenter(name, out)
+    cases = run(name, out)
     seconds = {}
     parameters = next(cases)
     for case, tensors, took, notes in cases:
@@ -280,10 +287,10 @@ def reference(name: str, out: Path) -> None:
     write_json(out / name / "expected" / "notes.json", notes)
 
 
-def run_detector(name: str, out: Path) -> Iterator:
+def run_detector(kind: type, name: str, out: Path) -> Iterator:
     """Yields the number of parameters, and then (name, tensors, seconds, notes) for each case."""
     folder = out / name
-    model, loading = GroundingDinoForObjectDetection.from_pretrained(folder, output_loading_info=True)
+    model, loading = kind.from_pretrained(folder, output_loading_info=True)
     require_complete(loading)
     yield sum(parameter.numel() for parameter in model.parameters())
     processor = GroundingDinoProcessor(
@@ -342,21 +349,34 @@ def print_detector(output, scores: torch.Tensor, best: torch.Tensor) -> None:
         )
 
 
-def run_segmenter(name: str, out: Path) -> Iterator:
+@dataclass
+class Segmenter:
+    """The reference of a segmenter. It processes one picture at a time."""
+
+    parameters: int
+    # picture -> pixel values (1 3 H W)
+    preprocess: Callable[[Image.Image], torch.Tensor]
+    # picture -> its (height, width) in the square to which the prompts belong
+    input_size: Callable[[Image.Image], tuple[int, int]]
+    # pixel values -> the encoded image for `predict`, and tensors to write
+    encode: Callable[[torch.Tensor], tuple[Any, dict[str, torch.Tensor]]]
+    # encoded image, keyword multimask and prompts -> low_res_masks (1 N M h w), iou_scores (1 N M) and others
+    predict: Callable[..., dict[str, torch.Tensor]]
+
+
+def run_segmenter(segmenter: Segmenter, out: Path) -> Iterator:
     """Yields the number of parameters, and then (name, tensors, seconds, notes) for each case.
 
-    The image encoder processes one picture at a time, also in the batch: all pictures are padded to the same square, so that
-    a batch gives the same results, and global attention would need memory for all of them at once.
+    The reference processes one picture at a time, also in the batch: all pictures become the same square, so that a batch gives
+    the same results, and global attention would need memory for all of them at once.
     """
-    build = load_mobile_sam if name == MOBILE_SAM else load_sam
-    parameters, preprocess, encode, predict = build(out / name)
-    yield parameters
+    yield segmenter.parameters
     known = {}
     for case, pictures in CASES.items():
         images = photographs(out, case)
         original = torch.tensor([[image.height, image.width] for image in images])
-        reshaped = torch.tensor([input_size(image) for image in images])
-        pixel_values = torch.cat([preprocess(image) for image in images])
+        reshaped = torch.tensor([segmenter.input_size(image) for image in images])
+        pixel_values = torch.cat([segmenter.preprocess(image) for image in images])
         tensors = {"original_size": original, "reshaped_input_size": reshaped, "pixel_values": pixel_values}
         # the factor from (x, y) in the original to the model's input
         scale = (reshaped / original).flip(1).float()
@@ -371,21 +391,21 @@ def run_segmenter(name: str, out: Path) -> Iterator:
             "input_labels": torch.tensor(LABELS).expand(len(images), 1, -1),
         }
         started = time.monotonic()
-        embeddings = torch.cat([encode(picture[None]) for picture in pixel_values])
-        masks, scores = predict(embeddings, multimask=False, boxes=tensors["input_boxes"])
-        box_masks, box_scores = masks[:, :, 0], scores[:, :, 0]
-        points = {"points": tensors["input_points"], "labels": tensors["input_labels"]}
-        masks, scores = predict(embeddings, multimask=True, **points)
+        rows = [predict_picture(segmenter, tensors, row) for row in range(len(images))]
         took = time.monotonic() - started
-        tensors |= {
-            "image_embeddings": embeddings,
-            "box.low_res_masks": box_masks,
-            "box.iou_scores": box_scores,
-            "points.low_res_masks": masks[:, 0],
-            "points.iou_scores": scores[:, 0],
-        }
+        tensors |= {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
         yield case, tensors, took, {"photographs": pictures}
         print_segmenter(case, tensors, known)
+
+
+def predict_picture(segmenter: Segmenter, tensors: dict, row: int) -> dict[str, torch.Tensor]:
+    """The results for one picture: its embeddings, one mask for each box, and three for the object with points."""
+    encoded, results = segmenter.encode(tensors["pixel_values"][row : row + 1])
+    prompts = {name: tensors[f"input_{name}"][row : row + 1].clone() for name in ("boxes", "points", "labels")}
+    output = segmenter.predict(encoded, multimask=False, boxes=prompts["boxes"])
+    results |= {f"box.{key}": value[:, :, 0] for key, value in output.items()}
+    output = segmenter.predict(encoded, multimask=True, points=prompts["points"], labels=prompts["labels"])
+    return results | {f"points.{key}": value[:, 0] for key, value in output.items()}
 
 
 def print_segmenter(case: str, tensors: dict, known: dict) -> None:
@@ -407,14 +427,15 @@ def input_size(image: Image.Image) -> tuple[int, int]:
     return SamImageProcessor()._get_preprocess_shape((image.height, image.width), 1024)
 
 
-def load_sam(folder: Path) -> tuple[int, Callable, Callable, Callable]:
-    """Returns (parameters, preprocess, encode, predict) of transformers' SAM."""
+def load_sam(folder: Path) -> Segmenter:
+    """transformers' SAM."""
     model, loading = SamModel.from_pretrained(folder, output_loading_info=True)
     require_complete(loading)
     processor = SamImageProcessor.from_pretrained(folder)
 
-    def preprocess(image: Image.Image) -> torch.Tensor:
-        return processor(image, return_tensors="pt")["pixel_values"]
+    def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, dict]:
+        embeddings = model.get_image_embeddings(pixels)
+        return embeddings, {"image_embeddings": embeddings}
 
     def predict(embeddings, multimask, boxes=None, points=None, labels=None):
         output = model(
@@ -424,49 +445,72 @@ def load_sam(folder: Path) -> tuple[int, Callable, Callable, Callable]:
             input_labels=labels,
             multimask_output=multimask,
         )
-        return output.pred_masks, output.iou_scores
+        return {"low_res_masks": output.pred_masks, "iou_scores": output.iou_scores}
 
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return parameters, preprocess, model.get_image_embeddings, predict
+    return Segmenter(
+        parameters=count_parameters(model),
+        preprocess=lambda image: processor(image, return_tensors="pt")["pixel_values"],
+        input_size=input_size,
+        encode=encode,
+        predict=predict,
+    )
 
 
-def load_mobile_sam(folder: Path) -> tuple[int, Callable, Callable, Callable]:
-    """Returns (parameters, preprocess, encode, predict) of the original code."""
-    import numpy
+def count_parameters(model: nn.Module) -> int:
+    """The number of parameters, without buffers."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def load_mobile_sam(folder: Path) -> Segmenter:
+    """MobileSAM's original code."""
     from mobile_sam import sam_model_registry
-    from mobile_sam.utils.transforms import ResizeLongestSide
 
     model = sam_model_registry["vit_t"](checkpoint=folder / "mobile_sam.pt")
     # The registry calls eval() before it loads the checkpoint. eval() copies the attention biases into a table, which loading
     # does not update: without a second call, the biases of the file would not be used.
     model.eval()
-    resize = ResizeLongestSide(model.image_encoder.img_size)
 
-    def preprocess(image: Image.Image) -> torch.Tensor:
-        pixels = torch.as_tensor(resize.apply_image(numpy.asarray(image)))
-        return model.preprocess(pixels.permute(2, 0, 1)[None])
+    def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, dict]:
+        embeddings = model.image_encoder(pixels)
+        return embeddings, {"image_embeddings": embeddings}
 
     def predict(embeddings, multimask, boxes=None, points=None, labels=None):
-        masks, scores = [], []
-        for row, embedding in enumerate(embeddings):
-            sparse, dense = model.prompt_encoder(
-                points=None if points is None else (points[row], labels[row]),
-                boxes=None if boxes is None else boxes[row],
-                masks=None,
-            )
-            mask, score = model.mask_decoder(
-                image_embeddings=embedding[None],
-                image_pe=model.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=multimask,
-            )
-            masks.append(mask)
-            scores.append(score)
-        return torch.stack(masks), torch.stack(scores)
+        masks, scores = model.mask_decoder(
+            **original_inputs(model, embeddings, boxes, points, labels), multimask_output=multimask
+        )
+        return {"low_res_masks": masks[None], "iou_scores": scores[None]}
 
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return parameters, preprocess, model.image_encoder, predict
+    return Segmenter(
+        parameters=count_parameters(model),
+        preprocess=lambda image: original_preprocess(model, image),
+        input_size=input_size,
+        encode=encode,
+        predict=predict,
+    )
+
+
+def original_preprocess(model: nn.Module, image: Image.Image) -> torch.Tensor:
+    """The pixel values by the original code of SAM, which its successors share."""
+    import numpy
+    from mobile_sam.utils.transforms import ResizeLongestSide
+
+    pixels = ResizeLongestSide(model.image_encoder.img_size).apply_image(numpy.asarray(image))
+    return model.preprocess(torch.as_tensor(pixels).permute(2, 0, 1)[None])
+
+
+def original_inputs(model: nn.Module, embeddings: torch.Tensor, boxes, points, labels) -> dict[str, torch.Tensor]:
+    """The arguments of the original mask decoder for one image, by the original prompt encoder."""
+    sparse, dense = model.prompt_encoder(
+        points=None if points is None else (points[0], labels[0]),
+        boxes=None if boxes is None else boxes[0],
+        masks=None,
+    )
+    return {
+        "image_embeddings": embeddings,
+        "image_pe": model.prompt_encoder.get_dense_pe(),
+        "sparse_prompt_embeddings": sparse,
+        "dense_prompt_embeddings": dense,
+    }
 
 
 def require_complete(loading: dict) -> None:
@@ -569,10 +613,11 @@ def in_process(function: Callable, *arguments) -> None:
         raise SystemExit(f"{function.__name__} {arguments[0]} failed")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(names: tuple[str, ...], description: str, make: Callable, run: Callable) -> None:
+    """Runs the steps of the command line. `make` writes a model, `run` yields its results."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT, help=f"where to write (default: {OUT})")
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument(
         "--precision", choices=("f32", "bf16"), default="f32", help="precision of groundling (default: f32)"
     )
@@ -587,11 +632,11 @@ def main() -> None:
             in_process(make, name, arguments.out)
             print(f"{name}: made in {time.monotonic() - started:.0f} s", flush=True)
         if "reference" in steps:
-            in_process(reference, name, arguments.out)
+            in_process(reference, name, arguments.out, run)
             print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
     if "compare" in steps:
         compare(arguments.out, list(arguments.only), arguments.precision)
 
 
 if __name__ == "__main__":
-    main()
+    main(NAMES, __doc__, make, run)

@@ -185,18 +185,39 @@ def build_original() -> nn.Module:
     return model.eval()
 
 
+# Names of the authors' tensors for videos, which transformers' image model does not have.
 MEMORY = (
-    "maskmem_tpos_enc no_mem_pos_enc no_obj_ptr no_obj_embed_spatial mask_downsample. memory_encoder. obj_ptr_proj. "
-    "obj_ptr_tpos_proj."
+    "maskmem_tpos_enc no_mem_pos_enc no_obj_ptr no_obj_embed_spatial mask_downsample. memory_attention. "
+    "memory_encoder. obj_ptr_proj. obj_ptr_tpos_proj."
 ).split()
+
+
+def require_memory_only(report) -> None:
+    """Checks that the tensors of an image model are those of the authors' model, except for the memory."""
+    if report.unexpected_keys or any(not name.startswith(tuple(MEMORY)) for name in report.missing_keys):
+        raise RuntimeError(f"the names differ from the authors': {report}")
+
+
+def image_predictor(original: nn.Module, image: Image.Image, pixels: torch.Tensor):
+    """The authors' image predictor, with the image set to given pixel values.
+
+    Its own preprocessing is not used: it resizes float32 numbers, while transformers' resizes and rounds bytes.
+    """
+    from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+    predictor = SAM2ImagePredictor(original)
+    predictor._bb_feat_sizes = [(pixels.shape[-1] // stride,) * 2 for stride in (4, 8, 16)]
+    predictor._transforms.to_tensor = lambda _image: pixels[0]
+    predictor._transforms.transforms = nn.Identity()
+    predictor.set_image(image)
+    return predictor
 
 
 def write_original(model: Sam2Model) -> nn.Module:
     """Writes original.pt, and returns the authors' model with the tensors of the file."""
     original = build_original()
     report = original.load_state_dict(sam2_to_original(model.state_dict()), strict=False)
-    if report.unexpected_keys or any(not name.startswith(tuple(MEMORY)) for name in report.missing_keys):
-        raise RuntimeError(f"the names differ from the authors': {report}")
+    require_memory_only(report)
     require_lively(original.state_dict())
     torch.save({"model": halved(original.state_dict())}, FOLDER / "original.pt")
     stored = torch.load(FOLDER / "original.pt", weights_only=True)["model"]
@@ -206,17 +227,8 @@ def write_original(model: Sam2Model) -> nn.Module:
 
 
 def compare_with_authors(original: nn.Module, image: Image.Image, pixels: torch.Tensor, cases: dict) -> None:
-    """Checks that the authors' image predictor gives the same results for the same pixel values.
-
-    Its own preprocessing is not used: it resizes float32 numbers, while transformers' resizes and rounds bytes.
-    """
-    from sam2.sam2_image_predictor import SAM2ImagePredictor
-
-    predictor = SAM2ImagePredictor(original)
-    predictor._bb_feat_sizes = [tuple(size) for size in VISION["backbone_feature_sizes"]]
-    predictor._transforms.to_tensor = lambda _image: pixels[0]
-    predictor._transforms.transforms = nn.Identity()
-    predictor.set_image(image)
+    """Checks that the authors' image predictor gives the same results for the same pixel values."""
+    predictor = image_predictor(original, image, pixels)
     for name, tensors in cases.items():
         prompts = {"multimask_output": CASES[name]["multimask"], "return_logits": True}
         if "original_input_boxes" in tensors:

@@ -305,7 +305,7 @@ def build_light(seed: int) -> nn.Module:
     )
     model = build_original(encoder, LIGHT_HQ)
     redraw(model, seed)
-    # eval() copies the attention biases into a table only when the model was in training mode before
+    # eval() copies the attention biases into a table, which `redraw` does not change: copy them again
     return model.train().eval()
 
 

@@ -83,7 +83,8 @@ def temper(model: nn.Module) -> None:
     for norm in (core.enc_output_norm, core.decoder.layer_norm):
         norm.weight.data *= 0.2
         norm.bias.data *= 0.2
-    for head in (core.encoder_output_bbox_embed, model.bbox_embed[0]):
+    # the layers of the decoder share one head, or each has its own
+    for head in dict.fromkeys((core.encoder_output_bbox_embed, *model.bbox_embed)):
         head.layers[-1].weight.data *= 0.3
         head.layers[-1].bias.data *= 0.3
 
