@@ -30,6 +30,7 @@ from transformers import (
 
 from fixtures import write_json
 from full_size import (
+    BOXES,
     SEED,
     SEGMENTERS,
     Segmenter,
@@ -46,6 +47,7 @@ from full_size import (
     save_processor,
     save_torch,
     write_original_only,
+    write_photographs,
 )
 from generate_sam2 import image_predictor, require_memory_only, stability_scores
 from generate_sam_hq import hq_features, repair_decoder, sorted_masks
@@ -90,7 +92,9 @@ SAM2 = {
         "sam2.1_hiera_large.pt",
     ),
 }
-SAM2_SCALE = 4  # of the logits of token 0, so that some of its masks are stable
+# Factors of the logits of token 0, of which the one is taken whose choices by stability are the clearest.
+SAM2_SCALES = (1, 1.5, 2, 2.5, 3, 4, 6, 8, 12)
+STABLE = 0.98  # the decoder's threshold
 STABILITY_MARGIN, LEAD_MARGIN = 1e-3, 1e-4
 
 # name -> fields of the vision encoder's configuration, and the authors' name and file
@@ -167,10 +171,12 @@ def make_sam2(name: str, out: Path) -> None:
     vision = {"backbone_config": fields, "backbone_channel_list": widths[::-1]}
     video = Sam2VideoModel(Sam2VideoConfig(vision_config=vision))
     redraw(video, SEED)
-    for tensor in video.mask_decoder.output_hypernetworks_mlps[0].proj_out.parameters():
-        tensor.data *= SAM2_SCALE
     save_pretrained(video, out / name)
     Sam2ImageProcessorFast().save_pretrained(out / name)
+    scale = clear_scale(out, name)
+    for tensor in video.mask_decoder.output_hypernetworks_mlps[0].proj_out.parameters():
+        tensor.data *= scale
+    save_pretrained(video, out / name)
     model = load_sam2_model(out / name)
     original = build_authors_sam2(name)
     redraw(original, SEED)
@@ -181,6 +187,31 @@ def make_sam2(name: str, out: Path) -> None:
     written = torch.load(path, weights_only=True)["model"]
     original.load_state_dict(written, strict=True)
     print(f"  {len(written)} tensors in {file}; the authors' code loads it, strictly")
+
+
+def clear_scale(out: Path, name: str) -> float:
+    """The factor of token 0's logits with which the boxes' masks are farthest from the threshold of stability.
+
+    If possible, some of the masks are stable, and some are not.
+    """
+    write_photographs(out)
+    model = load_sam2_model(out / name)
+    processor = Sam2ImageProcessorFast.from_pretrained(out / name)
+    images = photographs(out, "batch")
+    encoded = [model.get_image_embeddings(processor(image, return_tensors="pt")["pixel_values"]) for image in images]
+    boxes = {"input_boxes": SIDE * torch.tensor([BOXES])}
+    parameters = list(model.mask_decoder.output_hypernetworks_mlps[0].proj_out.parameters())
+    drawn = [tensor.clone() for tensor in parameters]
+    found = []
+    for scale in SAM2_SCALES:
+        for tensor, value in zip(parameters, drawn):
+            tensor.copy_(scale * value)
+        scores = [score for features in encoded for score in stability_scores(model, features, boxes)[0]]
+        margin = min(abs(score - STABLE) for score in scores)
+        both = min(scores) < STABLE < max(scores)
+        found.append((margin > 2 * STABILITY_MARGIN and both, margin, scale))
+        print(f"  scale {scale}: stability from {min(scores):.4f} to {max(scores):.4f}, margin {margin:.4f}")
+    return max(found)[2]
 
 
 def build_authors_sam2(name: str) -> nn.Module:
@@ -322,7 +353,7 @@ def load_sam2(name: str, out: Path) -> Segmenter:
 def require_clear_choice(stability: list[float], leads: list[float]) -> None:
     """Checks that the choices between token 0 and the others do not depend on rounding."""
     print(f"  stability {[round(score, 4) for score in stability]}, leads {[round(lead, 4) for lead in leads]}")
-    if min(abs(score - 0.98) for score in stability) < STABILITY_MARGIN or min(leads) < LEAD_MARGIN:
+    if min(abs(score - STABLE) for score in stability) < STABILITY_MARGIN or min(leads) < LEAD_MARGIN:
         raise ValueError("a choice between masks is ambiguous: choose another seed")
 
 
