@@ -93,7 +93,7 @@ SAM2 = {
     ),
 }
 # Factors of the logits of token 0, of which the one is taken whose choices by stability are the clearest.
-SAM2_SCALES = (1, 1.5, 2, 2.5, 3, 4, 6, 8, 12)
+SAM2_SCALES = (0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.25, 1.5, 2, 2.5, 3, 4, 6, 8)
 STABLE = 0.98  # the decoder's threshold
 STABILITY_MARGIN, LEAD_MARGIN = 1e-3, 1e-4
 
