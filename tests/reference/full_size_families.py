@@ -276,7 +276,7 @@ def make_mm_detector(name: str, out: Path) -> None:
     config = MMGroundingDinoConfig(backbone_config=SwinConfig(**(tiny | fields)), num_feature_levels=levels)
     model = MMGroundingDinoForObjectDetection(config)
     redraw(model, SEED)
-    temper(model)
+    temper(model, norm_scale=1)
     save_pretrained(model, out / name)
     save_processor(out / name)
 

@@ -65,13 +65,14 @@ def redraw(model: nn.Module, seed: int) -> None:
             module.num_batches_tracked.fill_(1000)
 
 
-def temper(model: nn.Module) -> None:
+def temper(model: nn.Module, norm_scale: float = 0.2) -> None:
     """Scales weights of a detector so that its tokens and cells stay different and its outputs are not saturated.
 
     Attention with random weights averages its inputs. After many layers, all tokens of a text and all cells of a picture
     would be nearly the same vector. Dividing the last matrices of residual branches by sqrt(branches) keeps them different.
     Token logits are products of two normed vectors of 256 numbers, about 8 without scaling, and box deltas add up over seven
-    heads. After their sigmoid both would mostly be 0 or 1.
+    heads. After their sigmoid both would mostly be 0 or 1. `norm_scale` scales the norms before the token logits: 1 for a family
+    that divides the product by the root of its length.
     """
     core = model.model
     depth = {"text_backbone": model.config.text_config.num_hidden_layers, "encoder": model.config.encoder_layers}
@@ -81,8 +82,8 @@ def temper(model: nn.Module) -> None:
             module.weight.data /= (2 * depth[part]) ** 0.5
             module.bias.data /= (2 * depth[part]) ** 0.5
     for norm in (core.enc_output_norm, core.decoder.layer_norm):
-        norm.weight.data *= 0.2
-        norm.bias.data *= 0.2
+        norm.weight.data *= norm_scale
+        norm.bias.data *= norm_scale
     # the layers of the decoder share one head, or each has its own
     for head in dict.fromkeys((core.encoder_output_bbox_embed, *model.bbox_embed)):
         head.layers[-1].weight.data *= 0.3
