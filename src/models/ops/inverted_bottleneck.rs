@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::convolution::{Depthwise3x3, depthwise_conv3x3, depthwise_conv3x3_plain, map_sizes};
+use super::convolution::{Depthwise3x3, depthwise_conv3x3, depthwise_plain, map_sizes};
 use super::kernels::inverted_bottleneck::{self as kernel, Layers};
 use super::{Activation, Matrix, cpu_tensor, f32_slice, f32_vec, linear};
 
@@ -92,7 +92,7 @@ pub fn inverted_bottleneck_plain(
     residual: Option<&Tensor>,
     activation: Activation,
 ) -> Result<Tensor> {
-    layer_by_layer(xs, block, residual, activation, depthwise_conv3x3_plain)
+    layer_by_layer(xs, block, residual, activation, depthwise_plain)
 }
 
 fn layer_by_layer(

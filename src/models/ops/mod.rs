@@ -27,8 +27,9 @@ use groundling_kernels as kernels;
 
 pub use attention::{attention, attention_plain};
 pub use convolution::{
-    Conv3x3, Depthwise3x3, Upscale2x, conv3x3, conv3x3_plain, depthwise_conv3x3,
-    depthwise_conv3x3_plain, upscale2x, upscale2x_plain,
+    Conv, Conv3x3, Conv7x7, Depthwise, Depthwise3x3, Depthwise5x5, Upscale2x, conv3x3, conv7x7,
+    convolve_plain, depthwise_conv3x3, depthwise_conv5x5, depthwise_plain, fused_mb_conv,
+    fused_mb_conv_plain, upscale2x, upscale2x_plain,
 };
 pub use deformable_sampling::{Sampling, deformable_sampling, deformable_sampling_plain};
 pub use format::with_weight_format;

@@ -8,8 +8,8 @@ use std::fmt;
 use candle_core::{DType, Result, Tensor};
 
 use super::{
-    CallShape, Case, Check, Extent, Implementation, Random, convolution, inverted_bottleneck,
-    linear,
+    CallShape, Case, Check, Extent, Implementation, Random, convolution, fused_convolution,
+    inverted_bottleneck, linear,
 };
 use crate::models::ops::{Format, with_weight_format};
 
@@ -46,6 +46,7 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
     let in_f32 = [
         linear::checks(extent),
         convolution::checks(extent),
+        fused_convolution::checks(extent),
         inverted_bottleneck::checks(extent),
     ];
     let in_bf16 = in_f32.into_iter().flatten().filter_map(|check| {
@@ -53,7 +54,9 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
             "linear" => ("linear, bf16", TOLERANCE_ONE_PRODUCT),
             "linear_by_heads" => ("linear_by_heads, bf16", TOLERANCE_ONE_PRODUCT),
             "conv3x3" => ("conv3x3, bf16", TOLERANCE_ONE_PRODUCT),
+            "conv7x7" => ("conv7x7, bf16", TOLERANCE_ONE_PRODUCT),
             "upscale2x" => ("upscale2x, bf16", TOLERANCE_ONE_PRODUCT),
+            "fused_mb_conv" => ("fused_mb_conv, bf16", TOLERANCE_TWO_PRODUCTS),
             "feed_forward" => ("feed_forward, bf16", TOLERANCE_TWO_PRODUCTS),
             "inverted_bottleneck" => ("inverted_bottleneck, bf16", TOLERANCE_TWO_PRODUCTS),
             // it has no matrix product

@@ -6,20 +6,21 @@ use candle_core::{Result, Tensor};
 
 use super::{CallShape, Case, Check, Extent, Implementation, Random};
 use crate::models::ops::convolution::{
-    depthwise_conv3x3, depthwise_conv3x3_plain, depthwise_with_kernel,
+    convolve, convolve_plain, depthwise, depthwise_plain, depthwise_with_kernel,
 };
-use crate::models::ops::{
-    Activation, Conv3x3, Depthwise3x3, Upscale2x, conv3x3, conv3x3_plain, upscale2x,
-    upscale2x_plain,
-};
+use crate::models::ops::{Activation, Conv, Depthwise, Upscale2x, upscale2x, upscale2x_plain};
 
 /// The kind of convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// 3x3, from all input channels to all output channels.
-    Dense { stride: usize, has_bias: bool },
-    /// Depthwise 3x3.
-    Depthwise { stride: usize },
+    /// From all input channels to all output channels.
+    Dense {
+        side: usize,
+        stride: usize,
+        has_bias: bool,
+    },
+    /// Every channel on its own.
+    Depthwise { side: usize, stride: usize },
     /// Transposed 2x2: every pixel becomes four. A map that all images share may be added to the result.
     Upscale { has_addend: bool },
 }
@@ -45,7 +46,7 @@ impl fmt::Display for Convolution {
         write!(f, "{}x{}x{}", self.map.0, self.map.1, self.input)?;
         match self.kind {
             Kind::Dense { stride, .. } => write!(f, " to {}, stride {stride}", self.output),
-            Kind::Depthwise { stride } => write!(f, ", stride {stride}"),
+            Kind::Depthwise { stride, .. } => write!(f, ", stride {stride}"),
             Kind::Upscale { has_addend: false } => write!(f, " to {}", self.output),
             Kind::Upscale { has_addend: true } => write!(f, " to {}, addend", self.output),
         }?;
@@ -60,18 +61,18 @@ impl CallShape for Convolution {
     fn draw(&self, random: &mut Random) -> Result<Box<dyn Case>> {
         let (input, output) = (self.input, self.output);
         let fan_in = match self.kind {
-            Kind::Dense { .. } => 9 * input,
-            Kind::Depthwise { .. } => 9,
+            Kind::Dense { side, .. } => side * side * input,
+            Kind::Depthwise { side, .. } => side * side,
             Kind::Upscale { .. } => input,
         };
         let deviation = 1.0 / (fan_in as f32).sqrt();
         let (kernel, bias) = match self.kind {
-            Kind::Dense { has_bias, .. } => (
-                random.spread(deviation, (output, input, 3, 3))?,
+            Kind::Dense { side, has_bias, .. } => (
+                random.spread(deviation, (output, input, side, side))?,
                 has_bias.then(|| random.spread(1.0, output)).transpose()?,
             ),
-            Kind::Depthwise { .. } => (
-                random.spread(deviation, (9, input))?,
+            Kind::Depthwise { side, .. } => (
+                random.spread(deviation, (side * side, input))?,
                 Some(random.spread(1.0, input)?),
             ),
             Kind::Upscale { .. } => (
@@ -106,46 +107,80 @@ struct ConvolutionCase {
     activation: Activation,
 }
 
+impl ConvolutionCase {
+    fn dense<const SIDE: usize>(
+        &self,
+        implementation: Implementation,
+        stride: usize,
+    ) -> Result<Tensor> {
+        let xs = implementation.to_target(&self.xs)?;
+        let kernel = implementation.to_target(&self.kernel)?;
+        let bias = implementation.to_target_optional(self.bias.as_ref())?;
+        let conv = Conv::<SIDE>::for_set(implementation.set(&xs), &kernel, bias, stride)?;
+        match implementation {
+            Implementation::Plain => convolve_plain(&xs, &conv, self.activation),
+            _ => convolve(&xs, &conv, self.activation),
+        }
+    }
+
+    fn depthwise<const SIDE: usize>(
+        &self,
+        implementation: Implementation,
+        bias: &Tensor,
+        stride: usize,
+    ) -> Result<Tensor> {
+        let xs = implementation.to_target(&self.xs)?;
+        let conv = Depthwise::<SIDE> {
+            kernel: implementation.to_target(&self.kernel)?,
+            bias: implementation.to_target(bias)?,
+            stride,
+        };
+        match implementation {
+            Implementation::Kernel(set) => depthwise_with_kernel(set, &xs, &conv, self.activation),
+            Implementation::Plain => depthwise_plain(&xs, &conv, self.activation),
+            Implementation::Device(..) => depthwise(&xs, &conv, self.activation),
+        }
+    }
+
+    fn upscale(&self, implementation: Implementation, bias: &Tensor) -> Result<Tensor> {
+        let xs = implementation.to_target(&self.xs)?;
+        let (kernel, bias) = (
+            implementation.to_target(&self.kernel)?,
+            implementation.to_target(bias)?,
+        );
+        let addend = implementation.to_target_optional(self.addend.as_ref())?;
+        let upscale = Upscale2x::for_set(implementation.set(&xs), &kernel, &bias)?;
+        let compute = match implementation {
+            Implementation::Plain => upscale2x_plain,
+            _ => upscale2x,
+        };
+        compute(&xs, &upscale, addend.as_ref(), self.activation)
+    }
+}
+
 impl Case for ConvolutionCase {
     fn run(&self, implementation: Implementation) -> Result<Vec<Tensor>> {
-        let (xs, kernel) = (
-            implementation.to_target(&self.xs)?,
-            implementation.to_target(&self.kernel)?,
-        );
-        let bias = implementation.to_target_optional(self.bias.as_ref())?;
-        let activation = self.activation;
-        let result = match (self.kind, bias) {
-            (Kind::Dense { stride, .. }, bias) => {
-                let conv = Conv3x3::for_set(implementation.set(&xs), &kernel, bias, stride)?;
-                match implementation {
-                    Implementation::Plain => conv3x3_plain(&xs, &conv, activation),
-                    _ => conv3x3(&xs, &conv, activation),
-                }
+        let result = match (self.kind, &self.bias) {
+            (
+                Kind::Dense {
+                    side: 3, stride, ..
+                },
+                _,
+            ) => self.dense::<3>(implementation, stride),
+            (
+                Kind::Dense {
+                    side: 7, stride, ..
+                },
+                _,
+            ) => self.dense::<7>(implementation, stride),
+            (Kind::Depthwise { side: 3, stride }, Some(bias)) => {
+                self.depthwise::<3>(implementation, bias, stride)
             }
-            (Kind::Depthwise { stride }, Some(bias)) => {
-                let conv = Depthwise3x3 {
-                    kernel,
-                    bias,
-                    stride,
-                };
-                match implementation {
-                    Implementation::Kernel(set) => {
-                        depthwise_with_kernel(set, &xs, &conv, activation)
-                    }
-                    Implementation::Plain => depthwise_conv3x3_plain(&xs, &conv, activation),
-                    Implementation::Device(..) => depthwise_conv3x3(&xs, &conv, activation),
-                }
+            (Kind::Depthwise { side: 5, stride }, Some(bias)) => {
+                self.depthwise::<5>(implementation, bias, stride)
             }
-            (Kind::Upscale { .. }, Some(bias)) => {
-                let addend = implementation.to_target_optional(self.addend.as_ref())?;
-                let addend = addend.as_ref();
-                let upscale = Upscale2x::for_set(implementation.set(&xs), &kernel, &bias)?;
-                match implementation {
-                    Implementation::Plain => upscale2x_plain(&xs, &upscale, addend, activation),
-                    _ => upscale2x(&xs, &upscale, addend, activation),
-                }
-            }
-            (kind, None) => candle_core::bail!("{kind:?} takes a bias"),
+            (Kind::Upscale { .. }, Some(bias)) => self.upscale(implementation, bias),
+            (kind, _) => candle_core::bail!("there is no {kind:?}, or it takes a bias"),
         };
         Ok(vec![result?])
     }
@@ -167,10 +202,20 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
             };
             Check::published(name(kind), TOLERANCE, used_by, call_shape)
         };
-    let dense = |stride, has_bias| Kind::Dense { stride, has_bias };
-    let depthwise = |stride| Kind::Depthwise { stride };
+    let dense = |stride, has_bias| Kind::Dense {
+        side: 3,
+        stride,
+        has_bias,
+    };
+    let patches = Kind::Dense {
+        side: 7,
+        stride: 4,
+        has_bias: true,
+    };
+    let depthwise = |stride| Kind::Depthwise { side: 3, stride };
+    let depthwise_5 = Kind::Depthwise { side: 5, stride: 1 };
     let upscale = |has_addend| Kind::Upscale { has_addend };
-    let (none, gelu) = (Activation::None, Activation::Gelu);
+    let (none, gelu, tanh) = (Activation::None, Activation::Gelu, Activation::GeluTanh);
     let square = |full: usize, quick: usize| (1, extent.of((full, full), (quick, quick)));
     let boxes = |full: usize, quick: usize| (4, extent.of((full, full), (quick, quick)));
     let level_3 = (1, extent.of((25, 34), (9, 12)));
@@ -194,7 +239,40 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
             64,
             none,
         ),
-        Check::odd("conv3x3", TOLERANCE, odd_dense()),
+        check(
+            "EfficientViT, first convolution",
+            dense(2, true),
+            square(512, 62),
+            3,
+            32,
+            tanh,
+        ),
+        check(
+            "EfficientViT stage 1",
+            dense(1, true),
+            square(256, 31),
+            32,
+            32,
+            tanh,
+        ),
+        Check::odd("conv3x3", TOLERANCE, odd_dense(3, [1, 2])),
+        check(
+            "SAM 2 Tiny, patches",
+            patches,
+            square(1024, 62),
+            3,
+            96,
+            none,
+        ),
+        check(
+            "SAM 2 Large, patches",
+            patches,
+            square(1024, 62),
+            3,
+            144,
+            none,
+        ),
+        Check::odd("conv7x7", TOLERANCE, odd_dense(7, [1, 4])),
         check(
             "MobileSAM stage 1",
             depthwise(1),
@@ -227,7 +305,16 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
             320,
             gelu,
         ),
-        Check::odd("depthwise_conv3x3", TOLERANCE, odd_depthwise()),
+        Check::odd("depthwise_conv3x3", TOLERANCE, odd_depthwise(3)),
+        check(
+            "EfficientViT stage 5, aggregation",
+            depthwise_5,
+            square(16, 9),
+            1536,
+            1536,
+            none,
+        ),
+        Check::odd("depthwise_conv5x5", TOLERANCE, odd_depthwise(5)),
         check(
             "SAM decoder, first upscaling",
             upscale(false),
@@ -266,23 +353,32 @@ pub(super) fn checks(extent: Extent) -> Vec<Check> {
 
 fn name(kind: Kind) -> &'static str {
     match kind {
-        Kind::Dense { .. } => "conv3x3",
-        Kind::Depthwise { .. } => "depthwise_conv3x3",
+        Kind::Dense { side: 3, .. } => "conv3x3",
+        Kind::Dense { .. } => "conv7x7",
+        Kind::Depthwise { side: 3, .. } => "depthwise_conv3x3",
+        Kind::Depthwise { .. } => "depthwise_conv5x5",
         Kind::Upscale { .. } => "upscale2x",
     }
 }
 
-fn odd_dense() -> Vec<Convolution> {
+fn odd_dense(side: usize, [one, more]: [usize; 2]) -> Vec<Convolution> {
     let mut call_shapes = vec![];
     for (map, input, output) in [
         ((1, 1), 1, 1),
         ((5, 8), 3, 20),
         ((7, 4), 16, 33),
         ((19, 9), 40, 7),
+        // patches that are gathered in parts
+        ((4, 5), 260, 9),
+        ((3, 6), 131, 5),
     ] {
-        for (stride, has_bias) in [(1, true), (2, true), (1, false)] {
+        for (stride, has_bias) in [(one, true), (more, true), (one, false)] {
             call_shapes.push(Convolution {
-                kind: Kind::Dense { stride, has_bias },
+                kind: Kind::Dense {
+                    side,
+                    stride,
+                    has_bias,
+                },
                 batch: 2,
                 map,
                 input,
@@ -294,7 +390,7 @@ fn odd_dense() -> Vec<Convolution> {
     call_shapes
 }
 
-fn odd_depthwise() -> Vec<Convolution> {
+fn odd_depthwise(side: usize) -> Vec<Convolution> {
     let mut call_shapes = vec![];
     for (map, channels) in [((1, 1), 1), ((5, 8), 3), ((7, 4), 16), ((2, 9), 21)] {
         for (stride, activation) in [
@@ -303,7 +399,7 @@ fn odd_depthwise() -> Vec<Convolution> {
             (1, Activation::GeluTanh),
         ] {
             call_shapes.push(Convolution {
-                kind: Kind::Depthwise { stride },
+                kind: Kind::Depthwise { side, stride },
                 batch: 2,
                 map,
                 input: channels,

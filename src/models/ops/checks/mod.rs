@@ -10,6 +10,7 @@ mod bf16;
 mod compare;
 mod convolution;
 mod deformable_sampling;
+mod fused_convolution;
 mod fusion_attention;
 mod inverted_bottleneck;
 mod linear;
@@ -307,6 +308,7 @@ pub fn all(extent: Extent) -> Vec<Check> {
         fusion_attention::checks(extent),
         deformable_sampling::checks(extent),
         convolution::checks(extent),
+        fused_convolution::checks(extent),
         inverted_bottleneck::checks(extent),
         norm::checks(extent),
         bf16::checks(extent),

@@ -1,24 +1,30 @@
-//! Depthwise 3x3 convolutions.
+//! Depthwise convolutions.
 
 use candle_core::{Result, Tensor};
 
 use super::{kernel_cells, map_sizes};
 #[cfg(feature = "cuda")]
 use crate::models::ops::gpu;
-use crate::models::ops::kernels::depthwise;
+use crate::models::ops::kernels::depthwise as kernel;
 use crate::models::ops::kernels::simd::InstructionSet;
 use crate::models::ops::{Activation, activate_plain, cpu_tensor, f32_slice, f32_vec, has_kernel};
 
-/// A depthwise 3x3 convolution with a zero padding of one.
+/// A depthwise convolution with a kernel of `SIDE` rows and columns, an odd number, and zero padding of half of it.
 #[derive(Debug, Clone)]
-pub struct Depthwise3x3 {
-    /// `[9, C]`: the kernel's cells row by row.
+pub struct Depthwise<const SIDE: usize> {
+    /// `[SIDE * SIDE, C]`: the kernel's cells row by row.
     pub kernel: Tensor,
     /// `[C]`
     pub bias: Tensor,
-    /// 1 or 2.
+    /// Pixels from one position of the kernel to the next.
     pub stride: usize,
 }
+
+/// A depthwise 3x3 convolution.
+pub type Depthwise3x3 = Depthwise<3>;
+
+/// A depthwise 5x5 convolution.
+pub type Depthwise5x5 = Depthwise<5>;
 
 /// `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), C]`. candle runs one convolution per channel, which is
 /// at least ten times slower than one pass over the map.
@@ -30,31 +36,51 @@ pub fn depthwise_conv3x3(
     conv: &Depthwise3x3,
     activation: Activation,
 ) -> Result<Tensor> {
+    depthwise(xs, conv, activation)
+}
+
+/// `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), C]`.
+///
+/// # Errors
+/// If the shapes do not fit each other.
+pub fn depthwise_conv5x5(
+    xs: &Tensor,
+    conv: &Depthwise5x5,
+    activation: Activation,
+) -> Result<Tensor> {
+    depthwise(xs, conv, activation)
+}
+
+pub(in crate::models::ops) fn depthwise<const SIDE: usize>(
+    xs: &Tensor,
+    conv: &Depthwise<SIDE>,
+    activation: Activation,
+) -> Result<Tensor> {
     check_depthwise(xs, conv)?;
     #[cfg(feature = "cuda")]
     if gpu::supports(xs) {
-        return gpu::depthwise_conv3x3(xs, conv, activation);
+        return gpu::depthwise(xs, conv, activation);
     }
     match has_kernel(xs) {
         true => depthwise_with_kernel(InstructionSet::current(), xs, conv, activation),
-        false => depthwise_conv3x3_plain(xs, conv, activation),
+        false => depthwise_plain(xs, conv, activation),
     }
 }
 
-pub(in crate::models::ops) fn depthwise_with_kernel(
+pub(in crate::models::ops) fn depthwise_with_kernel<const SIDE: usize>(
     set: InstructionSet,
     xs: &Tensor,
-    conv: &Depthwise3x3,
+    conv: &Depthwise<SIDE>,
     activation: Activation,
 ) -> Result<Tensor> {
     let map = map_sizes(xs)?;
     let xs = xs.contiguous()?;
-    let (kernel, bias) = (f32_vec(&conv.kernel)?, f32_vec(&conv.bias)?);
-    let result = depthwise::depthwise_conv3x3(
+    let (cells, bias) = (f32_vec(&conv.kernel)?, f32_vec(&conv.bias)?);
+    let result = kernel::depthwise_convolve::<SIDE>(
         set,
         f32_slice(&xs.storage_and_layout())?,
         map,
-        (&kernel, &bias),
+        (&cells, &bias),
         conv.stride,
         activation,
     );
@@ -65,18 +91,18 @@ pub(in crate::models::ops) fn depthwise_with_kernel(
     cpu_tensor(result, (map.batch, rows, columns, map.channels))
 }
 
-/// The same as [`depthwise_conv3x3`], in plain tensor operations.
+/// The same as [`depthwise_conv3x3`] or [`depthwise_conv5x5`], in plain tensor operations.
 ///
 /// # Errors
 /// If the shapes do not fit each other.
-pub fn depthwise_conv3x3_plain(
+pub fn depthwise_plain<const SIDE: usize>(
     xs: &Tensor,
-    conv: &Depthwise3x3,
+    conv: &Depthwise<SIDE>,
     activation: Activation,
 ) -> Result<Tensor> {
     check_depthwise(xs, conv)?;
     let mut sum: Option<Tensor> = None;
-    for (cell, pixels) in kernel_cells(xs, conv.stride)?.into_iter().enumerate() {
+    for (cell, pixels) in kernel_cells(xs, SIDE, conv.stride)?.into_iter().enumerate() {
         let weighted = pixels.broadcast_mul(&conv.kernel.narrow(0, cell, 1)?)?;
         sum = Some(match sum {
             None => weighted,
@@ -89,9 +115,10 @@ pub fn depthwise_conv3x3_plain(
     }
 }
 
-fn check_depthwise(xs: &Tensor, conv: &Depthwise3x3) -> Result<()> {
+fn check_depthwise<const SIDE: usize>(xs: &Tensor, conv: &Depthwise<SIDE>) -> Result<()> {
     let map = map_sizes(xs)?;
-    let fits = conv.kernel.dims() == [9, map.channels] && conv.bias.dims() == [map.channels];
+    let fits =
+        conv.kernel.dims() == [SIDE * SIDE, map.channels] && conv.bias.dims() == [map.channels];
     if !fits || conv.stride == 0 {
         candle_core::bail!(
             "depthwise convolution: input {:?}, kernel {:?}, bias {:?}, stride {} do not fit",
@@ -114,21 +141,29 @@ mod tests {
 
     #[test]
     fn depthwise_convolution_equals_candle_on_every_instruction_set() -> Result<()> {
+        check_with_candle::<3>()?;
+        check_with_candle::<5>()
+    }
+
+    fn check_with_candle<const SIDE: usize>() -> Result<()> {
         let device = &Device::Cpu;
         for set in InstructionSet::available() {
             for (height, width, channels) in [(1, 1, 1), (5, 8, 3), (7, 4, 16), (2, 9, 21)] {
                 for stride in [1, 2] {
                     let xs = Tensor::randn(0f32, 1.0, (2, height, width, channels), device)?;
-                    let conv = Depthwise3x3 {
-                        kernel: Tensor::randn(0f32, 1.0, (9, channels), device)?,
+                    let conv = Depthwise::<SIDE> {
+                        kernel: Tensor::randn(0f32, 1.0, (SIDE * SIDE, channels), device)?,
                         bias: Tensor::randn(0f32, 1.0, channels, device)?,
                         stride,
                     };
                     let fast = depthwise_with_kernel(set, &xs, &conv, Activation::Gelu)?;
-                    let kernel = conv.kernel.t()?.reshape((channels, 1, 3, 3))?;
-                    let convolve = |xs: Tensor| xs.conv2d(&kernel, 1, stride, 1, channels);
+                    let kernel = conv.kernel.t()?.reshape((channels, 1, SIDE, SIDE))?;
+                    let convolve = |xs: Tensor| xs.conv2d(&kernel, SIDE / 2, stride, 1, channels);
                     let candle = convolve_with_candle(&xs, convolve, &conv.bias)?;
-                    let name = format!("{} {height}x{width}x{channels}/{stride}", set.name());
+                    let name = format!(
+                        "{} {SIDE}x{SIDE} {height}x{width}x{channels}/{stride}",
+                        set.name()
+                    );
                     assert_close(&name, &fast, &candle, 5e-6)?;
                 }
             }

@@ -2,13 +2,18 @@
 
 mod dense;
 mod depthwise;
+mod fused;
 mod upscale;
 
 use candle_core::{Result, Tensor};
 
-pub use self::dense::{Conv3x3, conv3x3, conv3x3_plain};
-pub(super) use self::depthwise::depthwise_with_kernel;
-pub use self::depthwise::{Depthwise3x3, depthwise_conv3x3, depthwise_conv3x3_plain};
+pub(super) use self::dense::convolve;
+pub use self::dense::{Conv, Conv3x3, Conv7x7, conv3x3, conv7x7, convolve_plain};
+pub use self::depthwise::{
+    Depthwise, Depthwise3x3, Depthwise5x5, depthwise_conv3x3, depthwise_conv5x5, depthwise_plain,
+};
+pub(super) use self::depthwise::{depthwise, depthwise_with_kernel};
+pub use self::fused::{fused_mb_conv, fused_mb_conv_plain};
 pub use self::upscale::{Upscale2x, upscale2x, upscale2x_plain};
 use super::kernels::convolution::MapSize;
 
@@ -29,19 +34,20 @@ pub(super) fn map_sizes(xs: &Tensor) -> Result<MapSize> {
     })
 }
 
-/// The pixels under each cell of a 3x3 kernel, row by row: nine maps of the result's size.
-fn kernel_cells(xs: &Tensor, stride: usize) -> Result<Vec<Tensor>> {
+/// The pixels under each cell of a kernel, row by row: as many maps of the result's size as the kernel has cells.
+fn kernel_cells(xs: &Tensor, side: usize, stride: usize) -> Result<Vec<Tensor>> {
     let (batch, height, width, channels) = xs.dims4()?;
     let (rows, columns) = (height.div_ceil(stride), width.div_ceil(stride));
     // padded to whole strides, so that the pixels of every kernel cell are one strided view
+    let before = side / 2;
     let padded = xs
-        .pad_with_zeros(1, 1, rows * stride - height + 1 + stride)?
-        .pad_with_zeros(2, 1, columns * stride - width + 1 + stride)?;
-    (0..9)
+        .pad_with_zeros(1, before, rows * stride - height + before)?
+        .pad_with_zeros(2, before, columns * stride - width + before)?;
+    (0..side * side)
         .map(|cell| {
             padded
-                .narrow(1, cell / 3, rows * stride)?
-                .narrow(2, cell % 3, columns * stride)?
+                .narrow(1, cell / side, rows * stride)?
+                .narrow(2, cell % side, columns * stride)?
                 .reshape((batch, rows, stride, columns, stride, channels))?
                 .narrow(2, 0, 1)?
                 .narrow(4, 0, 1)?

@@ -1,20 +1,24 @@
-//! 3x3 convolutions on a GPU.
+//! Convolutions on a GPU.
 
 use candle_core::{Result, Tensor};
 
 use super::{Argument, Grid, activation_code, empty, launch, size};
-use crate::models::ops::{Activation, Depthwise3x3};
+use crate::models::ops::{Activation, Depthwise};
 
-/// Gathers the 3x3 patch around every output position (im2col), row by row: `[B, H, W, C]` to
-/// `[B, ceil(H / stride), ceil(W / stride), 9 * C]`.
-pub(in crate::models::ops) fn gather_patches(xs: &Tensor, stride: usize) -> Result<Tensor> {
+/// Gathers the patch of `side` rows and columns around every output position (im2col), row by row: `[B, H, W, C]` to
+/// `[B, ceil(H / stride), ceil(W / stride), side * side * C]`.
+pub(in crate::models::ops) fn gather_patches(
+    xs: &Tensor,
+    side: usize,
+    stride: usize,
+) -> Result<Tensor> {
     let xs = xs.contiguous()?;
     let (batch, height, width, channels) = xs.dims4()?;
     let (rows, columns) = (height.div_ceil(stride), width.div_ceil(stride));
-    let out = empty((batch, rows, columns, 9 * channels), &xs)?;
+    let out = empty((batch, rows, columns, side * side * channels), &xs)?;
     let count = out.elem_count();
     let mut arguments = vec![Argument::Tensor(&xs), Argument::Tensor(&out)];
-    for number in [count, height, width, channels, rows, columns, stride] {
+    for number in [count, height, width, channels, rows, columns, side, stride] {
         arguments.push(Argument::Size(size(number)?));
     }
     // SAFETY: these are the kernel's arguments; it reads only inside the map, and `out` is new
@@ -26,9 +30,9 @@ pub(in crate::models::ops) fn gather_patches(xs: &Tensor, stride: usize) -> Resu
 }
 
 /// See [`crate::models::ops::depthwise_conv3x3`]; the caller has checked the shapes.
-pub(in crate::models::ops) fn depthwise_conv3x3(
+pub(in crate::models::ops) fn depthwise<const SIDE: usize>(
     xs: &Tensor,
-    conv: &Depthwise3x3,
+    conv: &Depthwise<SIDE>,
     activation: Activation,
 ) -> Result<Tensor> {
     let (xs, stride) = (xs.contiguous()?, conv.stride);
@@ -44,7 +48,7 @@ pub(in crate::models::ops) fn depthwise_conv3x3(
         Argument::Tensor(&bias),
         Argument::Tensor(&out),
     ];
-    for number in [count, height, width, channels, rows, columns, stride] {
+    for number in [count, height, width, channels, rows, columns, SIDE, stride] {
         arguments.push(Argument::Size(size(number)?));
     }
     arguments.push(Argument::Size(activation_code(activation)));

@@ -16,7 +16,7 @@ use candle_core::{DType, Result, Tensor};
 pub(super) use self::attention::{
     attention, fusion_attention, pooled_window_attention, window_attention,
 };
-pub(super) use self::convolution::{depthwise_conv3x3, gather_patches};
+pub(super) use self::convolution::{depthwise, gather_patches};
 use self::launch::{Argument, Grid, empty, launch};
 pub(super) use self::linear::{linear, linear_by_heads};
 pub(super) use self::norm::{group_norm, layer_norm};

@@ -6,12 +6,10 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::activation::Activation;
-use crate::packed::Packed;
+use crate::packed::{Packed, Panels};
+use crate::patches::{Division, Patches};
 use crate::scratch::{Scratch, SharedPointer, filled};
 use crate::tile::{Epilogue, Tile};
-
-/// Size of the patches that a task gathers at once, in numbers; they fit into the second-level cache.
-const GATHERED_NUMBERS: usize = 48 << 10;
 
 /// The sizes of a map `[B, H, W, C]`.
 #[derive(Debug, Clone, Copy)]
@@ -26,107 +24,133 @@ pub struct MapSize {
     pub channels: usize,
 }
 
-/// A 3x3 convolution with a zero padding of one. `kernel` is `[output, 9 * C]`, row by row with channels last.
-/// Returns `[B, ceil(H / stride), ceil(W / stride), output]`.
-pub fn conv3x3(
+/// A convolution with a square kernel of `side` rows and columns, an odd number, and zero padding of half of it.
+/// `kernel` is `[output, side * side * C]`, row by row with channels last. Returns
+/// `[B, ceil(H / stride), ceil(W / stride), output]`.
+pub fn convolve(
     xs: &[f32],
     map: MapSize,
+    (side, stride): (usize, usize),
     kernel: &Packed,
     bias: Option<&[f32]>,
-    stride: usize,
     activation: Activation,
 ) -> Vec<f32> {
-    let size = map.batch * map.height * map.width * map.channels;
-    assert_eq!(xs.len(), size, "the map does not have the given size");
+    let patches = Patches::new(xs, map, side, stride);
     assert_eq!(
         kernel.k(),
-        9 * map.channels,
-        "the kernel has other channels"
+        patches.depth(),
+        "the kernel has other channels than the map"
     );
-    let (rows, columns) = (map.height.div_ceil(stride), map.width.div_ceil(stride));
-    let cells = map.batch * rows * columns;
-    let count = (GATHERED_NUMBERS / kernel.k().max(1)).clamp(6, 96) / 6 * 6;
+    let cells = patches.cells();
+    let division = patches.division();
     let run = |output: SharedPointer<*mut f32>| {
-        (0..cells.div_ceil(count)).into_par_iter().for_each(|task| {
-            let first = task * count;
-            kernel.set().run(Patches {
-                xs,
-                map,
-                kernel,
-                bias,
-                stride,
-                activation,
-                first,
-                count: count.min(cells - first),
-                output,
+        (0..cells.div_ceil(division.cells))
+            .into_par_iter()
+            .for_each(|task| {
+                let first = task * division.cells;
+                kernel.set().run(Cells {
+                    patches,
+                    division,
+                    kernel,
+                    bias,
+                    activation,
+                    first,
+                    count: division.cells.min(cells - first),
+                    output,
+                });
             });
-        });
     };
     // SAFETY: every task writes all of its cells.
     unsafe { filled(cells * kernel.n(), run) }
 }
 
 /// The output cells of one task.
-struct Patches<'a> {
-    xs: &'a [f32],
-    map: MapSize,
+struct Cells<'a> {
+    patches: Patches<'a>,
+    division: Division,
     kernel: &'a Packed,
     bias: Option<&'a [f32]>,
-    stride: usize,
     activation: Activation,
     first: usize,
     count: usize,
     output: SharedPointer<*mut f32>,
 }
 
-impl WithSimd for Patches<'_> {
+impl WithSimd for Cells<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let MapSize {
-            height,
-            width,
-            channels,
-            ..
-        } = self.map;
-        let columns = width.div_ceil(self.stride);
-        let rows = height.div_ceil(self.stride);
-        let depth = self.kernel.k();
         let mut scratch = Scratch::take();
-        let [patches] = scratch.parts([self.count * depth]);
-        for (i, patch) in patches.chunks_exact_mut(depth.max(1)).enumerate() {
-            let cell = self.first + i;
-            let image = cell / (rows * columns);
-            let (row, column) = (cell / columns % rows, cell % columns);
-            for (k, out) in patch.chunks_exact_mut(channels).enumerate() {
-                let y = (row * self.stride + k / 3).wrapping_sub(1);
-                let x = (column * self.stride + k % 3).wrapping_sub(1);
-                if y < height && x < width {
-                    let at = ((image * height + y) * width + x) * channels;
-                    out.copy_from_slice(&self.xs[at..at + channels]);
-                } else {
-                    out.fill(0.0);
-                }
-            }
-        }
-        let n = self.kernel.n();
+        let [gathered] = scratch.parts([self.division.gathered(&self.patches)]);
+        let (n, panels) = (self.kernel.n(), self.kernel.panels());
+        let product = PatchProduct {
+            patches: self.patches,
+            division: self.division,
+            cells: (self.first, self.count),
+            kernel: panels,
+            panels: (0, panels.count()),
+            bias: self.bias,
+            activation: self.activation,
+            out: (self.output.get().wrapping_add(self.first * n), n),
+        };
         // SAFETY: only this task writes these cells.
-        unsafe {
+        unsafe { product.compute(simd, gathered, false) };
+    }
+}
+
+/// Some panels of a convolution, for some cells.
+pub(crate) struct PatchProduct<'a> {
+    pub(crate) patches: Patches<'a>,
+    pub(crate) division: Division,
+    /// The first cell, and the number of cells.
+    pub(crate) cells: (usize, usize),
+    pub(crate) kernel: Panels,
+    /// The first panel, and the number of panels.
+    pub(crate) panels: (usize, usize),
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) activation: Activation,
+    /// The output for the first cell and panel, and the numbers from one cell to the next.
+    pub(crate) out: (*mut f32, usize),
+}
+
+impl PatchProduct<'_> {
+    /// Gathers the patches in `gathered`, part by part, and adds up the products. If the patches have one part and
+    /// `is_gathered`, they are still there from an earlier product.
+    ///
+    /// # Safety
+    /// The output must be valid for writes of the panels' columns of all cells, and nothing else may write them at the
+    /// same time. The panels must still exist, and must be packed for vectors like those of `simd`.
+    #[inline(always)]
+    pub(crate) unsafe fn compute<S: Simd>(&self, simd: S, gathered: &mut [f32], is_gathered: bool) {
+        let channels = self.patches.channels();
+        let all = self.patches.pixels();
+        let (first, count) = self.cells;
+        let mut start = 0;
+        while start < all {
+            let end = all.min(start + self.division.pixels);
+            let (depth, is_last) = ((end - start) * channels, end == all);
+            let gathered = &mut gathered[..count * depth];
+            if !(is_gathered && start == 0 && is_last) {
+                self.patches.gather(simd, first, start..end, gathered);
+            }
             let tile = Tile {
+                depth: (start * channels, depth),
+                panels: self.panels,
                 epilogue: Epilogue {
-                    bias: self.bias,
-                    activation: self.activation,
-                    ..Epilogue::default()
+                    bias: self.bias.filter(|_| is_last),
+                    activation: match is_last {
+                        true => self.activation,
+                        false => Activation::None,
+                    },
+                    residual: None,
+                    accumulate: start > 0,
                 },
-                ..Tile::whole(
-                    self.count,
-                    (patches.as_ptr(), depth),
-                    self.kernel.panels(),
-                    (self.output.get().add(self.first * n), n),
-                )
+                ..Tile::whole(count, (gathered.as_ptr(), depth), self.kernel, self.out)
             };
-            tile.compute(simd);
+            // SAFETY: guaranteed by the caller; the patches are gathered.
+            unsafe { tile.compute(simd) };
+            start = end;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Depthwise 3x3 convolution of channels-last maps.
+//! Depthwise convolutions of channels-last maps.
 
 #![allow(unsafe_code)]
 
@@ -10,9 +10,12 @@ use crate::convolution::MapSize;
 use crate::scratch::{SharedPointer, filled};
 use crate::simd::{InstructionSet, load, load_part, multiply_add};
 
-/// Convolves every channel with its own kernel `[9, C]`, with a zero padding of one. Returns
-/// `[B, ceil(H / stride), ceil(W / stride), C]`.
-pub fn depthwise_conv3x3(
+/// Maximum number of cells of a kernel.
+const MAX_CELLS: usize = 25;
+
+/// Convolves every channel with its own kernel `[SIDE * SIDE, C]`, where `SIDE` is 3 or 5, with zero padding of half of
+/// it. Returns `[B, ceil(H / stride), ceil(W / stride), C]`.
+pub fn depthwise_convolve<const SIDE: usize>(
     set: InstructionSet,
     xs: &[f32],
     map: MapSize,
@@ -33,7 +36,7 @@ pub fn depthwise_conv3x3(
     );
     assert_eq!(
         (kernel.len(), bias.len()),
-        (9 * channels, channels),
+        (SIDE * SIDE * channels, channels),
         "the kernel or the bias has other channels than the map"
     );
     let (rows, columns) = (height.div_ceil(stride), width.div_ceil(stride));
@@ -42,15 +45,15 @@ pub fn depthwise_conv3x3(
         (0..batch * rows).into_par_iter().for_each(|line| {
             let (image, row) = (line / rows, line % rows);
             // a row at the edge of the map has no neighbour on one side
-            let input_rows = [0, 1, 2].map(|k| {
-                let y = (row * stride + k).wrapping_sub(1);
+            let input_rows = std::array::from_fn(|k| {
+                let y = (row * stride + k).wrapping_sub(SIDE / 2);
                 let at = (image * height + y.min(height)) * line_length;
                 (y < height).then(|| &xs[at..][..line_length])
             });
-            set.run(ConvolveLine(Line {
+            set.run(ConvolveLine(Line::<SIDE> {
                 rows: input_rows,
                 width,
-                left: 1,
+                left: SIDE / 2,
                 kernel,
                 bias,
                 stride,
@@ -66,14 +69,14 @@ pub fn depthwise_conv3x3(
 
 /// One line of the result.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Line<'a> {
+pub(crate) struct Line<'a, const SIDE: usize> {
     /// The rows of pixels under the kernel; `None` outside the map.
-    pub(crate) rows: [Option<&'a [f32]>; 3],
+    pub(crate) rows: [Option<&'a [f32]>; SIDE],
     /// Number of pixels in these rows.
     pub(crate) width: usize,
     /// Number of kernel columns that are left of these rows at the first pixel.
     pub(crate) left: usize,
-    /// `[9, C]`
+    /// `[SIDE * SIDE, C]`
     pub(crate) kernel: &'a [f32],
     /// `[C]`
     pub(crate) bias: &'a [f32],
@@ -84,9 +87,9 @@ pub(crate) struct Line<'a> {
     pub(crate) output: *mut f32,
 }
 
-struct ConvolveLine<'a>(Line<'a>);
+struct ConvolveLine<'a, const SIDE: usize>(Line<'a, SIDE>);
 
-impl WithSimd for ConvolveLine<'_> {
+impl<const SIDE: usize> WithSimd for ConvolveLine<'_, SIDE> {
     type Output = ();
 
     #[inline(always)]
@@ -96,17 +99,18 @@ impl WithSimd for ConvolveLine<'_> {
     }
 }
 
-impl Line<'_> {
+impl<const SIDE: usize> Line<'_, SIDE> {
     /// Computes the line.
     ///
     /// # Safety
     /// `output` must be valid for writes of `columns` pixels, and nothing else may write them at the same time.
     #[inline(always)]
     pub(crate) unsafe fn convolve<S: Simd>(&self, simd: S) {
+        const { assert!(SIDE * SIDE <= MAX_CELLS) };
         let channels = self.bias.len();
         assert_eq!(
             self.kernel.len(),
-            9 * channels,
+            SIDE * SIDE * channels,
             "the kernel has other channels than the bias"
         );
         for row in self.rows.iter().flatten() {
@@ -118,11 +122,11 @@ impl Line<'_> {
         let lanes = S::F32_LANES;
         for column in 0..self.columns {
             // the kernel cells inside the map, and the pixels under them
-            let mut cells = [(0usize, [].as_slice()); 9];
+            let mut cells = [(0usize, [].as_slice()); MAX_CELLS];
             let mut count = 0;
-            for k in 0..9 {
-                let x = (column * self.stride + k % 3).wrapping_sub(self.left);
-                if let Some(row) = self.rows[k / 3].filter(|_| x < self.width) {
+            for k in 0..SIDE * SIDE {
+                let x = (column * self.stride + k % SIDE).wrapping_sub(self.left);
+                if let Some(row) = self.rows[k / SIDE].filter(|_| x < self.width) {
                     cells[count] = (k * channels, &row[x * channels..][..channels]);
                     count += 1;
                 }

@@ -169,7 +169,7 @@ impl WithSimd for Block<'_> {
                 let y = (row * stride + k).wrapping_sub(1);
                 (y < height).then(|| &*wide_rows[y % 3])
             });
-            let line = Line {
+            let line = Line::<3> {
                 rows: input_rows,
                 width: wide,
                 left: usize::from(self.columns.0 == 0),

@@ -219,6 +219,21 @@ pub fn gelu_tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.div_f32s(x, simd.add_f32s(one, exp(simd, exponent)))
 }
 
+/// Copies numbers between slices of the same length. For a few vectors it is faster than a call of `memcpy`.
+#[inline(always)]
+pub fn copy<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
+    if from.len() > 8 * S::F32_LANES {
+        to.copy_from_slice(from);
+        return;
+    }
+    let (vectors, rest) = S::as_simd_f32s(from);
+    let (vectors_to, rest_to) = S::as_mut_simd_f32s(to);
+    vectors_to.copy_from_slice(vectors);
+    if !rest.is_empty() {
+        simd.partial_store_f32s(rest_to, simd.partial_load_f32s(rest));
+    }
+}
+
 /// # Safety
 /// `from` must be valid for reads of a vector.
 #[inline(always)]
