@@ -123,6 +123,13 @@ fn gather_columns<'a, const WIDTH: usize>(
     let (panel, _) = panel.as_chunks_mut::<WIDTH>();
     let depths = panel.len();
     for first in (0..WIDTH).step_by(GATHERED_COLUMNS) {
+        if rows.start + first >= rows.end {
+            // nothing but padding, which is half of a panel for a small window
+            for out in panel.iter_mut() {
+                out[first..first + GATHERED_COLUMNS].fill(0.0);
+            }
+            continue;
+        }
         let columns: [&[f32]; GATHERED_COLUMNS] = std::array::from_fn(|i| {
             let number = rows.start + first + i;
             if number < rows.end {
