@@ -1,6 +1,6 @@
 """Compares groundling with ONNX Runtime, torch and candle-transformers: same models, sizes and number of threads.
 
-    python3 benches/compare/compare.py [--repeat N] [--threads N] [--work NAME ...] [--engines NAME ...]
+    python3 benches/compare/compare.py [--repeat N] [--threads N] [--work NAME ... | --families] [--engines NAME ...]
 
 makes what is missing (README.md says what, and how long it takes), measures, prints a table and writes JSON.
 """
@@ -14,18 +14,10 @@ import machine
 import report
 from engines import ENGINES, Run
 from prepare import FOLDER, Prepared, prepare
+from works import FAMILIES, WORK
 
-# name -> title, unit
-WORK = {
-    "grounding-dino-tiny": ("Grounding DINO tiny, 800x1066, 8 tokens, pixels to boxes", "s"),
-    "grounding-dino-base": ("Grounding DINO base, 800x1066, 8 tokens, pixels to boxes", "s"),
-    "sam-vit-base": ("SAM ViT-B, image encoder", "s"),
-    "mobile-sam": ("MobileSAM, image encoder", "s"),
-    "masks-1": ("1 box to a mask of 1920x1280", "s"),
-    "masks-20": ("20 boxes to masks of 1920x1280", "s"),
-    "memory": ("Peak memory: detector (tiny), MobileSAM, 20 boxes", "MiB"),
-    "start": ("Start of the process until both models are loaded", "s"),
-}
+# what can be measured
+ALL = WORK | FAMILIES
 
 
 def measure(run: Run, work: str, engines: list[str], repeat: int) -> dict:
@@ -39,7 +31,7 @@ def measure(run: Run, work: str, engines: list[str], repeat: int) -> dict:
             samples.setdefault(engine, []).extend(found)
             shown = ", ".join(f"{sample:.3f}" for sample in found)
             print(f"{work}, {turn + 1} of {repeat}, {engine}: {shown}", file=sys.stderr, flush=True)
-    title, unit = WORK[work]
+    title, unit = ALL[work]
     results = {engine: report.summary(numbers) for engine, numbers in samples.items()}
     return {"name": work, "title": title, "unit": unit, "engines": results, "ratios": report.ratios(results)}
 
@@ -66,19 +58,27 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=3, help="processes per engine and work item (default: 3)")
     parser.add_argument("--runs", type=int, default=2, help="timed runs per process, after an untimed one (default: 2)")
     parser.add_argument("--threads", type=int, default=2, help="threads of every engine (default: 2)")
-    parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK), metavar="NAME", help=", ".join(WORK))
+    work = parser.add_mutually_exclusive_group()
+    work.add_argument("--work", nargs="+", choices=ALL, default=list(WORK), metavar="NAME", help=", ".join(ALL))
+    work.add_argument("--families", action="store_true", help="measure the newer families instead of the other models")
     parser.add_argument(
         "--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="NAME", help=", ".join(ENGINES)
     )
     parser.add_argument("--groundling", type=Path, help="a binary built elsewhere (default: build this working copy)")
     parser.add_argument("--prepare", action="store_true", help="make what is missing, but measure nothing")
-    parser.add_argument("--output", type=Path, default=FOLDER / "results.json", help="the JSON file to write")
-    return parser.parse_args()
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of what is made (default: target/compare)")
+    parser.add_argument("--python", type=Path, help="with the packages of requirements.txt (default: install them)")
+    parser.add_argument("--output", type=Path, help="(default: results.json or families.json in --folder)")
+    args = parser.parse_args()
+    if args.families:
+        args.work = list(FAMILIES)
+    args.output = args.output or args.folder / ("families.json" if args.families else "results.json")
+    return args
 
 
 def main() -> None:
     args = arguments()
-    prepared = prepare(args.groundling, args.engines)
+    prepared = prepare(args.folder, args.work, args.engines, args.groundling, args.python)
     if args.prepare:
         return
     run = Run(prepared, args.threads, args.runs)
@@ -91,7 +91,7 @@ def main() -> None:
         "items": [],
     }
     warm_page_cache(prepared)
-    for work in (work for work in WORK if work in args.work):
+    for work in (work for work in ALL if work in args.work):
         items = document["items"]
         items.append(measure(run, work, engines, args.repeat))
         extra = report.more_boxes(items) if work == "masks-20" else None

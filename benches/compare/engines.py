@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prepare import HERE, REPOSITORY, Prepared
 from sizes import BOXES, DETECTOR_SIZE, IMAGE_SIZE, PROMPT, REQUEST_SIZE, SEGMENTER_SIDE
+from works import CANDLE, FAMILIES, HQ_MASKS, LIGHT_HQ_SAM, MASKS, is_detector
 
 # in the order in which they take turns, and of the table's columns
 ENGINES = ("onnxruntime", "torch", "candle", "groundling")
@@ -35,7 +36,7 @@ class Run:
         if engine == "groundling":
             return self.groundling(work)
         if engine == "candle":
-            if work not in ("sam-vit-base", "mobile-sam"):
+            if work not in CANDLE:
                 return None
             return self.child([self.prepared.candle, work, "--runs", str(self.runs)])["seconds"]
         prepared = self.prepared
@@ -57,17 +58,18 @@ class Run:
             both = ["--detector", detector, "--segmenter", segmenter, "--boxes", str(BOXES)]
             report = Run(self.prepared, self.threads, runs=1).bench(*both, size=REQUEST_SIZE)
             return [report["peak_memory_mib"]]
-        if work.startswith("grounding-dino"):
+        if is_detector(work):
             report = self.bench("--only", "detector", "--detector", models / work, size=DETECTOR_SIZE)
             stages = [name for name in report["stages"] if name.startswith("detector.")]
             return total(report, [name for name in stages if name not in OUTSIDE_OF_THE_MODEL])
-        if work.startswith("masks-"):
-            boxes = work.removeprefix("masks-")
-            one = ["--only", "segmenter", "--segmenter", segmenter, "--boxes", boxes]
+        if work in MASKS:
+            model = models / LIGHT_HQ_SAM if work == HQ_MASKS else segmenter
+            one = ["--only", "segmenter", "--segmenter", model, "--boxes", str(MASKS[work])]
             return total(self.bench(*one, size=IMAGE_SIZE), ["segmenter.masks", "segmenter.post_process"])
         one = ["--only", "segmenter", "--segmenter", models / work, "--boxes", "1"]
         report = self.bench(*one, size=(SEGMENTER_SIDE, SEGMENTER_SIDE))
-        return total(report, ["segmenter.encode_image"])
+        # the maps that the decoders of SAM 2 and HQ-SAM compute once per image have no stage of their own
+        return total(report, ["segmenter.encode_image", *(["segmenter.other"] if work in FAMILIES else [])])
 
     def bench(self, *arguments, size: tuple[int, int] = DETECTOR_SIZE, prompt: str = PROMPT) -> dict:
         """The report of `groundling bench` on noise of this (height, width), with the stages by name."""

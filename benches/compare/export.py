@@ -19,6 +19,7 @@ from torch import nn
 from inputs import inputs_of, resized
 from models import MOBILE_SAM, NAMES, SAM, load
 from sizes import BOXES, IMAGE_SIZE, SEGMENTER_SIDE
+from works import FAMILIES, is_detector
 
 
 class Detector(nn.Module):
@@ -82,8 +83,8 @@ def running(combine, empty: int):
 # ONNX has neither operation
 CUMULATIVE = {"cummax": running(torch.amax, -1), "cummin": running(torch.amin, 1 << 30)}
 
-# work item -> the checkpoint that it is exported from
-SOURCES = {name: name for name in NAMES} | {f"masks-{count}": SAM for count in (1, BOXES)}
+# the work items of the default set that have a file
+DEFAULT = (*NAMES, "masks-1", f"masks-{BOXES}")
 
 
 def export(work: str, models: Path, folder: Path) -> None:
@@ -93,18 +94,21 @@ def export(work: str, models: Path, folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{work}.partial.onnx"
-    model = load(SOURCES[work], models)
     # the newer exporter; it cannot translate the detectors
     settings = {"opset_version": 18, "dynamo": True, "external_data": False, "verbose": False}
-    if work.startswith("masks-"):
-        model, outputs = Masks(model), ["masks", "iou_scores"]
-    elif work == MOBILE_SAM:
-        model, outputs = model.image_encoder, ["image_embeddings"]
-    elif work == SAM:
-        model, outputs = Encoder(model.vision_encoder), ["image_embeddings"]
-    else:
-        model, outputs = Detector(model), ["logits", "pred_boxes"]
+    if is_detector(work):
+        model, outputs = Detector(load(work, models)), ["logits", "pred_boxes"]
         settings = {"opset_version": 17, "dynamo": False}
+    elif work in FAMILIES:
+        import families
+
+        model, outputs = families.module(work, models)
+    elif work == MOBILE_SAM:
+        model, outputs = load(work, models).image_encoder, ["image_embeddings"]
+    elif work == SAM:
+        model, outputs = Encoder(load(work, models).vision_encoder), ["image_embeddings"]
+    else:
+        model, outputs = Masks(load(SAM, models)), ["masks", "iou_scores"]
     inputs = {name: torch.from_numpy(array) for name, array in inputs_of(work).items()}
     with torch.no_grad(), warnings.catch_warnings(), mock.patch.multiple(torch, **CUMULATIVE):
         warnings.simplefilter("ignore")
@@ -146,5 +150,5 @@ def compare(file: Path, inputs: dict[str, torch.Tensor], expected) -> None:
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[3:] or SOURCES:
+    for wanted in sys.argv[3:] or DEFAULT:
         export(wanted, Path(sys.argv[1]), Path(sys.argv[2]))

@@ -2,16 +2,19 @@
 
 import numpy
 
-from sizes import DETECTOR_SIZE, IMAGE_SIZE, SEGMENTER_SIDE, TOKENS
+from sizes import DETECTOR_SIZE, IMAGE_SIZE, OTHER_SIDES, SEGMENTER_SIDE, TOKENS
+from works import HQ_MASKS, MASKS, is_detector
 
 
 def inputs_of(work: str) -> dict[str, numpy.ndarray]:
     """The arguments of a model, in the order of its ONNX file's inputs."""
-    if work.startswith("grounding-dino"):
+    if is_detector(work):
         return detector_inputs()
-    if work.startswith("masks-"):
-        return {"image_embeddings": noise(1, 256, 64, 64), "input_boxes": boxes(int(work.removeprefix("masks-")))}
-    return {"pixel_values": noise(1, 3, SEGMENTER_SIDE, SEGMENTER_SIDE)}
+    if work in MASKS:
+        features = {"hq_features": noise(1, 32, 256, 256)} if work == HQ_MASKS else {}
+        return {"image_embeddings": noise(1, 256, 64, 64)} | features | {"input_boxes": boxes(MASKS[work])}
+    side = OTHER_SIDES.get(work, SEGMENTER_SIDE)
+    return {"pixel_values": noise(1, 3, side, side)}
 
 
 def detector_inputs() -> dict[str, numpy.ndarray]:

@@ -11,7 +11,18 @@ from prepare import HERE, REPOSITORY, Prepared
 
 # they determine the speed of matrix products
 INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16", "i8mm")
-PACKAGES = ("onnxruntime", "torch", "transformers", "mobilesam-mirror", "timm", "onnx", "onnxscript", "numpy")
+PACKAGES = (
+    "onnxruntime",
+    "torch",
+    "transformers",
+    "mobilesam-mirror",
+    "segment-anything-hq",
+    "efficientsam",
+    "timm",
+    "onnx",
+    "onnxscript",
+    "numpy",
+)
 
 
 def cpu() -> dict:

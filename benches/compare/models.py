@@ -2,8 +2,9 @@
 
     python models.py FOLDER [NAME ...]
 
-writes one folder per model. Published weights are not needed: the time does not depend on the values of the weights, as
-long as all numbers stay in the usual range (no infinities, no denormal numbers). `lively_weights.redraw` ensures this.
+writes one folder per model: those of the default work items, or the named ones, which can also be models of families.py.
+Published weights are not needed: the time does not depend on the values of the weights, as long as all numbers stay in the
+usual range (no infinities, no denormal numbers). `lively_weights.redraw` ensures this.
 """
 
 import json
@@ -26,6 +27,8 @@ from transformers import (
     SamModel,
     SwinConfig,
 )
+
+from works import FAMILY_MODELS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests" / "reference"))
@@ -112,6 +115,11 @@ def noise(name: str, like: torch.Tensor) -> torch.Tensor:
 
 def load(name: str, folder: Path) -> nn.Module:
     """Loads a model from its checkpoint, for inference in float32."""
+    if name in FAMILY_MODELS:
+        # imports more packages, whose time the work item `start` must not include
+        import families
+
+        return families.load(name, folder)
     if name == MOBILE_SAM:
         model = build_mobile_sam()
         model.load_state_dict(torch.load(folder / name / "mobile_sam.pt", weights_only=True))
@@ -129,7 +137,11 @@ def save(name: str, folder: Path) -> None:
     partial = folder / f"{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    if name == MOBILE_SAM:
+    if name in FAMILY_MODELS:
+        import families
+
+        families.save(name, partial)
+    elif name == MOBILE_SAM:
         torch.save(mobile_sam().state_dict(), partial / "mobile_sam.pt")
     elif name == SAM:
         model = sam()

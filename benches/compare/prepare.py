@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from works import CANDLE, FAMILIES, WORK, family_checkpoints
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-# everything is written to this folder, which git ignores
+# everything is written to this folder unless another one is named; git ignores it
 FOLDER = REPOSITORY / "target" / "compare"
 REQUIREMENTS = HERE / "requirements.txt"
 
@@ -23,9 +26,9 @@ class Prepared:
     candle: Path | None = None
 
 
-def environment() -> Path:
+def environment(folder: Path = FOLDER) -> Path:
     """The interpreter of an environment with the pinned packages; the environment is rebuilt when the pins change."""
-    folder = FOLDER / "venv"
+    folder = folder / "venv"
     python, installed = folder / "bin" / "python", folder / "requirements.txt"
     if not installed.is_file() or installed.read_text() != REQUIREMENTS.read_text():
         print(f"making the Python environment {folder}: about 6 GB, once", file=sys.stderr)
@@ -36,18 +39,25 @@ def environment() -> Path:
     return python
 
 
-def checkpoints(python: Path) -> Path:
-    """The folder of checkpoints with random weights."""
-    folder = FOLDER / "models"
-    subprocess.run([python, HERE / "models.py", folder], check=True, stdout=sys.stderr)
-    return folder
+def checkpoints(python: Path, folder: Path = FOLDER, works: Iterable[str] = WORK) -> Path:
+    """The folder of checkpoints with random weights: all of the default work items, and those of the newer families."""
+    models = folder / "models"
+    for names in wanted(works, family_checkpoints(works)):
+        subprocess.run([python, HERE / "models.py", models, *names], check=True, stdout=sys.stderr)
+    return models
 
 
-def onnx_files(python: Path, models: Path) -> Path:
+def onnx_files(python: Path, models: Path, folder: Path, works: Iterable[str]) -> Path:
     """The folder of the same models as ONNX files."""
-    folder = FOLDER / "onnx"
-    subprocess.run([python, HERE / "export.py", models, folder], check=True, stdout=sys.stderr)
-    return folder
+    files = folder / "onnx"
+    for names in wanted(works, [work for work in works if work in FAMILIES]):
+        subprocess.run([python, HERE / "export.py", models, files, *names], check=True, stdout=sys.stderr)
+    return files
+
+
+def wanted(works: Iterable[str], families: list[str]) -> list[list[str]]:
+    """The arguments of the calls that make the files: none for all of the default work items, or these families."""
+    return ([[]] if any(work in WORK for work in works) else []) + ([families] if families else [])
 
 
 def groundling() -> Path:
@@ -56,22 +66,23 @@ def groundling() -> Path:
     return REPOSITORY / "target" / "release" / "groundling"
 
 
-def candle() -> Path:
+def candle(folder: Path) -> Path:
     """Builds the program that runs candle-transformers, which is a package of its own."""
-    target = FOLDER / "candle"
+    target = folder / "candle"
     command = ["cargo", "build", "--release", "--locked", "--target-dir", target]
     subprocess.run(command, check=True, cwd=HERE / "candle")
     return target / "release" / "candle-as-it-comes"
 
 
-def prepare(binary: Path | None, engines: list[str]) -> Prepared:
-    """Prepares everything; `binary` is a groundling that was built elsewhere."""
-    python = environment()
-    models = checkpoints(python)
+def prepare(folder: Path, works: list[str], engines: list[str], binary: Path | None, python: Path | None) -> Prepared:
+    """Prepares everything in `folder`; `binary` and `python` are a groundling and an environment from elsewhere."""
+    folder = folder.resolve()
+    python = python.absolute() if python else environment(folder)
+    models = checkpoints(python, folder, works)
     return Prepared(
         python=python,
         models=models,
-        onnx=onnx_files(python, models),
-        groundling=binary or groundling(),
-        candle=candle() if "candle" in engines else None,
+        onnx=onnx_files(python, models, folder, works),
+        groundling=binary.absolute() if binary else groundling(),
+        candle=candle(folder) if "candle" in engines and any(work in CANDLE for work in works) else None,
     )

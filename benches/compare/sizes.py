@@ -3,6 +3,8 @@
 # (height, width) of the detector's input for an image of 3:4
 DETECTOR_SIZE = (800, 1066)
 SEGMENTER_SIDE = 1024
+# segmenters whose image encoder has another input
+OTHER_SIDES = {"efficientvit-sam-l0": 512}
 # [CLS] cat . remote . person . [SEP]
 PROMPT = "cat. remote. person."
 TOKENS = [101, 4937, 1012, 6556, 1012, 2711, 1012, 102]

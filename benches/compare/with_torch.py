@@ -1,6 +1,6 @@
 """Measures one work item in torch, in a process of its own; prints the result as a line of JSON.
 
-    python with_torch.py WORK --models FOLDER --threads N --runs N
+python with_torch.py WORK --models FOLDER --threads N --runs N
 """
 
 from collections.abc import Callable
@@ -10,8 +10,9 @@ from torch import nn
 
 from child import Child, arguments, measure
 from inputs import inputs_of, resized
-from models import DETECTORS, MOBILE_SAM, SAM, load
+from models import MOBILE_SAM, SAM, load
 from sizes import BOXES, IMAGE_SIZE
+from works import FAMILIES, is_detector
 
 
 def tensors(work: str) -> dict[str, torch.Tensor]:
@@ -25,8 +26,13 @@ def work(child: Child) -> Callable:
     if name == "request":
         return request(load("grounding-dino-tiny", models), load(MOBILE_SAM, models))
     inputs = tensors(name)
-    if name in DETECTORS:
+    if is_detector(name):
         model = load(name, models)
+    elif name in FAMILIES:
+        import families
+
+        model, _ = families.module(name, models)
+        return lambda: model(*inputs.values())
     elif name == SAM:
         model = load(name, models).vision_encoder
     elif name == MOBILE_SAM:
