@@ -23,7 +23,9 @@ BOTH = {
 }  # fmt: skip
 
 
-def fill(template: str, document: dict | None, others: dict | None) -> tuple[str, dict[str, str]]:
+def fill(
+    template: str, document: dict | None, others: dict | None, families: dict | None = None
+) -> tuple[str, dict[str, str]]:
     """The text in which the measured parts are replaced, and the plots of these parts by name."""
     plots: dict[str, str] = {}
     texts = {}
@@ -39,13 +41,20 @@ def fill(template: str, document: dict | None, others: dict | None) -> tuple[str
     if others:
         # the ratios depend on the best instruction set of the machine, so each one has its own table
         kernels = others["machine"]["kernels"].removesuffix("_bf16")
-        texts[f"comparison-{kernels}"] = f"{report.machine(others)}\n\n{report.table(others)}"
+        texts[f"comparison-{kernels}"] = comparison(others)
+    if families:
+        texts["families"] = comparison(families)
 
     def replace(match: re.Match) -> str:
         text = texts.get(match["name"])
         return match[0] if text is None else f"{match[1]}{text}\n{match[3]}"
 
     return MARKERS.sub(replace, template), plots
+
+
+def comparison(document: dict) -> str:
+    """The results of compare.py, with the machine of the measurement."""
+    return f"{report.machine(document)}\n\n{report.table(document)}"
 
 
 def machine(document: dict) -> str:

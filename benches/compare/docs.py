@@ -128,9 +128,9 @@ def common_words() -> list[str]:
 def write(document: dict | None, docs: Path) -> None:
     """Replaces the generated parts of performance.md, and writes the plots beside it."""
     template = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
-    comparison = FOLDER / "results.json"
-    others = json.loads(comparison.read_text()) if comparison.is_file() else None
-    text, plots = blocks.fill(template, document, others)
+    comparisons = [FOLDER / "results.json", FOLDER / "families.json"]
+    others, families = (json.loads(file.read_text()) if file.is_file() else None for file in comparisons)
+    text, plots = blocks.fill(template, document, others, families)
     (docs / "performance").mkdir(parents=True, exist_ok=True)
     for name, plot in plots.items():
         (docs / "performance" / f"{name}.svg").write_text(plot, encoding="utf-8")

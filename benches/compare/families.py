@@ -6,6 +6,7 @@ DINO are those of transformers; Light HQ-SAM and EfficientViT-SAM only exist in 
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,9 +83,12 @@ def save_sam_hq(name: str, target: Path) -> None:
 
 def authors_model(name: str) -> tuple[nn.Module, str]:
     """A model that only its authors' code has, and the name of its file."""
-    if name == LIGHT_HQ_SAM:
-        return published.build_light_hq(), published.LIGHT_HQ_FILE
-    return published.build_efficientvit_sam(name), published.EFFICIENTVIT_SAM[name]
+    with warnings.catch_warnings():
+        # timm warns that it has moved modules that TinyViT imports
+        warnings.simplefilter("ignore")
+        if name == LIGHT_HQ_SAM:
+            return published.build_light_hq(), published.LIGHT_HQ_FILE
+        return published.build_efficientvit_sam(name), published.EFFICIENTVIT_SAM[name]
 
 
 def load(name: str, folder: Path) -> nn.Module:

@@ -30,9 +30,13 @@ def environment(folder: Path = FOLDER) -> Path:
     """The interpreter of an environment with the pinned packages; the environment is rebuilt when the pins change."""
     folder = folder / "venv"
     python, installed = folder / "bin" / "python", folder / "requirements.txt"
+    if folder.exists() and not installed.is_file():
+        raise SystemExit(f"{folder} was not made by this script: remove it, or name another --folder")
     if not installed.is_file() or installed.read_text() != REQUIREMENTS.read_text():
         print(f"making the Python environment {folder}: about 6 GB, once", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        # marks the environment as made by this script, and as incomplete
+        installed.touch()
         command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", REQUIREMENTS]
         subprocess.run(command, check=True)
         installed.write_text(REQUIREMENTS.read_text())

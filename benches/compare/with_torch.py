@@ -1,6 +1,6 @@
 """Measures one work item in torch, in a process of its own; prints the result as a line of JSON.
 
-python with_torch.py WORK --models FOLDER --threads N --runs N
+    python with_torch.py WORK --models FOLDER --threads N --runs N
 """
 
 from collections.abc import Callable
