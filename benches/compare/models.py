@@ -3,8 +3,8 @@
     python models.py FOLDER [NAME ...]
 
 writes one folder per model: those of the default work items, or the named ones, of families.py too. Published weights
-are not needed: the time does not depend on the values of the weights, as long as all numbers stay in the usual range (no
-infinities, no denormal numbers). `lively_weights.redraw` ensures this.
+are not needed: the time does not depend on the values of the weights, as long as all numbers stay in the usual range
+(no infinities, no denormal numbers). `lively_weights.redraw` ensures this.
 """
 
 import json
