@@ -6,11 +6,12 @@ use half::f16;
 use super::Segmenter;
 use super::image_processor::Frame;
 use crate::geometry::ImageSize;
+use crate::models::sam::ImageEmbeddings;
 
 /// The embedding of an image; any number of prompts can use it.
 #[derive(Debug, Clone)]
 pub struct EncodedImage {
-    pub(super) embeddings: Tensor,
+    pub(super) embeddings: ImageEmbeddings,
     pub(super) frame: Frame,
 }
 
@@ -48,7 +49,7 @@ pub enum EmbeddingFormatError {
 /// The format of [`EncodedImage::to_bytes`]. It changes whenever the bytes or the preprocessing of images change.
 pub const EMBEDDING_FORMAT: &str = "groundling image embeddings, format 1: f16";
 
-/// The header: the image's height and width, and the embedding's shape, each a u32.
+/// The header: the image's height and width, and the shape of the coarse map, each a u32.
 const HEADER_BYTES: usize = 6 * 4;
 
 impl EncodedImage {
@@ -59,34 +60,36 @@ impl EncodedImage {
 
     /// Size in memory, in bytes.
     pub fn bytes(&self) -> usize {
-        self.embeddings.elem_count() * self.embeddings.dtype().size_in_bytes()
+        let bytes = |map: &Tensor| map.elem_count() * map.dtype().size_in_bytes();
+        self.embeddings.maps().map(bytes).sum()
     }
 
     /// Length of [`Self::to_bytes`], the same for every image of a segmenter.
     pub fn bytes_on_disk(segmenter: &Segmenter) -> usize {
-        HEADER_BYTES + 2 * segmenter.embedding_shape().iter().product::<usize>()
+        HEADER_BYTES + 2 * values(&segmenter.config().embedding_shapes())
     }
 
-    /// Serializes the embedding, little-endian: the image's height and width in pixels and the four sizes of the
-    /// embedding as u32, then the embedding in half precision. At SAM's size this is 2 MiB.
+    /// Serializes the embedding, little-endian: the image's height and width in pixels and the four sizes of the coarse
+    /// map as u32, then all maps in half precision. At SAM's size this is 2 MiB, at SAM 2's 8 MiB.
     ///
     /// # Errors
     /// If a value is not finite in half precision.
     pub fn to_bytes(&self) -> Result<Vec<u8>, EmbeddingFormatError> {
-        let shape: [usize; 4] = self.embeddings.dims4()?.into();
+        let shape: [usize; 4] = self.embeddings.coarse.dims4()?.into();
         let size = self.size();
-        let values = self.embeddings.flatten_all()?.to_dtype(DType::F16)?;
-        let values: Vec<f16> = values.to_vec1()?;
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + 2 * values.len());
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + self.bytes());
         for number in [size.height, size.width].into_iter().chain(shape) {
             // an image's sides and a tensor's sizes are far below 2^32
             bytes.extend(u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
         }
-        for value in values {
-            if !value.is_finite() {
-                return Err(EmbeddingFormatError::NotFinite);
+        for map in self.embeddings.maps() {
+            let values: Vec<f16> = map.flatten_all()?.to_dtype(DType::F16)?.to_vec1()?;
+            for value in values {
+                if !value.is_finite() {
+                    return Err(EmbeddingFormatError::NotFinite);
+                }
+                bytes.extend(value.to_le_bytes());
             }
-            bytes.extend(value.to_le_bytes());
         }
         Ok(bytes)
     }
@@ -96,16 +99,13 @@ impl EncodedImage {
     /// # Errors
     /// If the length is wrong, or the embedding belongs to a segmenter of another size.
     pub fn from_bytes(bytes: &[u8], segmenter: &Segmenter) -> Result<Self, EmbeddingFormatError> {
-        let expected = segmenter.embedding_shape();
-        let count: usize = expected.iter().product();
-        let length = |expected| EmbeddingFormatError::Length {
+        let shapes = segmenter.config().embedding_shapes();
+        let expected_length = Self::bytes_on_disk(segmenter);
+        let length = || EmbeddingFormatError::Length {
             found: bytes.len(),
-            expected,
+            expected: expected_length,
         };
-        let expected_length = HEADER_BYTES + 2 * count;
-        let (header, values) = bytes
-            .split_at_checked(HEADER_BYTES)
-            .ok_or_else(|| length(expected_length))?;
+        let (header, mut rest) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(length)?;
         let mut numbers = header.chunks_exact(4).map(|number| match *number {
             [a, b, c, d] => u32::from_le_bytes([a, b, c, d]) as usize,
             _ => 0,
@@ -113,28 +113,45 @@ impl EncodedImage {
         let mut next = || numbers.next().unwrap_or(0);
         let (height, width) = (next(), next());
         let found = std::array::from_fn(|_| next());
+        let expected = match shapes.first() {
+            Some([channels, rows, columns]) => [1, *channels, *rows, *columns],
+            None => [0; 4],
+        };
         if found != expected {
             return Err(EmbeddingFormatError::Shape { found, expected });
         }
-        if values.len() != 2 * count {
-            return Err(length(expected_length));
+        if bytes.len() != expected_length {
+            return Err(length());
         }
         if height == 0 || width == 0 {
             return Err(EmbeddingFormatError::Empty);
         }
-        let values: Vec<f16> = values
-            .chunks_exact(2)
-            .map(|pair| match *pair {
+        let mut maps = vec![];
+        for [a, b, c] in shapes {
+            let (of_map, others) = rest.split_at_checked(2 * a * b * c).ok_or_else(length)?;
+            rest = others;
+            let pairs = of_map.chunks_exact(2).map(|pair| match *pair {
                 [a, b] => f16::from_le_bytes([a, b]),
                 _ => f16::ZERO,
-            })
-            .collect();
-        let embeddings = Tensor::from_vec(values, &expected[..], &segmenter.device)?;
+            });
+            let values: Vec<f16> = pairs.collect();
+            let map = Tensor::from_vec(values, (1, a, b, c), &segmenter.device)?;
+            maps.push(map.to_dtype(segmenter.dtype)?);
+        }
         Ok(Self {
-            embeddings: embeddings.to_dtype(segmenter.dtype)?,
-            frame: Frame::new(ImageSize { height, width }, segmenter.input_side()),
+            embeddings: ImageEmbeddings {
+                coarse: maps.remove(0),
+                fine: maps,
+            },
+            frame: segmenter.frame(ImageSize { height, width }),
         })
     }
+}
+
+/// Number of values of maps of these shapes.
+fn values(shapes: &[[usize; 3]]) -> usize {
+    let of_map = |shape: &[usize; 3]| shape.iter().product::<usize>();
+    shapes.iter().map(of_map).sum()
 }
 
 #[cfg(test)]
@@ -176,16 +193,20 @@ mod tests {
             (original.size(), original.bytes())
         );
         assert_eq!(restored.frame, original.frame);
-        assert_eq!(restored.embeddings.dims(), original.embeddings.dims());
+        assert_eq!(
+            restored.embeddings.coarse.dims(),
+            original.embeddings.coarse.dims()
+        );
         // rounding again changes nothing
         assert_eq!(restored.to_bytes().unwrap(), bytes);
-        let difference = (&restored.embeddings - &original.embeddings)
+        let difference = (&restored.embeddings.coarse - &original.embeddings.coarse)
             .unwrap()
             .abs()
             .unwrap();
         let difference: f32 = difference.max_all().unwrap().to_scalar().unwrap();
         let scale: f32 = original
             .embeddings
+            .coarse
             .abs()
             .unwrap()
             .max_all()
@@ -232,7 +253,7 @@ mod tests {
         empty[..4].fill(0);
         assert!(matches!(read(&empty), Err(EmbeddingFormatError::Empty)));
         let mut large = segmenter.encode(&image()).unwrap();
-        large.embeddings = (large.embeddings * 1e9).unwrap();
+        large.embeddings.coarse = (large.embeddings.coarse * 1e9).unwrap();
         assert!(matches!(
             large.to_bytes(),
             Err(EmbeddingFormatError::NotFinite)

@@ -9,27 +9,45 @@ use crate::geometry::{BoundingBox, ImageSize};
 use crate::models::weights::InvalidConfig;
 use crate::pixels::{Normalization, resize};
 
-/// The position of an image in the model's square input: scaled so that its longest side fits, at the top left.
+/// The position of an image in the model's square input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
     /// The size of the original image.
     pub original: ImageSize,
     /// The size of the resized image inside the model's input.
     pub resized: ImageSize,
+    /// How the image was fitted into the square.
+    pub fit: Fit,
+}
+
+/// How an image is fitted into a square.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// Scaled so that its longest side fits, at the top left.
+    LongestSide,
+    /// Stretched to the whole square, as in SAM 2.
+    Stretched,
 }
 
 impl Frame {
-    /// The frame of an image whose longest side is scaled to `side` pixels (`_get_preprocess_shape`).
-    pub fn new(original: ImageSize, side: usize) -> Self {
+    /// The frame of an image in a square of `side` pixels (`_get_preprocess_shape`).
+    pub fn new(original: ImageSize, side: usize, fit: Fit) -> Self {
         let longest = original.height.max(original.width).max(1);
         let scale = side as f64 / longest as f64;
-        // a very thin image keeps at least one pixel, where the reference fails
-        let scaled = |length: usize| ((length as f64 * scale + 0.5) as usize).max(1);
+        let scaled = |length: usize| match fit {
+            // a very thin image keeps at least one pixel, where the reference fails
+            Fit::LongestSide => ((length as f64 * scale + 0.5) as usize).max(1),
+            Fit::Stretched => side,
+        };
         let resized = ImageSize {
             height: scaled(original.height),
             width: scaled(original.width),
         };
-        Self { original, resized }
+        Self {
+            original,
+            resized,
+            fit,
+        }
     }
 
     /// Converts a point from the image's pixels to the model's input.
@@ -75,11 +93,11 @@ impl ImageProcessor {
     pub fn process(
         &self,
         image: &RgbImage,
-        side: usize,
+        (side, fit): (usize, Fit),
         dtype: DType,
         device: &Device,
     ) -> Result<(Tensor, Frame), SegmentError> {
-        let frame = Frame::new(ImageSize::of(image), side);
+        let frame = Frame::new(ImageSize::of(image), side, fit);
         let resized = resize(image, frame.resized)?;
         let padded = ImageSize {
             height: side,

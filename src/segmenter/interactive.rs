@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::{EncodedImage, LowResMask, SegmentError, Segmenter};
 use crate::geometry::{Point, SegmentPrompt};
-use crate::models::sam::{PointLabel, Prompts};
+use crate::models::sam::{Family, PointLabel, Prompts};
 
 impl Segmenter {
     /// The mask of the object that a prompt marks. Points alone are ambiguous about the extent of the object, so
@@ -35,14 +35,19 @@ impl Segmenter {
         prompt: &SegmentPrompt,
         earlier: &LowResMask,
     ) -> Result<LowResMask, SegmentError> {
-        let side = 4 * self.model.config().vision_config.grid();
+        let side = 4 * self.config().grid();
         if earlier.frame != image.frame
-            || earlier.input_side != self.input_side()
+            || earlier.input_side != self.prompt_side()
             || earlier.logits.len() != side * side
         {
             return Err(SegmentError::EarlierMask);
         }
         let masks = Tensor::from_slice(&earlier.logits, (1, 1, side, side), &self.device)?;
+        let masks = match self.config().family {
+            Family::Sam | Family::SamHq => masks,
+            // `SAM2ImagePredictor` limits the logits that it returns
+            Family::Sam2 => masks.clamp(-32f32, 32f32)?,
+        };
         let masks = masks.to_dtype(self.dtype)?;
         self.segment_marked(image, prompt, Some(masks), false)
     }
@@ -87,9 +92,9 @@ mod tests {
 
     use candle_core::{DType, Device};
 
-    use super::super::image_processor::Frame;
     use super::*;
     use crate::geometry::{BoundingBox, ImageSize};
+    use crate::models::sam::ImageEmbeddings;
     use crate::models::weights::Checkpoint;
 
     /// The folder of a tiny model and of the reference's results with it.
@@ -122,8 +127,15 @@ mod tests {
             width: size[1] as usize,
         };
         EncodedImage {
-            embeddings: image["image_embeddings"].clone(),
-            frame: Frame::new(size, segmenter.input_side()),
+            embeddings: ImageEmbeddings {
+                coarse: image["image_embeddings"].clone(),
+                fine: ["hq_features", "high_res.0", "high_res.1"]
+                    .iter()
+                    .filter_map(|key| image.get(*key))
+                    .map(|map| map.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap())
+                    .collect(),
+            },
+            frame: segmenter.frame(size),
         }
     }
 
@@ -154,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_earlier_mask_refines_a_prompt_as_in_the_reference() {
-        for model in ["plain", "varied"] {
+        for model in ["plain", "varied", "sam_hq", "sam2"] {
             let segmenter = segmenter(model);
             let image = encoded(model, &segmenter);
             for name in ["mask_points", "mask_box"] {
@@ -162,7 +174,7 @@ mod tests {
                 let earlier = LowResMask {
                     logits: numbers(&case["input_masks"]),
                     score: 0.5,
-                    input_side: segmenter.input_side(),
+                    input_side: segmenter.prompt_side(),
                     frame: image.frame,
                 };
                 let refined = segmenter.refine(&image, &prompt(&case), &earlier).unwrap();
@@ -202,7 +214,7 @@ mod tests {
             width: 45,
         };
         let other_image = EncodedImage {
-            frame: Frame::new(other_size, plain.input_side()),
+            frame: plain.frame(other_size),
             ..image.clone()
         };
         let other_model = encoded("varied", &varied);

@@ -16,10 +16,10 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 pub use self::encoded::{EMBEDDING_FORMAT, EmbeddingFormatError, EncodedImage};
-use self::image_processor::{Frame, ImageProcessor};
+use self::image_processor::{Fit, Frame, ImageProcessor};
 use self::post_process::upscale_mask;
-use crate::geometry::{BoundingBox, Mask, MaskCleanup};
-use crate::models::sam::{Config, Masks, Prompts, Sam};
+use crate::geometry::{BoundingBox, ImageSize, Mask, MaskCleanup};
+use crate::models::sam::{Config, Family, Masks, Prompts, Sam};
 use crate::models::weights::{Checkpoint, CheckpointError, tensor_dtype};
 use crate::pixels::ResizeError;
 
@@ -144,13 +144,14 @@ impl Segmenter {
     /// If the image has no pixels or the model fails.
     pub fn encode(&self, image: &RgbImage) -> Result<EncodedImage, SegmentError> {
         let _span = tracing::debug_span!("encode").entered();
-        let (pixels, frame) = tracing::debug_span!("preprocess").in_scope(|| {
+        let side = self.config().input_side();
+        let (pixels, _) = tracing::debug_span!("preprocess").in_scope(|| {
             self.image_processor
-                .process(image, self.input_side(), self.dtype, &self.device)
+                .process(image, (side, self.fit()), self.dtype, &self.device)
         })?;
         Ok(EncodedImage {
             embeddings: self.model.encode_image(&pixels)?,
-            frame,
+            frame: self.frame(ImageSize::of(image)),
         })
     }
 
@@ -193,15 +194,22 @@ impl Segmenter {
         self.best_masks(&predicted, image.frame)
     }
 
-    /// The shape of an image embedding, `[1, C, G, G]`.
-    fn embedding_shape(&self) -> [usize; 4] {
-        let vision = &self.model.config().vision_config;
-        [1, vision.output_channels, vision.grid(), vision.grid()]
+    /// Rows, and columns, of the square in which the model's prompts have their coordinates.
+    fn prompt_side(&self) -> usize {
+        self.config().prompt_side()
     }
 
-    /// Rows, and columns, of the model's input in pixels.
-    fn input_side(&self) -> usize {
-        self.model.config().vision_config.image_size
+    /// How the model's images are fitted into its input.
+    fn fit(&self) -> Fit {
+        match self.config().family {
+            Family::Sam | Family::SamHq => Fit::LongestSide,
+            Family::Sam2 => Fit::Stretched,
+        }
+    }
+
+    /// The position of an image in the square of the prompts.
+    fn frame(&self, image: ImageSize) -> Frame {
+        Frame::new(image, self.prompt_side(), self.fit())
     }
 
     /// For each prompt, the mask with the best predicted IoU.
@@ -218,7 +226,7 @@ impl Segmenter {
                 best.push(LowResMask {
                     logits,
                     score: *score,
-                    input_side: self.input_side(),
+                    input_side: self.prompt_side(),
                     frame,
                 });
             }

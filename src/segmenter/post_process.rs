@@ -1,7 +1,7 @@
 //! Converts low-resolution mask logits to masks of the image's size (`post_process_masks`).
 //!
 //! The reference scales twice: the logits (256x256) to the model's input (1024x1024), and the unpadded part of that
-//! to the image. Most pixels of an image need neither: if all logits that a pixel depends on have the same sign, the
+//! to the image; that of SAM 2 once. Most pixels of an image need neither: if all logits that a pixel depends on have the same sign, the
 //! pixel has this sign too. Only the other pixels, along the outline, are computed.
 
 use rayon::prelude::*;
@@ -16,8 +16,8 @@ use crate::geometry::{Mask, Runs};
 const BANDS_PER_TASK: usize = 8;
 
 /// Converts the logits of a square map, row by row, to a mask of the original image: bilinear scaling to the model's
-/// input of `input_side` pixels, removal of the padding, bilinear scaling to the image. Values greater than 0 are
-/// set.
+/// input of `input_side` pixels, removal of the padding, bilinear scaling to the image. In SAM 2, it is one scaling to
+/// the image. Values greater than 0 are set.
 pub fn upscale_mask(logits: &[f32], input_side: usize, frame: Frame) -> Mask {
     let map = LogitMap::new(logits);
     if map.side == 0 {
@@ -52,7 +52,7 @@ pub fn upscale_logits(logits: &[f32], input_side: usize, frame: Frame) -> Vec<f3
     let [input_rows, rows] = &scaling.rows;
     let [input_columns, columns] = &scaling.columns;
     let input = resample(logits, side, input_rows, input_columns);
-    resample(&input, frame.resized.width, rows, columns)
+    resample(&input, input_columns.len(), rows, columns)
 }
 
 /// Samples a map of `width` columns at every pair of a row tap and a column tap.
@@ -78,6 +78,7 @@ mod tests {
 
     use super::*;
     use crate::geometry::ImageSize;
+    use crate::segmenter::image_processor::Fit;
 
     /// Logits with special signs, rounding or overflow.
     const SPECIAL: [f32; 16] = [
@@ -107,17 +108,19 @@ mod tests {
 
     #[track_caller]
     fn check(logits: &[f32], input_side: usize, (height, width): (usize, usize), what: &str) {
-        let frame = Frame::new(ImageSize { height, width }, input_side);
-        let (ours, full) = (
-            upscale_mask(logits, input_side, frame),
-            thresholded(logits, input_side, frame),
-        );
-        // not assert_eq: the runs can be too long to print
-        assert!(
-            ours == full,
-            "{what}, {} logits, input {input_side}, image {height}x{width}",
-            logits.len()
-        );
+        for fit in [Fit::LongestSide, Fit::Stretched] {
+            let frame = Frame::new(ImageSize { height, width }, input_side, fit);
+            let (ours, full) = (
+                upscale_mask(logits, input_side, frame),
+                thresholded(logits, input_side, frame),
+            );
+            // not assert_eq: the runs can be too long to print
+            assert!(
+                ours == full,
+                "{what}, {} logits, input {input_side}, image {height}x{width}, {fit:?}",
+                logits.len()
+            );
+        }
     }
 
     fn special_logit(rng: &mut StdRng) -> f32 {
@@ -205,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_mask_without_logits_or_pixels_is_unset() {
-        let frame = |height, width| Frame::new(ImageSize { height, width }, 16);
+        let frame = |height, width| Frame::new(ImageSize { height, width }, 16, Fit::LongestSide);
         assert_eq!(upscale_mask(&[], 16, frame(2, 3)).runs(), [6]);
         assert_eq!(upscale_mask(&[1.0], 16, frame(0, 3)).runs(), [0]);
         assert_eq!(upscale_mask(&[1.0], 16, frame(3, 0)).runs(), [0]);

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::bilinear::{Tap, taps};
-use super::image_processor::Frame;
+use super::image_processor::{Fit, Frame};
+use crate::geometry::ImageSize;
 
 /// The taps of both scalings, for rows and for columns: from logits to the model's input, and from there to the
 /// image.
@@ -14,9 +15,18 @@ pub(super) struct Scaling {
 
 impl Scaling {
     /// The scaling of a map of `side` rows and columns to an input of `input_side`, and of the input's unpadded part
-    /// to the image.
+    /// to the image. The map of a stretched image is scaled to the image directly, as in SAM 2: its first scaling
+    /// changes nothing.
     pub(super) fn new(side: usize, input_side: usize, frame: Frame) -> Self {
-        let (resized, original) = (frame.resized, frame.original);
+        let original = frame.original;
+        let whole = ImageSize {
+            height: side,
+            width: side,
+        };
+        let (input_side, resized) = match frame.fit {
+            Fit::LongestSide => (input_side, frame.resized),
+            Fit::Stretched => (side, whole),
+        };
         Self {
             rows: [
                 taps(side, input_side, resized.height),

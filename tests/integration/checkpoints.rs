@@ -198,8 +198,11 @@ fn an_unsupported_model_is_named() {
     let copy = CheckpointCopy::of("segmenter");
     let tensor = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
     for (name, expected) in [
-        ("image_encoder.trunk.patch_embed.proj.weight", "SAM 2"),
-        ("mask_decoder.hf_token.weight", "SAM-HQ"),
+        (
+            "detector_model.detr_decoder.presence_token.weight",
+            "it contains SAM 3, which is not supported",
+        ),
+        ("sam_mask_decoder.hf_token.weight", "HQ-SAM 2"),
         ("something.else", "of an unknown model"),
     ] {
         let tensors = HashMap::from([(name.to_owned(), tensor.clone())]);

@@ -7,14 +7,19 @@ use serde_json::Value;
 
 use crate::command::{command, failure};
 
-const OPS: [&str; 19] = [
+const OPS: [&str; 26] = [
     "attention",
     "conv3x3",
     "conv3x3, bf16",
+    "conv7x7",
+    "conv7x7, bf16",
     "deformable_sampling",
     "depthwise_conv3x3",
+    "depthwise_conv5x5",
     "feed_forward",
     "feed_forward, bf16",
+    "fused_mb_conv",
+    "fused_mb_conv, bf16",
     "fusion_attention",
     "group_norm",
     "inverted_bottleneck",
@@ -24,6 +29,8 @@ const OPS: [&str; 19] = [
     "linear, bf16",
     "linear_by_heads",
     "linear_by_heads, bf16",
+    "max_pool2x2",
+    "pooled_window_attention",
     "upscale2x",
     "upscale2x, bf16",
     "window_attention",

@@ -6,7 +6,7 @@ use crate::support::{files_below, repository};
 
 /// Files in `src/` and the reason for their `unsafe`. The lint `unsafe_code` is denied in both packages, and only these
 /// files allow it.
-const INVENTORY: [(&str, &str); 26] = [
+const INVENTORY: [(&str, &str); 29] = [
     (
         "commands/mod.rs",
         "starts the compute threads while no other thread exists, which `threads::start` requires",
@@ -64,6 +64,10 @@ const INVENTORY: [(&str, &str); 26] = [
         "tiles write disjoint rows of one output from several threads",
     ),
     (
+        "models/ops/kernels/fused_convolution.rs",
+        "tiles gather patches and write disjoint rows of one output from several threads",
+    ),
+    (
         "models/ops/kernels/fusion_attention.rs",
         "tiles read and write rows through pointers, which threads share",
     ),
@@ -77,6 +81,14 @@ const INVENTORY: [(&str, &str); 26] = [
     ),
     (
         "models/ops/kernels/norm.rs",
+        "threads write disjoint rows of an uninitialized output",
+    ),
+    (
+        "models/ops/kernels/pooled_attention.rs",
+        "tiles read and write rows through pointers, which threads share",
+    ),
+    (
+        "models/ops/kernels/pooling.rs",
         "threads write disjoint rows of an uninitialized output",
     ),
     (

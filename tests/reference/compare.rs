@@ -21,6 +21,19 @@ pub fn checkpoint(relative: &str) -> Checkpoint {
     Checkpoint::Folder(path(relative))
 }
 
+/// A folder with a model's configuration and its file with the authors' names, without the other files beside this one.
+pub fn original_checkpoint(relative: &str) -> (tempfile::TempDir, Checkpoint) {
+    let published = path(relative);
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "original.pth", "original.pt"] {
+        if published.join(file).exists() {
+            std::fs::copy(published.join(file), folder.path().join(file)).unwrap();
+        }
+    }
+    let checkpoint = Checkpoint::Folder(folder.path().to_owned());
+    (folder, checkpoint)
+}
+
 /// The tensors of one file.
 pub struct Fixture {
     name: String,

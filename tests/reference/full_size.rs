@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use candle_core::{D, DType, Device, IndexOp, Result, Tensor};
 use groundling::models::grounding_dino::{self, GroundingDino, TextTokens};
-use groundling::models::sam::{self, PointLabel, Prompts, Sam};
+use groundling::models::sam::{self, Family, PointLabel, Prompts, Sam};
 use groundling::models::weights::{Architecture, Checkpoint};
 use serde_json::{Map, Value, json};
 
 use crate::compare::{Fixture, relative_difference};
+use crate::segmenter::sort_by_score;
 
 /// Largest allowed difference, relative to the largest number of the stage.
 const TOLERANCE: f32 = 1e-3;
@@ -197,7 +198,17 @@ fn segmenter(model: &Sam, case: &str, expected: &Path, run: &mut Run) -> Result<
     let fixture = fixture(expected, case);
     let embeddings = model.encode_image(&fixture.get("pixel_values"))?;
     let theirs = fixture.get("image_embeddings");
-    run.compare(case, "image embeddings", &embeddings, &theirs);
+    run.compare(case, "image embeddings", &embeddings.coarse, &theirs);
+    for (i, map) in embeddings.fine.iter().enumerate() {
+        let key = match model.config().family {
+            Family::Sam2 => format!("high_res.{i}"),
+            Family::Sam | Family::SamHq => "hq_features".to_owned(),
+        };
+        if fixture.has(&key) {
+            let map = map.permute((0, 3, 1, 2))?;
+            run.compare(case, "finer maps", &map, &fixture.get(&key));
+        }
+    }
     let labels: Vec<PointLabel> = fixture
         .integers("input_labels")
         .iter()
@@ -206,7 +217,7 @@ fn segmenter(model: &Sam, case: &str, expected: &Path, run: &mut Run) -> Result<
             _ => PointLabel::Foreground,
         })
         .collect();
-    for i in 0..embeddings.dim(0)? {
+    for i in 0..embeddings.coarse.dim(0)? {
         let boxes: Vec<Vec<f32>> = fixture.get("input_boxes").i(i)?.to_vec2()?;
         let points: Vec<Vec<Vec<f32>>> = fixture.get("input_points").i(i)?.to_vec3()?;
         let by_box = Prompts {
@@ -221,20 +232,26 @@ fn segmenter(model: &Sam, case: &str, expected: &Path, run: &mut Run) -> Result<
             points: Some(points.map(Iterator::collect).collect()),
             ..Prompts::default()
         };
-        let embedding = embeddings.narrow(0, i, 1)?;
+        let embedding = embeddings.of_image(i)?;
         // as it is stored on disk
         let rounded = embedding
             .to_dtype(DType::F16)?
-            .to_dtype(embedding.dtype())?;
+            .to_dtype(embedding.coarse.dtype())?;
         for (kind, prompts, multimask) in [("box", by_box, false), ("points", by_points, true)] {
-            let masks = model.predict_masks(&embedding, &prompts, multimask)?;
+            let mut masks = model.predict_masks(&embedding, &prompts, multimask)?;
+            if model.config().family == Family::SamHq {
+                sort_by_score(&mut masks)?;
+            }
             // one mask for each of several boxes, several for one object's points
             let logits = masks.low_res_masks.flatten(0, 1)?;
             let scores = masks.iou_scores.flatten_all()?;
             let theirs = fixture.get(&format!("{kind}.low_res_masks")).i(i)?;
             run.compare(case, &format!("masks by {kind}"), &logits, &theirs);
             run.compare_masks(case, &format!("1 - IoU, {kind}"), &logits, &theirs);
-            let warm = model.predict_masks(&rounded, &prompts, multimask)?;
+            let mut warm = model.predict_masks(&rounded, &prompts, multimask)?;
+            if model.config().family == Family::SamHq {
+                sort_by_score(&mut warm)?;
+            }
             let warm = warm.low_res_masks.flatten(0, 1)?;
             run.compare_masks(case, "1 - IoU, embedding in f16", &warm, &logits);
             let theirs = fixture.get(&format!("{kind}.iou_scores")).i(i)?;

@@ -5,17 +5,12 @@ use groundling::models::grounding_dino::{self, GroundingDino, TextTokens};
 use groundling::models::sam::{self, Prompts, Sam};
 use groundling::models::weights::{Checkpoint, ModelConfig, Weights};
 
-use crate::compare::{Fixture, path};
+use crate::compare::{Fixture, checkpoint, original_checkpoint};
 
 /// A tiny model's published files, and a folder with its configuration and its original file.
 fn checkpoints(model: &str) -> (tempfile::TempDir, [Checkpoint; 2]) {
-    let published = path(model);
-    let folder = tempfile::tempdir().unwrap();
-    for file in ["config.json", "original.pth"] {
-        std::fs::copy(published.join(file), folder.path().join(file)).unwrap();
-    }
-    let original = Checkpoint::Folder(folder.path().to_owned());
-    (folder, [Checkpoint::Folder(published), original])
+    let (folder, original) = original_checkpoint(model);
+    (folder, [checkpoint(model), original])
 }
 
 /// The outputs of both checkpoints.
@@ -67,11 +62,15 @@ fn grounding_dino_files_of_both_layouts_give_equal_outputs() {
 }
 
 #[test]
-fn sam_files_of_both_layouts_give_equal_outputs() {
-    let pixels = Fixture::load("segmenter/plain/image").get("pixel_values");
-    let names = ["SAM in transformers' names", "SAM in its authors' names"];
-    let [published, original] =
-        outputs("segmenter/plain", names, |weights, config: &sam::Config| {
+fn segmenter_files_of_both_layouts_give_equal_outputs() {
+    for (model, name) in [("plain", "SAM"), ("sam_hq", "SAM-HQ"), ("sam2", "SAM 2")] {
+        let folder = format!("segmenter/{model}");
+        let pixels = Fixture::load(&format!("{folder}/image")).get("pixel_values");
+        let names = [
+            &*format!("{name} in transformers' names"),
+            &*format!("{name} in its authors' names"),
+        ];
+        let [published, original] = outputs(&folder, names, |weights, config: &sam::Config| {
             let model = weights
                 .load(DType::F32, &Device::Cpu, |vb| Sam::load(vb, config))
                 .unwrap();
@@ -81,7 +80,10 @@ fn sam_files_of_both_layouts_give_equal_outputs() {
                 ..Prompts::default()
             };
             let masks = model.predict_masks(&embeddings, &prompts, false).unwrap();
-            vec![embeddings, masks.low_res_masks, masks.iou_scores]
+            let maps = embeddings.maps().cloned();
+            maps.chain([masks.low_res_masks, masks.iou_scores])
+                .collect()
         });
-    assert!(published == original);
+        assert!(published == original, "{model}");
+    }
 }

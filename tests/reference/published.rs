@@ -1,9 +1,9 @@
-//! The published weights compared with published values. Needs a network (1.1 GB are downloaded once), so it is run
+//! The published weights compared with published values. Needs a network (7 GB are downloaded once), so it is run
 //! manually: `cargo test --release --test reference published -- --ignored --nocapture`.
 //!
 //! The values of Grounding DINO are from transformers' `tests/models/grounding_dino` (the image of two cats), those of
-//! SAM from `tests/models/sam` (the image of a car). The settings of the hub's tools (`HF_HOME`, `HF_ENDPOINT`, ...) and
-//! `MODEL_DIR` apply.
+//! SAM from `tests/models/sam` (the image of a car), those of SAM 2 from `tests/models/sam2` (the image of a truck).
+//! The settings of the hub's tools (`HF_HOME`, `HF_ENDPOINT`, ...) and `MODEL_DIR` apply.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use groundling::models::grounding_dino::{self, GroundingDino, TextTokens};
 use groundling::models::sam::{self, PointLabel, Prompts, Sam};
 use groundling::models::weights::Checkpoint;
 use groundling::prompt::Prompt;
-use groundling::segmenter::image_processor::{Frame, ImageProcessor as SegmenterImages};
+use groundling::segmenter::image_processor::{Fit, Frame, ImageProcessor as SegmenterImages};
 use image::RgbImage;
 
 const CATS: &str = "http://images.cocodataset.org/val2017/000000039769.jpg";
@@ -239,7 +239,9 @@ fn sam_vit_base_gives_the_published_values() {
         .config("preprocessor_config.json", &[])
         .unwrap()
         .unwrap();
-    let (pixels, frame) = images.process(&image, 1024, DType::F32, device).unwrap();
+    let (pixels, frame) = images
+        .process(&image, (1024, Fit::LongestSide), DType::F32, device)
+        .unwrap();
     let embeddings = model.encode_image(&pixels).unwrap();
 
     let predict = |point: Option<(f32, f32)>, corners: Option<[f32; 4]>| {
@@ -281,5 +283,73 @@ fn sam_vit_base_gives_the_published_values() {
     );
     let (scores, _) = predict(None, Some([75.0, 275.0, 1725.0, 850.0]));
     table.compare("IoU by a box", &scores[2..], &[0.7937], 2e-3);
+    table.close();
+}
+
+/// The scores of transformers' script that converts MM-Grounding-DINO and LLMDet
+/// (`convert_mm_grounding_dino_to_hf.py`), for the image of two cats, "cat. remote." and a box threshold of 0.4.
+const OF_CATS_AND_REMOTES: [(&str, [f32; 4]); 6] = [
+    (
+        "mm-grounding-dino-tiny-grit-v3det",
+        [0.8381, 0.8204, 0.7970, 0.7175],
+    ),
+    ("mm-grounding-dino-base", [0.8418, 0.8364, 0.8342, 0.7885]),
+    ("mm-grounding-dino-large", [0.8275, 0.8211, 0.7824, 0.7715]),
+    ("llmdet-tiny", [0.8207, 0.7656, 0.7552, 0.7262]),
+    ("llmdet-base", [0.8646, 0.8084, 0.7567, 0.6978]),
+    ("llmdet-large", [0.8626, 0.8166, 0.7458, 0.7107]),
+];
+
+#[test]
+#[ignore = "fetches 6 GB"]
+fn mm_grounding_dino_and_llmdet_give_the_published_values() {
+    let mut table = Table::default();
+    let image = picture(CATS);
+    for (name, expected) in OF_CATS_AND_REMOTES {
+        let checkpoint = checkpoint(Role::Detector, name);
+        let detector = Detector::load(&checkpoint, DType::F32, &Device::Cpu).unwrap();
+        let options = DetectionOptions {
+            box_threshold: 0.4,
+            text_threshold: 0.3,
+            nms_iou_threshold: 1.0,
+            max_detections: None,
+        };
+        let prompt = Prompt::parse("cat. remote.").unwrap();
+        let found = detector.detect(&image, &prompt, &options).unwrap();
+        let scores: Vec<f32> = found.iter().map(|d| d.score).collect();
+        table.compare(&format!("{name}: scores"), &scores, &expected, 0.01);
+    }
+    table.close();
+}
+
+/// The image of transformers' tests of SAM 2, on the hub.
+const TRUCK: &str = "datasets/hf-internal-testing/sam2-fixtures/resolve/main/truck.jpg";
+
+#[test]
+#[ignore = "fetches 160 MB"]
+fn sam2_hiera_tiny_gives_the_published_values() {
+    let mut table = Table::default();
+    let device = &Device::Cpu;
+    let checkpoint = checkpoint(Role::Segmenter, "sam2.1-hiera-tiny");
+    let hub = settings().models.hub.hf_endpoint;
+    let image = picture(&format!("{hub}/{TRUCK}"));
+    let (weights, config) = checkpoint.open_model::<sam::Config>().unwrap();
+    let model = weights
+        .load(DType::F32, device, |vb| Sam::load(vb, &config))
+        .unwrap();
+    let (pixels, frame) = SegmenterImages::default()
+        .process(&image, (1024, Fit::Stretched), DType::F32, device)
+        .unwrap();
+    let embeddings = model.encode_image(&pixels).unwrap();
+    let point = (frame.point((500.0, 375.0)), PointLabel::Foreground);
+    let prompts = Prompts {
+        points: Some(vec![vec![point]]),
+        ..Prompts::default()
+    };
+    let masks = model.predict_masks(&embeddings, &prompts, true).unwrap();
+    let mut scores = numbers(&masks.iou_scores);
+    scores.sort_by(|a, b| b.total_cmp(a));
+    // the image is a JPEG, and the reference resizes it with another library
+    table.compare("IoU by a point", &scores, &[0.9547, 0.4932, 0.0427], 5e-3);
     table.close();
 }

@@ -2,11 +2,23 @@
 
 use candle_core::{DType, Device, IndexOp, Result, Tensor};
 use candle_nn::VarBuilder;
-use groundling::models::sam::{Config, PointLabel, Prompts, Sam, tiny_vit};
+use groundling::models::sam::image_encoder::ImageEncoder;
+use groundling::models::sam::{
+    Config, Family, ImageEmbeddings, Masks, PointLabel, Prompts, Sam, tiny_vit,
+};
 
-use crate::compare::{Fixture, checkpoint};
+use crate::compare::{Fixture, checkpoint, original_checkpoint, path};
 
-const MODELS: [&str; 2] = ["plain", "varied"];
+/// SAM twice, and one model of each other family and image encoder.
+const MODELS: [&str; 7] = [
+    "plain",
+    "varied",
+    "sam_hq",
+    "light_hq",
+    "sam2",
+    "efficientvit_sam",
+    "efficientvit_sam_xl",
+];
 const CASES: [&str; 8] = [
     "box",
     "boxes",
@@ -20,7 +32,12 @@ const CASES: [&str; 8] = [
 
 fn load(model: &str) -> (Sam, Fixture) {
     let folder = format!("segmenter/{model}");
-    let checkpoint = checkpoint(&folder);
+    // some models have only their authors' file
+    let (_folder, original) = original_checkpoint(&folder);
+    let checkpoint = match path(&folder).join("model.safetensors").exists() {
+        true => checkpoint(&folder),
+        false => original,
+    };
     let (weights, config) = checkpoint.open_model::<Config>().unwrap();
     let sam = weights
         .load(DType::F32, &Device::Cpu, |vb| Sam::load(vb, &config))
@@ -62,12 +79,43 @@ fn prompts(case: &Fixture) -> Prompts {
     }
 }
 
+/// The reference's embeddings of the image of all cases.
+fn embeddings(sam: &Sam, image: &Fixture) -> ImageEmbeddings {
+    let fine = fine_maps(sam.config().family);
+    let channels_last = |key: &&str| image.get(key).permute((0, 2, 3, 1)).unwrap();
+    ImageEmbeddings {
+        coarse: image.get("image_embeddings"),
+        fine: fine
+            .iter()
+            .map(channels_last)
+            .map(|map| map.contiguous().unwrap())
+            .collect(),
+    }
+}
+
+/// The keys of the finer maps of an image.
+fn fine_maps(family: Family) -> &'static [&'static str] {
+    match family {
+        Family::Sam => &[],
+        Family::SamHq => &["hq_features"],
+        Family::Sam2 => &["high_res.0", "high_res.1"],
+    }
+}
+
 #[test]
 fn image_embeddings_and_positions_equal_the_reference() {
     for model in MODELS {
         let (sam, image) = load(model);
         let embeddings = sam.encode_image(&image.get("pixel_values")).unwrap();
-        image.compare("image_embeddings", &embeddings);
+        image.compare("image_embeddings", &embeddings.coarse);
+        let fine = fine_maps(sam.config().family);
+        assert_eq!(embeddings.fine.len(), fine.len(), "{model}");
+        for (key, map) in fine.iter().zip(&embeddings.fine) {
+            image.compare(key, &map.permute((0, 3, 1, 2)).unwrap());
+        }
+        if !image.has("image_wide_positional_embeddings") {
+            continue;
+        }
         let (_, cells, channels) = sam.image_positions().dims3().unwrap();
         let grid = (cells as f64).sqrt() as usize;
         let positions = sam
@@ -76,6 +124,26 @@ fn image_embeddings_and_positions_equal_the_reference() {
             .and_then(|p| p.reshape((1, channels, grid, grid)))
             .unwrap();
         image.compare("image_wide_positional_embeddings", &positions);
+    }
+}
+
+#[test]
+fn stages_of_hiera_and_efficient_vit_equal_the_reference() {
+    for model in ["sam2", "efficientvit_sam", "efficientvit_sam_xl"] {
+        let (sam, image) = load(model);
+        let pixels = image.get("pixel_values");
+        let (stages, is_channels_last) = match sam.image_encoder() {
+            ImageEncoder::Hiera(hiera) => (hiera.stages(&pixels).unwrap(), true),
+            ImageEncoder::EfficientVit(encoder) => (encoder.stages(&pixels).unwrap(), false),
+            other => panic!("{model}: {other:?}"),
+        };
+        for (i, stage) in stages.into_iter().enumerate() {
+            let stage = match is_channels_last {
+                true => stage,
+                false => stage.permute((0, 3, 1, 2)).unwrap(),
+            };
+            image.compare(&format!("vision.stage.{i}"), &stage);
+        }
     }
 }
 
@@ -91,7 +159,7 @@ fn prompt_embeddings_and_masks_equal_the_reference() {
 }
 
 fn compare_case(sam: &Sam, image: &Fixture, case: &Fixture) -> Result<()> {
-    let embeddings = image.get("image_embeddings");
+    let embeddings = embeddings(sam, image);
     let prompts = prompts(case);
     let sparse = sam.embed_prompts(&prompts)?;
     case.compare("sparse_embeddings", &sparse.unsqueeze(0)?);
@@ -103,15 +171,39 @@ fn compare_case(sam: &Sam, image: &Fixture, case: &Fixture) -> Result<()> {
             &dense.broadcast_as(theirs)?.contiguous()?,
         );
     }
-    let (tokens, cells) = sam.mask_decoder().transform(&embeddings, &sparse, &dense)?;
+    let (tokens, cells) = sam
+        .mask_decoder()
+        .transform(&embeddings.coarse, &sparse, &dense)?;
     case.compare("decoder.tokens_out", &tokens.unsqueeze(0)?);
     if case.has("decoder.image_out") {
         case.compare("decoder.image_out", &cells.unsqueeze(0)?);
     }
     let multimask = case.raw("low_res_masks").dim(2)? > 1;
-    let masks = sam.predict_masks(&embeddings, &prompts, multimask)?;
+    let mut masks = sam.predict_masks(&embeddings, &prompts, multimask)?;
+    if sam.config().family == Family::SamHq {
+        sort_by_score(&mut masks)?;
+    }
     case.compare("low_res_masks", &masks.low_res_masks.unsqueeze(0)?);
     case.compare("iou_scores", &masks.iou_scores.unsqueeze(0)?);
+    if let Some(scores) = &masks.object_scores {
+        case.compare("object_score_logits", &scores.unsqueeze(0)?);
+    }
+    Ok(())
+}
+
+/// Sorts the masks of each prompt by descending score, as the reference of SAM-HQ does.
+pub fn sort_by_score(masks: &mut Masks) -> Result<()> {
+    let (scores, order) = masks.iou_scores.contiguous()?.sort_last_dim(false)?;
+    let sorted = (0..order.dim(0)?)
+        .map(|prompt| {
+            masks
+                .low_res_masks
+                .get(prompt)?
+                .index_select(&order.get(prompt)?, 0)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    masks.low_res_masks = Tensor::stack(&sorted, 0)?;
+    masks.iou_scores = scores;
     Ok(())
 }
 
@@ -119,7 +211,7 @@ fn compare_case(sam: &Sam, image: &Fixture, case: &Fixture) -> Result<()> {
 fn a_box_alone_gives_the_same_mask_as_among_others() {
     for model in MODELS {
         let (sam, image) = load(model);
-        let embeddings = image.get("image_embeddings");
+        let embeddings = embeddings(&sam, &image);
         let case = Fixture::load(&format!("segmenter/{model}/boxes"));
         let boxes = prompts(&case).boxes.unwrap();
         let theirs: Tensor = case.get("low_res_masks").i(0).unwrap();
@@ -150,9 +242,9 @@ fn stages_of_mobile_sam_equal_the_reference() {
         image_size: 64,
         embed_dims: embed_dims.to_vec(),
         depths: vec![2, 2, 0],
-        num_heads: vec![0, 3],
+        num_heads: vec![1, 3],
         window_sizes: vec![0, 5],
-        hidden_dim: 32,
+        mbconv_expand_ratio: 4,
         output_channels: 256,
     };
     let channels_first = |xs: Tensor| xs.permute((0, 3, 1, 2)).unwrap();
@@ -167,9 +259,9 @@ fn stages_of_mobile_sam_equal_the_reference() {
         tokens(stage.forward(&input.contiguous().unwrap()).unwrap())
     };
     let input = fixture.get("convolutions.input").permute((0, 2, 3, 1));
-    let merged = stage("convolutions", 0, &[8, 12], &input.unwrap());
+    let merged = stage("convolutions", 0, &[8, 12, 20], &input.unwrap());
     fixture.compare("convolutions.output", &merged);
     let input = fixture.get("attention.input").reshape((2, 9, 13, 12));
-    let merged = stage("attention", 1, &[8, 12, 20], &input.unwrap());
+    let merged = stage("attention", 1, &[8, 12, 20, 28], &input.unwrap());
     fixture.compare("attention.output", &merged);
 }

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 
 use crate::geometry::ImageSize;
+use crate::models::sam::config::ImageEncoderConfig;
 use crate::models::{bert, grounding_dino, sam, swin};
 
 /// Operations by stage name.
@@ -147,13 +148,18 @@ impl Flops {
 
     /// Adds the segmenter on one image and this number of boxes.
     pub(super) fn add_segmenter(&mut self, config: &sam::Config, boxes: usize) {
-        let encoder = match &config.tiny_vit {
-            Some(tiny_vit) => tiny_vit_flops(tiny_vit),
-            None => vit_flops(&config.vision_config),
+        let encoder = match &config.image_encoder {
+            ImageEncoderConfig::Vit(vit) => Some(vit_flops(vit)),
+            ImageEncoderConfig::TinyVit(tiny_vit) => Some(tiny_vit_flops(tiny_vit)),
+            ImageEncoderConfig::Hiera(hiera) => Some(hiera_flops(hiera)),
+            // its sizes are only in its tensors
+            ImageEncoderConfig::EfficientVit(_) => None,
         };
-        self.add("segmenter.encode_image", encoder);
-        let image = config.vision_config.grid().pow(2);
-        let (transformer, upscaling) = mask_decoder(&config.mask_decoder_config, image);
+        if let Some(encoder) = encoder {
+            self.add("segmenter.encode_image", encoder);
+        }
+        let image = config.grid().pow(2);
+        let (transformer, upscaling) = mask_decoder(&config.mask_decoder, image);
         let boxes = boxes as u64;
         self.add("segmenter.masks.two_way_transformer", boxes * transformer);
         self.add("segmenter.masks", boxes * (transformer + upscaling));
@@ -235,7 +241,7 @@ fn neck(image: usize, input: usize, output: usize) -> u64 {
     linear(image, input, output) + conv3x3(image, output, output)
 }
 
-fn vit_flops(config: &sam::config::VisionConfig) -> u64 {
+fn vit_flops(config: &sam::vit::Config) -> u64 {
     let (width, side) = (config.hidden_size, config.grid());
     let image = side * side;
     let hidden = config.mlp_dim;
@@ -274,8 +280,8 @@ fn tiny_vit_flops(config: &sam::tiny_vit::Config) -> u64 {
     for (stage, depth) in config.depths.iter().enumerate() {
         let block = match stage {
             0 => {
-                mlp(cells(grid), width, config.hidden_dim)
-                    + depthwise3x3(cells(grid), config.hidden_dim)
+                let hidden = config.mbconv_expand_ratio * width;
+                mlp(cells(grid), width, hidden) + depthwise3x3(cells(grid), hidden)
             }
             _ => {
                 let window = config.window_sizes[stage];
@@ -298,6 +304,49 @@ fn tiny_vit_flops(config: &sam::tiny_vit::Config) -> u64 {
         }
     }
     flops + neck(cells(grid), width, config.output_channels)
+}
+
+/// Hiera, and the part of its feature pyramid that is computed.
+fn hiera_flops(config: &sam::hiera::Config) -> u64 {
+    let backbone = &config.backbone_config;
+    let widths = &backbone.embed_dim_per_stage;
+    let patch = backbone.num_channels * backbone.patch_kernel_size[0].pow(2);
+    let sides = config.stage_grids();
+    let mut flops = linear(sides[0] * sides[0], patch, widths[0]);
+    let mut index = 0;
+    for (stage, depth) in backbone.blocks_per_stage.iter().enumerate() {
+        let (width, side) = (widths[stage], sides[stage]);
+        for block in 0..*depth {
+            // the first block of a stage has the map, the width and the windows of the stage before
+            let before = if block == 0 {
+                stage.saturating_sub(1)
+            } else {
+                stage
+            };
+            let (input, map) = (widths[before], sides[before]);
+            let window = match backbone.global_attention_blocks.contains(&index) {
+                true => map,
+                false => backbone.window_size_per_stage[before],
+            };
+            let tokens = windowed((map, map), window);
+            let queries = tokens * side * side / (map * map);
+            flops += linear(tokens, input, 3 * width)
+                + attention(queries, window * window, width)
+                + linear(side * side, width, width)
+                + mlp(
+                    side * side,
+                    width,
+                    (backbone.mlp_ratio * width as f64) as usize,
+                );
+            if input != width {
+                flops += linear(map * map, input, width);
+            }
+            index += 1;
+        }
+    }
+    let width = config.fpn_hidden_size;
+    let level = |stage: usize, output: usize| linear(sides[stage].pow(2), widths[stage], output);
+    flops + level(0, width / 8) + level(1, width / 4) + level(2, width) + level(3, width)
 }
 
 /// The operations of the two-way transformer, and of the upscaling after it, for one box on a map of `image` tokens.

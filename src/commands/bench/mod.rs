@@ -60,7 +60,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         segmenter,
         input,
         prompt,
-        options: args.detection.settings().options,
+        options: args.detection.settings(&loader.names().detector).options,
         boxes: args.boxes,
         size: ImageSize {
             height: 0,

@@ -1,9 +1,13 @@
-//! SAM, the segmenter (Kirillov et al. 2023, <https://arxiv.org/abs/2304.02643>).
+//! SAM, the segmenter (Kirillov et al. 2023, <https://arxiv.org/abs/2304.02643>), and the models that share its prompt
+//! encoder and two-way transformer: SAM-HQ (Ke et al. 2023, <https://arxiv.org/abs/2306.01567>), SAM 2 on images (Ravi et
+//! al. 2024, <https://arxiv.org/abs/2408.00714>), MobileSAM and EfficientViT-SAM.
 //!
 //! [`Sam::encode_image`] is the expensive part and does not depend on prompts. [`Sam::predict_masks`] can run any
 //! number of prompts on its result.
 
 pub mod config;
+pub mod efficient_vit;
+pub mod hiera;
 pub mod image_encoder;
 pub mod mask_decoder;
 mod neck;
@@ -12,10 +16,10 @@ pub mod tiny_vit;
 pub mod two_way_transformer;
 pub mod vit;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 
-pub use config::Config;
+pub use config::{Config, Family};
 pub use mask_decoder::Masks;
 pub use prompt_encoder::{LabelledPoint, PointLabel};
 
@@ -33,6 +37,47 @@ pub struct Sam {
     /// `[1, G^2, C]`: the position embeddings of the image embedding's cells.
     image_positions: Tensor,
     config: Config,
+}
+
+/// What the image encoder computes of an image. Any number of prompts can use it.
+#[derive(Debug, Clone)]
+pub struct ImageEmbeddings {
+    /// `[B, C, G, G]`: the image embedding.
+    pub coarse: Tensor,
+    /// Finer maps for the mask decoder, channels last: none in SAM, `[B, 4 G, 4 G, C / 8]` in SAM-HQ, and these and
+    /// `[B, 2 G, 2 G, C / 4]` in SAM 2.
+    pub fine: Vec<Tensor>,
+}
+
+impl ImageEmbeddings {
+    /// All maps, the coarse one first.
+    pub fn maps(&self) -> impl Iterator<Item = &Tensor> {
+        std::iter::once(&self.coarse).chain(&self.fine)
+    }
+
+    /// The embeddings of one image of a batch.
+    ///
+    /// # Errors
+    /// If the batch does not have that image.
+    pub fn of_image(&self, image: usize) -> Result<Self> {
+        let one = |map: &Tensor| map.narrow(0, image, 1);
+        Ok(Self {
+            coarse: one(&self.coarse)?,
+            fine: self.fine.iter().map(one).collect::<Result<_>>()?,
+        })
+    }
+
+    /// The embeddings in another dtype.
+    ///
+    /// # Errors
+    /// If the conversion is not supported on the device.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        let convert = |map: &Tensor| map.to_dtype(dtype);
+        Ok(Self {
+            coarse: convert(&self.coarse)?,
+            fine: self.fine.iter().map(convert).collect::<Result<_>>()?,
+        })
+    }
 }
 
 /// The prompts for one image: `K` objects, each given by points, by a box, or by both, and optionally by an earlier
@@ -55,22 +100,18 @@ impl Sam {
     /// If the configuration is not supported, or a tensor is missing or has another shape; the message names it.
     pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
         config.validate().map_err(candle_core::Error::msg)?;
-        let vision = &config.vision_config;
-        let positions =
-            PositionEmbedding::load(vision.num_pos_feats, vb.pp("shared_image_embedding"))?;
-        let image_positions = positions.of_grid(vision.grid(), vb.device())?;
+        let features = config.prompt_encoder.hidden_size / 2;
+        let positions = PositionEmbedding::load(features, vb.pp("shared_image_embedding"))?;
+        let image_positions = positions.of_grid(config.grid(), vb.device())?;
         Ok(Self {
-            image_encoder: ImageEncoder::load(vb.pp("vision_encoder"), config)?,
+            image_encoder: ImageEncoder::load(vb.clone(), config)?,
             prompt_encoder: PromptEncoder::load(
                 vb.pp("prompt_encoder"),
-                &config.prompt_encoder_config,
+                &config.prompt_encoder,
                 positions,
+                config.family == Family::Sam2,
             )?,
-            mask_decoder: MaskDecoder::load(
-                vb.pp("mask_decoder"),
-                &config.mask_decoder_config,
-                &image_positions,
-            )?,
+            mask_decoder: MaskDecoder::load(vb, config, &image_positions)?,
             image_positions,
             config: config.clone(),
         })
@@ -101,9 +142,15 @@ impl Sam {
         &self.image_positions
     }
 
-    /// Normalised, zero-padded pixels `[1, 3, S, S]` to the image embeddings `[1, C, G, G]`.
-    pub fn encode_image(&self, pixel_values: &Tensor) -> Result<Tensor> {
-        self.image_encoder.forward(pixel_values)
+    /// Normalised, zero-padded pixels `[B, 3, S, S]` to the embeddings of the images. In SAM 2, the pixels are stretched
+    /// to the square instead.
+    pub fn encode_image(&self, pixel_values: &Tensor) -> Result<ImageEmbeddings> {
+        let _span = tracing::debug_span!("image_encoder").entered();
+        let maps = self.image_encoder.forward(pixel_values)?;
+        Ok(ImageEmbeddings {
+            fine: self.mask_decoder.fine_maps(&maps)?,
+            coarse: maps.embeddings,
+        })
     }
 
     /// The sparse embeddings `[K, S, C]` of the prompts' points and boxes.
@@ -138,14 +185,13 @@ impl Sam {
     /// See [`Sam::embed_prompts`].
     pub fn predict_masks(
         &self,
-        image_embeddings: &Tensor,
+        image: &ImageEmbeddings,
         prompts: &Prompts,
         multimask: bool,
     ) -> Result<Masks> {
         let _span = tracing::debug_span!("mask_decoder").entered();
         let sparse = self.embed_prompts(prompts)?;
         let dense = self.prompt_encoder.embed_masks(prompts.masks.as_ref())?;
-        self.mask_decoder
-            .forward(image_embeddings, &sparse, &dense, multimask)
+        self.mask_decoder.forward(image, &sparse, &dense, multimask)
     }
 }

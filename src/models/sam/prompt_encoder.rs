@@ -64,6 +64,8 @@ pub struct PromptEncoder {
     label_embeddings: Tensor,
     /// `[2, C]`: the embeddings that are added for a box's top left and bottom right corner.
     corner_embeddings: Tensor,
+    /// `[1, 1, C]`: what follows the corners of a box.
+    box_padding: Option<Tensor>,
     /// `[1, C, 1, 1]`.
     no_mask_embed: Tensor,
     mask_embed: MaskEmbedding,
@@ -71,23 +73,35 @@ pub struct PromptEncoder {
 }
 
 impl PromptEncoder {
-    /// Loads `point_embed.{i}`, `not_a_point_embed`, `no_mask_embed` and `mask_embed`.
+    /// Loads `point_embed`, `not_a_point_embed`, `no_mask_embed` and `mask_embed`. With `pads_boxes`, as in SAM 2, the
+    /// reference's "no point" follows the corners of a box.
     pub fn load(
         vb: VarBuilder,
         config: &PromptEncoderConfig,
         positions: PositionEmbedding,
+        pads_boxes: bool,
     ) -> Result<Self> {
         let width = config.hidden_size;
         let embedding = |name: &str| vb.pp(name).get((1, width), "weight");
         let no_point = embedding("not_a_point_embed")?;
-        let point = |i: usize| embedding(&format!("point_embed.{i}"));
+        // SAM 2 has one tensor with four rows
+        let points = match vb.contains_tensor("point_embed.weight") {
+            true => vb.get((4, width), "point_embed.weight")?.chunk(4, 0)?,
+            false => (0..4)
+                .map(|i| embedding(&format!("point_embed.{i}")))
+                .collect::<Result<_>>()?,
+        };
+        let [background, foreground, top_left, bottom_right] = &points[..] else {
+            candle_core::bail!("the prompt encoder has {} point embeddings", points.len())
+        };
         Ok(Self {
             positions,
             label_embeddings: Tensor::cat(
-                &[no_point.zeros_like()?, no_point, point(0)?, point(1)?],
+                &[&no_point.zeros_like()?, &no_point, background, foreground],
                 0,
             )?,
-            corner_embeddings: Tensor::cat(&[point(2)?, point(3)?], 0)?,
+            corner_embeddings: Tensor::cat(&[top_left, bottom_right], 0)?,
+            box_padding: pads_boxes.then(|| no_point.unsqueeze(0)).transpose()?,
             no_mask_embed: embedding("no_mask_embed")?.reshape((1, width, 1, 1))?,
             mask_embed: MaskEmbedding::load(vb.pp("mask_embed"), config)?,
             image_size: config.image_size,
@@ -139,7 +153,8 @@ impl PromptEncoder {
         positions.broadcast_mul(&has_position)? + labels
     }
 
-    /// `K` boxes, xyxy in pixels of the model's input, to the embeddings of their corners `[K, 2, C]`.
+    /// `K` boxes, xyxy in pixels of the model's input, to the embeddings of their corners `[K, 2, C]`, or with the
+    /// padding of SAM 2 `[K, 3, C]`.
     pub fn embed_boxes(&self, boxes: &[[f32; 4]]) -> Result<Tensor> {
         let corners: Vec<f32> = boxes.iter().flatten().copied().collect();
         let corners = Tensor::from_vec(
@@ -147,8 +162,16 @@ impl PromptEncoder {
             (boxes.len(), 2, 2),
             self.corner_embeddings.device(),
         )?;
-        self.embed_pixels(&corners)?
-            .broadcast_add(&self.corner_embeddings.unsqueeze(0)?)
+        let corners = self
+            .embed_pixels(&corners)?
+            .broadcast_add(&self.corner_embeddings.unsqueeze(0)?)?;
+        match &self.box_padding {
+            Some(padding) => {
+                let padding = padding.repeat((boxes.len(), 1, 1))?;
+                Tensor::cat(&[&corners, &padding], 1)
+            }
+            None => Ok(corners),
+        }
     }
 
     /// Mask logits `[K, 1, 4 G, 4 G]` of an earlier prediction, to `[K, C, G, G]`. Without masks, `[1, C, 1, 1]`, the

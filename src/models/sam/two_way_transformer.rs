@@ -32,7 +32,11 @@ impl TwoWayTransformer {
             layers,
             final_key: ImageProjection::new(final_attention.key(), image_positions)?,
             final_attention,
-            final_norm: layer_norm(config.hidden_size, 1e-5, vb.pp("layer_norm_final_attn"))?,
+            final_norm: layer_norm(
+                config.hidden_size,
+                config.final_norm_eps,
+                vb.pp("layer_norm_final_attn"),
+            )?,
         })
     }
 
@@ -52,10 +56,6 @@ impl TwoWayTransformer {
         Ok((self.final_norm.forward(&attended)?, keys))
     }
 }
-
-/// Ratio of the full width to the width of the blocks' cross attention. The configuration's
-/// `attention_downsample_rate` applies only to the final attention, as in the reference.
-const BLOCK_RATE: usize = 2;
 
 /// `SamTwoWayAttentionBlock`.
 #[derive(Debug, Clone)]
@@ -82,8 +82,9 @@ impl TwoWayBlock {
         is_first: bool,
     ) -> Result<Self> {
         let width = config.hidden_size;
-        let token_to_image = attention(vb.pp("cross_attn_token_to_image"), config, BLOCK_RATE)?;
-        let image_to_token = attention(vb.pp("cross_attn_image_to_token"), config, BLOCK_RATE)?;
+        let rate = config.block_downsample_rate;
+        let token_to_image = attention(vb.pp("cross_attn_token_to_image"), config, rate)?;
+        let image_to_token = attention(vb.pp("cross_attn_image_to_token"), config, rate)?;
         let norm = |name: &str| layer_norm(width, config.layer_norm_eps, vb.pp(name));
         Ok(Self {
             self_attention: attention(vb.pp("self_attn"), config, 1)?,

@@ -77,6 +77,18 @@ pub enum DeriveConfigError {
         /// The width in published models.
         published: usize,
     },
+    /// No published model has this number of layers, so what the shapes do not show is unknown.
+    #[error(
+        "its configuration cannot be derived from its tensors, because it has {found} {what} and not {published} as published models: put its config.json beside it"
+    )]
+    Count {
+        /// What is counted.
+        what: &'static str,
+        /// The number in the file.
+        found: usize,
+        /// The numbers of published models.
+        published: &'static str,
+    },
 }
 
 /// Checks that `parts` divides `whole`; `name` names the parts.

@@ -1,14 +1,14 @@
 //! Detects the model of a file from its tensor names, because file and folder names are not reliable.
 
 use super::names::{Renamed, Rule, apply};
-use super::{grounding_dino_names, sam_names};
+use super::{grounding_dino_names, sam_names, sam2_names};
 
 /// A model architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     /// A detector.
     GroundingDino,
-    /// A segmenter: SAM with a plain vision transformer or with TinyViT.
+    /// A segmenter: SAM or one of the models with its prompt encoder and mask decoder.
     Sam,
 }
 
@@ -36,7 +36,7 @@ pub struct Layout {
 }
 
 /// All known naming schemes.
-static LAYOUTS: [Layout; 5] = [
+static LAYOUTS: [Layout; 10] = [
     Layout {
         name: "Grounding DINO in transformers' names",
         architecture: Architecture::GroundingDino,
@@ -48,6 +48,37 @@ static LAYOUTS: [Layout; 5] = [
         architecture: Architecture::GroundingDino,
         signature: "transformer.encoder.fusion_layers.0.gamma_v",
         rules: Some(&grounding_dino_names::ORIGINAL),
+    },
+    Layout {
+        name: "SAM 2 in transformers' names",
+        architecture: Architecture::Sam,
+        signature: "vision_encoder.backbone.patch_embed.projection.weight",
+        rules: Some(&sam2_names::TRANSFORMERS),
+    },
+    Layout {
+        name: "SAM 2 in its authors' names",
+        architecture: Architecture::Sam,
+        signature: "image_encoder.trunk.patch_embed.proj.weight",
+        rules: Some(&sam2_names::ORIGINAL),
+    },
+    // before SAM, whose tensors are in their files too
+    Layout {
+        name: "SAM-HQ in transformers' names",
+        architecture: Architecture::Sam,
+        signature: "mask_decoder.hq_token.weight",
+        rules: None,
+    },
+    Layout {
+        name: "SAM-HQ in its authors' names",
+        architecture: Architecture::Sam,
+        signature: "mask_decoder.hf_token.weight",
+        rules: Some(&sam_names::ORIGINAL),
+    },
+    Layout {
+        name: "EfficientViT-SAM in its authors' names",
+        architecture: Architecture::Sam,
+        signature: "image_encoder.backbone.stages.0.op_list.0.conv.weight",
+        rules: Some(&sam_names::ORIGINAL),
     },
     Layout {
         name: "SAM in transformers' names",
@@ -71,16 +102,13 @@ static LAYOUTS: [Layout; 5] = [
 
 /// Models that users ask for but that are not supported, each with one of its tensor names.
 const UNSUPPORTED_MODELS: [(&str, &str); 3] = [
-    ("mask_decoder.hf_token.weight", "SAM-HQ"),
-    ("image_encoder.trunk.patch_embed.proj.weight", "SAM 2"),
-    (
-        "vision_encoder.backbone.patch_embed.projection.weight",
-        "SAM 2",
-    ),
+    ("detr_decoder.presence_token.weight", "SAM 3"),
+    ("transformer.decoder.presence_token.weight", "SAM 3"),
+    ("sam_mask_decoder.hf_token.weight", "HQ-SAM 2"),
 ];
 
 /// The supported models, in messages.
-const SUPPORTED_MODELS: &str = "Grounding DINO, SAM, MobileSAM and SlimSAM";
+const SUPPORTED_MODELS: &str = "Grounding DINO, MM-Grounding-DINO, LLMDet, SAM, SAM-HQ, SAM 2, MobileSAM, SlimSAM and EfficientViT-SAM";
 
 impl Layout {
     /// The layout of a file with these tensor names, and the prefix before the model's own names (for example

@@ -13,6 +13,7 @@ mod open;
 mod pickle;
 mod pickle_tree;
 mod safetensors_file;
+mod sam2_names;
 mod sam_names;
 mod tensor_file;
 mod tensors;

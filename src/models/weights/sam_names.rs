@@ -1,11 +1,12 @@
-//! SAM and MobileSAM: maps the tensor names of `sam_vit_*.pth` and `mobile_sam.pt` (`segment_anything`, `mobile_sam`)
-//! to those of transformers 4.44.2 (`convert_sam_to_hf.py`). TinyViT is not in transformers; it keeps its own names
-//! under `vision_encoder`.
+//! SAM, SAM-HQ, MobileSAM and EfficientViT-SAM: maps the tensor names of `sam_vit_*.pth`, `sam_hq_vit_*.pth`,
+//! `mobile_sam.pt` and `efficientvit_sam_*.pt` (`segment_anything`, `segment_anything_hq`, `mobile_sam`, `efficientvit`) to
+//! those of transformers (`convert_sam_to_hf.py`, `convert_samhq_to_hf.py`). TinyViT and EfficientViT are not in
+//! transformers; they keep their own names under `vision_encoder`.
 
 use super::names::{Rule, ignore, rename};
 
 /// The rules; the first one that matches applies.
-pub(super) const ORIGINAL: [Rule; 44] = [
+pub(super) const ORIGINAL: [Rule; 60] = [
     ignore("pixel_mean"),
     ignore("pixel_std"),
     // the image encoder
@@ -50,6 +51,10 @@ pub(super) const ORIGINAL: [Rule; 44] = [
         "vision_encoder.patch_embed.seq.*",
     ),
     rename("image_encoder.layers.*", "vision_encoder.layers.*"),
+    // EfficientViT
+    rename("image_encoder.backbone.*", "vision_encoder.backbone.*"),
+    rename("image_encoder.neck.*", "vision_encoder.neck.*"),
+    rename("image_encoder.norm.*", "vision_encoder.norm.*"),
     // the prompt encoder
     rename(
         "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
@@ -152,5 +157,58 @@ pub(super) const ORIGINAL: [Rule; 44] = [
     rename(
         "mask_decoder.iou_prediction_head.layers.2.*",
         "mask_decoder.iou_prediction_head.proj_out.*",
+    ),
+    // SAM-HQ
+    rename(
+        "mask_decoder.hf_token.weight",
+        "mask_decoder.hq_token.weight",
+    ),
+    rename(
+        "mask_decoder.hf_mlp.layers.0.*",
+        "mask_decoder.hq_mask_mlp.proj_in.*",
+    ),
+    rename(
+        "mask_decoder.hf_mlp.layers.1.*",
+        "mask_decoder.hq_mask_mlp.layers.0.*",
+    ),
+    rename(
+        "mask_decoder.hf_mlp.layers.2.*",
+        "mask_decoder.hq_mask_mlp.proj_out.*",
+    ),
+    rename(
+        "mask_decoder.compress_vit_feat.0.*",
+        "mask_decoder.compress_vit_conv1.*",
+    ),
+    rename(
+        "mask_decoder.compress_vit_feat.1.*",
+        "mask_decoder.compress_vit_norm.*",
+    ),
+    rename(
+        "mask_decoder.compress_vit_feat.3.*",
+        "mask_decoder.compress_vit_conv2.*",
+    ),
+    rename(
+        "mask_decoder.embedding_encoder.0.*",
+        "mask_decoder.encoder_conv1.*",
+    ),
+    rename(
+        "mask_decoder.embedding_encoder.1.*",
+        "mask_decoder.encoder_norm.*",
+    ),
+    rename(
+        "mask_decoder.embedding_encoder.3.*",
+        "mask_decoder.encoder_conv2.*",
+    ),
+    rename(
+        "mask_decoder.embedding_maskfeature.0.*",
+        "mask_decoder.mask_conv1.*",
+    ),
+    rename(
+        "mask_decoder.embedding_maskfeature.1.*",
+        "mask_decoder.mask_norm.*",
+    ),
+    rename(
+        "mask_decoder.embedding_maskfeature.3.*",
+        "mask_decoder.mask_conv2.*",
     ),
 ];

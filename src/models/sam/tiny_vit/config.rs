@@ -1,12 +1,18 @@
 //! The sizes of TinyViT.
 
-use crate::models::weights::{DeriveConfigError, Weights};
+use serde::Deserialize;
+
+use crate::models::weights::{
+    DeriveConfigError, InvalidConfig, Weights, check_at_most, check_divides,
+};
 
 /// A tensor that only TinyViT has.
 pub const SIGNATURE: &str = "vision_encoder.patch_embed.seq.0.c.weight";
 
-/// The sizes of the four stages. The first stage has convolutions, the others have windowed attention.
-#[derive(Debug, Clone, PartialEq)]
+/// The sizes of the four stages. The first stage has convolutions, the others have windowed attention. In a `config.json`,
+/// which its authors do not publish, it is the `vision_config` with the `model_type` `tiny_vit`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Rows, and columns, of the input in pixels.
     pub image_size: usize,
@@ -18,10 +24,25 @@ pub struct Config {
     pub num_heads: Vec<usize>,
     /// Rows, and columns, of the windows of each stage; not used for the first stage.
     pub window_sizes: Vec<usize>,
-    /// Hidden channels of the convolution blocks.
-    pub hidden_dim: usize,
+    /// Ratio of the hidden channels of the convolution blocks to their channels.
+    pub mbconv_expand_ratio: usize,
     /// Channels of the image embedding.
     pub output_channels: usize,
+}
+
+impl Default for Config {
+    /// MobileSAM.
+    fn default() -> Self {
+        Self {
+            image_size: 1024,
+            embed_dims: vec![64, 128, 160, 320],
+            depths: vec![2, 2, 6, 2],
+            num_heads: vec![2, 4, 5, 10],
+            window_sizes: vec![7, 7, 14, 7],
+            mbconv_expand_ratio: 4,
+            output_channels: 256,
+        }
+    }
 }
 
 impl Config {
@@ -42,7 +63,7 @@ impl Config {
             depths: (0..stages).map(|i| weights.count(&block(i))).collect(),
             num_heads: vec![0],
             window_sizes: vec![0],
-            hidden_dim,
+            mbconv_expand_ratio: hidden_dim / first.max(1),
             output_channels,
         };
         for stage in 1..stages {
@@ -55,5 +76,37 @@ impl Config {
             config.window_sizes.push(biases.isqrt());
         }
         Ok(config)
+    }
+
+    pub(in crate::models::sam) fn validate(&self) -> Result<(), InvalidConfig> {
+        for depth in &self.depths {
+            check_at_most("depth", *depth, 256)?;
+        }
+        let stages = self.embed_dims.len();
+        for (field, values) in [
+            ("depths", &self.depths),
+            ("num_heads", &self.num_heads),
+            ("window_sizes", &self.window_sizes),
+        ] {
+            if values.len() != stages || stages == 0 {
+                let requirement = format!("it must have as many values as embed_dims, {stages}");
+                return Err(InvalidConfig::new(
+                    field,
+                    format!("{values:?}"),
+                    requirement,
+                ));
+            }
+        }
+        for stage in 1..stages {
+            check_divides("num_heads", self.num_heads[stage], self.embed_dims[stage])?;
+            if self.window_sizes[stage] == 0 {
+                return Err(InvalidConfig::new(
+                    "window_sizes",
+                    0,
+                    "it must be at least 1",
+                ));
+            }
+        }
+        Ok(())
     }
 }

@@ -8,9 +8,6 @@ use crate::models::ops::{
     Activation, Conv3x3, Depthwise3x3, InvertedBottleneck, Matrix, conv3x3, inverted_bottleneck,
 };
 
-/// Widths of the stage that keeps the resolution; the reference also detects the stage by these numbers.
-const UNSTRIDED_WIDTHS: [usize; 3] = [320, 448, 576];
-
 /// `PatchEmbed`.
 #[derive(Debug, Clone)]
 pub struct PatchEmbed(Conv3x3, Conv3x3);
@@ -109,17 +106,14 @@ impl MbConv {
     }
 }
 
-/// `PatchMerging`: halves the resolution, except before the last stage.
+/// `PatchMerging`: halves the resolution, except before the last stage (the reference detects it by its published
+/// widths).
 #[derive(Debug, Clone)]
 pub(super) struct PatchMerging(InvertedBottleneck);
 
 impl PatchMerging {
-    pub(super) fn load(dim: usize, next: usize, vb: VarBuilder) -> Result<Self> {
-        let stride = if UNSTRIDED_WIDTHS.contains(&next) {
-            1
-        } else {
-            2
-        };
+    pub(super) fn load(dim: usize, next: usize, is_last: bool, vb: VarBuilder) -> Result<Self> {
+        let stride = if is_last { 1 } else { 2 };
         Ok(Self(load_bottleneck([dim, next, next], stride, vb)?))
     }
 

@@ -15,10 +15,14 @@ use self::attention::AttentionBlock;
 pub use self::config::{Config, SIGNATURE};
 pub use self::convolution::PatchEmbed;
 use self::convolution::{MbConv, PatchMerging};
+use super::image_encoder::ImageMaps;
 use super::neck::Neck;
 
 /// The epsilon of the attention blocks' norms and of the batch norms; torch's default for both.
 const NORM_EPS: f64 = 1e-5;
+
+/// The stage whose output Light HQ-SAM's mask decoder uses (`tiny_vit_sam.py` of `segment_anything_hq`).
+const DETAIL_STAGE: usize = 1;
 
 /// `TinyViT`.
 #[derive(Debug, Clone)]
@@ -55,13 +59,21 @@ impl TinyVit {
         self.image_size
     }
 
-    /// Normalised, zero-padded pixels `[B, 3, S, S]` to the image embeddings `[B, C, S / 16, S / 16]`.
-    pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor> {
+    /// Normalised, zero-padded pixels `[B, 3, S, S]` to the image embeddings `[B, C, S / 16, S / 16]` and the output
+    /// `[B, S / 16, S / 16, C1]` of the second stage, after its merging of patches.
+    pub fn forward(&self, pixel_values: &Tensor) -> Result<ImageMaps> {
         let mut xs = self.patch_embed.forward(pixel_values)?;
-        for stage in &self.stages {
+        let mut details = vec![];
+        for (i, stage) in self.stages.iter().enumerate() {
             xs = stage.forward(&xs)?;
+            if i == DETAIL_STAGE {
+                details.push(xs.clone());
+            }
         }
-        self.neck.forward(&xs)
+        Ok(ImageMaps {
+            embeddings: self.neck.forward(&xs)?,
+            details,
+        })
     }
 }
 
@@ -86,7 +98,7 @@ impl Stage {
             .map(|i| {
                 let vb = vb.pp("blocks").pp(i);
                 Ok(if stage == 0 {
-                    Block::Convolution(MbConv::load(dim, config.hidden_dim, vb)?)
+                    Block::Convolution(MbConv::load(dim, config.mbconv_expand_ratio * dim, vb)?)
                 } else {
                     let (heads, window) = (config.num_heads[stage], config.window_sizes[stage]);
                     Block::Attention(AttentionBlock::load(dim, heads, window, vb)?)
@@ -94,7 +106,8 @@ impl Stage {
             })
             .collect::<Result<_>>()?;
         let next = config.embed_dims.get(stage + 1);
-        let merging = next.map(|next| PatchMerging::load(dim, *next, vb.pp("downsample")));
+        let is_last = stage + 2 == config.embed_dims.len();
+        let merging = next.map(|next| PatchMerging::load(dim, *next, is_last, vb.pp("downsample")));
         Ok(Self {
             blocks,
             merging: merging.transpose()?,

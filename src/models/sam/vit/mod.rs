@@ -1,10 +1,13 @@
 //! SAM's image encoder: a plain vision transformer with windowed and global attention and decomposed relative
 //! positions (Li et al. 2022, <https://arxiv.org/abs/2203.16527>).
 
+mod config;
+
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::config::VisionConfig;
+pub use self::config::Config;
+use super::image_encoder::ImageMaps;
 use super::neck::Neck;
 use crate::models::layers::{LayerNorm, Linear, Mlp, PatchEmbedding, layer_norm, linear, linear_b};
 use crate::models::ops::{PositionBias, Windows, window_attention};
@@ -18,21 +21,24 @@ pub struct Vit {
     layers: Vec<Layer>,
     neck: Neck,
     image_size: usize,
+    /// Index of the first layer with global attention.
+    first_global: Option<usize>,
 }
 
 impl Vit {
     /// Loads `patch_embed`, `pos_embed`, `layers.{i}` and `neck`.
-    pub fn load(vb: VarBuilder, config: &VisionConfig) -> Result<Self> {
+    pub fn load(vb: VarBuilder, config: &Config) -> Result<Self> {
         let (grid, hidden) = (config.grid(), config.hidden_size);
         let pos_embed = if config.use_abs_pos {
             Some(vb.get((1, grid, grid, hidden), "pos_embed")?)
         } else {
             None
         };
+        let is_global =
+            |i: &usize| config.global_attn_indexes.contains(i) || config.window_size == 0;
         let layers = (0..config.num_hidden_layers)
             .map(|i| {
-                let is_global = config.global_attn_indexes.contains(&i) || config.window_size == 0;
-                let window = (!is_global).then_some(config.window_size);
+                let window = (!is_global(&i)).then_some(config.window_size);
                 Layer::load(vb.pp("layers").pp(i), config, window)
             })
             .collect::<Result<_>>()?;
@@ -47,6 +53,7 @@ impl Vit {
             layers,
             neck: Neck::load(hidden, config.output_channels, vb.pp("neck"))?,
             image_size: config.image_size,
+            first_global: (0..config.num_hidden_layers).find(is_global),
         })
     }
 
@@ -56,16 +63,23 @@ impl Vit {
     }
 
     /// Normalised, zero-padded pixels `[B, 3, S, S]`, where `S` is the model's image size, to the image embeddings
-    /// `[B, C, G, G]`.
-    pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor> {
+    /// `[B, C, G, G]` and the output `[B, G, G, hidden]` of the first layer with global attention.
+    pub fn forward(&self, pixel_values: &Tensor) -> Result<ImageMaps> {
         let mut hidden_states = self.patch_embed.forward(pixel_values)?;
         if let Some(positions) = &self.pos_embed {
             hidden_states = hidden_states.broadcast_add(positions)?;
         }
-        for layer in &self.layers {
+        let mut details = vec![];
+        for (i, layer) in self.layers.iter().enumerate() {
             hidden_states = layer.forward(&hidden_states)?;
+            if self.first_global == Some(i) {
+                details.push(hidden_states.clone());
+            }
         }
-        self.neck.forward(&hidden_states)
+        Ok(ImageMaps {
+            embeddings: self.neck.forward(&hidden_states)?,
+            details,
+        })
     }
 }
 
@@ -79,7 +93,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn load(vb: VarBuilder, config: &VisionConfig, window: Option<usize>) -> Result<Self> {
+    fn load(vb: VarBuilder, config: &Config, window: Option<usize>) -> Result<Self> {
         let (hidden, eps) = (config.hidden_size, config.layer_norm_eps);
         let width = config
             .mlp_dim
@@ -121,7 +135,7 @@ struct Attention {
 }
 
 impl Attention {
-    fn load(vb: VarBuilder, config: &VisionConfig, extent: usize) -> Result<Self> {
+    fn load(vb: VarBuilder, config: &Config, extent: usize) -> Result<Self> {
         let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
         let position_bias = if config.use_rel_pos {
             // [extent, extent, D], by query and key position
