@@ -44,6 +44,7 @@ mod secrets;
 
 // models
 mod checkpoints;
+mod families;
 mod hub;
 mod torch_files;
 

@@ -37,6 +37,7 @@ SCENARIOS = {
     "shapes": editor_scenarios.shapes,
     "task-labels": editor_scenarios.task_labels,
     "protocol": editor_scenarios.protocol,
+    "family": editor_scenarios.family,
     "exif": page_scenarios.exif,
     "smart": page_scenarios.smart,
     "batch": api_scenarios.batch,
@@ -47,7 +48,7 @@ SCENARIOS = {
     "basic-auth": api_scenarios.basic_auth,
     "proxy": proxy_scenarios.proxy,
 }
-PAGE = ("browser", "masks", "status", "pages", "roi", "shapes", "task-labels", "exif", "smart", "memory")
+PAGE = ("browser", "masks", "status", "pages", "roi", "shapes", "task-labels", "family", "exif", "smart", "memory")
 JWT = re.compile(r"eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")
 
 

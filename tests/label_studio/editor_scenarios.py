@@ -3,16 +3,19 @@
 import base64
 import io
 import time
+from pathlib import Path
 from typing import List
 
 import numpy as np
 import pictures
-from api import LABEL_TAGS, LABELS, PROMPT, SHAPES, shapes_config
+from api import CONFIG, LABEL_TAGS, LABELS, PROMPT, SHAPES, SMART_CONFIG, shapes_config
 from page_scenarios import CIRCLE_BOX, CIRCLE_CENTRE, page_of
 from PIL import Image
-from regions import check_prediction, drawn, iou, mask_box, rectangle_box, summary
+from regions import check_prediction, drawn, iou, mask_box, mask_of, pairs, rectangle_box, summary
 from studio import World, ensure, until
 
+# a checkpoint folder
+SAM2 = Path(__file__).resolve().parents[1] / "reference/segmenter/sam2"
 # the lines for messages in docs/labeling-configs.md
 STATUS = """<View style="display:none"><Text name="groundling" value="${key}"/></View>"""
 STATUS_AREA = """<Style>.groundling-status { display: block !important }</Style>
@@ -272,3 +275,54 @@ def protocol(world: World) -> None:
     ensure(ask({"event": "track"}) == [], "an unknown event has an answer")
     [ack] = ask({"event": "release"})
     ensure((ack["type"], ack["value"]) == ("release_ack", {"status": "released"}), f"{ack}")
+
+
+def family(world: World) -> None:
+    """Prompt, click and rectangle with a small SAM 2 as segmenter. Its weights are random, so only the form of its masks is
+    checked, and that the page keeps them."""
+    api, page = world.api, page_of(world)
+    groundling = world.start_groundling("sam2", world.secrets["legacy token"], SEGMENTER=str(SAM2))
+    try:
+        project = api.project("SAM 2")
+        [task] = api.upload(project, SHAPES)
+        api.connect(project, groundling)
+        page.open_task(project, task)
+        page.enable_auto_annotation()
+        answer = page.type_prompt(PROMPT)
+        ensure(summary(answer["result"]) == pairs(), f"typed: {summary(answer['result'])}")
+        check_prediction("SAM 2, prompt", {"result": answer["result"]}, CONFIG)
+        page.accept_all()
+        page.save("submit")
+        page.screenshot("family-1-submitted")
+        [annotation] = api.annotations(task)
+        saved = {region["id"]: region["value"] for region in drawn(annotation["result"])}
+        for region in answer["result"]:
+            if region["type"] == "brushlabels":
+                same = np.array_equal(mask_of(region), mask_of({**region, "value": saved[region["id"]]}))
+                ensure(same, f"the saved mask {region['id']} is another one")
+        page.check_errors("SAM 2, prompt")
+
+        project = api.project("SAM 2, smart tools", SMART_CONFIG)
+        task, other = api.upload(project, SHAPES, SHAPES)
+        ml = api.connect(project, groundling)["id"]
+        x, y = (100 * share for share in CIRCLE_CENTRE)
+        point = {"x": x, "y": y, "width": 0.23, "labels": ["Red Circle"], "keypointlabels": ["Red Circle"]}
+        click = {"value": point, "is_positive": True, "id": "click", "from_name": "point", "type": "keypointlabels"}
+        common = {"original_width": 640, "original_height": 480, "image_rotation": 0, "to_name": "image"}
+        answer = api.suggest(ml, task, {"result": [common | click | {"origin": "manual"}]})
+        check_one_mask("SAM 2, click", answer)
+        page.open_task(project, other)
+        page.enable_auto_annotation()
+        check_one_mask("SAM 2, rectangle", page.smart_rectangle("Red Circle", CIRCLE_BOX)["result"])
+        page.accept_all()
+        page.screenshot("family-2-rectangle")
+        page.check_errors("SAM 2, rectangle")
+    finally:
+        groundling.stop()
+
+
+def check_one_mask(what: str, regions: list) -> None:
+    """Checks that the regions are one mask of the label, which is not empty."""
+    ensure(summary(regions) == [("brushlabels", "Red Circle")], f"{what}: {summary(regions)}")
+    check_prediction(what, {"result": regions}, SMART_CONFIG)
+    ensure(mask_of(regions[0]).any(), f"{what}: the mask is empty")
