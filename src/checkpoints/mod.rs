@@ -20,6 +20,7 @@
 mod embedded;
 pub mod hub;
 mod locator;
+pub mod recommend;
 pub mod registry;
 
 pub use self::embedded::demo;

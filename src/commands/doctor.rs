@@ -303,7 +303,8 @@ fn models(args: &DoctorArgs, findings: &mut Findings) {
         Err(error) => return findings.fail(error),
     };
     let grey = image::RgbImage::from_pixel(640, 480, image::Rgb([128; 3]));
-    let options = args.setup.detection.settings().options;
+    let settings = args.setup.detection.settings(&loader.names().detector);
+    let options = settings.options;
     let predicted = Prompt::parse("thing")
         .map_err(anyhow::Error::from)
         .and_then(|prompt| Ok(models.predict(&grey, &Query::new(prompt, options))?));
@@ -314,6 +315,11 @@ fn models(args: &DoctorArgs, findings: &mut Findings) {
             times.detector.as_millis()
         )),
         Err(error) => findings.fail(format!("{names}: {error}")),
+    }
+    if args.setup.models.detector.is_none() && args.setup.models.segmenter.is_none() {
+        findings.note(
+            "DETECTOR and SEGMENTER are not set, so the default models run; for a new project, `groundling models --recommend` suggests more accurate ones that are as fast",
+        );
     }
     if chosen.has_demo() {
         findings.note("the demo models detect only coloured shapes; set DETECTOR and SEGMENTER for real images");

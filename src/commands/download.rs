@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::{print_result, progress};
-use crate::checkpoints::registry::{self, REGISTRY};
+use crate::checkpoints::registry;
 use crate::checkpoints::{DEMO, Locator, NONE};
 use crate::config::DownloadArgs;
 use crate::models::weights::Checkpoint;
@@ -26,7 +26,7 @@ pub fn run(args: &DownloadArgs) -> anyhow::Result<()> {
             continue;
         }
         let Some(checkpoint) = locator.fetch(&name, &observer)? else {
-            let known: Vec<&str> = REGISTRY.iter().map(|entry| entry.name).collect();
+            let known: Vec<&str> = registry::entries().map(|entry| entry.name).collect();
             bail!(
                 "{name:?} is not a known model (the known ones are {}); a repository of the hub has the form OWNER/NAME",
                 known.join(", ")

@@ -13,6 +13,7 @@ use crate::config::{OutputFormat, PredictArgs};
 use crate::labeling::LabelingConfig;
 use crate::media::decode;
 use crate::pipeline::{ModelLoader, Models, Query};
+use crate::preannotation::project::settings::PredictionSettings;
 use crate::preannotation::project::version;
 use crate::prompt::Prompt;
 use crate::regions::{RegionOptions, Unlabeled};
@@ -34,7 +35,7 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
         }
         None => default_config(&prompt),
     };
-    let labeling = labeling.with_outputs(args.detection.settings().outputs);
+    let labeling = labeling.with_outputs(args.detection.outputs());
     if let Some(folder) = &args.overlay {
         fs::create_dir_all(folder)
             .with_context(|| format!("cannot create the folder {}", folder.display()))?;
@@ -45,6 +46,7 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
     let models = loader.load(&progress::to_terminal())?;
     let mut run = Run {
         args,
+        settings: args.detection.settings(&loader.names().detector),
         prompt,
         labeling,
         version,
@@ -87,6 +89,7 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
 /// A run over images, and its results so far.
 struct Run<'a> {
     args: &'a PredictArgs,
+    settings: PredictionSettings,
     prompt: Prompt,
     labeling: LabelingConfig,
     /// The start of the model version.
@@ -112,7 +115,7 @@ impl Run<'_> {
         let bytes = fs::read(file).context("cannot read the file")?;
         let image = decode(&bytes, limits.max_image_pixels)?;
         let decode_time = start.elapsed();
-        let settings = self.args.detection.settings();
+        let settings = &self.settings;
         let query = Query {
             tiling: settings.tiling,
             ..Query::new(self.prompt.clone(), settings.options)
@@ -133,7 +136,7 @@ impl Run<'_> {
         match self.args.format {
             OutputFormat::Json => self.reports.push(ImageReport::Predicted(report)),
             OutputFormat::LabelStudio => {
-                let version = version::plain(&self.version, &settings);
+                let version = version::plain(&self.version, settings);
                 let style = RegionOptions {
                     unlabeled: Unlabeled::Drop,
                     polygon_tolerance: settings.polygon_tolerance,

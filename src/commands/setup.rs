@@ -54,7 +54,7 @@ pub(super) fn preannotator(
         label_studio: label_studio(&media)?,
         prediction: PredictionSettings {
             add_labels: prompts.add_labels,
-            ..detection.settings()
+            ..detection.settings(&loader.names().detector)
         },
         models: version::models(loader.names(), loader.precision(), loader.detector_size()),
         has_segmenter: loader.names().has_segmenter(),

@@ -154,6 +154,13 @@ pub struct ModelsArgs {
     /// Read every local file and compare its checksum.
     #[arg(long)]
     pub verify: bool,
+    /// Suggest a detector and a segmenter: the pair with the best published accuracies that is fast enough on this
+    /// machine.
+    #[arg(long, conflicts_with = "verify")]
+    pub recommend: bool,
+    /// With --recommend, the longest time of the first prompt on an image, on a CPU. [default: no limit]
+    #[arg(long, requires = "recommend", value_name = "SECONDS", value_parser = positive)]
+    pub seconds: Option<f64>,
     /// Print JSON, for scripts.
     #[arg(long)]
     pub json: bool,
@@ -163,4 +170,11 @@ pub struct ModelsArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// A number above zero.
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.trim().parse().ok();
+    let number = number.filter(|number: &f64| *number > 0.0 && number.is_finite());
+    number.ok_or_else(|| "it must be a number above 0, such as 5".to_owned())
 }

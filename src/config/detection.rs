@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::values::{Fraction, Overlap, Percent, UpTo};
+use crate::checkpoints::registry;
 use crate::detector::DetectionOptions;
 use crate::geometry::MaskCleanup;
 use crate::labeling::Outputs;
@@ -14,8 +15,9 @@ use crate::preannotation::project::settings::PredictionSettings;
 #[command(next_help_heading = "Detection")]
 pub struct DetectionArgs {
     /// Minimum score of a box, 0 to 1. A lower value finds more objects and makes more mistakes.
-    #[arg(long, env = "BOX_THRESHOLD", default_value_t = UpTo(0.3), value_name = "0..1")]
-    pub box_threshold: Fraction,
+    /// [default: 0.3, and 0.4 for LLMDet]
+    #[arg(long, env = "BOX_THRESHOLD", value_name = "0..1")]
+    pub box_threshold: Option<Fraction>,
     /// Minimum score of a phrase to name a box, 0 to 1.
     #[arg(long, env = "TEXT_THRESHOLD", default_value_t = UpTo(0.25), value_name = "0..1")]
     pub text_threshold: Fraction,
@@ -58,11 +60,18 @@ pub struct DetectionArgs {
 }
 
 impl DetectionArgs {
-    /// The settings of predictions; no labels are added to a project.
-    pub fn settings(&self) -> PredictionSettings {
+    /// The control tags that get regions; `None` for the default ones.
+    pub fn outputs(&self) -> Option<Outputs> {
+        self.outputs.as_deref().and_then(Outputs::parse)
+    }
+
+    /// The settings of predictions with a detector, which has a default threshold of its own if it is registered. No labels
+    /// are added to a project.
+    pub fn settings(&self, detector: &str) -> PredictionSettings {
+        let default = registry::box_threshold(detector);
         PredictionSettings {
             options: DetectionOptions {
-                box_threshold: self.box_threshold.0,
+                box_threshold: self.box_threshold.map_or(default, |threshold| threshold.0),
                 text_threshold: self.text_threshold.0,
                 nms_iou_threshold: self.nms_iou.0,
                 max_detections: self.max_detections,
@@ -71,7 +80,7 @@ impl DetectionArgs {
                 tiles: self.tiles,
                 overlap: self.tile_overlap.0,
             },
-            outputs: self.outputs.as_deref().and_then(Outputs::parse),
+            outputs: self.outputs(),
             polygon_tolerance: self.polygon_tolerance.0,
             cleanup: MaskCleanup {
                 fill_holes: self.fill_holes.0,

@@ -75,3 +75,156 @@ fn a_segmenter_as_detector_is_rejected_before_any_download() {
     ]);
     assert!(error.contains("mobile-sam is a segmenter"), "{error}");
 }
+
+/// The rows of a table of docs/models.md: name, published accuracies in the columns of these benchmarks, parameters, time and
+/// memory.
+fn table(list: &[Value], role: &str, columns: &[(&str, &[&str])]) -> String {
+    let headers = columns.iter().map(|(header, _)| *header);
+    let headers: Vec<&str> = headers.collect();
+    let mut lines = vec![
+        format!(
+            "| name | {} | parameters | time | memory |",
+            headers.join(" | ")
+        ),
+        format!("|---|{}", "---:|".repeat(headers.len() + 3)),
+    ];
+    for entry in list.iter().filter(|entry| entry["role"] == role) {
+        let published = entry["accuracy"].as_array().unwrap();
+        let accuracy = |benchmarks: &&[&str]| {
+            let found = published
+                .iter()
+                .find(|a| benchmarks.contains(&a["benchmark"].as_str().unwrap()));
+            found.map_or("-".to_owned(), |a| {
+                let (ap, source) = (a["ap"].as_f64().unwrap(), a["source"].as_str().unwrap());
+                let is_trained = a["benchmark"].as_str().unwrap().contains("trained");
+                match is_trained {
+                    true => format!("([{ap:.1}]({source}))"),
+                    false => format!("[{ap:.1}]({source})"),
+                }
+            })
+        };
+        let accuracies: Vec<String> = columns.iter().map(|(_, b)| accuracy(b)).collect();
+        let number = |key: &str, unit: &str, digits: usize| match entry[key].as_f64() {
+            Some(value) => format!("{value:.digits$} {unit}"),
+            None => "-".to_owned(),
+        };
+        lines.push(format!(
+            "| `{}` | {} | {} | {} | {} |",
+            entry["name"].as_str().unwrap(),
+            accuracies.join(" | "),
+            number("parameters_millions", "M", 0),
+            number("seconds", "s", 2),
+            number("memory_mib", "MiB", 0),
+        ));
+    }
+    lines.join("\n")
+}
+
+/// `INSTA_UPDATE=always` rewrites the tables, as it does the snapshots.
+#[test]
+fn the_documented_numbers_are_those_of_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, list) = models(folder.path(), &[]);
+    let file = repository("docs/models.md");
+    let text = fs::read_to_string(&file).unwrap();
+    let mut expected = text.clone();
+    let tables = [
+        (
+            "detectors",
+            table(
+                &list,
+                "detector",
+                &[
+                    ("LVIS minival box AP", &["LVIS minival box AP"]),
+                    (
+                        "COCO box AP",
+                        &["COCO box AP", "COCO box AP (trained on COCO)"],
+                    ),
+                ],
+            ),
+        ),
+        (
+            "segmenters",
+            table(
+                &list,
+                "segmenter",
+                &[
+                    (
+                        "COCO mask AP, boxes of ViTDet-H",
+                        &["COCO mask AP (boxes of ViTDet-H)"],
+                    ),
+                    (
+                        "COCO mask AP, boxes of FocalNet-L DINO",
+                        &["COCO mask AP (boxes of FocalNet-L DINO)"],
+                    ),
+                ],
+            ),
+        ),
+    ];
+    for (name, table) in tables {
+        let (begin, end) = (
+            format!("<!-- begin {name} -->\n"),
+            format!("<!-- end {name} -->"),
+        );
+        let start = expected.find(&begin).unwrap() + begin.len();
+        let stop = expected.find(&end).unwrap();
+        expected.replace_range(start..stop, &format!("{table}\n"));
+    }
+    if std::env::var("INSTA_UPDATE").as_deref() == Ok("always") {
+        fs::write(&file, &expected).unwrap();
+    } else {
+        assert!(
+            text == expected,
+            "docs/models.md has other numbers than `groundling models --json`: run this test with INSTA_UPDATE=always"
+        );
+    }
+}
+
+#[test]
+fn a_pair_of_models_is_recommended() {
+    let recommend = |flags: &[&str]| {
+        let arguments = [
+            &["models", "--recommend", "--json", "--device", "cpu"],
+            flags,
+        ];
+        let output = command(&arguments.concat()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let best = recommend(&[]);
+    assert_eq!(best["detector"]["name"], "llmdet-large");
+    assert_eq!(best["segmenter"]["name"], "efficientvit-sam-xl1");
+    let seconds = best["estimated_seconds"].as_f64().unwrap();
+    // half of the time is enough for a smaller pair on any machine
+    let limit = (0.5 * seconds).to_string();
+    let faster = recommend(&["--seconds", &limit]);
+    assert!(faster["estimated_seconds"].as_f64().unwrap() <= 0.5 * seconds);
+    assert_ne!(faster["detector"]["name"], best["detector"]["name"]);
+
+    let error = failure(&[
+        "models",
+        "--recommend",
+        "--device",
+        "cpu",
+        "--seconds",
+        "0.0001",
+    ]);
+    assert!(
+        error.contains("no pair of models needs at most 0.0001 s"),
+        "{error}"
+    );
+    for (flags, expected) in [
+        (
+            &["--recommend", "--seconds", "0"][..],
+            "it must be a number above 0",
+        ),
+        (&["--seconds", "5"], "--recommend"),
+    ] {
+        let output = command(&[&["models"], flags].concat()).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && error.contains(expected),
+            "{error}"
+        );
+    }
+}

@@ -1,4 +1,7 @@
-//! `groundling models`: lists the registered models, and which of them are on this machine.
+//! `groundling models`: lists the registered models, and which of them are on this machine; with `--recommend` it
+//! suggests two of them.
+
+mod recommend;
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +11,8 @@ use serde::Serialize;
 
 use super::{print_result, progress};
 use crate::checkpoints::hub::cache;
-use crate::checkpoints::registry::{Entry, REGISTRY};
+use crate::checkpoints::recommend::ranking_benchmark;
+use crate::checkpoints::registry::{self, Entry, MEASURED_ON};
 use crate::checkpoints::{Locator, Role};
 use crate::config::ModelsArgs;
 use crate::models::weights::{Checkpoint, weights_in};
@@ -25,21 +29,36 @@ struct Line {
     input: &'static str,
     licence: &'static str,
     about: &'static str,
+    /// Published accuracies.
+    accuracy: Vec<AccuracyLine>,
+    /// Measured on two cores; `null` if it was not measured.
+    seconds: Option<f32>,
+    memory_mib: Option<u32>,
     /// The local path; `None` if it is not on this machine.
     path: Option<PathBuf>,
     /// What is wrong with the local files, if they were checked.
     damaged: Option<String>,
 }
 
-/// Lists the registered models.
+/// A published average precision in percent.
+#[derive(Debug, Serialize)]
+struct AccuracyLine {
+    benchmark: &'static str,
+    ap: f32,
+    source: &'static str,
+}
+
+/// Lists the registered models, or suggests two of them.
 ///
 /// # Errors
 /// If a local model is damaged.
 pub fn run(args: &ModelsArgs) -> anyhow::Result<()> {
+    if args.recommend {
+        return recommend::run(args);
+    }
     let settings = args.models.settings();
     let locator = Locator::new(&settings.model_dir, settings.hub.clone());
-    let lines: Vec<Line> = REGISTRY
-        .iter()
+    let lines: Vec<Line> = registry::entries()
         .map(|entry| line(entry, &locator, args.verify))
         .collect();
     if args.json {
@@ -84,6 +103,9 @@ fn line(entry: &'static Entry, locator: &Locator, verify: bool) -> Line {
         input: entry.input,
         licence: entry.licence,
         about: entry.about,
+        accuracy: accuracies(entry),
+        seconds: entry.cost.map(|cost| cost.seconds),
+        memory_mib: entry.cost.map(|cost| cost.memory_mib),
         damaged: checkpoint
             .as_ref()
             .and_then(|checkpoint| damage(entry, checkpoint, weights.as_ref(), verify)),
@@ -116,10 +138,22 @@ fn damage(
     }
 }
 
+fn accuracies(entry: &Entry) -> Vec<AccuracyLine> {
+    let published = entry.accuracy.iter();
+    published
+        .map(|accuracy| AccuracyLine {
+            benchmark: accuracy.benchmark.name(),
+            ap: accuracy.ap,
+            source: accuracy.source,
+        })
+        .collect()
+}
+
 fn print_table(lines: &[Line]) {
+    let width = lines.iter().map(|line| line.name.len()).max().unwrap_or(0);
     print_result(format_args!(
-        "{:<22} {:<10} {:>7} {:>9}  {:<9} {:<11} {}",
-        "NAME", "ROLE", "PARAMS", "SIZE", "INPUT", "LICENCE", "HERE"
+        "{:<width$} {:<9} {:>7} {:>9} {:>5} {:>7} {:>9}  {:<9} {:<11} {}",
+        "NAME", "ROLE", "PARAMS", "SIZE", "AP", "TIME", "MEMORY", "INPUT", "LICENCE", "HERE"
     ));
     for line in lines {
         let here = match (&line.path, &line.damaged) {
@@ -132,9 +166,25 @@ fn print_table(lines: &[Line]) {
             Some(bytes) => progress::mebibytes(bytes),
             None => format!("~{} MiB", (line.parameters_millions * 4e6) as u64 >> 20),
         };
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let entry = registry::find(line.name);
+        let accuracy = entry
+            .and_then(|entry| entry.accuracy_of(ranking_benchmark(Role::of(entry.architecture))));
         print_result(format_args!(
-            "{:<22} {:<10} {:>5.0} M {size:>9}  {:<9} {:<11} {here}",
-            line.name, line.role, line.parameters_millions, line.input, line.licence
+            "{:<width$} {:<9} {:>5.0} M {size:>9} {:>5} {:>7} {:>9}  {:<9} {:<11} {here}",
+            line.name,
+            line.role,
+            line.parameters_millions,
+            or_dash(accuracy.map(|ap| format!("{ap:.1}"))),
+            or_dash(line.seconds.map(|seconds| format!("{seconds:.2} s"))),
+            or_dash(line.memory_mib.map(|mib| format!("{mib} MiB"))),
+            line.input,
+            line.licence
         ));
     }
+    print_result(format_args!(
+        "\nAP: published, in percent: {}, {}.\nTIME, MEMORY: one image (segmenters: and one box) on {MEASURED_ON}, in f32.\n--json prints all published numbers with their sources; --recommend suggests a pair.",
+        ranking_benchmark(Role::Detector).name(),
+        ranking_benchmark(Role::Segmenter).name(),
+    ));
 }
