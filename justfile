@@ -40,11 +40,11 @@ bench-ops *arguments:
 fuzz *arguments:
     fuzz/run {{arguments}}
 
-# spelling, and dependencies that nothing uses
+# spelling
 lint-extra:
     .ci/lint-extra
 
-# licences, sources and banned crates of the dependencies
+# licences, sources and banned crates of the dependencies, and dependencies that nothing uses
 supply *arguments:
     .ci/check-supply {{arguments}}
 

@@ -349,7 +349,8 @@ fn hiera_flops(config: &sam::hiera::Config) -> u64 {
     flops + level(0, width / 8) + level(1, width / 4) + level(2, width) + level(3, width)
 }
 
-/// The operations of the two-way transformer, and of the upscaling after it, for one box on a map of `image` tokens.
+/// The operations of the two-way transformer, and of the upscaling after it, for one box on a map of `image` tokens. What
+/// SAM-HQ and SAM 2 add to SAM's mask decoder is not counted.
 fn mask_decoder(config: &sam::config::MaskDecoderConfig, image: usize) -> (u64, u64) {
     let width = config.hidden_size;
     // the tokens: IoU, masks, and two corners
