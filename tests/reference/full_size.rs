@@ -87,7 +87,14 @@ fn full_size_models_equal_the_reference() {
         other => panic!("GROUNDLING_FULL_SIZE_PRECISION={other}: it must be f32 or bf16"),
     };
     let expected = folder.join(model).join("expected");
-    let cases = if is_copy { &CASES[..1] } else { &CASES[..] };
+    let notes = fs::read_to_string(expected.join("notes.json")).unwrap();
+    let notes: Value = serde_json::from_str(&notes).unwrap();
+    // the reference needs too much memory for the batch of the largest models
+    let is_computed = |case: &&str| notes["photographs"].get(*case).is_some();
+    let mut cases: Vec<&str> = CASES.into_iter().filter(is_computed).collect();
+    if is_copy {
+        cases.truncate(1);
+    }
 
     let checkpoint = Checkpoint::Folder(folder.join(&name));
     let mut run = Run {

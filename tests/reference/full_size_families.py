@@ -31,6 +31,7 @@ from transformers import (
 from fixtures import write_json
 from full_size import (
     BOXES,
+    CASES,
     SEED,
     SEGMENTERS,
     Segmenter,
@@ -141,6 +142,9 @@ MM_DETECTORS = {
         5,
     ),
 }
+# the cases without the batch, for which transformers needs more than 24 GB of memory with this model
+SINGLE_CASES = [case for case in CASES if case != "batch"]
+CASES_OF = {"mm-grounding-dino-large": SINGLE_CASES}
 NAMES = (LIGHT_HQ, *EFFICIENTVIT_SAM, *SAM2, *SAM_HQ, *MM_DETECTORS)
 
 
@@ -288,7 +292,7 @@ def run(name: str, out: Path) -> Iterator:
     """The results of one model: see `run_detector` and `run_segmenter` of full_size.py."""
     torch.set_num_threads(2)
     if name in MM_DETECTORS:
-        return run_detector(MMGroundingDinoForObjectDetection, name, out)
+        return run_detector(MMGroundingDinoForObjectDetection, name, out, CASES_OF.get(name, CASES))
     if name in SAM2:
         segmenter = load_sam2(name, out)
     elif name in SAM_HQ:
