@@ -2,7 +2,8 @@
 
     python models.py FOLDER
 
-writes FOLDER/grounding-dino-tiny, sam-vit-base and mobile-sam in formats that groundling reads, and FOLDER/picture.ppm.
+writes FOLDER/grounding-dino-tiny, sam-vit-base, mobile-sam, sam2.1-hiera-tiny, sam-hq-vit-base and efficientvit-sam-l1 in formats
+that groundling reads, and FOLDER/picture.ppm.
 The time does not depend on the values of the weights. `lively_weights` gives varied results, so that differences show.
 """
 
@@ -20,7 +21,11 @@ from transformers import (
     BertConfig,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
+    Sam2VideoConfig,
+    Sam2VideoModel,
     SamConfig,
+    SamHQConfig,
+    SamHQModel,
     SamModel,
     SwinConfig,
 )
@@ -33,6 +38,9 @@ from lively_weights import redraw, temper  # noqa: E402
 from sizes import DETECTOR_SIZE  # noqa: E402
 
 DETECTOR, SAM, MOBILE_SAM = "grounding-dino-tiny", "sam-vit-base", "mobile-sam"
+SAM2, SAM_HQ, EFFICIENTVIT_SAM = "sam2.1-hiera-tiny", "sam-hq-vit-base", "efficientvit-sam-l1"
+# the names and shapes of the tensors of efficientvit_sam_l1.pt that inference uses
+SHAPES = Path(__file__).with_name("efficientvit_sam_l1.json")
 PICTURE = "picture.ppm"
 # as published
 PROCESSORS = {
@@ -61,7 +69,20 @@ PROCESSORS = {
         "do_pad": True,
         "pad_size": {"height": 1024, "width": 1024},
     },
+    SAM2: {
+        "image_processor_type": "Sam2ImageProcessorFast",
+        "do_resize": True,
+        "size": {"height": 1024, "width": 1024},
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "mask_size": {"height": 256, "width": 256},
+    },
 }
+PROCESSORS[SAM_HQ] = PROCESSORS[SAM]
 
 
 def detector() -> GroundingDinoForObjectDetection:
@@ -93,6 +114,20 @@ def sam() -> SamModel:
     return model.eval()
 
 
+def sam2() -> Sam2VideoModel:
+    """SAM 2.1 tiny in its published configuration, which is that of a video model."""
+    model = Sam2VideoModel(Sam2VideoConfig(vision_config={"backbone_config": {}}))
+    redraw(model, 0)
+    return model.eval()
+
+
+def sam_hq() -> SamHQModel:
+    """SAM-HQ ViT-B in its published configuration."""
+    model = SamHQModel(SamHQConfig())
+    redraw(model, 0)
+    return model.eval()
+
+
 def save(model: nn.Module, folder: Path) -> None:
     """Writes a folder in the published format, with every field of the configuration."""
     model.save_pretrained(folder)
@@ -105,6 +140,14 @@ def save_mobile_sam(folder: Path) -> None:
     """Writes a single file with the authors' tensor names."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(mobile_sam.weights(), folder / "mobile_sam.safetensors", metadata={"format": "pt"})
+
+
+def save_efficientvit_sam(folder: Path) -> None:
+    """Writes a single file with the authors' tensor names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = json.loads(SHAPES.read_text())
+    tensors = {name: mobile_sam.draw(name, tuple(shape)) for name, shape in shapes.items()}
+    save_file(tensors, folder / "efficientvit_sam_l1.safetensors", metadata={"format": "pt"})
 
 
 def save_picture(file: Path) -> None:
@@ -135,6 +178,9 @@ def main(folder: Path) -> None:
         DETECTOR: lambda target: save(detector(), target),
         SAM: lambda target: save(sam(), target),
         MOBILE_SAM: save_mobile_sam,
+        SAM2: lambda target: save(sam2(), target),
+        SAM_HQ: lambda target: save(sam_hq(), target),
+        EFFICIENTVIT_SAM: save_efficientvit_sam,
     }
 
     def make(name: str) -> None:

@@ -13,7 +13,14 @@ from pathlib import Path
 OUTSIDE = ("detector.preprocess", "detector.post_process")
 # the segmenter's stages: once per image, and for its boxes
 ENCODER, MASKS = "segmenter.encode_image", "segmenter.masks"
-MODELS = ("grounding-dino-tiny", "sam-vit-base", "mobile-sam")
+MODELS = (
+    "grounding-dino-tiny",
+    "sam-vit-base",
+    "mobile-sam",
+    "sam2.1-hiera-tiny",
+    "sam-hq-vit-base",
+    "efficientvit-sam-l1",
+)
 PRECISIONS = ("f32", "f16", "bf16")
 
 
