@@ -31,6 +31,9 @@ struct Line {
     about: &'static str,
     /// Published accuracies.
     accuracy: Vec<AccuracyLine>,
+    /// The accuracy by which models of this role are ranked, in percent.
+    #[serde(skip)]
+    ranking_ap: Option<f32>,
     /// Measured on two cores; `null` if it was not measured.
     seconds: Option<f32>,
     memory_mib: Option<u32>,
@@ -91,9 +94,10 @@ fn line(entry: &'static Entry, locator: &Locator, verify: bool) -> Line {
         Checkpoint::Embedded { .. } => None,
     });
     let size = |path: &PathBuf| fs::metadata(path).ok().map(|file| file.len());
+    let role = Role::of(entry.architecture);
     Line {
         name: entry.name,
-        role: Role::of(entry.architecture).describe(),
+        role: role.describe(),
         hub: entry.hub_id,
         parameters_millions: entry.parameters,
         bytes: entry
@@ -104,6 +108,7 @@ fn line(entry: &'static Entry, locator: &Locator, verify: bool) -> Line {
         licence: entry.licence,
         about: entry.about,
         accuracy: accuracies(entry),
+        ranking_ap: entry.accuracy_of(ranking_benchmark(role)),
         seconds: entry.cost.map(|cost| cost.seconds),
         memory_mib: entry.cost.map(|cost| cost.memory_mib),
         damaged: checkpoint
@@ -167,15 +172,12 @@ fn print_table(lines: &[Line]) {
             None => format!("~{} MiB", (line.parameters_millions * 4e6) as u64 >> 20),
         };
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        let entry = registry::find(line.name);
-        let accuracy = entry
-            .and_then(|entry| entry.accuracy_of(ranking_benchmark(Role::of(entry.architecture))));
         print_result(format_args!(
             "{:<width$} {:<9} {:>5.0} M {size:>9} {:>5} {:>7} {:>9}  {:<9} {:<11} {here}",
             line.name,
             line.role,
             line.parameters_millions,
-            or_dash(accuracy.map(|ap| format!("{ap:.1}"))),
+            or_dash(line.ranking_ap.map(|ap| format!("{ap:.1}"))),
             or_dash(line.seconds.map(|seconds| format!("{seconds:.2} s"))),
             or_dash(line.memory_mib.map(|mib| format!("{mib} MiB"))),
             line.input,
