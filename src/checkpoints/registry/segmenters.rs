@@ -94,6 +94,7 @@ pub(super) const SEGMENTERS: &[Entry] = &[
             published(Benchmark::CocoMasksOfVitDet, 45.5, TINY_SAM),
             published(Benchmark::CocoMasksOfFocalNet, 48.5, SAM_HQ),
         ],
+        cost: measured(14.0, 1477),
         ..SEGMENTER
     },
     Entry {
@@ -111,6 +112,7 @@ pub(super) const SEGMENTERS: &[Entry] = &[
             published(Benchmark::CocoMasksOfVitDet, 46.5, TINY_SAM),
             published(Benchmark::CocoMasksOfFocalNet, 48.9, SAM_HQ),
         ],
+        cost: measured(26.3, 2909),
         ..SEGMENTER
     },
     Entry {
@@ -189,7 +191,7 @@ pub(super) const SEGMENTERS: &[Entry] = &[
         parameters: 224.4,
         about: "SAM 2.1 on images, Hiera-L",
         accuracy: &[published(Benchmark::CocoMasksOfFocalNet, 50.0, SAM_HQ)],
-        cost: measured(12.6, 1982),
+        cost: measured(9.3, 1974),
         ..SEGMENTER
     },
     Entry {
@@ -223,6 +225,7 @@ pub(super) const SEGMENTERS: &[Entry] = &[
         parameters: 313.5,
         about: "SAM-HQ, ViT-L",
         accuracy: &[published(Benchmark::CocoMasksOfFocalNet, 49.5, SAM_HQ)],
+        cost: measured(14.2, 1506),
         ..SEGMENTER
     },
     Entry {
@@ -239,6 +242,7 @@ pub(super) const SEGMENTERS: &[Entry] = &[
         parameters: 642.5,
         about: "SAM-HQ, ViT-H",
         accuracy: &[published(Benchmark::CocoMasksOfFocalNet, 49.9, SAM_HQ)],
+        cost: measured(26.5, 2981),
         ..SEGMENTER
     },
     Entry {
