@@ -1,8 +1,8 @@
 //! HTTP clients for outgoing requests.
 
 use std::error::Error;
-use std::io;
 use std::time::Duration;
+use std::{io, iter};
 
 use reqwest::header::RETRY_AFTER;
 use reqwest::redirect::Policy;
@@ -62,18 +62,22 @@ pub async fn read_body(
 
 /// Formats an error and its chain of causes on one line, with advice about certificates if one of them is about those.
 pub fn error_chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut advice = certificate_advice(error);
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        advice = advice.or_else(|| certificate_advice(cause));
-        source = cause.source();
-    }
-    match advice {
+    let causes: Vec<String> = chain(error).map(ToString::to_string).collect();
+    let text = causes.join(": ");
+    match chain(error).find_map(certificate_advice) {
         Some(advice) => format!("{text}; {advice}"),
         None => text,
     }
+}
+
+/// Whether a certificate or the file of certificates is the cause, so that a retry fails too.
+pub fn is_about_certificates(error: &(dyn Error + 'static)) -> bool {
+    chain(error).any(|cause| certificate_advice(cause).is_some())
+}
+
+/// An error and its causes.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |&error| error.source())
 }
 
 /// What to do about an error of TLS, which may be in I/O errors.

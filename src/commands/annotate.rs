@@ -33,6 +33,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
     if let Some(prompt) = &args.prompt {
         Prompt::parse(prompt)?;
     }
+    let part = args.tasks.part()?;
     let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal();
     if args.replace && !args.yes && !can_ask {
         bail!(
@@ -76,6 +77,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         preannotator,
         plan,
         only_unlabeled: args.tasks.only_unlabeled,
+        part,
         replace: args.replace,
         summary: Summary::default(),
         progress: Progress::new(),
@@ -139,6 +141,8 @@ struct Run {
     preannotator: Arc<Preannotator>,
     plan: BatchPlan,
     only_unlabeled: bool,
+    /// The part of the tasks.
+    part: (u64, u64),
     replace: bool,
     summary: Summary,
     progress: Progress,
@@ -211,7 +215,7 @@ impl Run {
     /// Processes the project page by page. It skips tasks that have this prediction already, so an interrupted run
     /// can be resumed.
     async fn process_project(&mut self, project: u64) -> anyhow::Result<()> {
-        let mut pages = Pages::new(project);
+        let mut pages = Pages::new(project, self.part);
         while let Some((tasks, total)) = pages.next(&self.api).await? {
             self.progress.set_total(total);
             let pending = tasks.into_iter().filter_map(|task| self.work_on(task));

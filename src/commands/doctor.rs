@@ -71,7 +71,7 @@ impl Findings {
 }
 
 async fn label_studio(args: &DoctorArgs, findings: &mut Findings) {
-    let studio = match setup::label_studio(&args.setup.media) {
+    let studio = match setup::label_studio(&args.setup.media.label_studio) {
         Ok(studio) => studio,
         Err(error) => return findings.fail(format!("{error:#}")),
     };

@@ -25,7 +25,12 @@ pub fn run(args: &DownloadArgs) -> anyhow::Result<()> {
             print_result(format_args!("{name}: no download needed"));
             continue;
         }
-        let Some(checkpoint) = locator.fetch(&name, &observer)? else {
+        let existing = locator.local(&name).filter(|_| args.if_missing);
+        let checkpoint = match existing {
+            Some(checkpoint) => Some(checkpoint),
+            None => locator.fetch(&name, &observer)?,
+        };
+        let Some(checkpoint) = checkpoint else {
             let known: Vec<&str> = registry::entries().map(|entry| entry.name).collect();
             bail!(
                 "{name:?} is not a known model (the known ones are {}); a repository of the hub has the form OWNER/NAME",

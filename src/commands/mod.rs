@@ -12,8 +12,13 @@ use crate::{telemetry, threads};
 
 pub mod annotate;
 pub mod bench;
+pub mod completions;
+pub mod connect;
+pub mod credentials;
 pub mod doctor;
 pub mod download;
+pub mod health;
+mod image_files;
 pub mod models;
 pub mod predict;
 mod progress;
@@ -21,6 +26,7 @@ mod project;
 pub mod selftest;
 pub mod serve;
 mod setup;
+mod signals;
 pub mod warm;
 
 /// The whole binary: parses the command line, initializes logging, and runs the command.
@@ -45,8 +51,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         #[allow(unsafe_code)]
         unsafe { threads::start(cpu.threads) }.context("cannot start the compute threads")?;
     }
-    let (log, level) = command.log();
-    telemetry::init(log, level, command.trace())?;
+    if let Some((log, level)) = command.log() {
+        telemetry::init(log, level, command.trace())?;
+    }
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Predict(args) => predict::run(&args),
@@ -55,6 +62,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Annotate(args) => annotate::run(args),
         Command::Warm(args) => warm::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Completions(args) => completions::print(&args),
+        Command::Man(args) => completions::write_manual(&args),
+        Command::Connect(args) => connect::run(&args),
+        Command::Credentials(args) => credentials::run(&args),
+        Command::Health(args) => health::run(&args),
         Command::Download(args) => download::run(&args),
         Command::Models(args) => models::run(&args),
     }

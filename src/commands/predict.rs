@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 
+use super::image_files::image_files;
 use super::progress;
 use crate::config::{OutputFormat, PredictArgs};
 use crate::labeling::LabelingConfig;
@@ -180,31 +181,6 @@ impl Run<'_> {
                 .context("cannot write to the standard output"),
         }
     }
-}
-
-/// The named files, and the images in the named folders.
-fn image_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
-    let mut files = vec![];
-    for path in paths {
-        if !path.is_dir() {
-            files.push(path.clone());
-            continue;
-        }
-        let folder = || format!("cannot read the folder {}", path.display());
-        let mut inside = vec![];
-        for entry in fs::read_dir(path).with_context(folder)? {
-            let entry = entry.with_context(folder)?.path();
-            if entry.is_file() && image::ImageFormat::from_path(&entry).is_ok() {
-                inside.push(entry);
-            }
-        }
-        if inside.is_empty() {
-            bail!("the folder {} has no images", path.display());
-        }
-        inside.sort();
-        files.extend(inside);
-    }
-    Ok(files)
 }
 
 /// `folder/name.png`, with a number if several images have the same name.

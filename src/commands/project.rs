@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
+use super::signals::stop_signal;
 use super::{print_result, print_status, setup};
 use crate::config::SetupArgs;
 use crate::label_studio::api::{Api, ApiError, Project, StoredTask};
@@ -40,14 +41,14 @@ impl Access {
     /// # Errors
     /// If Label Studio cannot be reached, or the labeling config cannot be used.
     pub(super) async fn new(args: &SetupArgs, number: u64) -> anyhow::Result<Self> {
-        let api = Api::new(setup::label_studio(&args.media)?)?;
+        let api = Api::new(setup::label_studio(&args.media.label_studio)?)?;
         let project = api
             .project(number)
             .await
             .with_context(|| format!("cannot read project {number}"))?;
         let config = LabelingConfig::parse(&project.label_config)
             .with_context(|| format!("project {}", project.id))?;
-        let projects = setup::remembered_projects(&args.models.model_dir);
+        let projects = setup::remembered_projects(&args.store, &args.models.model_dir)?;
         let name = projects.name_of_number(project.id);
         let origin = Origin {
             project: name.unwrap_or_else(|| project.id.to_string()),
@@ -77,7 +78,7 @@ pub(super) async fn wait_for_models(preannotator: &Preannotator) -> anyhow::Resu
     }
 }
 
-/// Runs `work` until it completes or the user presses Ctrl-C.
+/// Runs `work` until it completes, or until Ctrl-C or SIGTERM.
 ///
 /// # Errors
 /// The error of `work`, or that it was interrupted.
@@ -86,24 +87,31 @@ pub(super) async fn until_interrupted(
 ) -> anyhow::Result<()> {
     tokio::select! {
         outcome = work => outcome,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted; run the command again to continue"),
+        () = stop_signal() => bail!("interrupted; run the command again to continue"),
     }
 }
 
-/// Iterates over the tasks of a project, page by page.
+/// Iterates over the tasks of a project, or of a part of them, page by page.
 pub(super) struct Pages {
     project: u64,
+    /// The index of the part, and the number of parts.
+    part: (u64, u64),
     /// The number of the next page; `None` after the last one.
     next: Option<u64>,
 }
 
 impl Pages {
-    pub(super) fn new(project: u64) -> Self {
+    pub(super) fn new(project: u64, part: (u64, u64)) -> Self {
         let next = Some(1);
-        Self { project, next }
+        Self {
+            project,
+            part,
+            next,
+        }
     }
 
-    /// The tasks of the next page, and the number of tasks in the whole project. `None` after the last page.
+    /// The tasks of the next page that belong to the part, and the approximate number of tasks in the part. `None` after
+    /// the last page.
     ///
     /// # Errors
     /// See [`ApiError`].
@@ -114,9 +122,12 @@ impl Pages {
         let Some(number) = self.next else {
             return Ok(None);
         };
-        let page = api.tasks(self.project, number, PAGE_SIZE).await?;
+        let mut page = api.tasks(self.project, number, PAGE_SIZE).await?;
         self.next = (number * PAGE_SIZE < page.total).then_some(number + 1);
-        Ok(Some((page.tasks, page.total)))
+        // a task's part does not change when tasks are added or deleted
+        let (index, count) = self.part;
+        page.tasks.retain(|task| task.id % count == index);
+        Ok(Some((page.tasks, page.total.div_ceil(count))))
     }
 }
 

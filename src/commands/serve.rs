@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::setup;
+use super::signals::stop_signal;
 use crate::config::{HttpArgs, ServeArgs};
 use crate::http::{
     self, AllowedOrigins, AppState, BasicAuth, BodyLimits, ConnectionLimits, router,
@@ -70,7 +71,7 @@ async fn release_memory_when_idle(preannotator: Arc<Preannotator>) {
 pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
     let basic_auth = basic_auth(&args.http)?;
     let media = &args.setup.media;
-    match (media.host(), media.token()) {
+    match (media.label_studio.host(), media.label_studio.token()) {
         (None, None) => tracing::warn!(
             "LABEL_STUDIO_HOST is not set: uploads and local files are fetched from the address in the last /setup request, if this machine can reach it"
         ),
@@ -88,7 +89,7 @@ pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
             "PREDICT_DEADLINE_S should be less than the {LABEL_STUDIO_TIMEOUT_S} s that Label Studio waits for a batch"
         );
     }
-    let projects = setup::project_store(&args.setup.models.model_dir);
+    let projects = setup::project_store(&args.setup.store, &args.setup.models.model_dir)?;
     let origins = AllowedOrigins::new(
         args.http.allowed_origins.as_deref().unwrap_or_default(),
         args.http.bind_address.is_loopback(),
@@ -149,25 +150,3 @@ async fn stopping(stop: watch::Sender<bool>) {
 
 /// Limit of a graceful stop. It is below the ten seconds after which Docker kills the process.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
-
-/// Completes on Ctrl-C, and on SIGTERM if the system has it.
-async fn stop_signal() {
-    let interrupt = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    #[cfg(unix)]
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending::<()>().await,
-        }
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    tokio::select! {
-        () = interrupt => {}
-        () = terminate => {}
-    }
-}

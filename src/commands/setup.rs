@@ -4,10 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use secrecy::SecretString;
 
 use super::progress;
 use crate::budget::Budget;
-use crate::config::{MediaArgs, SetupArgs, StoreArgs, TypedPrompts};
+use crate::config::{LabelStudioArgs, MediaArgs, SetupArgs, StoreArgs, TypedPrompts};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::media::guard::AllowedHosts;
 use crate::media::{Fetcher, FetcherConfig, ImageLimits, Images};
@@ -51,7 +52,7 @@ pub(super) fn preannotator(
     } = args;
     let loader = ModelLoader::new(models.settings());
     let defaults = Defaults {
-        label_studio: label_studio(&media)?,
+        label_studio: label_studio(&media.label_studio)?,
         prediction: PredictionSettings {
             add_labels: prompts.add_labels,
             ..detection.settings(&loader.names().detector)
@@ -88,28 +89,68 @@ pub(super) fn preannotator(
     ))
 }
 
-/// The remembered prompts and settings of projects.
+/// The remembered prompts and settings of projects: in the shared database if there is one, else in a file.
+///
+/// # Errors
+/// If `DATABASE_URL` cannot be used by this build, or cannot be read.
+pub(super) fn project_store(args: &StoreArgs, model_dir: &Path) -> anyhow::Result<ProjectStore> {
+    match &args.database_url {
+        Some(url) => shared_projects(url),
+        None => Ok(local_projects(model_dir)),
+    }
+}
+
+/// What the servers with the same `DATABASE_URL`, or else the same `MODEL_DIR`, remember; nothing is written.
+///
+/// # Errors
+/// If the database cannot be read.
+pub(super) fn remembered_projects(
+    args: &StoreArgs,
+    model_dir: &Path,
+) -> anyhow::Result<ProjectStore> {
+    match &args.database_url {
+        Some(url) => read_shared_projects(url),
+        None => Ok(read_local_projects(model_dir)),
+    }
+}
+
+#[cfg(feature = "postgres")]
+fn shared_projects(url: &SecretString) -> anyhow::Result<ProjectStore> {
+    ProjectStore::open_shared(url).context("DATABASE_URL")
+}
+
+#[cfg(feature = "postgres")]
+fn read_shared_projects(url: &SecretString) -> anyhow::Result<ProjectStore> {
+    ProjectStore::read_shared(url).context("DATABASE_URL")
+}
+
+#[cfg(not(feature = "postgres"))]
+fn shared_projects(_: &SecretString) -> anyhow::Result<ProjectStore> {
+    anyhow::bail!("DATABASE_URL needs a build with the feature \"postgres\"")
+}
+
+#[cfg(not(feature = "postgres"))]
+use self::shared_projects as read_shared_projects;
+
 #[cfg(feature = "sqlite")]
-pub(super) fn project_store(model_dir: &Path) -> ProjectStore {
+fn local_projects(model_dir: &Path) -> ProjectStore {
     ProjectStore::open(model_dir)
 }
 
-/// The prompts and settings of projects; this build cannot keep them across restarts.
+#[cfg(feature = "sqlite")]
+fn read_local_projects(model_dir: &Path) -> ProjectStore {
+    ProjectStore::open_read_only(model_dir)
+}
+
 #[cfg(not(feature = "sqlite"))]
-pub(super) fn project_store(_: &Path) -> ProjectStore {
+fn local_projects(_: &Path) -> ProjectStore {
     tracing::warn!("prompts are lost at a restart, because this build has no SQLite");
     ProjectStore::in_memory()
 }
 
-/// What a server that uses the same `MODEL_DIR` remembers, read without writing to its file.
-#[cfg(feature = "sqlite")]
-pub(super) fn remembered_projects(model_dir: &Path) -> ProjectStore {
-    ProjectStore::open_read_only(model_dir)
-}
-
 /// This build cannot read what a server remembers.
 #[cfg(not(feature = "sqlite"))]
-pub(super) fn remembered_projects(_: &Path) -> ProjectStore {
+fn read_local_projects(_: &Path) -> ProjectStore {
     ProjectStore::in_memory()
 }
 
@@ -126,7 +167,7 @@ fn warm_embeddings(args: &StoreArgs, model_dir: &Path) -> Option<WarmEmbeddings>
 ///
 /// # Errors
 /// If the address is invalid.
-pub(super) fn label_studio(args: &MediaArgs) -> anyhow::Result<LabelStudio> {
+pub(super) fn label_studio(args: &LabelStudioArgs) -> anyhow::Result<LabelStudio> {
     let token = args.token();
     let credentials = token.map(|token| Credentials::new(token, TokenSource::Settings));
     LabelStudio::new(args.host(), credentials).context("LABEL_STUDIO_HOST")

@@ -33,6 +33,7 @@ pub fn run(args: WarmArgs) -> anyhow::Result<()> {
 }
 
 async fn warm(mut args: WarmArgs) -> anyhow::Result<()> {
+    let part = args.tasks.part()?;
     let Access {
         api,
         project,
@@ -74,6 +75,7 @@ async fn warm(mut args: WarmArgs) -> anyhow::Result<()> {
         preannotator: Arc::new(preannotator),
         plan,
         only_unlabeled: args.tasks.only_unlabeled,
+        part,
         summary: Summary::default(),
         progress: Progress::new(),
     };
@@ -94,6 +96,8 @@ struct Run {
     plan: WarmPlan,
     space: DiskSpace,
     only_unlabeled: bool,
+    /// The part of the tasks.
+    part: (u64, u64),
     summary: Summary,
     progress: Progress,
 }
@@ -216,7 +220,7 @@ impl Run {
     /// Processes the project page by page. Images on disk are not computed again, so an interrupted run can be
     /// resumed.
     async fn process_project(&mut self, project: u64) -> anyhow::Result<()> {
-        let mut pages = Pages::new(project);
+        let mut pages = Pages::new(project, self.part);
         while let Some((mut tasks, total)) = pages.next(&self.api).await? {
             self.progress.set_total(total);
             tasks.retain(|task| self.is_wanted(task));

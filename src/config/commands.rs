@@ -1,10 +1,16 @@
 //! The arguments of each command.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use secrecy::SecretString;
 
-use super::{DetectionArgs, HttpArgs, ImageLimitArgs, LogArgs, MediaArgs, ModelArgs, StoreArgs};
+use super::values::{InvalidValue, Shard};
+use super::{
+    DetectionArgs, HttpArgs, ImageLimitArgs, LabelStudioArgs, LogArgs, MediaArgs, ModelArgs,
+    StoreArgs,
+};
 
 /// `groundling serve`.
 #[derive(Debug, Args)]
@@ -113,9 +119,39 @@ pub struct ProjectTasksArgs {
     /// Skip tasks that have annotations.
     #[arg(long)]
     pub only_unlabeled: bool,
+    /// Work on one of COUNT parts of the tasks; INDEX counts from 0. Processes with different indices share a project, and
+    /// each task belongs to exactly one part. With COUNT alone, the index is that of a Kubernetes Indexed Job
+    /// (JOB_COMPLETION_INDEX).
+    #[arg(long, value_name = "INDEX/COUNT")]
+    pub shard: Option<Shard>,
+    /// The index of this process in a Kubernetes Indexed Job, for `--shard COUNT`.
+    #[arg(long, env = "JOB_COMPLETION_INDEX", value_name = "INDEX", hide = true)]
+    pub shard_index: Option<u64>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub setup: SetupArgs,
+}
+
+impl ProjectTasksArgs {
+    /// The part of the tasks to work on: its index, and the number of parts.
+    ///
+    /// # Errors
+    /// If the index is missing, or too large.
+    pub fn part(&self) -> Result<(u64, u64), InvalidValue> {
+        let Some(Shard { index, count }) = self.shard else {
+            return Ok((0, 1));
+        };
+        match index.or(self.shard_index) {
+            Some(index) if index < count => Ok((index, count)),
+            Some(index) => Err(InvalidValue(format!(
+                "JOB_COMPLETION_INDEX is {index}, but --shard has only {count} parts (0 to {}): the Job's `completions` must be equal to the count",
+                count - 1
+            ))),
+            None => Err(InvalidValue(
+                "--shard COUNT needs JOB_COMPLETION_INDEX; without it, write --shard INDEX/COUNT, such as 0/8".to_owned(),
+            )),
+        }
+    }
 }
 
 /// `groundling doctor`.
@@ -129,6 +165,104 @@ pub struct DoctorArgs {
     pub setup: SetupArgs,
 }
 
+/// `groundling connect`.
+#[derive(Debug, Args)]
+pub struct ConnectArgs {
+    /// The number of an existing project, as in its address: http://localhost:8080/projects/7. [default: the project with
+    /// the title of --title, which is created if there is none]
+    #[arg(long, value_name = "N", conflicts_with = "title")]
+    pub project: Option<u64>,
+    /// The title of the project.
+    #[arg(long, default_value = "groundling")]
+    pub title: String,
+    /// groundling's address as seen from Label Studio's server.
+    #[arg(
+        long,
+        env = "GROUNDLING_URL",
+        default_value = "http://localhost:9090",
+        value_name = "URL"
+    )]
+    pub url: String,
+    /// A file with a labeling config for the project; it replaces the project's own. [default: a new project gets boxes,
+    /// masks and a field for prompts, an existing one keeps its config]
+    #[arg(long, value_name = "FILE")]
+    pub labeling_config: Option<PathBuf>,
+    /// The labels of a new project, separated by commas.
+    #[arg(long, value_name = "LABELS", conflicts_with = "labeling_config")]
+    pub labels: Option<String>,
+    /// Image files, or folders of image files, that are uploaded if the project has no task.
+    #[arg(long, value_name = "IMAGE", num_args = 1..)]
+    pub images: Vec<PathBuf>,
+    /// Upload the built-in pictures of coloured shapes if the project has no task, for the demo models.
+    #[arg(long, conflicts_with = "images")]
+    pub demo: bool,
+    /// How long to wait for Label Studio to start and for groundling to load its models, in seconds.
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    pub wait: u64,
+    /// The user name that groundling requires (its basic authentication).
+    #[arg(long, env = "BASIC_AUTH_USER", value_name = "USER")]
+    pub basic_auth_user: Option<String>,
+    /// The password that groundling requires.
+    #[arg(
+        long,
+        env = "BASIC_AUTH_PASS",
+        value_name = "PASSWORD",
+        hide_env_values = true
+    )]
+    pub basic_auth_pass: Option<SecretString>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub label_studio: LabelStudioArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `groundling completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `groundling man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The folder for the pages, one for each command.
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    pub output: PathBuf,
+}
+
+/// `groundling credentials`.
+#[derive(Debug, Args)]
+pub struct CredentialsArgs {
+    /// The folder of the credentials: the files `password` and `token`.
+    #[arg(long, value_name = "DIR", default_value = "/secrets")]
+    pub folder: PathBuf,
+    /// Label Studio's data folder. The account is added to its file `.env`, from which Label Studio creates it when it
+    /// starts for the first time.
+    #[arg(long, value_name = "DIR", conflicts_with = "show")]
+    pub label_studio_data: Option<PathBuf>,
+    /// Print the user, the password and the token.
+    #[arg(long)]
+    pub show: bool,
+}
+
+/// `groundling health`.
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// The port of the server, on this machine.
+    #[arg(long, env = "PORT", default_value_t = 9090)]
+    pub port: u16,
+    /// The address that the server listens on; 0.0.0.0 is asked at 127.0.0.1.
+    #[arg(long, env = "BIND_ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub bind_address: IpAddr,
+    /// Only ask whether the server runs, not whether its models are loaded.
+    #[arg(long)]
+    pub alive: bool,
+}
+
 /// `groundling download`.
 #[derive(Debug, Args)]
 pub struct DownloadArgs {
@@ -136,6 +270,10 @@ pub struct DownloadArgs {
     /// [default: the models that the settings select]
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
+    /// Leave models that are on this machine as they are, without asking the hub. [default: their checksums are compared, and
+    /// a newer version is downloaded where no version is fixed]
+    #[arg(long)]
+    pub if_missing: bool,
     /// Also copy each model to a subfolder of this folder, without links. Carry the folder to a machine without a
     /// network and use it there as MODEL_DIR.
     #[arg(long, short, value_name = "DIR")]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use secrecy::SecretString;
 
 use super::values::Switch;
 use crate::memory_limit;
@@ -38,6 +39,10 @@ pub struct StoreArgs {
         default_value = "0"
     )]
     pub warm_on_serve: Switch,
+    /// A PostgreSQL database for the prompts and settings of projects, which all servers with this address share, such as
+    /// <postgres://user:password@host/database>. [default: a SQLite file in MODEL_DIR, for one server]
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<SecretString>,
 }
 
 const MIN_CACHE_BYTES: u64 = 256 << 20;

@@ -28,6 +28,37 @@ impl FromStr for Switch {
     }
 }
 
+/// A part of a project's tasks, for several processes that share the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// The number of this part, from 0; `None` if `JOB_COMPLETION_INDEX` gives it.
+    pub index: Option<u64>,
+    /// The number of parts.
+    pub count: u64,
+}
+
+impl FromStr for Shard {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let invalid = || {
+            InvalidValue(
+                "it must be INDEX/COUNT with an index from 0 to COUNT - 1, such as 0/8; or COUNT, and JOB_COMPLETION_INDEX gives the index"
+                    .to_owned(),
+            )
+        };
+        let number = |text: &str| text.trim().parse::<u64>().map_err(|_| invalid());
+        let (index, count) = match text.split_once('/') {
+            Some((index, count)) => (Some(number(index)?), number(count)?),
+            None => (None, number(text)?),
+        };
+        let is_possible = count > 0 && index.is_none_or(|index| index < count);
+        is_possible
+            .then_some(Self { index, count })
+            .ok_or_else(invalid)
+    }
+}
+
 /// A number from 0 to `MAX`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct UpTo<const MAX: u8>(pub f32);

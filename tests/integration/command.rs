@@ -6,7 +6,10 @@ use crate::support::{repository, scratch};
 
 /// Beginnings of the environment variables that `groundling` reads. A developer may have set some of them; tests do
 /// not inherit those.
-const SETTINGS: [&str; 18] = [
+const SETTINGS: [&str; 21] = [
+    "LABEL_STUDIO_",
+    "DATABASE_",
+    "BASIC_AUTH_",
     "MODEL_",
     "HF_",
     "GROUNDING",

@@ -11,6 +11,7 @@
 // helpers
 mod brush_rle_decoder;
 mod command;
+mod connect;
 mod fake_hub;
 mod fake_studio;
 mod server_process;

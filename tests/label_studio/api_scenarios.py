@@ -241,3 +241,45 @@ def basic_auth(world: World) -> None:
     check_regions("basic auth, test request", drawn(api.test_request(connected["id"])))
     check_regions("basic auth", api.suggest(connected["id"], task, prompt_context(PROMPT)))
     backend.stop()
+
+
+def connect_command(world: World) -> None:
+    """`groundling connect` makes a project that works, can be repeated, and connects an existing project."""
+    api = world.api
+    environment = world.legacy.environment | {"GROUNDLING_URL": world.legacy.url}
+    command = ["connect", "--title", "connect command", "--demo"]
+    expected = (
+        ["was created", "24 images were uploaded", "is connected"],
+        ["exists", "no image was uploaded", "was connected already"],
+    )
+    for number, lines in enumerate(expected):
+        code, output = world.run_groundling(f"connect-{number}", command, environment)
+        ensure(code == 0, f"connect ended with exit code {code}: {output[-1500:]}")
+        for line in [*lines, "a prediction for task"]:
+            ensure(line in output, f"connect, run {number}: {line!r} is not in {output[-1500:]}")
+    [project] = [p["id"] for p in api.get("/api/projects/?page_size=100")["results"] if p["title"] == "connect command"]
+    backends = api.get(f"/api/ml?project={project}")
+    ensure(len(backends) == 1 and backends[0]["is_interactive"], f"backends: {backends}")
+    tasks = api.tasks(project)
+    ensure(len(tasks) == 24, f"{len(tasks)} tasks")
+    found = [len(api.suggest(backends[0]["id"], task, prompt_context("star. circle. square"))) for task in tasks[:6]]
+    ensure(sum(found) > 1, f"regions of a prompt on six pictures: {found}")
+
+    # an existing project keeps its config and its backend's title
+    project = api.project("connect an existing project")
+    connected = api.connect(project, world.legacy, is_interactive=False, title="ours")
+    [task] = api.upload(project, SHAPES)
+    config = api.get(f"/api/projects/{project}/")["label_config"]
+    code, output = world.run_groundling("connect-existing", ["connect", "--project", project], environment)
+    ensure(code == 0, f"connect --project ended with exit code {code}: {output[-1500:]}")
+    [backend] = api.get(f"/api/ml?project={project}")
+    ensure(backend["id"] == connected["id"] and backend["title"] == "ours", f"the backend was replaced: {backend}")
+    ensure(backend["is_interactive"], "interactive preannotations are still off")
+    ensure(api.get(f"/api/projects/{project}/")["label_config"] == config, "the labeling config was changed")
+    check_regions("connected project", api.suggest(backend["id"], task, prompt_context(PROMPT)))
+
+    # what is wrong is named
+    wrong = environment | {"GROUNDLING_URL": f"http://127.0.0.1:{free_port()}"}
+    code, output = world.run_groundling("connect-wrong", ["connect", "--project", project, "--wait", "0"], wrong)
+    ensure(code == 1, f"connect with a wrong address ended with exit code {code}: {output[-1500:]}")
+    ensure("health check failed" in output and "--url" in output, f"a wrong address: {output[-1500:]}")

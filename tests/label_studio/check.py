@@ -45,6 +45,7 @@ SCENARIOS = {
     "memory": page_scenarios.memory,
     "annotate": api_scenarios.annotate,
     "doctor": api_scenarios.doctor,
+    "connect-command": api_scenarios.connect_command,
     "basic-auth": api_scenarios.basic_auth,
     "proxy": proxy_scenarios.proxy,
 }
@@ -90,7 +91,7 @@ def run(name: str, scenario, world: World) -> str:
         (world.logs / f"failed-{name}.txt").write_text(traceback.format_exc(), encoding="utf-8")
         if world.browser is not None and name in PAGE:
             world.browser.screenshot(f"failed-{name}")
-    print(f"{outcome:6} {name:10} {time.monotonic() - begun:6.1f} s", flush=True)
+    print(f"{outcome:6} {name:15} {time.monotonic() - begun:6.1f} s", flush=True)
     if problem:
         print(f"       {problem}", flush=True)
     return outcome

@@ -146,10 +146,17 @@ class Scenarios:
             answered.update((project, text) for project, text in stored.items() if text)
         return f"{self.args.kills} kills, {prompts} prompts answered, 0 lost"
 
-    def annotate(self, models: Path, seconds: float | None, with_signal: int = signal.SIGKILL) -> int | None:
+    def annotate(
+        self,
+        models: Path,
+        seconds: float | None,
+        with_signal: int = signal.SIGKILL,
+        flags: list[str] | None = None,
+        variables: dict | None = None,
+    ) -> int | None:
         """Runs `groundling annotate`, and ends it after these seconds. Returns its exit code, or None if it was ended."""
-        command = [self.args.groundling, "annotate", "--project", "7", "--prompt", PHRASES[0]]
-        variables = environment() | self.settings | {"MODEL_DIR": str(models)}
+        command = [self.args.groundling, "annotate", "--project", "7", "--prompt", PHRASES[0], *(flags or [])]
+        variables = environment() | self.settings | {"MODEL_DIR": str(models)} | (variables or {})
         with open(self.args.out / "faults.log", "ab") as log:
             process = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
             try:
@@ -183,6 +190,36 @@ class Scenarios:
     def terminated_annotate(self) -> str:
         """The same after SIGTERM."""
         return self.killed_annotate(signal.SIGTERM)
+
+    def killed_shards(self) -> str:
+        """The same for three shards that run at the same time; the last one takes its index from JOB_COMPLETION_INDEX."""
+        self.studio.predictions.clear()
+        shards = (["--shard", "0/3"], None), (["--shard", "1/3"], None), (["--shard", "3"], "2")
+        models, kills, ended = [self.new_folder() for _ in shards], [], []
+
+        def work(number: int):
+            flags, index = shards[number]
+            draw = random.Random(self.args.seed + number)
+            for _ in range(200):
+                variables = {"JOB_COMPLETION_INDEX": index} if index else {}
+                # the last runs are not killed, so that every shard ends
+                seconds = draw.uniform(0.05, 1.2) if len(kills) < self.args.kills // 2 else None
+                status = self.annotate(models[number], seconds, flags=flags, variables=variables)
+                if status is not None:
+                    ended.append(status)
+                    return
+                kills.append(number)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(len(shards))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        must(ended == [0] * len(shards), f"the shards ended with exit codes {ended}")
+        tasks = sorted(p["task"] for p in self.studio.predictions)
+        must(len(set(tasks)) == len(tasks), "a task has two predictions")
+        must(len(tasks) == self.studio.tasks, f"{len(tasks)} of {self.studio.tasks} tasks have a prediction")
+        return f"3 shards, ended {len(kills)} times, {self.studio.tasks} tasks: no prediction twice, none missing"
 
     # SIGTERM
 
@@ -524,6 +561,7 @@ ALL = (
     "killed_server",
     "killed_annotate",
     "terminated_annotate",
+    "killed_shards",
     "terminated_while_loading",
     "terminated_while_downloading",
     "terminated_in_a_batch",

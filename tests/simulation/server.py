@@ -13,7 +13,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 # variables that a developer may have set; the process must not inherit them
 NOT_INHERITED = re.compile(
-    r"^(MODEL_|HF_|SAM_|GROUNDING|LABEL_STUDIO|BASIC_AUTH|CACHE_|WARM_|MAX_|DETECTOR|SEGMENTER|PRECISION)"
+    r"^(MODEL_|HF_|SAM_|GROUNDING|LABEL_STUDIO|BASIC_AUTH|CACHE_|WARM_|MAX_|DATABASE_|DETECTOR|SEGMENTER|PRECISION)"
 )
 
 

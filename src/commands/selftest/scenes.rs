@@ -94,6 +94,11 @@ impl Scene {
     }
 }
 
+/// The names and bytes of the scenes' image files.
+pub(in super::super) fn image_files() -> impl Iterator<Item = (&'static str, &'static [u8])> {
+    IMAGES.iter().copied()
+}
+
 macro_rules! scene_images {
     ($($number:literal)+) => {
         &[$((

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::label_studio::TokenError;
 
 /// Why an API call failed.
@@ -17,7 +19,12 @@ pub enum ApiError {
     /// The connection failed.
     #[error("cannot reach Label Studio at {url}: {reason} (LABEL_STUDIO_HOST)")]
     #[allow(missing_docs)]
-    Unreachable { url: String, reason: String },
+    Unreachable {
+        url: String,
+        reason: String,
+        /// Whether a retry fails too, because a certificate is not trusted.
+        is_permanent: bool,
+    },
     /// The response has status 401 or 403.
     #[error("{path} answered {status}: {hint}")]
     #[allow(missing_docs)]
@@ -26,7 +33,7 @@ pub enum ApiError {
         status: u16,
         hint: &'static str,
     },
-    /// The response has another error status; `text` is the beginning of its body.
+    /// The response has another error status; `text` is the message in its body, or the beginning of it.
     #[error("{path} answered {status}: {text}")]
     #[allow(missing_docs)]
     Status {
@@ -42,6 +49,38 @@ pub enum ApiError {
     InvalidResponse { path: String, reason: String },
 }
 
+/// What Label Studio answers if it refuses to call a private address.
+pub(super) const BLOCKED_ADDRESS: &str = "resolves to a reserved network address";
+/// Limit of a message, in characters.
+const MAX_MESSAGE: usize = 500;
+
+/// The message in the body of an error response: Label Studio's `detail` and `validation_errors`, else the body's beginning.
+pub(super) fn summary(body: &str) -> String {
+    let parsed: Option<Value> = serde_json::from_str(body).ok();
+    let mut messages = vec![];
+    for field in ["detail", "validation_errors", "error"] {
+        if let Some(value) = parsed.as_ref().and_then(|body| body.get(field)) {
+            collect_texts(value, &mut messages);
+        }
+    }
+    let text = match messages.is_empty() {
+        true => body.to_owned(),
+        false => messages.join(": "),
+    };
+    text.chars().take(MAX_MESSAGE).collect()
+}
+
+fn collect_texts<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => texts.push(text),
+        Value::Array(values) => values.iter().for_each(|value| collect_texts(value, texts)),
+        Value::Object(fields) => fields
+            .values()
+            .for_each(|value| collect_texts(value, texts)),
+        _ => {}
+    }
+}
+
 /// The delay after the first attempt; it doubles with each further attempt.
 const FIRST_RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Upper limit for a delay from `Retry-After`.
@@ -49,12 +88,17 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 impl ApiError {
     /// Whether a retry may succeed.
-    pub(super) fn is_transient(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { is_permanent, .. } => !is_permanent,
             Self::Status { status, .. } => *status >= 500 || *status == 429,
             _ => false,
         }
+    }
+
+    /// Whether Label Studio refused to call a private address of a backend.
+    pub fn is_blocked_address(&self) -> bool {
+        matches!(self, Self::Status { text, .. } if text.contains(BLOCKED_ADDRESS))
     }
 
     /// How long to wait before the next attempt, after `attempts` attempts (at least 1).

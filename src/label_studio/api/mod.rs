@@ -1,19 +1,24 @@
-//! The part of Label Studio's API that `annotate` and `doctor` use.
+//! The part of Label Studio's API that the commands for projects use.
 
 mod error;
+mod provision;
 mod types;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reqwest::header::AUTHORIZATION;
+use reqwest::multipart::Form;
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use self::error::ApiError;
-pub use self::types::{Backend, Project, StoredPrediction, StoredTask, TaskPage, User};
+pub use self::provision::{Authentication, BackendSettings, ImageFile};
+pub use self::types::{
+    Backend, BackendTest, Project, StoredPrediction, StoredTask, TaskPage, User,
+};
 use super::LabelStudio;
 use crate::outgoing::{self, client, error_chain};
 
@@ -26,6 +31,14 @@ const MAX_RESPONSE_BYTES: usize = 1 << 30;
 pub struct Api {
     client: reqwest::Client,
     label_studio: LabelStudio,
+}
+
+/// The body of a request.
+enum Body<'a, T> {
+    Empty,
+    Json(&'a T),
+    /// A form, made again for each attempt.
+    Form(&'a (dyn Fn() -> Form + Sync)),
 }
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -82,7 +95,7 @@ impl Api {
     pub async fn set_label_config(&self, project: u64, config: &str) -> Result<(), ApiError> {
         let body = serde_json::json!({ "label_config": config });
         let path = format!("/api/projects/{project}/");
-        let changed: Result<Value, _> = self.call(Method::PATCH, &path, Some(&body)).await;
+        let changed: Result<Value, _> = self.call(Method::PATCH, &path, Body::Json(&body)).await;
         changed.map(|_| ())
     }
 
@@ -130,7 +143,7 @@ impl Api {
     pub async fn may_store_predictions(&self) -> Result<(), ApiError> {
         let empty = Value::Object(Map::new());
         let result: Result<Value, _> = self
-            .call(Method::POST, "/api/predictions/", Some(&empty))
+            .call(Method::POST, "/api/predictions/", Body::Json(&empty))
             .await;
         match result {
             Err(ApiError::Status { status: 400, .. }) => Ok(()),
@@ -152,7 +165,7 @@ impl Api {
         let mut attempts = 0;
         loop {
             let result: Result<Value, _> = self
-                .call(Method::POST, "/api/predictions/", Some(prediction))
+                .call(Method::POST, "/api/predictions/", Body::Json(prediction))
                 .await;
             attempts += 1;
             match result {
@@ -194,7 +207,7 @@ impl Api {
     async fn text_with_retries(&self, method: Method, path: &str) -> Result<String, ApiError> {
         let mut attempts = 0;
         loop {
-            let result = self.text(&method, path, None::<&Value>).await;
+            let result = self.text(&method, path, &Body::<Value>::Empty).await;
             attempts += 1;
             match result {
                 Err(error) if error.is_transient() && attempts < MAX_ATTEMPTS => {
@@ -210,9 +223,9 @@ impl Api {
         &self,
         method: Method,
         path: &str,
-        body: Option<&impl Serialize>,
+        body: Body<'_, impl Serialize>,
     ) -> Result<T, ApiError> {
-        let text = self.text(&method, path, body).await?;
+        let text = self.text(&method, path, &body).await?;
         parse_json(path, &text)
     }
 
@@ -221,7 +234,7 @@ impl Api {
         &self,
         method: &Method,
         path: &str,
-        body: Option<&impl Serialize>,
+        body: &Body<'_, impl Serialize>,
     ) -> Result<String, ApiError> {
         let first = self.send(method, path, body).await?;
         let response = if first.status() == StatusCode::UNAUTHORIZED
@@ -233,21 +246,23 @@ impl Api {
         };
         let status = response.status();
         let path = without_query(path);
-        if matches!(status.as_u16(), 401 | 403) {
-            return Err(ApiError::Refused {
-                path,
-                status: status.as_u16(),
-                hint: self.label_studio.refusal_hint(),
-            });
-        }
         let location = response.headers().get("location").cloned();
         let retry_after = outgoing::retry_after(&response);
         let text = outgoing::read_body(response, MAX_RESPONSE_BYTES).await;
         let text = text.map_err(|error| ApiError::Unreachable {
             url: self.label_studio.base().unwrap_or_default().to_owned(),
             reason: error.to_string(),
+            is_permanent: false,
         })?;
         let text = String::from_utf8_lossy(&text).into_owned();
+        // 403 is also the answer to a forbidden address of a backend
+        if matches!(status.as_u16(), 401 | 403) && !text.contains(error::BLOCKED_ADDRESS) {
+            return Err(ApiError::Refused {
+                path,
+                status: status.as_u16(),
+                hint: self.label_studio.refusal_hint(),
+            });
+        }
         if status.is_redirection() {
             let to = location.as_ref().and_then(|to| to.to_str().ok());
             return Err(ApiError::Status {
@@ -264,7 +279,7 @@ impl Api {
             return Err(ApiError::Status {
                 path,
                 status: status.as_u16(),
-                text: text.chars().take(300).collect(),
+                text: error::summary(&text),
                 retry_after,
             });
         }
@@ -275,23 +290,27 @@ impl Api {
         &self,
         method: &Method,
         path: &str,
-        body: Option<&impl Serialize>,
+        body: &Body<'_, impl Serialize>,
     ) -> Result<reqwest::Response, ApiError> {
         let base = self.label_studio.base().ok_or(ApiError::NoHost)?;
         let mut request = self.client.request(method.clone(), format!("{base}{path}"));
         if let Some(header) = self.label_studio.authorization(&self.client).await? {
             request = request.header(AUTHORIZATION, header);
         }
-        if let Some(body) = body {
-            request = request.json(body);
-        }
+        request = match body {
+            Body::Empty => request,
+            Body::Json(value) => request.json(value),
+            Body::Form(form) => request.multipart(form()),
+        };
         request.send().await.map_err(|e| self.unreachable(e))
     }
 
     fn unreachable(&self, error: reqwest::Error) -> ApiError {
+        let error = error.without_url();
         ApiError::Unreachable {
             url: self.label_studio.base().unwrap_or_default().to_owned(),
-            reason: error_chain(&error.without_url()),
+            reason: error_chain(&error),
+            is_permanent: outgoing::is_about_certificates(&error),
         }
     }
 }

@@ -52,6 +52,7 @@ pub struct TaskPage {
 #[derive(Debug, Clone, Deserialize)]
 #[allow(missing_docs)]
 pub struct Backend {
+    pub id: u64,
     #[serde(default)]
     pub title: String,
     #[serde(default)]
@@ -64,6 +65,26 @@ pub struct Backend {
     pub is_interactive: bool,
     #[serde(default)]
     pub extra_params: Value,
+    #[serde(default)]
+    pub model_version: Option<String>,
+}
+
+/// The predictions of a backend for one task, which are not stored.
+#[derive(Debug, Clone, Deserialize)]
+pub struct BackendTest {
+    /// The task.
+    pub task: StoredTask,
+    /// One prediction per task; `None` if the backend's answer has none.
+    #[serde(default)]
+    pub response: Option<Vec<TestPrediction>>,
+}
+
+/// A prediction of a test.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TestPrediction {
+    /// The regions.
+    #[serde(default)]
+    pub result: Vec<Value>,
 }
 
 /// The user that a token belongs to.

@@ -1,12 +1,13 @@
 //! The state of a project: its settings, prompt, Label Studio and model version.
 
-#[cfg(feature = "sqlite")]
-mod file;
+mod database;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod settings;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 pub mod store;
 pub mod version;
-#[cfg(feature = "sqlite")]
-mod writer;
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The SQLite file that stores the projects: its schema, migration, and repair.
+//! The SQLite file of a single server: its schema, migration, and repair.
 //!
 //! A damaged file is renamed and replaced by a new one. A file of an older version is migrated, and a copy of the old
 //! file is kept.
@@ -10,13 +10,14 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use serde_json::Value;
 
+use super::database::{Change, Database, StoredProject, WriteError};
 use super::settings::ProjectSettings;
-use super::store::{Change, StoredProject};
+use super::store::ProjectStore;
 
 /// The name of the file in `MODEL_DIR`.
-pub(super) const FILE: &str = "groundling.sqlite3";
+const FILE: &str = "groundling.sqlite3";
 
-pub(super) const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS projects (
+const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS projects (
     project TEXT PRIMARY KEY, prompt TEXT, extra_params TEXT NOT NULL DEFAULT '', updated_at INTEGER NOT NULL
 )";
 
@@ -25,7 +26,7 @@ const VERSION: i64 = 1;
 
 /// Why a change could not be written.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum WriteError {
+enum FileError {
     /// The folder of the file cannot be created.
     #[error("its folder cannot be created: {0}")]
     Folder(std::io::Error),
@@ -34,48 +35,73 @@ pub(super) enum WriteError {
     Sqlite(#[from] rusqlite::Error),
 }
 
+impl ProjectStore {
+    /// Reads the file in `folder`, and starts the thread that writes it. A damaged file is renamed; the folder is created at
+    /// the first write.
+    pub fn open(folder: &Path) -> Self {
+        Self::with_database(ProjectFile::new(folder.join(FILE)))
+    }
+
+    /// Reads the file in `folder` without writing to it: for inspecting what a server remembers.
+    pub fn open_read_only(folder: &Path) -> Self {
+        Self::new(load_read_only(&folder.join(FILE)))
+    }
+}
+
 /// The file, opened for writing when it is first needed.
 #[derive(Debug)]
-pub(super) struct ProjectFile {
+struct ProjectFile {
     path: PathBuf,
     connection: Option<Connection>,
 }
 
+impl Database for ProjectFile {
+    const POLL_INTERVAL: Option<Duration> = None;
+    const RETRY_DELAY: Duration = Duration::from_secs(10);
+    type Error = FileError;
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Never fails: a file that cannot be read has no projects.
+    fn changed(&mut self) -> Result<Vec<StoredProject>, FileError> {
+        let exists = self.path.exists();
+        Ok(if exists { load(&self.path) } else { vec![] })
+    }
+
+    /// If the file turns out to be damaged, it is renamed and the change is written to a new file.
+    fn write(&mut self, change: &Change) -> Result<(), WriteError<FileError>> {
+        let result = match self.try_write(change) {
+            Err(FileError::Sqlite(error)) if is_damaged(&error) => {
+                self.connection = None;
+                rename_damaged(&self.path);
+                self.try_write(change)
+            }
+            result => result,
+        };
+        result.map_err(|error| {
+            self.connection = None;
+            WriteError::Later(error)
+        })
+    }
+}
+
 impl ProjectFile {
-    pub(super) fn new(path: PathBuf) -> Self {
+    fn new(path: PathBuf) -> Self {
         Self {
             path,
             connection: None,
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Writes a change. If the file turns out to be damaged, it is renamed and the change is written to a new file.
-    ///
-    /// # Errors
-    /// If the file cannot be written; the next call opens it again.
-    pub(super) fn write(&mut self, change: &Change) -> Result<(), WriteError> {
-        match self.try_write(change) {
-            Err(WriteError::Sqlite(error)) if is_damaged(&error) => {
-                self.connection = None;
-                rename_damaged(&self.path);
-                self.try_write(change)
-            }
-            result => result,
-        }
-        .inspect_err(|_| self.connection = None)
-    }
-
-    fn try_write(&mut self, change: &Change) -> Result<(), WriteError> {
+    fn try_write(&mut self, change: &Change) -> Result<(), FileError> {
         let connection = match self.connection.take() {
             // the file may have been deleted while the server runs
             Some(connection) if self.path.exists() => connection,
             _ => {
                 if let Some(folder) = self.path.parent() {
-                    fs::create_dir_all(folder).map_err(WriteError::Folder)?;
+                    fs::create_dir_all(folder).map_err(FileError::Folder)?;
                 }
                 connect(&self.path)?
             }
@@ -157,7 +183,7 @@ fn migrate(connection: &mut Connection, path: &Path, is_new: bool) -> rusqlite::
 }
 
 /// All projects, from the least to the most recently changed.
-pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<StoredProject>> {
+fn all(connection: &Connection) -> rusqlite::Result<Vec<StoredProject>> {
     let mut query = connection
         .prepare("SELECT project, prompt, extra_params FROM projects ORDER BY updated_at, rowid")?;
     let rows = query.query_map([], |row| {
@@ -171,7 +197,7 @@ pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<StoredProject
 }
 
 /// All projects. Returns none if the file cannot be read; a damaged file is also renamed.
-pub(super) fn load(path: &Path) -> Vec<StoredProject> {
+fn load(path: &Path) -> Vec<StoredProject> {
     let read = connect(path).and_then(|connection| all(&connection));
     read.unwrap_or_else(|error| {
         warn_unreadable(path, &error);
@@ -183,7 +209,7 @@ pub(super) fn load(path: &Path) -> Vec<StoredProject> {
 }
 
 /// All projects of a file that another process owns, opened read-only. Returns none if the file cannot be read.
-pub(super) fn load_read_only(path: &Path) -> Vec<StoredProject> {
+fn load_read_only(path: &Path) -> Vec<StoredProject> {
     if !path.exists() {
         return vec![];
     }
@@ -222,5 +248,156 @@ fn rename_damaged(path: &Path) {
             %error,
             "the file of remembered prompts is damaged and could not be renamed"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::label_studio::LabelStudio;
+
+    /// Waits until the thread has written.
+    fn eventually(is_so: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !is_so() {
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "the change was not written within 20 s"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn prompt_on_disk(folder: &Path) -> Option<String> {
+        ProjectStore::open_read_only(folder)
+            .project("7.1")
+            .typed_prompt
+    }
+
+    #[test]
+    fn prompts_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let models = folder.path().join("models");
+        let store = ProjectStore::open(&models);
+        let extra = json!({"prompt": "pot", "box_threshold": 0.4});
+        store.apply_setup("7.1", &extra, LabelStudio::default());
+        assert_eq!(store.project("7.1").prompt(), Some("pot"));
+        store.remember_prompt("7.1", "bok choi");
+        // a prompt in extra_params takes precedence as long as it is set
+        assert_eq!(store.project("7.1").prompt(), Some("pot"));
+        let extra = json!({"box_threshold": 0.4});
+        store.apply_setup("7.1", &extra, LabelStudio::default());
+        assert_eq!(store.project("7.1").prompt(), Some("bok choi"));
+        assert_eq!(store.name_of_number(7).as_deref(), Some("7.1"));
+        assert_eq!(store.name_of_number(71), None);
+        eventually(|| prompt_on_disk(&models).as_deref() == Some("bok choi"));
+        let again = ProjectStore::open(&models);
+        assert_eq!(again.project("7.1").settings.box_threshold, Some(0.4));
+        again.apply_setup("7.1", &json!({"prompt": "cup"}), LabelStudio::default());
+        assert_eq!(again.project("7.1").prompt(), Some("cup"));
+    }
+
+    #[test]
+    fn a_file_of_an_older_version_is_migrated_and_a_copy_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        {
+            let old = Connection::open(&file).unwrap();
+            old.execute(SCHEMA, []).unwrap();
+            let insert = "INSERT INTO projects VALUES (?1, ?2, ?3, 0)";
+            for (project, prompt, extra) in [
+                ("1.1", Some("pot"), "{\"prompt\": \"pot\"}"),
+                ("2.1", Some("cup"), "{\"prompt\": \"pot\"}"),
+                ("3.1", Some("cup"), ""),
+            ] {
+                old.execute(insert, params![project, prompt, extra])
+                    .unwrap();
+            }
+        }
+        let store = ProjectStore::open(folder.path());
+        let typed = |project: &str| store.project(project).typed_prompt;
+        assert_eq!(typed("1.1"), None);
+        assert_eq!(store.project("1.1").prompt(), Some("pot"));
+        assert_eq!(typed("2.1").as_deref(), Some("cup"));
+        assert_eq!(store.project("3.1").prompt(), Some("cup"));
+        let copy = Connection::open(folder.path().join("groundling.sqlite3.before-1")).unwrap();
+        assert_eq!(all(&copy).unwrap()[0].prompt.as_deref(), Some("pot"));
+        // a second start has nothing to migrate
+        drop(store);
+        assert_eq!(
+            ProjectStore::open(folder.path()).project("3.1").prompt(),
+            Some("cup")
+        );
+    }
+
+    #[test]
+    fn a_forgotten_project_is_deleted_from_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = ProjectStore::open(folder.path());
+        store.max_projects = 1;
+        store.remember_prompt("1.1", "pot");
+        store.remember_prompt("2.1", "dog");
+        let on_disk = |name: &str| {
+            let store = ProjectStore::open_read_only(folder.path());
+            store.project(name).typed_prompt
+        };
+        eventually(|| on_disk("2.1").is_some());
+        assert_eq!(on_disk("1.1"), None);
+    }
+
+    #[test]
+    fn two_servers_can_share_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (
+            ProjectStore::open(folder.path()),
+            ProjectStore::open(folder.path()),
+        );
+        one.remember_prompt("7.1", "dog");
+        eventually(|| prompt_on_disk(folder.path()).is_some());
+        two.apply_setup(
+            "7.1",
+            &json!({"box_threshold": 0.4}),
+            LabelStudio::default(),
+        );
+        let on_disk = || ProjectStore::open_read_only(folder.path()).project("7.1");
+        eventually(|| on_disk().settings.box_threshold == Some(0.4));
+        assert_eq!(on_disk().prompt(), Some("dog"));
+    }
+
+    #[test]
+    fn a_damaged_or_deleted_file_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        fs::write(
+            &file,
+            "this is not a database, but long enough to be checked for being one",
+        )
+        .unwrap();
+        let store = ProjectStore::open(folder.path());
+        store.remember_prompt("7.1", "dog");
+        eventually(|| file.exists() && prompt_on_disk(folder.path()).is_some());
+        assert!(folder.path().join("groundling.sqlite3.damaged").exists());
+        // the file is damaged, and then deleted, while the server runs
+        fs::write(
+            &file,
+            "not a database any more, but still as long as a header of one",
+        )
+        .unwrap();
+        store.remember_prompt("7.1", "cow");
+        eventually(|| prompt_on_disk(folder.path()).as_deref() == Some("cow"));
+        fs::remove_file(&file).unwrap();
+        store.remember_prompt("7.1", "cat");
+        eventually(|| file.exists() && prompt_on_disk(folder.path()).as_deref() == Some("cat"));
+
+        // a folder that cannot be created
+        let blocked = folder.path().join("file");
+        fs::write(&blocked, "").unwrap();
+        let store = ProjectStore::open(&blocked.join("models"));
+        store.remember_prompt("7.1", "dog");
+        assert_eq!(store.project("7.1").prompt(), Some("dog"));
     }
 }

@@ -1,15 +1,18 @@
 //! Remembers each project's last prompt and `extra_params`.
 //!
-//! Reads are answered from memory. With the feature `sqlite`, changes are also written to a file and survive a restart.
-//! If the file is damaged or cannot be written, a warning is logged and the server continues without it.
+//! Reads are answered from memory. With the features `sqlite` and `postgres`, changes are also written to a database and
+//! survive a restart; servers that share a PostgreSQL database also see each other's. If the database is damaged or away,
+//! a warning is logged and the server goes on without it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use super::database::{Change, QueuedChange, StoredProject};
 use super::settings::ProjectSettings;
 use crate::label_studio::LabelStudio;
 
@@ -26,6 +29,8 @@ pub struct ProjectState {
     pub extra_params: String,
     /// Sequence number of the last change to this project, over the changes of all projects.
     changed: u64,
+    /// Number of changes that are not in the database yet.
+    unwritten: u32,
 }
 
 impl ProjectState {
@@ -37,51 +42,20 @@ impl ProjectState {
     }
 }
 
-/// A project as it is stored in a file.
-#[derive(Debug)]
-pub(super) struct StoredProject {
-    pub(super) project: String,
-    pub(super) prompt: Option<String>,
-    pub(super) extra_params: String,
-}
-
-/// A change to a stored project. It has only the changed columns, because another server may share the file.
-#[derive(Debug)]
-#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
-pub(super) enum Change {
-    /// Columns to write; `None` leaves a column as it is.
-    Write {
-        project: String,
-        prompt: Option<Option<String>>,
-        extra_params: Option<String>,
-    },
-    /// Deletes the project.
-    Delete { project: String },
-}
-
-/// A change in the writer's queue.
-#[derive(Debug)]
-#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
-pub(super) struct QueuedChange {
-    pub(super) change: Change,
-    /// Notified when the change is in the file.
-    pub(super) written: oneshot::Sender<()>,
-}
-
-/// A change that is being written to the file.
+/// A change that is being written to the database.
 #[derive(Debug, Default)]
 pub struct PendingWrite(Option<oneshot::Receiver<()>>);
 
-/// How long an answer waits until a typed prompt is in the file. A disk takes milliseconds. A full disk, or a file
-/// that another process has locked, must not delay the annotator.
+/// How long an answer waits until a typed prompt is in the database. It takes milliseconds. A full disk, or a file that
+/// another process has locked, must not delay the annotator.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl PendingWrite {
-    /// Waits until the change is in the file, for at most one second. A change that is in the file survives a
+    /// Waits until the change is in the database, for at most one second. A change that is in the database survives a
     /// crash of the process.
     pub async fn done(self) {
         if let Some(written) = self.0 {
-            // failures are logged by the writer thread
+            // failures are logged by the thread that writes
             let _ = tokio::time::timeout(WRITE_TIMEOUT, written).await;
         }
     }
@@ -96,49 +70,92 @@ const MAX_EXTRA_PARAMS: usize = 64 << 10;
 /// The states of all projects; clones share them.
 #[derive(Debug, Clone)]
 pub struct ProjectStore {
-    projects: Arc<Mutex<HashMap<String, ProjectState>>>,
+    pub(super) projects: ProjectMap,
     pub(super) max_projects: usize,
-    /// `None` if changes are not written to a file.
-    writer: Option<mpsc::Sender<QueuedChange>>,
+    /// `None` if changes are not written to a database.
+    pub(super) writer: Option<Writer>,
+}
+
+/// The states by the name of the project; clones share them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ProjectMap(Arc<Mutex<HashMap<String, ProjectState>>>);
+
+/// The way to the thread that writes changes.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    pub(super) changes: mpsc::Sender<QueuedChange>,
+    /// Whether the database could be used last time.
+    pub(super) is_available: Arc<AtomicBool>,
+}
+
+impl ProjectMap {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, ProjectState>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a change of a project is in the database.
+    pub(super) fn written(&self, project: &str) {
+        if let Some(state) = self.lock().get_mut(project) {
+            state.unwritten = state.unwritten.saturating_sub(1);
+        }
+    }
+
+    /// Takes over projects from the database, from the least to the most recently changed. A project with changes that are
+    /// not in the database yet stays as it is: they are later than what was read.
+    pub(super) fn take_over(&self, stored: Vec<StoredProject>) {
+        let mut projects = self.lock();
+        let next = next_number(&projects);
+        for (stored, changed) in stored.into_iter().zip(next..) {
+            let state = projects.entry(stored.project).or_default();
+            if state.unwritten > 0 {
+                continue;
+            }
+            state.changed = changed;
+            state.typed_prompt = stored.prompt;
+            if state.extra_params != stored.extra_params {
+                let extra_params = Value::String(stored.extra_params);
+                state.settings = ProjectSettings::parse(&extra_params).0;
+                state.extra_params = extra_params.as_str().unwrap_or_default().to_owned();
+            }
+        }
+    }
+}
+
+/// The number of the next change.
+fn next_number(projects: &HashMap<String, ProjectState>) -> u64 {
+    let numbers = projects.values().map(|state| state.changed);
+    numbers.max().map_or(0, |latest| latest + 1)
 }
 
 impl ProjectStore {
-    /// A store without a file: it is empty, and forgets everything when the process ends.
+    /// A store without a database: it is empty, and forgets everything when the process ends.
     pub fn in_memory() -> Self {
-        Self::new(vec![], None)
+        Self::new(vec![])
     }
 
-    pub(super) fn new(
-        stored: Vec<StoredProject>,
-        writer: Option<mpsc::Sender<QueuedChange>>,
-    ) -> Self {
-        let projects = stored.into_iter().zip(0..).map(|(stored, changed)| {
-            let extra_params = Value::String(stored.extra_params.clone());
-            let (settings, _) = ProjectSettings::parse(&extra_params);
-            let state = ProjectState {
-                typed_prompt: stored.prompt,
-                settings,
-                label_studio: LabelStudio::default(),
-                extra_params: stored.extra_params,
-                changed,
-            };
-            (stored.project, state)
-        });
+    /// A store of these projects, whose changes are not written.
+    pub(super) fn new(stored: Vec<StoredProject>) -> Self {
+        let projects = ProjectMap::default();
+        projects.take_over(stored);
         Self {
-            projects: Arc::new(Mutex::new(projects.collect())),
+            projects,
             max_projects: MAX_PROJECTS,
-            writer,
+            writer: None,
         }
     }
 
     /// The state of a project, by the name that Label Studio sends in `/setup` and `/predict`.
     pub fn project(&self, project: &str) -> ProjectState {
-        self.projects().get(project).cloned().unwrap_or_default()
+        self.projects
+            .lock()
+            .get(project)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// The full name of the project with this number, if only one Label Studio has a project with it.
     pub fn name_of_number(&self, number: u64) -> Option<String> {
-        let projects = self.projects();
+        let projects = self.projects.lock();
         let start = format!("{number}.");
         let mut matching = projects.keys().filter(|name| name.starts_with(&start));
         match (matching.next(), matching.next()) {
@@ -206,15 +223,15 @@ impl ProjectStore {
         })
     }
 
-    /// Changes a project's state, and queues the change that `apply` returns for the file.
+    /// Changes a project's state, and queues the change that `apply` returns for the database.
     fn change(
         &self,
         project: &str,
         apply: impl FnOnce(&mut ProjectState) -> Option<Change>,
     ) -> PendingWrite {
-        // locked until the change is queued, so that the file gets the changes in the same order
-        let mut projects = self.projects();
-        let latest = projects.values().map(|state| state.changed).max();
+        // locked until the change is queued, so that the database gets the changes in the same order
+        let mut projects = self.projects.lock();
+        let number = next_number(&projects);
         if projects.len() >= self.max_projects && !projects.contains_key(project) {
             let oldest = projects.iter().min_by_key(|(_, state)| state.changed);
             if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
@@ -224,29 +241,30 @@ impl ProjectStore {
                     self.max_projects
                 );
                 projects.remove(&oldest);
-                self.queue(Change::Delete { project: oldest });
+                if let Some(writer) = &self.writer {
+                    writer.queue(Change::Delete { project: oldest });
+                }
             }
         }
         let state = projects.entry(project.to_owned()).or_default();
-        state.changed = latest.map_or(0, |latest| latest + 1);
-        match apply(state) {
-            Some(change) => self.queue(change),
-            None => PendingWrite::default(),
+        state.changed = number;
+        match (apply(state), &self.writer) {
+            (Some(change), Some(writer)) => {
+                state.unwritten += 1;
+                writer.queue(change)
+            }
+            _ => PendingWrite::default(),
         }
     }
+}
 
+impl Writer {
+    /// Queues a change. While the database is away, there is nothing to wait for.
     fn queue(&self, change: Change) -> PendingWrite {
-        let Some(writer) = &self.writer else {
-            return PendingWrite::default();
-        };
         let (written, pending) = oneshot::channel();
-        // the writer thread ends only when the last sender is dropped
-        let _ = writer.send(QueuedChange { change, written });
-        PendingWrite(Some(pending))
-    }
-
-    fn projects(&self) -> MutexGuard<'_, HashMap<String, ProjectState>> {
-        self.projects.lock().unwrap_or_else(PoisonError::into_inner)
+        // the thread ends only when the last sender is dropped
+        let _ = self.changes.send(QueuedChange { change, written });
+        PendingWrite(self.is_available.load(Ordering::Relaxed).then_some(pending))
     }
 }
 

@@ -1,6 +1,7 @@
 //! A fake Label Studio: a web server with the recorded behaviour of Label Studio for uploads, local files, cloud
-//! storage URIs, access tokens, and the API calls of `annotate`, `warm` and `doctor`.
+//! storage URIs, access tokens, and the API calls of `annotate`, `warm`, `doctor` and `connect`.
 
+mod backends;
 mod routes;
 
 use std::collections::BTreeMap;
@@ -46,6 +47,8 @@ pub struct StudioOptions {
     pub failing_deletions: usize,
     /// Whether the bytes of every upload are different. The picture is always the same.
     pub has_distinct_images: bool,
+    /// Whether backends with private addresses are refused, as by default.
+    pub blocks_private_addresses: bool,
 }
 
 impl Default for StudioOptions {
@@ -58,6 +61,7 @@ impl Default for StudioOptions {
             failing_stores: 0,
             failing_deletions: 0,
             has_distinct_images: false,
+            blocks_private_addresses: false,
         }
     }
 }
@@ -78,7 +82,12 @@ struct StudioState {
     accepts_legacy_tokens: bool,
     access_token_seconds: u64,
     has_distinct_images: bool,
-    tasks: Vec<Value>,
+    blocks_private_addresses: bool,
+    tasks: Mutex<Vec<Value>>,
+    /// The title of project 7, if it was created.
+    created_project: Mutex<Option<String>>,
+    /// The backends of project 7.
+    backends: Mutex<Vec<Value>>,
     /// How often the personal access token was exchanged. The number of an access token is its exchange.
     token_exchanges: AtomicUsize,
     /// Access tokens with a smaller number are rejected.
@@ -124,7 +133,8 @@ impl FakeStudio {
             accepts_legacy_tokens: options.accepts_legacy_tokens,
             access_token_seconds: options.access_token_seconds,
             has_distinct_images: options.has_distinct_images,
-            tasks: (0..options.tasks).map(task).collect(),
+            blocks_private_addresses: options.blocks_private_addresses,
+            tasks: Mutex::new((0..options.tasks).map(task).collect()),
             failing_stores: options.failing_stores.into(),
             failing_deletions: options.failing_deletions.into(),
             ..StudioState::default()
@@ -172,6 +182,16 @@ impl FakeStudio {
     /// The labeling config of project 7, if it was changed.
     pub fn changed_label_config(&self) -> Option<String> {
         self.state.label_config.lock().unwrap().clone()
+    }
+
+    /// The backends that were connected to project 7.
+    pub fn backends(&self) -> Vec<Value> {
+        self.state.backends.lock().unwrap().clone()
+    }
+
+    /// The tasks of project 7.
+    pub fn tasks(&self) -> Vec<Value> {
+        self.state.tasks.lock().unwrap().clone()
     }
 
     /// The predictions that were stored.

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use super::{LEGACY_TOKEN, StudioState, count_down, jwt, personal_access_token};
+use super::{LEGACY_TOKEN, StudioState, backends, count_down, jwt, personal_access_token};
 use crate::support::{SHAPES, SHAPES_CONFIG};
 
 pub(super) fn router(state: Arc<StudioState>) -> Router {
@@ -45,23 +45,23 @@ pub(super) fn router(state: Arc<StudioState>) -> Router {
             get(project).patch(change_project),
         )
         .route("/api/tasks/", get(tasks))
-        .route("/api/ml", get(backends))
         .route("/api/predictions/", get(predictions).post(store_prediction))
         .route("/api/predictions/{prediction}/", delete(delete_prediction))
+        .merge(backends::router())
         .with_state(state)
 }
 
-type SharedState = State<Arc<StudioState>>;
+pub(super) type SharedState = State<Arc<StudioState>>;
 
 impl StudioState {
     /// The labeling config of project 7.
-    fn label_config(&self) -> String {
+    pub(super) fn label_config(&self) -> String {
         let changed = self.label_config.lock().unwrap().clone();
         changed.unwrap_or_else(|| SHAPES_CONFIG.to_owned())
     }
 
     /// Whether a request has a valid token.
-    fn is_authorized(&self, headers: &HeaderMap) -> bool {
+    pub(super) fn is_authorized(&self, headers: &HeaderMap) -> bool {
         let header = headers.get("authorization").and_then(|v| v.to_str().ok());
         match header.and_then(|header| header.split_once(' ')) {
             Some(("Token", token)) => self.accepts_legacy_tokens && token == LEGACY_TOKEN,
@@ -78,7 +78,11 @@ impl StudioState {
     }
 
     /// The response to an authorized request, or 401.
-    fn if_authorized(&self, headers: &HeaderMap, response: impl FnOnce() -> Response) -> Response {
+    pub(super) fn if_authorized(
+        &self,
+        headers: &HeaderMap,
+        response: impl FnOnce() -> Response,
+    ) -> Response {
         match self.is_authorized(headers) {
             true => response(),
             false => {
@@ -124,7 +128,7 @@ async fn upload(
 }
 
 /// The decoded value of a key in a query.
-fn query(uri: &Uri, key: &str) -> Option<String> {
+pub(super) fn query(uri: &Uri, key: &str) -> Option<String> {
     let url = reqwest::Url::parse(&format!("http://host{uri}")).unwrap();
     let mut pairs = url.query_pairs();
     pairs
@@ -258,25 +262,22 @@ async fn change_project(
     })
 }
 
-async fn backends(State(studio): SharedState, headers: HeaderMap) -> Response {
-    studio.if_authorized(&headers, || Json(json!([])).into_response())
-}
-
 /// A page of tasks with their predictions.
 async fn tasks(State(studio): SharedState, uri: Uri, headers: HeaderMap) -> Response {
     let number = |key: &str| query(&uri, key).unwrap().parse::<usize>().unwrap();
     let (page, size) = (number("page"), number("page_size"));
     let stored = studio.predictions.lock().unwrap().clone();
-    let page = studio.tasks.iter().skip((page - 1) * size).take(size);
+    let tasks = studio.tasks.lock().unwrap().clone();
+    let total = tasks.len();
+    let page = tasks.into_iter().skip((page - 1) * size).take(size);
     let tasks: Vec<Value> = page
-        .map(|task| {
-            let mut task = task.clone();
+        .map(|mut task| {
             let of_task = stored.iter().filter(|p| p["task"] == task["id"]);
             task["predictions"] = of_task.cloned().collect();
             task
         })
         .collect();
-    let body = json!({"tasks": tasks, "total": studio.tasks.len()});
+    let body = json!({"tasks": tasks, "total": total});
     studio.if_authorized(&headers, || Json(body).into_response())
 }
 
