@@ -55,10 +55,8 @@ impl Cli {
     /// Parses the command line and the environment. If they are invalid, prints the reason and ends the process. An
     /// empty environment variable counts as unset, because compose files set variables this way.
     pub fn read() -> Self {
-        let command = without_empty_variables(Self::command());
-        let matches = with_secret_files(command)
-            .unwrap_or_else(|error| error.exit())
-            .get_matches();
+        let command = with_secret_files(Self::command()).unwrap_or_else(|error| error.exit());
+        let matches = without_empty_variables(command).get_matches();
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 }
