@@ -56,6 +56,18 @@ docs:
 docker:
     docker build --tag groundling .
 
+# `docker compose up` with Label Studio, tested in a browser (needs a Docker engine and the environment of the Label Studio check)
+docker-check *arguments:
+    target/label-studio/bin/python tests/docker/check.py {{arguments}}
+
+# tarball and Debian package for this machine
+package:
+    .ci/package
+
+# the Kubernetes manifests against the schemas of several versions
+kubernetes *arguments:
+    deploy/kubernetes/validate {{arguments}}
+
 # everything that every change must pass (on Debian as root: it installs what is missing)
 ci:
     .ci/run
