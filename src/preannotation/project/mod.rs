@@ -1,5 +1,7 @@
 //! The state of a project: its settings, prompt, Label Studio and model version.
 
+// unused in a build without a database
+#[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
 mod database;
 #[cfg(feature = "postgres")]
 pub mod postgres;

@@ -94,6 +94,7 @@ impl ProjectMap {
     }
 
     /// Notes that a change of a project is in the database.
+    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
     pub(super) fn written(&self, project: &str) {
         if let Some(state) = self.lock().get_mut(project) {
             state.unwritten = state.unwritten.saturating_sub(1);
