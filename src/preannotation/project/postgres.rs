@@ -1,6 +1,6 @@
 //! The PostgreSQL table that several servers share: its schema, reading and writing.
 //!
-//! Each change gets the next number of a sequence, and [`Postgres::changed`] reads the rows with larger numbers than it has
+//! Each change gets the next number of a sequence, and a reader asks for the rows with larger numbers than it has
 //! seen. Writers hold a lock until they have committed, so numbers become visible in their order and none is missed.
 
 use std::str::FromStr;
