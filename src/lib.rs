@@ -45,10 +45,11 @@
 //! | `hub` | [`checkpoints`]: models by name, downloaded from huggingface.co into the cache that its tools share |
 //! | `server` | everything from a Label Studio request to its regions, as an axum router ([`http::router`]); implies `hub` |
 //! | `sqlite` | prompts and settings of projects survive a restart of the server |
+//! | `postgres` | the same in a PostgreSQL database that several servers share |
 //! | `cli` | the binary with its commands and settings; implies `server` |
 //! | `cuda` | inference on NVIDIA GPUs; needs the CUDA toolkit to build |
 //!
-//! `cli` and `sqlite` are on by default.
+//! `cli`, `postgres` and `sqlite` are on by default.
 //!
 //! # The path of a request
 //!
