@@ -28,7 +28,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let runtime = setup::runtime()?;
     runtime.block_on(label_studio(&args, &mut findings));
     models(&args, &mut findings);
-    prompt_file(&args.setup.models.model_dir, &mut findings);
+    prompts(&args.setup, &mut findings);
     store(&args.setup, &mut findings);
     print_result(LABEL_STUDIO_SETTINGS);
     match findings.problems {
@@ -379,6 +379,20 @@ fn available_memory() -> Option<u64> {
 }
 
 /// Checks whether prompts can be remembered.
+fn prompts(args: &SetupArgs, findings: &mut Findings) {
+    let folder = &args.models.model_dir;
+    if args.store.database_url.is_none() {
+        return prompt_file(folder, findings);
+    }
+    match setup::remembered_projects(&args.store, folder) {
+        Ok(_) => findings.ok("prompts are remembered in the database of DATABASE_URL"),
+        Err(error) => findings.fail(format!(
+            "prompts are lost at a restart, and are not shared with other servers: {error:#}"
+        )),
+    }
+}
+
+/// Checks whether the file of prompts can be written.
 fn prompt_file(folder: &Path, findings: &mut Findings) {
     let existing = folder.ancestors().find(|folder| folder.exists());
     let existing = existing.unwrap_or(Path::new("."));

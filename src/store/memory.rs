@@ -1,8 +1,12 @@
 //! In-memory cache of computed results. The results of each stage have their own byte limit; the least recently used
 //! ones are evicted first. A request for a result that is being computed waits for that computation.
 
+use std::any::Any;
+use std::borrow::Borrow;
 use std::fmt;
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,13 +16,73 @@ use moka::policy::EvictionPolicy;
 
 /// The cached results of one stage. Clones share them.
 pub struct MemoryCache<K, V> {
-    cache: Cache<K, V>,
-    weigh: Weigh<V>,
+    // of one type for all stages: compiled for the types of each stage, the library took a sixth of the whole compile time
+    cache: Cache<Key, AnyValue>,
+    weigh: Weigh,
     counts: Arc<Counts>,
+    types: PhantomData<fn(K) -> V>,
 }
 
+/// A result or an error of any type.
+type AnyValue = Arc<dyn Any + Send + Sync>;
+
 /// Returns the size of a result in bytes.
-type Weigh<V> = Arc<dyn Fn(&V) -> u32 + Send + Sync>;
+type Weigh = Arc<dyn Fn(&AnyValue) -> u32 + Send + Sync>;
+
+/// Computes or loads a result.
+type Load<'a> = Pin<Box<dyn Future<Output = Result<(AnyValue, Source), AnyValue>> + Send + 'a>>;
+
+/// A key of any type.
+#[derive(Eq)]
+struct Key(Arc<dyn AnyKey>);
+
+trait AnyKey: Any + Send + Sync {
+    fn add_to_hash(&self, state: &mut dyn Hasher);
+    fn is_equal(&self, other: &dyn AnyKey) -> bool;
+}
+
+impl<K: Hash + Eq + Send + Sync + 'static> AnyKey for K {
+    fn add_to_hash(&self, mut state: &mut dyn Hasher) {
+        self.hash(&mut state);
+    }
+
+    fn is_equal(&self, other: &dyn AnyKey) -> bool {
+        (other as &dyn Any).downcast_ref() == Some(self)
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        // the trait's own method, not that of `Arc`, which is a key itself
+        (*self.0).is_equal(&*other.0)
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (*self.0).add_to_hash(state);
+    }
+}
+
+impl Hash for dyn AnyKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.add_to_hash(state);
+    }
+}
+
+impl PartialEq for dyn AnyKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_equal(other)
+    }
+}
+
+impl Eq for dyn AnyKey {}
+
+impl Borrow<dyn AnyKey> for Key {
+    fn borrow(&self) -> &dyn AnyKey {
+        &*self.0
+    }
+}
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -67,6 +131,7 @@ impl<K, V> Clone for MemoryCache<K, V> {
             cache: self.cache.clone(),
             weigh: self.weigh.clone(),
             counts: self.counts.clone(),
+            types: PhantomData,
         }
     }
 }
@@ -91,8 +156,8 @@ where
         time_to_idle: Duration,
         weigh: impl Fn(&V) -> usize + Send + Sync + 'static,
     ) -> Self {
-        let weigh: Weigh<V> =
-            Arc::new(move |value| u32::try_from(weigh(value)).unwrap_or(u32::MAX));
+        let weigh: Weigh =
+            Arc::new(move |value| u32::try_from(weigh(downcast(value))).unwrap_or(u32::MAX));
         let weigher = weigh.clone();
         let cache = Cache::builder()
             .max_capacity(capacity)
@@ -104,6 +169,7 @@ where
             cache,
             weigh,
             counts: Arc::default(),
+            types: PhantomData,
         }
     }
 
@@ -116,7 +182,7 @@ where
     pub async fn get_or_compute<E: Send + Sync + 'static>(
         &self,
         key: K,
-        compute: impl Future<Output = Result<V, E>>,
+        compute: impl Future<Output = Result<V, E>> + Send,
     ) -> Result<CacheResult<V>, Arc<E>> {
         let load = async { Ok((compute.await?, Source::Computed)) };
         self.get_or_load(key, load).await
@@ -130,47 +196,45 @@ where
     pub async fn get_or_load<E: Send + Sync + 'static>(
         &self,
         key: K,
-        load: impl Future<Output = Result<(V, Source), E>>,
+        load: impl Future<Output = Result<(V, Source), E>> + Send,
     ) -> Result<CacheResult<V>, Arc<E>> {
-        let source = OnceLock::new();
-        let load = async {
-            let (value, loaded_from) = load.await?;
-            // this is the only place that sets it, so it cannot fail
-            let _ = source.set(loaded_from);
-            Ok(value)
-        };
-        let entry = self.cache.entry(key).or_try_insert_with(load).await?;
-        let source = match entry.is_fresh() {
-            true => source.get().copied().unwrap_or(Source::Computed),
-            false => Source::Memory,
-        };
-        match source {
-            Source::Memory => self.counts.hits.fetch_add(1, Ordering::Relaxed),
-            Source::Computed => self.counts.misses.fetch_add(1, Ordering::Relaxed),
-            Source::Disk => 0,
-        };
-        Ok(CacheResult {
-            value: entry.into_value(),
-            source,
-        })
+        let load: Load<'_> = Box::pin(async {
+            match load.await {
+                Ok((value, source)) => Ok((Arc::new(value) as AnyValue, source)),
+                Err(error) => Err(Arc::new(error) as AnyValue),
+            }
+        });
+        match get_or_load(&self.cache, Key(Arc::new(key)), load).await {
+            Ok((value, source)) => {
+                match source {
+                    Source::Memory => self.counts.hits.fetch_add(1, Ordering::Relaxed),
+                    Source::Computed => self.counts.misses.fetch_add(1, Ordering::Relaxed),
+                    Source::Disk => 0,
+                };
+                let value = downcast::<V>(&value).clone();
+                Ok(CacheResult { value, source })
+            }
+            Err(error) => Err(error.downcast().unwrap_or_else(|_| {
+                unreachable!("the error is of this or another request with the same key")
+            })),
+        }
     }
 
     /// Returns the result of a key if it is cached, which counts as a hit.
     pub async fn get(&self, key: &K) -> Option<V> {
-        let value = self.cache.get(key).await;
-        if value.is_some() {
-            self.counts.hits.fetch_add(1, Ordering::Relaxed);
-        }
-        value
+        let value = self.cache.get(key as &dyn AnyKey).await?;
+        self.counts.hits.fetch_add(1, Ordering::Relaxed);
+        Some(downcast::<V>(&value).clone())
     }
 
     /// Adds a result that was computed elsewhere, which counts as a miss.
     pub async fn insert(&self, key: K, value: V) {
         self.counts.misses.fetch_add(1, Ordering::Relaxed);
         let capacity = self.cache.policy().max_capacity();
+        let value: AnyValue = Arc::new(value);
         // the cache would hold a value that is too large until its next maintenance
         if capacity.is_none_or(|capacity| u64::from((self.weigh)(&value)) <= capacity) {
-            self.cache.insert(key, value).await;
+            self.cache.insert(Key(Arc::new(key)), value).await;
         }
     }
 
@@ -191,9 +255,55 @@ where
     }
 }
 
+/// Returns a cached result, or the result of `load`, and where it came from.
+async fn get_or_load(
+    cache: &Cache<Key, AnyValue>,
+    key: Key,
+    load: Load<'_>,
+) -> Result<(AnyValue, Source), AnyValue> {
+    let source = OnceLock::new();
+    let load = async {
+        let (value, loaded_from) = load.await?;
+        // this is the only place that sets it, so it cannot fail
+        let _ = source.set(loaded_from);
+        Ok(value)
+    };
+    let entry = cache.entry(key).or_try_insert_with(load).await;
+    let entry = entry.map_err(|error: Arc<AnyValue>| AnyValue::clone(&error))?;
+    let source = match entry.is_fresh() {
+        true => source.get().copied().unwrap_or(Source::Computed),
+        false => Source::Memory,
+    };
+    Ok((entry.into_value(), source))
+}
+
+/// The value of a cache that has only values of this type.
+fn downcast<V: 'static>(value: &AnyValue) -> &V {
+    let value = value.downcast_ref();
+    value.unwrap_or_else(|| unreachable!("all values of a cache are of its type"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn keys_are_compared_by_their_values() {
+        let cache = MemoryCache::new(1000, Duration::from_secs(60), |_: &u8| 1);
+        let key = |text: &str| (text.to_owned(), 7);
+        for (text, source) in [
+            ("a", Source::Computed),
+            ("a", Source::Memory),
+            ("b", Source::Computed),
+        ] {
+            let computed = cache.get_or_compute(key(text), async { Ok::<_, ()>(1) });
+            assert_eq!(computed.await.unwrap().source, source, "{text}");
+        }
+        assert_eq!(cache.get(&key("a")).await, Some(1));
+        assert_eq!(cache.get(&key("c")).await, None);
+        let failed = cache.get_or_compute(key("d"), async { Err("no result") });
+        assert_eq!(*failed.await.unwrap_err(), "no result");
+    }
 
     #[tokio::test]
     async fn a_value_larger_than_the_capacity_is_not_cached() {

@@ -579,6 +579,7 @@ ALL = (
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(ALL))
+    parser.add_argument("--skip", nargs="*", default=[], metavar="SCENARIO", help="scenarios that are left out")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--groundling", type=Path, default=REPOSITORY / "target" / "release" / "groundling")
@@ -591,6 +592,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         scenarios = Scenarios(args, Path(folder))
         for name in args.scenarios or ALL:
+            if name in args.skip:
+                continue
             started = time.monotonic()
             try:
                 outcome = getattr(scenarios, name)()

@@ -32,17 +32,21 @@ def environment() -> dict:
 class Server:
     """A running `groundling serve`."""
 
-    def __init__(self, binary: Path, models: Path, log: Path, settings: dict | None = None, wait: bool = True):
+    def __init__(self, program: Path | str, models: Path, log: Path, settings: dict | None = None, wait: bool = True):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.log = open(log, "ab")  # noqa: SIM115, open as long as the process runs
         variables = {"PORT": str(self.port), "MODEL_DIR": str(models), "LOG_FORMAT": "json"} | (settings or {})
-        self.process = subprocess.Popen(
-            [binary, "serve"], stderr=self.log, stdout=self.log, env=environment() | variables
-        )
+        self.process = self.launch(program, models, variables)
         if wait:
             self.wait_until_ready()
+
+    def launch(self, program: Path | str, _models: Path, variables: dict) -> subprocess.Popen:
+        """Starts the process with these settings in its environment."""
+        return subprocess.Popen(
+            [program, "serve"], stderr=self.log, stdout=self.log, env=environment() | variables
+        )
 
     def wait_until_ready(self, seconds: float = 60):
         """Waits until the models are loaded."""
@@ -94,6 +98,28 @@ class Server:
         status = self.process.wait(seconds)
         self.log.close()
         return status
+
+
+class ContainerServer(Server):
+    """A running `groundling serve` in a container, whose program is the name of an image. It shares the host's network, and
+    has nothing else of the host but the folder of its models; its root is read-only."""
+
+    def launch(self, program: Path | str, models: Path, variables: dict) -> subprocess.Popen:
+        self.name = f"groundling-replica-{self.port}"
+        models.chmod(0o777)
+        # values are in the environment of `docker`, because a command line is visible to other users
+        variables = {"DETECTOR": "demo", "SEGMENTER": "demo", "HF_HUB_OFFLINE": "1", "BIND_ADDRESS": "127.0.0.1"} | variables
+        command = ["docker", "run", "--rm", "--name", self.name, "--network", "host", "--read-only", "--tmpfs", "/tmp"]
+        command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--volume", f"{models}:{models}"]
+        command += [f"--env={name}" for name in variables]
+        return subprocess.Popen(
+            [*command, program, "serve"], stderr=self.log, stdout=self.log, env=os.environ | variables
+        )
+
+    def kill(self):
+        subprocess.run(["docker", "kill", self.name], check=True, capture_output=True)
+        self.process.wait(20)
+        self.log.close()
 
 
 def request(config: str, tasks: list[dict], project: str, context=None) -> dict:

@@ -74,7 +74,7 @@ impl ProjectStore {
         Ok(Self::with_database(Postgres::new(url)?))
     }
 
-    /// Reads what the servers with this database remember; nothing is written.
+    /// Reads what the servers with this database remember. The table is made if it does not exist; nothing else is written.
     ///
     /// # Errors
     /// If the database cannot be read.
