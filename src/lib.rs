@@ -82,6 +82,9 @@ pub mod commands;
 #[doc(hidden)]
 pub mod config;
 pub mod detector;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod evaluation;
 pub mod geometry;
 #[cfg(feature = "server")]
 pub mod http;
@@ -107,10 +110,14 @@ pub mod pixels;
 pub mod preannotation;
 pub mod prompt;
 #[cfg(feature = "server")]
+pub mod recent_problems;
+#[cfg(feature = "server")]
 pub mod regions;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod report;
+#[cfg(feature = "server")]
+pub mod runs;
 pub mod segmenter;
 #[cfg(feature = "server")]
 pub mod store;

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use anyhow::bail;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
+use serde_json::json;
+use tokio::sync::mpsc;
 use tracing::Instrument;
 
+use super::export::{ExportWriter, project_export};
 use super::project::{
     Access, CONCURRENT_TASKS, Failures, Pages, Progress, until_interrupted, wait_for_models,
 };
@@ -17,7 +20,9 @@ use crate::label_studio::LabelStudio;
 use crate::label_studio::api::{self, Api, ApiError, Project};
 use crate::pipeline::scheduler::{StepError, Urgency};
 use crate::pipeline::stages::StageError;
-use crate::preannotation::{BatchPlan, PreannotationError, Preannotator, Task, TaskPrediction};
+use crate::preannotation::{
+    BatchPlan, ImageSink, PreannotationError, Preannotator, SearchedImage, Task, TaskPrediction,
+};
 use crate::prompt::Prompt;
 
 /// Predicts the project's tasks and stores the predictions in Label Studio.
@@ -34,6 +39,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         Prompt::parse(prompt)?;
     }
     let part = args.tasks.part()?;
+    let model_dir = args.tasks.setup.models.model_dir.clone();
     let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal();
     if args.replace && !args.yes && !can_ask {
         bail!(
@@ -61,6 +67,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         CONCURRENT_TASKS,
     )?);
     let plan = preannotator.plan(origin, config, args.prompt.as_deref(), Urgency::Batch)?;
+    let export = project_export(&args.export, &plan, preannotator.projects().has_segmenter())?;
     let prompts: Vec<String> = plan.prompts().map(Prompt::to_string).collect();
     print_status(format_args!(
         "project {} {:?}: searching for {}",
@@ -72,24 +79,51 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         confirm(&api, &project, plan.version()).await?;
     }
     wait_for_models(&preannotator).await?;
+    let (plan, images, writer) = match export {
+        None => (plan, None, None),
+        Some(export) => {
+            let (sender, writer) = ExportWriter::start(export);
+            let images = ImageSink {
+                sender: sender.clone(),
+                with_masks: args.export.uses_masks(),
+            };
+            (plan.with_images(images), Some(sender), Some(writer))
+        }
+    };
     let mut run = Run {
         api,
         preannotator,
         plan,
+        images,
         only_unlabeled: args.tasks.only_unlabeled,
         part,
         replace: args.replace,
+        as_json: args.json,
         summary: Summary::default(),
-        progress: Progress::new(),
+        progress: Progress::new(&model_dir, "annotate", project.id),
     };
     let outcome = until_interrupted(run.process_project(project.id)).await;
     run.progress.finish();
-    run.summary.print(args.replace);
+    match args.json {
+        true => run.summary.print_json(),
+        false => run.summary.print(args.replace),
+    }
     if run.summary.deleted > 0 {
         run.warn_of_selected_version(&project);
     }
+    let Run {
+        plan,
+        images,
+        summary,
+        ..
+    } = run;
+    if let Some(writer) = writer {
+        // with the last sender, the channel is closed
+        drop((plan, images));
+        print_result(writer.finish().await?);
+    }
     outcome?;
-    run.summary.result()
+    summary.result()
 }
 
 /// Whether a model version is one of groundling's: its name and a version number, as in `groundling 0.1.0 demo+demo`.
@@ -140,10 +174,14 @@ struct Run {
     api: Api,
     preannotator: Arc<Preannotator>,
     plan: BatchPlan,
+    /// A sender of the channel to the export, if there is one.
+    images: Option<mpsc::Sender<SearchedImage>>,
     only_unlabeled: bool,
     /// The part of the tasks.
     part: (u64, u64),
     replace: bool,
+    /// Whether lines of JSON are printed.
+    as_json: bool,
     summary: Summary,
     progress: Progress,
 }
@@ -242,7 +280,8 @@ impl Run {
             vec![]
         };
         self.summary.already_predicted += u64::from(is_predicted);
-        if is_predicted && replaced.is_empty() {
+        // for an export, it is predicted again
+        if is_predicted && replaced.is_empty() && self.images.is_none() {
             self.progress.skip();
             return None;
         }
@@ -266,10 +305,12 @@ impl Run {
     async fn process_page(&mut self, pending: Vec<TaskWork>) -> anyhow::Result<()> {
         let (api, preannotator) = (&self.api, &self.preannotator);
         let plan = &self.plan;
+        let exports = self.images.is_some();
         let work = pending.into_iter().map(|work| async move {
             let id = work.task.id;
             let mut done = TaskOutcome::default();
-            done.error = work.run(api, preannotator, plan, &mut done).await.err();
+            let run = work.run(api, preannotator, plan, exports, &mut done);
+            done.error = run.await.err();
             (id, done)
         });
         let mut work = stream::iter(work).buffer_unordered(CONCURRENT_TASKS);
@@ -280,15 +321,26 @@ impl Run {
                 summary.regions += regions;
             }
             summary.deleted += done.deleted;
+            if self.as_json {
+                print_result(json!({
+                    "task": task,
+                    "regions": done.regions,
+                    "deleted": done.deleted,
+                    "error": done.error.as_ref().map(ToString::to_string),
+                }));
+            }
             match done.error {
                 Some(error) if error.is_fatal() => bail!("{error}"),
                 Some(error) => {
                     summary.undeleted += usize::from(matches!(error, TaskError::Deletion(_)));
-                    summary.failures.add(task, &error, &self.progress);
+                    summary.failures.add(task, &error, &mut self.progress);
                 }
                 None => {}
             }
             self.progress.step();
+            if self.images.as_ref().is_some_and(mpsc::Sender::is_closed) {
+                bail!("the export ended early");
+            }
         }
         Ok(())
     }
@@ -306,16 +358,22 @@ impl Run {
 }
 
 impl TaskWork {
-    /// Stores a prediction unless there is one already, and then deletes the predictions that it replaces.
+    /// Stores a prediction unless there is one already, and then deletes the predictions that it replaces. If there is an
+    /// export, the task is predicted in any case.
     async fn run(
         self,
         api: &Api,
         preannotator: &Preannotator,
         plan: &BatchPlan,
+        exports: bool,
         done: &mut TaskOutcome,
     ) -> Result<(), TaskError> {
-        if !self.is_predicted {
-            done.regions = Some(predict_and_store(api, preannotator, plan, self.task).await?);
+        if exports || !self.is_predicted {
+            let id = self.task.id;
+            let prediction = predict(preannotator, plan, self.task).await?;
+            if !self.is_predicted {
+                done.regions = Some(store(api, id, &prediction).await?);
+            }
         }
         for id in self.replaced {
             api.delete_prediction(id)
@@ -336,27 +394,25 @@ struct NewPrediction<'a> {
     prediction: &'a TaskPrediction,
 }
 
-/// Predicts a task and stores the prediction. Returns the number of its regions.
-async fn predict_and_store(
-    api: &Api,
+/// Predicts a task.
+async fn predict(
     preannotator: &Preannotator,
     plan: &BatchPlan,
     task: api::StoredTask,
-) -> Result<usize, TaskError> {
+) -> Result<TaskPrediction, PreannotationError> {
     let wanted = Task {
         id: Some(task.id),
         data: task.data,
         regions: vec![],
     };
-    let prediction = preannotator
-        .predict(plan, &wanted)
-        .instrument(wanted.span())
-        .await?;
-    let body = NewPrediction {
-        task: task.id,
-        prediction: &prediction,
-    };
-    api.store_prediction(task.id, &prediction.model_version, &body)
+    let predicted = preannotator.predict(plan, &wanted);
+    predicted.instrument(wanted.span()).await
+}
+
+/// Stores the prediction of a task. Returns the number of its regions.
+async fn store(api: &Api, task: u64, prediction: &TaskPrediction) -> Result<usize, ApiError> {
+    let body = NewPrediction { task, prediction };
+    api.store_prediction(task, &prediction.model_version, &body)
         .await?;
     let found = prediction
         .result
@@ -381,6 +437,19 @@ impl Summary {
             self.failures.count()
         ));
         self.failures.print();
+    }
+
+    /// The last line of `--json`.
+    fn print_json(&self) {
+        print_result(json!({"summary": {
+            "tasks": self.tasks,
+            "predicted": self.predicted,
+            "regions": self.regions,
+            "already_predicted": self.already_predicted,
+            "annotated": self.annotated,
+            "deleted": self.deleted,
+            "failed": self.failures.count(),
+        }}));
     }
 
     /// An error if tasks failed.

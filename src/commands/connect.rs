@@ -16,7 +16,7 @@ use crate::config::ConnectArgs;
 use crate::label_studio::api::{
     Api, ApiError, Authentication, Backend, BackendSettings, ImageFile, Project,
 };
-use crate::labeling::LabelingConfig;
+use crate::labeling::{LabelingConfig, new_config};
 
 /// The backend's name in a project.
 const BACKEND_TITLE: &str = "groundling";
@@ -59,11 +59,12 @@ async fn connect(args: &ConnectArgs) -> anyhow::Result<()> {
         user.email
     ));
     let project = find_or_create(&api, args, &wanted_config).await?;
-    let page = format!("{base}/projects/{}", project.id);
     upload(&api, &project, &images).await?;
     let backend = connect_backend(&api, args, &project, &patience).await?;
     check(&api, &project, &backend, &patience).await?;
-    print_result(format_args!("open {page}/data"));
+    let address = args.public_url.as_deref().unwrap_or(&base);
+    let address = address.trim_end_matches('/');
+    print_result(format_args!("open {address}/projects/{}/data", project.id));
     Ok(())
 }
 
@@ -83,7 +84,7 @@ fn wanted_config(args: &ConnectArgs) -> anyhow::Result<WantedConfig> {
     if labels.iter().any(|label| label.is_empty()) {
         bail!("--labels has an empty label: separate labels by commas, such as \"dog, cat\"");
     }
-    Ok(WantedConfig::IfNew(config_of_labels(&labels)))
+    Ok(WantedConfig::IfNew(new_config(&labels)))
 }
 
 /// When a labeling config is used.
@@ -100,44 +101,6 @@ impl WantedConfig {
             Self::Always(xml) | Self::IfNew(xml) => xml,
         }
     }
-}
-
-/// Boxes and masks with these labels, and a field for prompts.
-fn config_of_labels(labels: &[&str]) -> String {
-    const COLOURS: [&str; 8] = [
-        "#FFA500", "#9254DE", "#36CFC9", "#F5222D", "#52C41A", "#1890FF", "#EB2F96", "#FADB14",
-    ];
-    let escape = |label: &str| {
-        label
-            .replace('&', "&amp;")
-            .replace('<', "&lt;")
-            .replace('"', "&quot;")
-    };
-    let labels: String = labels
-        .iter()
-        .zip(COLOURS.iter().cycle())
-        .map(|(label, colour)| {
-            format!(
-                "\n    <Label value=\"{}\" background=\"{colour}\"/>",
-                escape(label)
-            )
-        })
-        .collect();
-    format!(
-        r#"<View>
-  <Style>.lsf-main-content.lsf-requesting .prompt::before {{ content: ' loading...'; color: #808080; }}</Style>
-  <View className="prompt">
-    <Header value="What to find, such as: dog. red car."/>
-    <TextArea name="prompt" toName="image" editable="true" rows="2" maxSubmissions="1" showSubmitButton="true"/>
-  </View>
-  <Image name="image" value="$image" zoom="true"/>
-  <RectangleLabels name="box" toName="image" smart="true">{labels}
-  </RectangleLabels>
-  <BrushLabels name="mask" toName="image" smart="true">{labels}
-  </BrushLabels>
-</View>
-"#
-    )
 }
 
 fn images(args: &ConnectArgs) -> anyhow::Result<Vec<ImageFile>> {
@@ -362,18 +325,6 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_config_of_a_new_project_has_its_labels_and_a_field_for_prompts() {
-        let config = config_of_labels(&["dog", "cats & \"dogs\"", "a<b"]);
-        let config = LabelingConfig::parse(&config).unwrap();
-        let image = config.image().unwrap();
-        let labels = config.labels(image);
-        let labels: Vec<&str> = labels.iter().map(|label| label.name()).collect();
-        assert_eq!(labels, ["dog", "cats & \"dogs\"", "a<b"]);
-        assert_eq!(config.text_area(image).unwrap().name, "prompt");
-        assert_eq!(config.region_controls(image).count(), 2);
-    }
 
     #[test]
     fn a_config_without_tags_is_empty() {

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 
@@ -17,6 +18,8 @@ pub mod connect;
 pub mod credentials;
 pub mod doctor;
 pub mod download;
+pub mod evaluate;
+mod export;
 pub mod health;
 mod image_files;
 pub mod models;
@@ -36,7 +39,7 @@ pub fn main() -> ExitCode {
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            print_status(format_args!("Error: {error:#}"));
+            print_problem(format_args!("Error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -52,6 +55,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         unsafe { threads::start(cpu.threads) }.context("cannot start the compute threads")?;
     }
     if let Some((log, level)) = command.log() {
+        IS_QUIET.store(log.quiet.0, Ordering::Relaxed);
+        let level = if log.quiet.0 { "error" } else { level };
         telemetry::init(log, level, command.trace())?;
     }
     match command {
@@ -60,6 +65,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Annotate(args) => annotate::run(args),
+        Command::Evaluate(args) => evaluate::run(&args),
         Command::Warm(args) => warm::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions::print(&args),
@@ -77,7 +83,21 @@ fn print_result(line: impl Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// Prints a line that is not part of the results, such as progress, to stderr.
+/// Prints a line that is not part of the results, such as progress, to stderr, unless `--quiet` is set.
 fn print_status(line: impl Display) {
+    if !is_quiet() {
+        print_problem(line);
+    }
+}
+
+/// Prints an error to stderr.
+fn print_problem(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Whether `--quiet` is set: only results and errors are printed.
+static IS_QUIET: AtomicBool = AtomicBool::new(false);
+
+fn is_quiet() -> bool {
+    IS_QUIET.load(Ordering::Relaxed)
 }

@@ -1,24 +1,29 @@
 //! `groundling predict`.
 
-use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use image::RgbImage;
 
+use super::export::check_segmenter;
 use super::image_files::image_files;
-use super::progress;
+use super::{progress, signals};
 use crate::config::{OutputFormat, PredictArgs};
 use crate::labeling::LabelingConfig;
 use crate::media::decode;
-use crate::pipeline::{ModelLoader, Models, Query};
+use crate::pipeline::{ModelLoader, Models, Prediction, Query};
 use crate::preannotation::project::settings::PredictionSettings;
 use crate::preannotation::project::version;
 use crate::prompt::Prompt;
 use crate::regions::{RegionOptions, Unlabeled};
+use crate::report::export::{Export, ImageContent, NewImage};
+use crate::report::image_file::write_png;
 use crate::report::label_studio::{ImportTask, default_config, import_task};
+use crate::report::names::Names;
 use crate::report::{ImageReport, PredictionReport, Report, overlay};
 
 /// Predicts every image and writes the results. An image that fails does not stop the others.
@@ -43,25 +48,44 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
     }
     let files = image_files(&args.images)?;
     let loader = ModelLoader::new(args.models.settings());
+    check_segmenter(&args.export, loader.names().has_segmenter())?;
+    let settings = args.detection.settings(&loader.names().detector);
     let version = version::models(loader.names(), loader.precision(), loader.detector_size());
+    let version = version::plain(&version, &settings);
+    let export = args.export.options(
+        prompt.wanted().map(str::to_owned).collect(),
+        version.clone(),
+        settings.polygon_tolerance,
+    );
+    let export = export.map(Export::new).transpose()?;
     let models = loader.load(&progress::to_terminal())?;
     let mut run = Run {
         args,
-        settings: args.detection.settings(&loader.names().detector),
+        settings,
         prompt,
         labeling,
         version,
         models,
-        overlays: HashSet::new(),
+        export,
+        overlays: Names::default(),
         reports: vec![],
         tasks: vec![],
     };
     let progress = progress::bar(files.len(), "images");
-    let mut failed = 0;
+    let started = Instant::now();
+    let is_stopped = signals::stop_flag().context("cannot wait for signals")?;
+    let (mut done, mut failed) = (0, 0);
     for file in &files {
-        progress.set_message(file.display().to_string());
-        let line = match run.image(file) {
-            Ok(summary) => summary,
+        if is_stopped.load(Ordering::Relaxed) {
+            break;
+        }
+        progress.set_message(match failed {
+            0 => file.display().to_string(),
+            failed => format!("{failed} failed, {}", file.display()),
+        });
+        done += 1;
+        match run.image(file) {
+            Ok(summary) => progress.suspend(|| super::print_status(summary)),
             Err(error) => {
                 failed += 1;
                 let error = format!("{error:#}");
@@ -70,14 +94,30 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
                     image: file.display().to_string(),
                     error,
                 });
-                line
+                progress.suspend(|| super::print_problem(line));
             }
-        };
-        progress.suspend(|| super::print_status(line));
+        }
         progress.inc(1);
     }
     progress.finish_and_clear();
+    let export = run.export.take();
     run.write()?;
+    if let Some(export) = export {
+        super::print_status(export.finish()?);
+    }
+    if files.len() > 1 {
+        super::print_status(format_args!(
+            "{done} of {} images, {failed} failed, in {:.1} s",
+            files.len(),
+            started.elapsed().as_secs_f64()
+        ));
+    }
+    if done < files.len() {
+        bail!(
+            "interrupted after {done} of {} images; the results of these are written. Run the command with the other images to go on",
+            files.len()
+        );
+    }
     if failed > 0 {
         bail!(
             "{failed} of {} images could not be predicted; the messages above say why",
@@ -93,11 +133,12 @@ struct Run<'a> {
     settings: PredictionSettings,
     prompt: Prompt,
     labeling: LabelingConfig,
-    /// The start of the model version.
+    /// The model version.
     version: String,
     models: Models,
-    /// Paths of overlays that are already written.
-    overlays: HashSet<PathBuf>,
+    export: Option<Export>,
+    /// The names of the overlays.
+    overlays: Names,
     reports: Vec<ImageReport>,
     tasks: Vec<ImportTask>,
 }
@@ -134,17 +175,28 @@ impl Run<'_> {
             found.join(", ")
         };
         let mut summary = format!("{name}: {found} ({:.0} ms)", report.timings.total_ms);
+        if let Some(folder) = &self.args.overlay {
+            let stem = file.file_stem().unwrap_or(file.as_os_str());
+            let name = self.overlays.unique(&stem.to_string_lossy());
+            let target = folder.join(format!("{name}.png"));
+            let drawing = overlay::draw(&image, &prediction, &self.prompt);
+            write_png(&drawing, &target)
+                .with_context(|| format!("cannot write {}", target.display()))?;
+            summary += &format!(" -> {}", target.display());
+        }
+        if let Some(left_out) = self.export(file, &bytes, &image, &prediction)? {
+            summary += &format!(", {left_out}");
+        }
         match self.args.format {
             OutputFormat::Json => self.reports.push(ImageReport::Predicted(report)),
             OutputFormat::LabelStudio => {
-                let version = version::plain(&self.version, settings);
                 let style = RegionOptions {
                     unlabeled: Unlabeled::Drop,
-                    polygon_tolerance: settings.polygon_tolerance,
+                    polygon_tolerance: self.settings.polygon_tolerance,
                     page: None,
                 };
                 let (task, dropped) =
-                    import_task(&name, &prediction, &self.labeling, &style, &version)?;
+                    import_task(&name, &prediction, &self.labeling, &style, &self.version)?;
                 self.tasks.push(task);
                 if dropped > 0 {
                     summary += &format!(
@@ -153,14 +205,31 @@ impl Run<'_> {
                 }
             }
         }
-        if let Some(folder) = &self.args.overlay {
-            let target = overlay_path(folder, file, &mut self.overlays);
-            overlay::draw(&image, &prediction, &self.prompt)
-                .save(&target)
-                .with_context(|| format!("cannot write {}", target.display()))?;
-            summary += &format!(" -> {}", target.display());
-        }
         Ok(summary)
+    }
+
+    /// Adds an image to the export, if there is one. The classes are the phrases. Returns what is left out of it, as text.
+    fn export(
+        &mut self,
+        file: &Path,
+        bytes: &[u8],
+        image: &RgbImage,
+        prediction: &Prediction,
+    ) -> anyhow::Result<Option<String>> {
+        let Some(export) = &mut self.export else {
+            return Ok(None);
+        };
+        let stem = file.file_stem().unwrap_or(file.as_os_str());
+        let objects = prediction.objects.iter();
+        let left_out = export.add(NewImage {
+            name: &stem.to_string_lossy(),
+            size: prediction.size,
+            content: ImageContent::of_file(file, bytes, image),
+            objects: objects
+                .map(|object| (object, object.detection.phrase.as_deref()))
+                .collect(),
+        })?;
+        Ok(left_out.describe())
     }
 
     /// Writes the results to the output file, or to stdout.
@@ -181,17 +250,4 @@ impl Run<'_> {
                 .context("cannot write to the standard output"),
         }
     }
-}
-
-/// `folder/name.png`, with a number if several images have the same name.
-fn overlay_path(folder: &Path, file: &Path, taken: &mut HashSet<PathBuf>) -> PathBuf {
-    let stem = file
-        .file_stem()
-        .unwrap_or(file.as_os_str())
-        .to_string_lossy();
-    let numbered = (2..).map(|i| folder.join(format!("{stem}-{i}.png")));
-    let mut names = std::iter::once(folder.join(format!("{stem}.png"))).chain(numbered);
-    let name = names.find(|name| !taken.contains(name)).unwrap_or_default();
-    taken.insert(name.clone());
-    name
 }

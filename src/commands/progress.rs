@@ -29,7 +29,7 @@ impl ProgressObserver for TerminalProgress {
     fn progress(&self, file: &str, bytes: u64, total: u64) {
         let mut bar = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if bar.as_ref().is_none_or(|(name, _)| name != file) {
-            if !std::io::stderr().is_terminal() {
+            if !is_drawn() {
                 super::print_status(format_args!("downloading {file} ({})", mebibytes(total)));
             }
             *bar = Some((file.to_owned(), file_bar(file, total)));
@@ -51,7 +51,7 @@ impl ProgressObserver for TerminalProgress {
 /// A progress bar over `count` things that are processed one by one, with the name of the current one. Hidden without
 /// a terminal, or if there is only one thing.
 pub(super) fn bar(count: usize, things: &str) -> ProgressBar {
-    if count < 2 || !std::io::stderr().is_terminal() {
+    if count < 2 || !is_drawn() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(count as u64);
@@ -63,11 +63,19 @@ pub(super) fn bar(count: usize, things: &str) -> ProgressBar {
     }
 }
 
+/// Whether progress is drawn: on a terminal, unless `--quiet` is set.
+pub(super) fn is_drawn() -> bool {
+    !super::is_quiet() && std::io::stderr().is_terminal()
+}
+
 fn file_bar(file: &str, total: u64) -> ProgressBar {
     let style = "{msg:28!} {wide_bar} {bytes:>11} of {total_bytes}, {bytes_per_sec}, {eta} left";
     // the template is a valid constant, and the default bar is good enough otherwise
     let style = ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar());
-    let bar = ProgressBar::new(total).with_style(style);
+    let bar = match is_drawn() {
+        true => ProgressBar::new(total).with_style(style),
+        false => ProgressBar::hidden(),
+    };
     bar.with_message(file.to_owned())
 }
 

@@ -1,7 +1,7 @@
 //! Shared code of the commands for a whole project: access to it, paging through its tasks, progress and failures.
 
 use std::fmt::Display;
-use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,14 @@ use anyhow::{Context, bail};
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
 use super::signals::stop_signal;
-use super::{print_result, print_status, setup};
+use super::{print_problem, print_result, print_status, progress, setup};
 use crate::config::SetupArgs;
 use crate::label_studio::api::{Api, ApiError, Project, StoredTask};
 use crate::labeling::LabelingConfig;
 use crate::pipeline::handle::ModelsUnavailable;
 use crate::preannotation::project::store::ProjectStore;
 use crate::preannotation::{Origin, Preannotator};
+use crate::runs::RunFile;
 
 /// Tasks per page; each task includes all its annotations and masks.
 const PAGE_SIZE: u64 = 50;
@@ -137,10 +138,14 @@ pub(super) struct Failures(Vec<(u64, String)>);
 
 impl Failures {
     /// Prints a failure immediately, and keeps it for the summary.
-    pub(super) fn add(&mut self, task: u64, error: &impl Display, progress: &Progress) {
+    pub(super) fn add(&mut self, task: u64, error: &impl Display, progress: &mut Progress) {
+        progress.fail(format!("task {task}: {error}"));
         let line = format!("task {task}: {error}");
-        progress.bar.suspend(|| print_status(line));
+        progress.bar.suspend(|| print_problem(line));
         self.0.push((task, error.to_string()));
+        progress
+            .bar
+            .set_message(format!(", {} failed", self.0.len()));
     }
 
     pub(super) fn count(&self) -> usize {
@@ -166,17 +171,20 @@ pub(super) struct Progress {
     bar: ProgressBar,
     is_drawn: bool,
     last_line: Instant,
+    /// For the status page.
+    run: RunFile,
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
-        let is_drawn = std::io::stderr().is_terminal();
+    /// The progress of a command on a project.
+    pub(super) fn new(model_dir: &Path, command: &str, project: u64) -> Self {
+        let is_drawn = progress::is_drawn();
         let bar = if is_drawn {
             ProgressBar::new(0)
         } else {
             ProgressBar::hidden()
         };
-        let template = "{bar:30} {pos}/{len} tasks, {rate}, {eta} left";
+        let template = "{bar:30} {pos}/{len} tasks, {rate}, {eta} left{msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             let rate = |state: &ProgressState, line: &mut dyn std::fmt::Write| {
                 // writing to a bar's line cannot fail
@@ -188,21 +196,25 @@ impl Progress {
             bar,
             is_drawn,
             last_line: Instant::now(),
+            run: RunFile::start(model_dir, command, project),
         }
     }
 
     /// Sets the number of tasks.
-    pub(super) fn set_total(&self, tasks: u64) {
+    pub(super) fn set_total(&mut self, tasks: u64) {
+        self.run.set_total(tasks);
         self.bar.set_length(tasks);
     }
 
     /// Counts a skipped task.
-    pub(super) fn skip(&self) {
+    pub(super) fn skip(&mut self) {
+        self.run.step();
         self.bar.inc(1);
     }
 
     /// Counts a finished task, and prints a line if one is due.
     pub(super) fn step(&mut self) {
+        self.run.step();
         self.bar.inc(1);
         if !self.is_drawn && self.last_line.elapsed() > PROGRESS_LINE_INTERVAL {
             self.last_line = Instant::now();
@@ -214,6 +226,11 @@ impl Progress {
                 HumanDuration(self.bar.eta())
             ));
         }
+    }
+
+    /// Counts a failure of a task, which is also counted by [`Self::step`].
+    pub(super) fn fail(&mut self, error: String) {
+        self.run.fail(error);
     }
 
     /// Removes the bar.

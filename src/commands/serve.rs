@@ -12,7 +12,8 @@ use super::setup;
 use super::signals::stop_signal;
 use crate::config::{HttpArgs, ServeArgs};
 use crate::http::{
-    self, AllowedOrigins, AppState, BasicAuth, BodyLimits, ConnectionLimits, router,
+    self, AllowedOrigins, AppState, BasicAuth, BodyLimits, ConnectionLimits, PlaygroundAccess,
+    router,
 };
 use crate::memory;
 use crate::preannotation::Preannotator;
@@ -95,15 +96,24 @@ pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
         args.http.bind_address.is_loopback(),
     )
     .map_err(anyhow::Error::msg)?;
+    let model_dir = args.setup.models.model_dir.as_path().into();
+    let compared = setup::compared_detectors(&args.setup, &args.http.playground_detectors);
     let preannotator = setup::preannotator(
         args.setup,
         projects,
         args.http.typed_prompts(),
         args.http.max_queue,
     )?;
+    let preannotator = preannotator.with_compared_detectors(compared);
     let budget = preannotator.budget().clone();
     let trusts_setup = basic_auth.is_some() || args.http.bind_address.is_loopback();
     Ok(AppState {
+        playground: match (args.http.playground.0, trusts_setup) {
+            (false, _) => PlaygroundAccess::Off,
+            (true, true) => PlaygroundAccess::Open,
+            (true, false) => PlaygroundAccess::Unprotected,
+        },
+        model_dir,
         trusts_setup,
         stop: watch::Sender::new(false),
         preannotator: Arc::new(preannotator),

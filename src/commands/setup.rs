@@ -8,6 +8,7 @@ use secrecy::SecretString;
 
 use super::progress;
 use crate::budget::Budget;
+use crate::checkpoints::registry;
 use crate::config::{LabelStudioArgs, MediaArgs, SetupArgs, StoreArgs, TypedPrompts};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::media::guard::AllowedHosts;
@@ -15,8 +16,10 @@ use crate::media::{Fetcher, FetcherConfig, ImageLimits, Images};
 use crate::pipeline::ModelLoader;
 use crate::pipeline::handle::{ModelsHandle, RetryDelays};
 use crate::pipeline::scheduler::Scheduler;
+use crate::pipeline::settings::ModelSettings;
 use crate::pipeline::stages::{STAGES_PERCENT, Stages};
 use crate::pipeline::warm::WarmEmbeddings;
+use crate::preannotation::playground::ComparedDetector;
 use crate::preannotation::project::settings::PredictionSettings;
 use crate::preannotation::project::store::ProjectStore;
 use crate::preannotation::project::version;
@@ -88,6 +91,32 @@ pub(super) fn preannotator(
         queue,
     ))
 }
+
+/// Further detectors for the playground, with the settings of the server's own models. None is loaded yet.
+pub(super) fn compared_detectors(args: &SetupArgs, names: &[String]) -> Vec<ComparedDetector> {
+    let names = names.iter().map(|name| name.trim());
+    let names = names.filter(|name| !name.is_empty());
+    let detector = |name: &str| {
+        let settings = ModelSettings {
+            detector: Some(name.to_owned()),
+            // masks come from the server's own segmenter
+            segmenter: Some("none".to_owned()),
+            ..args.models.settings()
+        };
+        let bytes = args.store.memory_bytes() / COMPARED_CACHE_SHARE;
+        let threshold = registry::box_threshold(name);
+        ComparedDetector::new(name.to_owned(), threshold, move |scheduler| {
+            let loader = ModelLoader::new(settings.clone());
+            let load = move |progress| loader.load(&progress::to_log(progress));
+            let models = ModelsHandle::start(RetryDelays::default(), load)?;
+            Ok(Stages::new(scheduler, models, bytes, None))
+        })
+    };
+    names.map(detector).collect()
+}
+
+/// The caches of a further detector take this share of `CACHE_BYTES`, besides those of the server's own models.
+const COMPARED_CACHE_SHARE: u64 = 8;
 
 /// The remembered prompts and settings of projects: in the shared database if there is one, else in a file.
 ///

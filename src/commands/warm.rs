@@ -34,6 +34,7 @@ pub fn run(args: WarmArgs) -> anyhow::Result<()> {
 
 async fn warm(mut args: WarmArgs) -> anyhow::Result<()> {
     let part = args.tasks.part()?;
+    let model_dir = args.tasks.setup.models.model_dir.clone();
     let Access {
         api,
         project,
@@ -77,7 +78,7 @@ async fn warm(mut args: WarmArgs) -> anyhow::Result<()> {
         only_unlabeled: args.tasks.only_unlabeled,
         part,
         summary: Summary::default(),
-        progress: Progress::new(),
+        progress: Progress::new(&model_dir, "warm", project.id),
     };
     let outcome = until_interrupted(run.process_project(project.id)).await;
     run.progress.finish();
@@ -251,7 +252,7 @@ impl Run {
                     Ok(warmed) if warmed.is_new => self.summary.computed += 1,
                     Ok(_) => self.summary.already_stored += 1,
                     Err(error) if error.is_fatal() => return Err(error.into()),
-                    Err(error) => self.summary.failures.add(task, &error, &self.progress),
+                    Err(error) => self.summary.failures.add(task, &error, &mut self.progress),
                 }
             }
             self.progress.step();

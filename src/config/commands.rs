@@ -8,8 +8,8 @@ use secrecy::SecretString;
 
 use super::values::{InvalidValue, Shard};
 use super::{
-    DetectionArgs, HttpArgs, ImageLimitArgs, LabelStudioArgs, LogArgs, MediaArgs, ModelArgs,
-    StoreArgs,
+    DetectionArgs, ExportArgs, HttpArgs, ImageLimitArgs, LabelStudioArgs, LogArgs, MediaArgs,
+    ModelArgs, StoreArgs,
 };
 
 /// `groundling serve`.
@@ -62,6 +62,9 @@ pub struct PredictArgs {
     pub labeling_config: Option<PathBuf>,
     #[allow(missing_docs)]
     #[command(flatten)]
+    pub export: ExportArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
     pub limits: ImageLimitArgs,
     #[allow(missing_docs)]
     #[command(flatten)]
@@ -94,9 +97,15 @@ pub struct AnnotateArgs {
     /// first. With `--only-unlabeled`, tasks that have annotations keep theirs.
     #[arg(long)]
     pub replace: bool,
+    /// Print a line of JSON for each task, `{"task", "regions", "deleted", "error"}`, and at last the summary.
+    #[arg(long)]
+    pub json: bool,
     /// Do not ask before predictions are deleted.
     #[arg(long, requires = "replace")]
     pub yes: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub export: ExportArgs,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub tasks: ProjectTasksArgs,
@@ -196,6 +205,9 @@ pub struct ConnectArgs {
     /// Upload the built-in pictures of coloured shapes if the project has no task, for the demo models.
     #[arg(long, conflicts_with = "images")]
     pub demo: bool,
+    /// The address at which people open Label Studio, if it is not LABEL_STUDIO_HOST; only for the message at the end.
+    #[arg(long, env = "LABEL_STUDIO_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
     /// How long to wait for Label Studio to start and for groundling to load its models, in seconds.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub wait: u64,

@@ -11,7 +11,7 @@ use crate::pipeline::tiles::{Tiles, Tiling};
 use crate::preannotation::project::settings::PredictionSettings;
 
 /// Thresholds and limits of the detections.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Detection")]
 pub struct DetectionArgs {
     /// Minimum score of a box, 0 to 1. A lower value finds more objects and makes more mistakes.

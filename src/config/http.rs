@@ -37,6 +37,19 @@ pub struct HttpArgs {
     /// token's user must be allowed to change the project. Annotators see a new label when they open the next task.
     #[arg(long, env = "ADD_LABELS", default_value = "0", value_name = "0|1")]
     pub add_labels: Switch,
+    /// Serve a page at /playground on which people try prompts and thresholds on images of their own. It is served only if
+    /// the server listens on loopback or requires credentials.
+    #[arg(long, env = "PLAYGROUND", default_value = "on", value_name = "on|off")]
+    pub playground: Switch,
+    /// Further detectors that people can compare in the playground, separated by commas. Each is loaded when it is first
+    /// chosen, and then takes its memory besides that of DETECTOR.
+    #[arg(
+        long,
+        env = "PLAYGROUND_DETECTORS",
+        value_name = "NAME[,NAME]",
+        value_delimiter = ','
+    )]
+    pub playground_detectors: Vec<String>,
     /// Time limit of a batch in seconds, below the 100 that Label Studio waits. The remaining tasks are computed in the
     /// background.
     #[arg(long, env = "PREDICT_DEADLINE_S", default_value_t = 80)]

@@ -4,7 +4,7 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
 /// Label Studio's address and token.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct LabelStudioArgs {
     /// Label Studio's address as seen from this machine, such as http://localhost:8080.
     #[arg(long, env = "LABEL_STUDIO_HOST", value_name = "URL")]

@@ -7,7 +7,7 @@ use clap::Args;
 use super::LabelStudioArgs;
 
 /// Where images come from.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Images")]
 pub struct MediaArgs {
     #[allow(missing_docs)]
@@ -57,7 +57,7 @@ impl MediaArgs {
 }
 
 /// Limits of images.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Images")]
 pub struct ImageLimitArgs {
     /// Maximum size of an image file, in bytes.

@@ -3,6 +3,8 @@
 mod bench;
 mod commands;
 mod detection;
+mod evaluate;
+mod export;
 mod http;
 mod hub;
 mod label_studio;
@@ -28,6 +30,8 @@ pub use self::commands::{
     SetupArgs, WarmArgs,
 };
 pub use self::detection::DetectionArgs;
+pub use self::evaluate::{ApplyTo, ComparedModelArgs, EvaluateArgs};
+pub use self::export::ExportArgs;
 pub use self::http::{HttpArgs, PromptMemory, TypedPrompts};
 pub use self::hub::HubArgs;
 pub use self::label_studio::LabelStudioArgs;
@@ -118,6 +122,8 @@ pub enum Command {
     Selftest(SelftestArgs),
     /// Predict all tasks of a Label Studio project, and store the predictions there.
     Annotate(AnnotateArgs),
+    /// Compare predictions with the annotations of a project or of a COCO file, and find the best thresholds.
+    Evaluate(Box<EvaluateArgs>),
     /// Compute the image embeddings of a Label Studio project in advance and store them on disk, so that the first
     /// click on each image is fast.
     Warm(WarmArgs),
@@ -149,6 +155,7 @@ impl Command {
             Self::Bench(args) => (&args.log, "warn"),
             Self::Selftest(args) => (&args.log, "warn"),
             Self::Annotate(args) => (&args.tasks.setup.log, "warn"),
+            Self::Evaluate(args) => (&args.log, "warn"),
             Self::Warm(args) => (&args.tasks.setup.log, "warn"),
             Self::Connect(args) => (&args.log, "warn"),
             Self::Doctor(args) => (&args.setup.log, "error"),
@@ -174,6 +181,7 @@ impl Command {
             Self::Serve(args) => Some(&args.setup.models.cpu),
             Self::Predict(args) => Some(&args.models.cpu),
             Self::Annotate(args) => Some(&args.tasks.setup.models.cpu),
+            Self::Evaluate(args) => Some(&args.models.models.cpu),
             Self::Warm(args) => Some(&args.tasks.setup.models.cpu),
             Self::Bench(args) => Some(&args.models.cpu),
             Self::Selftest(args) => Some(&args.cpu),

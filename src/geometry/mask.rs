@@ -85,6 +85,19 @@ impl Mask {
         }
     }
 
+    /// Builds a mask from the positions, row by row, of the pixels whose value differs from that of the pixel before. The
+    /// first pixel is compared with an unset one. A position that is given twice has no effect.
+    pub(super) fn from_changes(size: ImageSize, mut changes: Vec<usize>) -> Self {
+        changes.sort_unstable();
+        let (mut runs, mut start, mut is_set) = (Runs::default(), 0, false);
+        for end in changes.into_iter().chain([size.area()]) {
+            // an image has far fewer than 2^32 pixels
+            runs.push(is_set, (end - start) as u32);
+            (start, is_set) = (end, !is_set);
+        }
+        Self::from_runs(size, runs)
+    }
+
     /// The size of the image.
     pub fn size(&self) -> ImageSize {
         self.size
@@ -134,20 +147,6 @@ impl Mask {
             .step_by(2)
             .map(|run| *run as usize)
             .sum()
-    }
-
-    /// Intersection over union with a mask of the same size, 0..1; 1 if both are empty.
-    pub fn iou(&self, other: &Self) -> f32 {
-        let (mut intersection, mut union) = (0usize, 0usize);
-        for (a, b) in self.pixels().zip(other.pixels()) {
-            intersection += usize::from(a && b);
-            union += usize::from(a || b);
-        }
-        if union == 0 {
-            1.0
-        } else {
-            intersection as f32 / union as f32
-        }
     }
 }
 

@@ -1,7 +1,11 @@
 //! Sizes, boxes, points and masks: plain data that all modules share.
 
+pub mod coco_rle;
+mod filled_polygon;
 mod mask;
 mod mask_cleanup;
+mod mask_overlap;
+mod transposed_mask;
 mod window;
 
 pub use self::mask::{Mask, MaskRows, Runs, row_differences};

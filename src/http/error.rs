@@ -164,11 +164,11 @@ pub(super) fn error_response(status: StatusCode, text: &str) -> Response {
 }
 
 pub(super) async fn not_found(uri: Uri) -> Response {
-    let text = format!(
-        "there is no route {}; GET /api-docs lists all routes",
-        uri.path()
-    );
-    error_response(StatusCode::NOT_FOUND, &text)
+    error_response(StatusCode::NOT_FOUND, &not_found_text(uri.path()))
+}
+
+pub(super) fn not_found_text(path: &str) -> String {
+    format!("there is no route {path}; GET /api-docs lists all routes")
 }
 
 pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Response {

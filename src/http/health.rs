@@ -4,11 +4,14 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::{LOCATION, VARY};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
+use super::playground::wants_page;
 use crate::pipeline::handle::LoadStatus;
 
 /// The state of the server.
@@ -63,14 +66,25 @@ pub(super) async fn health(State(state): State<AppState>) -> Json<Health> {
     Json(describe(&state))
 }
 
-/// The same as `/health`.
+/// The same as `/health`; browsers are led to the playground, if it is served.
 #[utoipa::path(
     get,
     path = "/",
-    responses((status = 200, description = "The same as /health", body = Health))
+    responses(
+        (status = 200, description = "The same as /health", body = Health),
+        (status = 303, description = "To clients that accept text/html: the address of the playground")
+    )
 )]
-pub(super) async fn root(state: State<AppState>) -> Json<Health> {
-    health(state).await
+pub(super) async fn root(State(state): State<AppState>, headers: HeaderMap) -> Response {
+    match wants_page(&state, &headers) {
+        // relative, because a proxy may serve groundling below a path
+        true => (
+            StatusCode::SEE_OTHER,
+            [(VARY, "accept"), (LOCATION, "playground")],
+        )
+            .into_response(),
+        false => ([(VARY, "accept")], Json(describe(&state))).into_response(),
+    }
 }
 
 /// Readiness, for orchestrators: whether predictions can be made. Needs no credentials.

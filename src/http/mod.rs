@@ -2,7 +2,7 @@
 //!
 //! | route | response |
 //! |---|---|
-//! | `GET /`, `GET /health` | liveness; never waits for a model |
+//! | `GET /`, `GET /health` | liveness; never waits for a model. Browsers are led from `/` to the playground |
 //! | `GET /ready` | 200 once the models can serve; until then 503 with the reason |
 //! | `POST /setup` | the version of the models and settings |
 //! | `POST /predict` | regions for tasks: for an annotator's input, or in a batch for the prompt or the labels |
@@ -10,6 +10,7 @@
 //! | `GET /versions` | the model version |
 //! | `GET /metrics` | metrics for Prometheus |
 //! | `GET /api-docs` | the OpenAPI document of these routes, with the schema of every body |
+//! | `GET /playground` | a page on which a person tries prompts and thresholds, with an interface of its own |
 
 mod auth;
 mod body;
@@ -20,12 +21,14 @@ mod listen;
 mod openapi;
 mod operations;
 mod origin;
+mod playground;
 mod predict;
 mod request_span;
 mod setup;
 mod webhook;
 mod wire;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +50,7 @@ pub use self::auth::{BasicAuth, InvalidUserName};
 pub use self::body::BodyLimits;
 pub use self::listen::{ConnectionLimits, serve};
 pub use self::origin::{AllowedOrigins, InvalidOrigin};
+pub use self::playground::PlaygroundAccess;
 use self::request_span::{RandomId, request_span};
 use crate::preannotation::Preannotator;
 
@@ -66,6 +70,10 @@ pub struct AppState {
     /// Whether `/setup` may give a private address for Label Studio. True only if requests are authenticated, or the
     /// server listens on loopback only.
     pub trusts_setup: bool,
+    /// Whether the playground is served.
+    pub playground: PlaygroundAccess,
+    /// `MODEL_DIR`, in which the commands for whole projects write their progress.
+    pub model_dir: Arc<Path>,
     /// Becomes true when the server shuts down: batches are then answered with the results that they have so far.
     pub stop: watch::Sender<bool>,
 }
@@ -88,6 +96,7 @@ pub fn router(state: AppState) -> Router {
         .split_for_parts();
     let docs = openapi::ApiDocs::new(protected_docs, public_docs, &state);
     let protected = protected
+        .merge(playground::routes(state.clone()))
         .layer(Extension(docs))
         .route_layer(from_fn_with_state(state.clone(), auth::require_credentials));
     protected

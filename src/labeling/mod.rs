@@ -4,6 +4,8 @@ mod error;
 mod fingerprint;
 mod image_tag;
 mod label;
+mod label_thresholds;
+mod new_config;
 mod new_labels;
 mod outputs;
 mod parse;
@@ -14,6 +16,8 @@ use std::collections::HashSet;
 pub use error::LabelingError;
 pub use image_tag::{ImageTag, Page};
 pub use label::Label;
+pub use label_thresholds::with_thresholds;
+pub use new_config::new_config;
 pub use new_labels::with_labels;
 pub use outputs::Outputs;
 

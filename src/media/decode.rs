@@ -3,7 +3,10 @@
 use std::io::Cursor;
 use std::panic::catch_unwind;
 
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits, Rgb, RgbImage, Rgba};
+use image::metadata::Orientation;
+use image::{
+    ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgb, RgbImage, Rgba,
+};
 
 use super::orientation::apply_orientation;
 
@@ -75,6 +78,25 @@ pub(super) fn dimensions(bytes: &[u8]) -> Option<(u32, u32)> {
         reader.ok()?.into_dimensions().ok()
     });
     dimensions.ok().flatten()
+}
+
+/// The format of a file from which other programs read the same pixels as [`decode`]: PNG, JPEG or WebP in 8-bit grey or
+/// colours, without transparency and without an EXIF orientation, which only some programs apply. `None` for all other files.
+pub fn same_in_every_reader(bytes: &[u8]) -> Option<ImageFormat> {
+    let format = catch_unwind(|| {
+        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
+        let reader = reader.ok()?;
+        let format = reader.format()?;
+        let mut decoder = reader.into_decoder().ok()?;
+        let is_usual = matches!(
+            format,
+            ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP
+        );
+        let is_opaque = matches!(decoder.color_type(), ColorType::L8 | ColorType::Rgb8);
+        let is_upright = decoder.orientation().ok()? == Orientation::NoTransforms;
+        (is_usual && is_opaque && is_upright).then_some(format)
+    });
+    format.ok().flatten()
 }
 
 fn flatten_on_white(image: DynamicImage) -> RgbImage {

@@ -132,6 +132,17 @@ impl Images {
         }
     }
 
+    /// The image with this digest, if its pixels are cached. `request` is for messages.
+    pub async fn cached<'a>(
+        &'a self,
+        digest: &Digest,
+        request: ImageRequest<'a>,
+    ) -> Option<TaskImage<'a>> {
+        let pixels = self.cached_pixels(digest).await?;
+        let size = ImageSize::of(&pixels);
+        Some(TaskImage::new(self, request, *digest, size, Some(pixels)))
+    }
+
     /// The pixels of an image, if they are cached.
     pub(super) async fn cached_pixels(&self, digest: &Digest) -> Option<Pixels> {
         self.pixels.get(digest).await
@@ -229,9 +240,10 @@ mod tests {
 
     fn png(shade: u8) -> Vec<u8> {
         let image = RgbImage::from_pixel(5, 3, image::Rgb([shade; 3]));
-        let mut png = std::io::Cursor::new(vec![]);
-        image.write_to(&mut png, image::ImageFormat::Png).unwrap();
-        png.into_inner()
+        let mut png = vec![];
+        let encoder = image::codecs::png::PngEncoder::new(&mut png);
+        image.write_with_encoder(encoder).unwrap();
+        png
     }
 
     /// A test host, which counts how often it sent the image and how often it answered 304 (not modified).

@@ -6,15 +6,21 @@ use std::time::Duration;
 
 /// For each stage: the computed steps and their time, the results from memory, and the results from disk.
 #[derive(Debug, Default)]
-pub struct Timings(Mutex<Vec<Entry>>);
+pub struct Timings(Mutex<Vec<StageTime>>);
 
-#[derive(Debug)]
-struct Entry {
-    stage: &'static str,
-    computed: u32,
-    time: Duration,
-    from_memory: u32,
-    from_disk: u32,
+/// What one stage did for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageTime {
+    /// The name of the stage.
+    pub stage: &'static str,
+    /// Number of computed steps.
+    pub computed: u32,
+    /// The time of the computed steps. It includes pauses for more urgent steps.
+    pub time: Duration,
+    /// Number of results from memory.
+    pub from_memory: u32,
+    /// Number of results from disk.
+    pub from_disk: u32,
 }
 
 impl Timings {
@@ -36,6 +42,12 @@ impl Timings {
         self.change(stage, |entry| entry.from_disk += 1);
     }
 
+    /// All stages, in the order of their first use.
+    pub fn stages(&self) -> Vec<StageTime> {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.clone()
+    }
+
     /// The total compute time of a stage.
     pub fn of(&self, stage: &str) -> Duration {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,12 +55,12 @@ impl Timings {
         found.map_or(Duration::ZERO, |entry| entry.time)
     }
 
-    fn change(&self, stage: &'static str, change: impl FnOnce(&mut Entry)) {
+    fn change(&self, stage: &'static str, change: impl FnOnce(&mut StageTime)) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.iter_mut().find(|entry| entry.stage == stage) {
             return change(entry);
         }
-        let mut entry = Entry {
+        let mut entry = StageTime {
             stage,
             computed: 0,
             time: Duration::ZERO,

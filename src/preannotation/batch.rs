@@ -12,7 +12,9 @@ use super::areas::areas;
 use super::interaction::control_thresholds;
 use super::project::{Origin, ProjectSnapshot};
 use super::search::Search;
-use super::{CONCURRENT_BATCH_TASKS, PreannotationError, Preannotator, Task, TaskPrediction};
+use super::{
+    CONCURRENT_BATCH_TASKS, ImageSink, PreannotationError, Preannotator, Task, TaskPrediction,
+};
 use crate::budget::Reservation;
 use crate::geometry::ImageSize;
 use crate::labeling::{ControlKind, ImageTag, LabelingConfig, LabelingError};
@@ -30,6 +32,8 @@ pub struct BatchPlan {
     /// The prompt as it was typed. It is added to the result if the labeling config has a text area for prompts.
     typed_prompt: Option<String>,
     urgency: Urgency,
+    /// Also takes the searched images.
+    images: Option<ImageSink>,
 }
 
 /// Result of one task of a batch.
@@ -50,6 +54,50 @@ impl BatchPlan {
     /// The prompt of each searched image, for display.
     pub fn prompts(&self) -> impl Iterator<Item = &Prompt> {
         self.searches.iter().map(|search| &search.prompt)
+    }
+
+    /// The plan with one box threshold, 0..1, in the place of all others: it finds all candidates for other thresholds.
+    pub fn with_only_threshold(self, threshold: f32) -> Self {
+        Self {
+            snapshot: self.snapshot.with_only_threshold(threshold),
+            ..self
+        }
+    }
+
+    /// The box threshold of a label by the settings, 0..1.
+    pub fn threshold_of(&self, label: &str) -> f32 {
+        self.snapshot.threshold_of(label)
+    }
+
+    /// Also sends every image that is searched to `images`.
+    pub fn with_images(self, images: ImageSink) -> Self {
+        Self {
+            images: Some(images),
+            ..self
+        }
+    }
+
+    /// The names of all labels of the searched images, in order. If an image's controls have none, they are the phrases of
+    /// its prompt. Labels that tasks bring along are missing.
+    pub fn labels(&self) -> Vec<String> {
+        let of_search = |search: &Search| -> Vec<String> {
+            let labels = self.snapshot.config.labels(&search.image);
+            match labels.is_empty() {
+                true => search.prompt.wanted().map(str::to_owned).collect(),
+                false => labels.iter().map(|label| label.name().to_owned()).collect(),
+            }
+        };
+        self.searches.iter().flat_map(of_search).collect()
+    }
+
+    /// Whether the settings of the project allow masks.
+    pub fn segments(&self) -> bool {
+        self.snapshot.settings.segment
+    }
+
+    /// Maximum distance of an outline from its mask's boundary, in percent of the image's longer side.
+    pub fn polygon_tolerance(&self) -> f32 {
+        self.snapshot.settings.polygon_tolerance
     }
 
     /// Whether a person waits for the batch, because the task is open in the editor.
@@ -99,6 +147,7 @@ fn searches(
         unlabeled: Unlabeled::Drop,
         is_from_labels,
         urgency,
+        images: None,
     };
     let config = &snapshot.config;
     Ok(
@@ -139,6 +188,7 @@ impl Preannotator {
             typed_prompt: snapshot.prompt.clone(),
             snapshot,
             urgency,
+            images: None,
         })
     }
 
@@ -184,6 +234,7 @@ impl Preannotator {
         for search in &plan.searches {
             let search = Search {
                 areas: areas(&snapshot.config, &search.image, &task.regions),
+                images: plan.images.clone(),
                 ..search.clone()
             };
             let found = self.search(snapshot, &search, thresholds, task).await?;
@@ -211,9 +262,10 @@ impl Preannotator {
         let total = tasks.len();
         let (sender, mut predictions) = mpsc::unbounded_channel();
         let this = self.clone();
+        let running = self.batches.start(&plan.snapshot.origin.project, total);
         let background = async move {
             let _memory = memory;
-            let (this, plan) = (&this, &plan);
+            let (this, plan, running) = (&this, &plan, &running);
             let work = tasks.into_iter().enumerate().map(|(i, task)| async move {
                 let span = task.span();
                 let predicted = this.predict(plan, &task).instrument(span.clone()).await;
@@ -221,6 +273,7 @@ impl Preannotator {
                     span.in_scope(|| tracing::error!("{error}"));
                     this.metrics().record_failure();
                 }
+                running.count(predicted.as_ref().err());
                 (i, predicted)
             });
             let mut work = stream::iter(work).buffer_unordered(CONCURRENT_BATCH_TASKS);

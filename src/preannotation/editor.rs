@@ -96,6 +96,7 @@ impl Preannotator {
             unlabeled: Unlabeled::Keep,
             is_from_labels: false,
             urgency: Urgency::Annotator,
+            images: None,
         };
         snapshot.config.require_region_control(image)?;
         let thresholds = control_thresholds(&snapshot.config, context, &task.regions);

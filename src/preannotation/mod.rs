@@ -3,8 +3,9 @@
 //!
 //! [`mod@interaction`] parses what an annotator did, `areas` what limits the search, and [`project`] holds the settings of
 //! each project. A [`Preannotator`] answers actions in the editor (`editor`) and tells the annotator about them (`status`),
-//! answers Label Studio's next protocol ([`protocol`]), predicts batches (`batch`) and computes image embeddings in advance
-//! (`warming`, `prewarms`); all of them run the stages of the [`crate::pipeline`].
+//! answers Label Studio's next protocol ([`protocol`]), predicts batches (`batch`, and `searched` for exports), computes image
+//! embeddings in advance (`warming`, `prewarms`), and serves the [`playground`]; all of them run the stages of the
+//! [`crate::pipeline`].
 
 pub mod admission;
 mod areas;
@@ -13,10 +14,13 @@ mod editor;
 mod error;
 pub mod interaction;
 mod new_labels;
+pub mod playground;
 mod prewarms;
 pub mod project;
 pub mod protocol;
+mod running;
 mod search;
+mod searched;
 pub mod smart_tools;
 mod status;
 mod task;
@@ -28,8 +32,12 @@ use self::admission::Admission;
 use self::areas::RecentAreas;
 pub use self::batch::{BatchPlan, Outcome};
 pub use self::error::PreannotationError;
+use self::playground::ComparedDetector;
 use self::prewarms::Prewarms;
 pub use self::project::{Defaults, Origin, Projects};
+pub use self::running::BatchProgress;
+use self::running::Batches;
+pub use self::searched::{ImageSink, LabeledObject, SearchedImage};
 pub use self::task::{Task, TaskPrediction};
 pub use self::warming::{WarmPlan, WarmingError};
 use crate::budget::Budget;
@@ -38,6 +46,7 @@ use crate::metrics::Metrics;
 use crate::pipeline::handle::ModelsHandle;
 use crate::pipeline::stages::Stages;
 use crate::regions::Region;
+use crate::store::Usage;
 
 /// Turns tasks into predictions.
 #[derive(Debug)]
@@ -48,9 +57,11 @@ pub struct Preannotator {
     admission: Admission,
     /// Bounds the tasks of batches in progress.
     batch_tasks: Semaphore,
+    batches: Batches,
     prewarms: Prewarms,
     recent_areas: RecentAreas,
     metrics: Metrics,
+    compared_detectors: Vec<ComparedDetector>,
 }
 
 /// Tasks of batches in progress at a time: while one is computed, the next one is fetched.
@@ -65,9 +76,11 @@ impl Preannotator {
             stages,
             admission: Admission::new(queue),
             batch_tasks: Semaphore::new(CONCURRENT_BATCH_TASKS),
+            batches: Batches::default(),
             prewarms: Prewarms::default(),
             recent_areas: RecentAreas::default(),
             metrics: Metrics::default(),
+            compared_detectors: vec![],
         }
     }
 
@@ -91,6 +104,17 @@ impl Preannotator {
         self.admission.count()
     }
 
+    /// The batches in progress and the last ones that ended, the last one first.
+    pub fn batches(&self) -> Vec<BatchProgress> {
+        self.batches.list()
+    }
+
+    /// The usage of the caches.
+    pub fn cache_usage(&self) -> Vec<(&'static str, Usage)> {
+        let images = self.images.usage().into_iter();
+        images.chain(self.stages.usage()).collect()
+    }
+
     /// Frees cached results that should not be kept. Call it when the server is idle.
     pub async fn tidy(&self) {
         self.images.run_maintenance().await;
@@ -112,14 +136,13 @@ impl Preannotator {
     /// # Errors
     /// If the text cannot be written.
     pub fn render_metrics(&self) -> Result<String, std::fmt::Error> {
-        let caches = self.images.usage().into_iter().chain(self.stages.usage());
         let steps = self.stages.scheduler().waiting();
         self.metrics.render(
             self.waiting(),
             steps,
             self.models_handle(),
             self.budget(),
-            caches,
+            self.cache_usage(),
         )
     }
 

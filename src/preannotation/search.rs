@@ -6,7 +6,8 @@ use super::admission::{Busy, Permit};
 use super::areas::Area;
 use super::project::ProjectSnapshot;
 use super::project::settings::{ControlThresholds, SearchThresholds};
-use super::{PreannotationError, Preannotator, Task};
+use super::searched::labeled_objects;
+use super::{ImageSink, PreannotationError, Preannotator, SearchedImage, Task};
 use crate::geometry::Detection;
 use crate::labeling::{ImageTag, LabelingError, Page};
 use crate::media::{Digest, ImageRequest, MediaError, TaskImage};
@@ -19,7 +20,7 @@ use crate::regions::scores::mean;
 use crate::regions::{Region, RegionOptions, Regions, Unlabeled, regions};
 
 /// One image tag to search, and its prompt.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) struct Search {
     pub(super) image: ImageTag,
     /// The number of the page to search, from 0; `None`: all pages.
@@ -31,6 +32,8 @@ pub(super) struct Search {
     /// Whether the prompt is made of labels. Labels that the model cannot encode are then left out.
     pub(super) is_from_labels: bool,
     pub(super) urgency: Urgency,
+    /// Also takes the images with their objects.
+    pub(super) images: Option<ImageSink>,
 }
 
 /// What a search found.
@@ -116,7 +119,10 @@ impl Preannotator {
         let (config, image) = (&snapshot.config, &search.image);
         let settings = &snapshot.settings;
         let mut controls = config.region_controls(image);
-        let with_masks = settings.segment && controls.any(|c| c.shape.needs_mask());
+        let images = search.images.as_ref();
+        let needs_masks = controls.any(|c| c.shape.needs_mask());
+        let with_masks =
+            settings.segment && (needs_masks || images.is_some_and(|sink| sink.with_masks));
         let timings = Timings::default();
         let request = StageRequest {
             urgency: search.urgency,
@@ -135,12 +141,16 @@ impl Preannotator {
             };
             let areas = query.areas.len();
             let prediction = self.stages.predict(&image, &query, request).await?;
-            Ok::<_, PreannotationError>((prediction, areas))
+            let pixels = match images {
+                Some(_) => Some(image.pixels().await?),
+                None => None,
+            };
+            Ok::<_, PreannotationError>((prediction, areas, pixels))
         };
         let predicted = predicted.await;
         record_timings(&timings);
-        let (prediction, areas) = predicted?;
-        let _masks = self.budget().reserve_unchecked(prediction.bytes());
+        let (prediction, areas, pixels) = predicted?;
+        let memory = self.budget().reserve_unchecked(prediction.bytes());
         self.metrics
             .record_prediction(prediction.objects.len(), &timings);
         let best_rejected = prediction.best_rejected.clone();
@@ -153,14 +163,15 @@ impl Preannotator {
         let detections = prediction.objects.len();
         let cleanup = settings.cleanup;
         let build = move || {
-            regions(
-                &prediction.with_clean_masks(cleanup),
-                &config,
-                &image,
-                &style,
-            )
+            let prediction = prediction.with_clean_masks(cleanup);
+            let built = regions(&prediction, &config, &image, &style);
+            let searched = pixels.map(|pixels| {
+                let objects = labeled_objects(prediction, &config, &image);
+                (pixels, objects)
+            });
+            (built, searched)
         };
-        let built = build_regions(build).await?;
+        let (built, searched) = build_regions(build).await?;
         self.metrics.record_regions(built.regions.len());
         let options = &thresholds.options;
         tracing::info!(
@@ -178,6 +189,17 @@ impl Preannotator {
             without_label = built.dropped,
             "predicted"
         );
+        if let (Some(sink), Some((pixels, objects))) = (images, searched) {
+            let searched = SearchedImage {
+                task: task.id,
+                url: page.url.clone(),
+                pixels,
+                objects,
+                _memory: memory,
+            };
+            // the receiver says itself why it has closed
+            let _ = sink.sender.send(searched).await;
+        }
         Ok((built, best_rejected))
     }
 

@@ -40,11 +40,18 @@ pub fn outlines(mask: &Mask, tolerance: f32) -> Vec<Ring> {
         if let Some(i) = surrounding
             && -signed_area(hole) >= MIN_AREA_SHARE * signed_area(&parts[i])
         {
-            outlines[i] = join_hole(&outlines[i], &simplify(hole, tolerance));
+            outlines[i] = join(&outlines[i], &simplify(hole, tolerance));
         }
     }
     outlines.retain(|ring| ring.len() >= 3);
     outlines
+}
+
+/// The outline of a mask as one ring, for formats that have no parts: further parts are joined by seams of zero width, like
+/// holes. `None` for an empty mask. `tolerance` as in [`outlines`].
+pub fn outline(mask: &Mask, tolerance: f32) -> Option<Ring> {
+    let parts = outlines(mask, tolerance).into_iter();
+    parts.reduce(|joined, part| join(&joined, &part))
 }
 
 /// Directions along pixel edges, each a right turn from the one before: right, down, left, up.
@@ -235,18 +242,18 @@ fn distance(p: [f32; 2], a: [f32; 2], b: [f32; 2]) -> f32 {
     (p[0] - a[0] - along * dx).hypot(p[1] - a[1] - along * dy)
 }
 
-/// Connects a hole to its outline, as one ring: along the outline to the corner nearest to the hole, around the hole,
-/// and back.
-fn join_hole(outline: &[[f32; 2]], hole: &[[f32; 2]]) -> Ring {
-    let pairs = (0..outline.len()).flat_map(|i| (0..hole.len()).map(move |j| (i, j)));
+/// Connects another ring to an outline, as one ring: along the outline to the corner nearest to the other ring, around that
+/// ring, and back. The other ring is a hole, or another part.
+fn join(outline: &[[f32; 2]], other: &[[f32; 2]]) -> Ring {
+    let pairs = (0..outline.len()).flat_map(|i| (0..other.len()).map(move |j| (i, j)));
     let squared = |(i, j): (usize, usize)| {
-        (outline[i][0] - hole[j][0]).powi(2) + (outline[i][1] - hole[j][1]).powi(2)
+        (outline[i][0] - other[j][0]).powi(2) + (outline[i][1] - other[j][1]).powi(2)
     };
     let nearest = pairs.min_by(|a, b| squared(*a).total_cmp(&squared(*b)));
     let Some((i, j)) = nearest else {
         return outline.to_vec();
     };
-    [&outline[..=i], &hole[j..], &hole[..=j], &outline[i..]].concat()
+    [&outline[..=i], &other[j..], &other[..=j], &outline[i..]].concat()
 }
 
 #[cfg(test)]
@@ -311,6 +318,16 @@ mod tests {
             let rings = outlines(&mask, 0.0);
             assert_eq!(filled(&rings, size), mask, "{rings:?}");
         }
+    }
+
+    #[test]
+    fn one_outline_covers_all_parts_and_leaves_out_their_holes() {
+        let mask = mask(&[
+            "####..##", "#..#..##", "#..#....", "####..#.", ".......#", "###.....",
+        ]);
+        let ring = outline(&mask, 0.0).unwrap();
+        assert_eq!(filled(&[ring], mask.size()), mask);
+        assert_eq!(outline(&self::mask(&["..", ".."]), 0.0), None);
     }
 
     #[test]

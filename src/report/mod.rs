@@ -1,13 +1,17 @@
-//! The outputs of `groundling predict`: JSON, Label Studio tasks, and overlay images.
+//! The outputs of `groundling predict`: JSON, Label Studio tasks, overlay images and datasets. `annotate` writes datasets too.
 
-pub mod coco_rle;
+pub mod export;
+pub mod image_file;
 pub mod label_studio;
+pub mod names;
 pub mod overlay;
+pub mod palette;
 
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::geometry::coco_rle::CocoRle;
 use crate::pipeline::{DetectedObject, ModelTimes, Prediction};
 use crate::prompt::Prompt;
 
@@ -62,7 +66,7 @@ pub struct DetectionReport {
     pub bounding_box: [f32; 4],
     /// The mask as COCO's compressed RLE.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mask: Option<coco_rle::CocoRle>,
+    pub mask: Option<CocoRle>,
     /// The predicted IoU of the mask with the object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask_score: Option<f32>,
@@ -119,10 +123,7 @@ fn detection(object: &DetectedObject, prediction: &Prediction) -> DetectionRepor
         phrase: detection.phrase.clone(),
         score: detection.score,
         bounding_box: detection.bounding_box.clamped(prediction.size).corners(),
-        mask: object
-            .mask
-            .as_ref()
-            .map(|m| coco_rle::CocoRle::new(&m.mask)),
+        mask: object.mask.as_ref().map(|m| CocoRle::new(&m.mask)),
         mask_score: object.mask.as_ref().map(|m| m.score),
     }
 }

@@ -1,17 +1,20 @@
 //! Logging to standard error, as text or JSON, and tracing to a file.
 
 mod escaping_writer;
+mod problems;
 mod trace;
 
 use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::Context;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use self::escaping_writer::EscapingWriter;
+use self::problems::ProblemLayer;
 use self::trace::TraceFile;
 
 use crate::config::{LogArgs, LogFormat};
@@ -35,8 +38,10 @@ pub(crate) fn init(args: &LogArgs, default: &str, trace: Option<&Path>) -> anyho
         level => level.to_owned(),
     };
     let filter = EnvFilter::builder().parse(level)?;
+    // https://no-color.org
+    let refuses_colours = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let logs = tracing_subscriber::fmt::layer()
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(std::io::stderr().is_terminal() && !refuses_colours)
         // ignores errors of a closed standard error
         .log_internal_errors(false)
         .with_writer(|| EscapingWriter(std::io::stderr()));
@@ -50,6 +55,7 @@ pub(crate) fn init(args: &LogArgs, default: &str, trace: Option<&Path>) -> anyho
     });
     tracing_subscriber::registry()
         .with(logs.with_filter(filter))
+        .with(ProblemLayer.with_filter(LevelFilter::WARN))
         .with(trace.transpose()?.map(TraceFile::layer))
         .init();
     Ok(())

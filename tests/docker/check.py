@@ -122,6 +122,8 @@ def check(stack: Stack) -> None:
     stack.wait_for_end("connect", 600)
     step(f"two projects are connected {time.monotonic() - begun:.0f} s after `docker compose up`")
     print(docker("logs", stack.container("connect-demo")).rstrip())
+    ensure(f"open {stack.url.replace('127.0.0.1', 'localhost')}/projects" in docker("logs", stack.container("connect-demo")),
+           "the log does not name the address for people")  # fmt: skip
     for service in ("groundling", "groundling-demo"):
         until(f"{service} is healthy", lambda service=service: stack.state(service)["Health"]["Status"] == "healthy", 60)
         usage = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", stack.container(service)).strip()

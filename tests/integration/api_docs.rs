@@ -46,6 +46,8 @@ async fn every_route_and_method_is_documented_and_no_other() {
     let quoted = text.split('"').skip(1).step_by(2);
     let routes: BTreeSet<String> = quoted
         .filter(|part| part.starts_with('/') && !part.contains('*'))
+        // the interface of the page belongs to the page, and may change in any release
+        .filter(|part| !part.starts_with("/playground"))
         .map(str::to_owned)
         .collect();
     assert!(routes.contains("/predict"), "{text}");
@@ -66,6 +68,10 @@ async fn every_response_is_documented_with_a_schema() {
     for (method, path, operation) in operations(&docs) {
         let responses = operation["responses"].as_object().unwrap();
         for (status, response) in responses {
+            // a redirect has no body
+            if status == "303" {
+                continue;
+            }
             let contents = response["content"].as_object().unwrap();
             for (kind, content) in contents {
                 let schema = content["schema"].as_object().unwrap();
@@ -86,6 +92,7 @@ async fn every_response_is_documented_with_a_schema() {
             "/setup" => &["200", "400", "403", "408", "413", "415", "500", "503"],
             "/webhook" => &["200", "201", "403", "415", "500"],
             "/ready" => &["200", "403", "500", "503"],
+            "/" => &["200", "303", "403", "500"],
             _ => &["200", "403", "500"],
         };
         let documented: Vec<&str> = responses.keys().map(String::as_str).collect();

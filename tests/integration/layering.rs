@@ -6,7 +6,7 @@ use std::fs;
 use crate::support::{files_below, repository};
 
 /// Folders or files in `src/`, and the modules and crates that they must not name.
-const FORBIDDEN: [(&str, &[&str]); 12] = [
+const FORBIDDEN: [(&str, &[&str]); 13] = [
     (
         "models",
         &[
@@ -138,6 +138,26 @@ const FORBIDDEN: [(&str, &[&str]); 12] = [
             "crate::labeling",
             "crate::regions",
             "crate::preannotation",
+        ],
+    ),
+    (
+        "evaluation",
+        &[
+            "candle",
+            "axum",
+            "reqwest",
+            "tokio",
+            "crate::commands",
+            "crate::config",
+            "crate::detector",
+            "crate::http",
+            "crate::label_studio",
+            "crate::labeling",
+            "crate::media",
+            "crate::models",
+            "crate::pipeline",
+            "crate::preannotation",
+            "crate::segmenter",
         ],
     ),
     ("prompt.rs", &["candle", "axum", "crate::"]),

@@ -1,5 +1,6 @@
 """Scenarios without the page: batches, tokens, commands and basic auth."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Dict, List
@@ -283,3 +284,42 @@ def connect_command(world: World) -> None:
     code, output = world.run_groundling("connect-wrong", ["connect", "--project", project, "--wait", "0"], wrong)
     ensure(code == 1, f"connect with a wrong address ended with exit code {code}: {output[-1500:]}")
     ensure("health check failed" in output and "--url" in output, f"a wrong address: {output[-1500:]}")
+
+
+def evaluate(world: World) -> None:
+    """`groundling evaluate` compares with annotations as Label Studio stores them, and writes thresholds into the project."""
+    api = world.api
+    project = api.project("evaluate")
+    backend = api.connect(project, world.legacy)
+    tasks = api.upload(project, SHAPES, SHAPES)
+    for task in tasks:
+        regions = api.suggest(backend["id"], task, prompt_context(PROMPT))
+        truth = [region for region in regions if region["type"] in ("rectanglelabels", "brushlabels")]
+        ensure(len(truth) == 4, f"two boxes and two masks are expected: {summary(truth)}")
+        if task == tasks[0]:
+            # a circle that nobody can find
+            missed = next(region for region in truth if region["type"] == "rectanglelabels")
+            value = missed["value"] | {"x": 1, "y": 1, "width": 8, "height": 8, "rectanglelabels": ["Red Circle"]}
+            truth.append(missed | {"id": "missed", "value": value})
+        api.post(f"/api/tasks/{task}/annotations/", {"result": truth})
+    environment = world.legacy.environment
+    report = world.out / "evaluate.html"
+    command = ["evaluate", "--project", project, "--json", "--report", report]
+    code, output = world.run_groundling("evaluate", command, environment)
+    ensure(code == 0, f"evaluate ended with exit code {code}: {output[-1500:]}")
+    found = json.loads(output[output.index("{\n") : output.rindex("\n}") + 2])
+    labels = {label["label"]: label for label in found["labels"]}
+    ensure(found["mask"]["ap"] > 0.999, f"the masks are those of the predictions: {found['mask']}")
+    ensure(labels["Blue Star"]["f1"] == 1, f"the stars are those of the predictions: {labels['Blue Star']}")
+    ensure(abs(labels["Red Circle"]["recall"] - 2 / 3) < 1e-9, f"one of three circles is missed: {labels['Red Circle']}")
+    ensure("Red Circle (missed" in report.read_text(), "the report does not show the missed circle")
+
+    code, output = world.run_groundling("evaluate-labels", [*command[:3], "--apply", "labels"], environment)
+    ensure(code == 0, f"--apply labels ended with exit code {code}: {output[-1500:]}")
+    config = api.get(f"/api/projects/{project}/")["label_config"]
+    ensure(config.count("score_threshold=") == 4, f"the labels have no thresholds: {config}")
+    code, output = world.run_groundling("evaluate-params", [*command[:3], "--apply", "extra-params"], environment)
+    ensure(code == 0, f"--apply extra-params ended with exit code {code}: {output[-1500:]}")
+    params = api.get(f"/api/ml/{backend['id']}")["extra_params"]
+    params = json.loads(params) if isinstance(params, str) else params
+    ensure(0 < params["box_threshold"] < 1, f"extra params: {params}")

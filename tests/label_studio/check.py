@@ -46,6 +46,7 @@ SCENARIOS = {
     "annotate": api_scenarios.annotate,
     "doctor": api_scenarios.doctor,
     "connect-command": api_scenarios.connect_command,
+    "evaluate": api_scenarios.evaluate,
     "basic-auth": api_scenarios.basic_auth,
     "proxy": proxy_scenarios.proxy,
 }

@@ -8,8 +8,8 @@ use image::RgbImage;
 use serde::Deserialize;
 
 use crate::detector::DetectionOptions;
+use crate::geometry::coco_rle::CocoRle;
 use crate::media::decode;
-use crate::report::coco_rle::CocoRle;
 
 /// All scenes, and the thresholds that the reference used.
 #[derive(Debug, Clone, Deserialize)]

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 pub use self::error::ApiError;
 pub use self::provision::{Authentication, BackendSettings, ImageFile};
 pub use self::types::{
-    Backend, BackendTest, Project, StoredPrediction, StoredTask, TaskPage, User,
+    Backend, BackendTest, Project, StoredAnnotation, StoredPrediction, StoredTask, TaskPage, User,
 };
 use super::LabelStudio;
 use crate::outgoing::{self, client, error_chain};
@@ -97,6 +97,15 @@ impl Api {
         let path = format!("/api/projects/{project}/");
         let changed: Result<Value, _> = self.call(Method::PATCH, &path, Body::Json(&body)).await;
         changed.map(|_| ())
+    }
+
+    /// A task, with URLs as they were imported.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn task(&self, id: u64) -> Result<StoredTask, ApiError> {
+        self.get(&format!("/api/tasks/{id}/?resolve_uri=false"))
+            .await
     }
 
     /// Returns one page of a project's tasks, with URLs as they were imported. The first page is 1.

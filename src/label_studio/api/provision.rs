@@ -131,6 +131,39 @@ impl Api {
         self.call(Method::PATCH, &path, Body::Json(settings)).await
     }
 
+    /// Replaces the *extra params* of a project's backend, which Label Studio then sends to it.
+    ///
+    /// # Errors
+    /// See [`ApiError`]; [`ApiError::Status`] also if Label Studio cannot use the backend.
+    pub async fn set_extra_params(
+        &self,
+        project: u64,
+        backend: &Backend,
+        params: &Value,
+    ) -> Result<(), ApiError> {
+        // Label Studio checks the connection again, with what the request has and not with what it has stored
+        let mut body = serde_json::json!({
+            "project": project,
+            "url": backend.url,
+            "extra_params": params,
+        });
+        if let Some(method) = &backend.auth_method {
+            body["auth_method"] = method.as_str().into();
+            body["basic_auth_user"] = backend
+                .basic_auth_user
+                .as_deref()
+                .unwrap_or_default()
+                .into();
+        }
+        if backend.auth_method.as_deref() == Some("BASIC_AUTH") {
+            // an empty password stands for the stored one
+            body["basic_auth_pass"] = "".into();
+        }
+        let path = format!("/api/ml/{}", backend.id);
+        let changed: Result<Value, _> = self.call(Method::PATCH, &path, Body::Json(&body)).await;
+        changed.map(|_| ())
+    }
+
     /// Lets Label Studio request predictions for a random task. They are not stored.
     ///
     /// # Errors

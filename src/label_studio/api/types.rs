@@ -1,6 +1,7 @@
 //! The objects of Label Studio's API, with the fields that groundling uses.
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// A project.
@@ -16,17 +17,38 @@ pub struct Project {
     pub model_version: Option<String>,
 }
 
-/// A task. Annotations and the regions of predictions are not kept.
+/// A task. The regions of predictions are not kept.
 #[derive(Debug, Clone, Deserialize)]
 #[allow(missing_docs)]
 pub struct StoredTask {
     pub id: u64,
+    /// The number of its project.
+    #[serde(default)]
+    pub project: u64,
     #[serde(default)]
     pub data: Map<String, Value>,
     #[serde(default)]
     pub total_annotations: u64,
     #[serde(default)]
     pub predictions: Vec<StoredPrediction>,
+    #[serde(default)]
+    pub annotations: Vec<StoredAnnotation>,
+}
+
+/// An annotation stored in Label Studio.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(missing_docs)]
+pub struct StoredAnnotation {
+    #[serde(default)]
+    pub id: u64,
+    /// Whether the annotator skipped the task.
+    #[serde(default)]
+    pub was_cancelled: bool,
+    #[serde(default)]
+    pub ground_truth: bool,
+    /// Its regions. They contain masks and may be many MB, so they stay unparsed text until they are needed.
+    #[serde(default)]
+    pub result: Option<Box<RawValue>>,
 }
 
 /// A prediction stored in Label Studio.
@@ -65,6 +87,11 @@ pub struct Backend {
     pub is_interactive: bool,
     #[serde(default)]
     pub extra_params: Value,
+    /// `BASIC_AUTH` or `NONE`.
+    #[serde(default)]
+    pub auth_method: Option<String>,
+    #[serde(default)]
+    pub basic_auth_user: Option<String>,
     #[serde(default)]
     pub model_version: Option<String>,
 }

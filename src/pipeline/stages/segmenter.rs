@@ -75,6 +75,22 @@ impl Stages {
         Ok(masks)
     }
 
+    /// Segments the objects in boxes: one mask per box, in the same order. The boxes are in pixels of the image.
+    ///
+    /// # Errors
+    /// See [`StageError`].
+    pub async fn box_masks(
+        &self,
+        image: &TaskImage<'_>,
+        boxes: &[BoundingBox],
+        request: StageRequest<'_>,
+    ) -> Result<Vec<Arc<ScoredMask>>, SharedStageError> {
+        let models = self.models().await?;
+        models.segmenter().map_err(StageError::from)?;
+        self.masks(&models, View::whole(image), boxes, request)
+            .await
+    }
+
     /// Computes the image embedding, unless it is cached: the first prompt then runs only the mask decoder.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use serde_json::Value;
 use self::settings::{ControlThresholds, PredictionSettings, ProjectSettings, SearchThresholds};
 use self::store::{PendingWrite, ProjectState, ProjectStore};
 use super::Task;
+use crate::detector::{DetectionOptions, PhraseThresholds};
 use crate::label_studio::LabelStudio;
 use crate::labeling::{ImageTag, LabelingConfig};
 use crate::prompt::Prompt;
@@ -72,9 +73,31 @@ pub(super) struct ProjectSnapshot {
     pub settings: PredictionSettings,
     /// The settings in the project's `extra_params`.
     extra_params: ProjectSettings,
+    /// A box threshold in the place of all others.
+    only_threshold: Option<f32>,
 }
 
 impl ProjectSnapshot {
+    /// The snapshot with one box threshold, 0..1, in the place of all others.
+    pub(super) fn with_only_threshold(self, threshold: f32) -> Self {
+        Self {
+            only_threshold: Some(threshold),
+            ..self
+        }
+    }
+
+    /// The box threshold of a label, without those of `<Number>` controls.
+    pub(super) fn threshold_of(&self, label: &str) -> f32 {
+        let own = match self.extra_params.box_threshold {
+            Some(_) => None,
+            None => self.config.controls.iter().find_map(|control| {
+                let mut labels = control.labels.iter();
+                labels.find(|other| other.name() == label)?.score_threshold
+            }),
+        };
+        own.unwrap_or(self.settings.options.box_threshold)
+    }
+
     /// The snapshot with the labels that a task brings along. The model version does not change with them.
     pub(super) fn for_task(&self, task: &Task) -> Cow<'_, Self> {
         match self.config.for_task(&task.data) {
@@ -101,6 +124,18 @@ impl ProjectSnapshot {
         image: &ImageTag,
         prompt: &Prompt,
     ) -> SearchThresholds {
+        if let Some(box_threshold) = self.only_threshold {
+            return SearchThresholds {
+                options: DetectionOptions {
+                    box_threshold,
+                    text_threshold: controls
+                        .text_threshold
+                        .unwrap_or(self.settings.options.text_threshold),
+                    ..self.settings.options
+                },
+                phrases: PhraseThresholds::default(),
+            };
+        }
         SearchThresholds::resolve(
             self.settings.options,
             &self.extra_params,
@@ -121,6 +156,16 @@ impl Projects {
     /// Whether objects can be segmented.
     pub fn has_segmenter(&self) -> bool {
         self.defaults.has_segmenter
+    }
+
+    /// The Label Studio of the settings.
+    pub(super) fn label_studio(&self) -> &LabelStudio {
+        &self.defaults.label_studio
+    }
+
+    /// The settings of predictions, without those of projects.
+    pub fn prediction_settings(&self) -> &PredictionSettings {
+        &self.defaults.prediction
     }
 
     /// The current model version of a project's predictions.
@@ -153,7 +198,7 @@ impl Projects {
         version::of_project(&self.defaults.models, settings, prompt, config)
     }
 
-    /// A snapshot of a project; `prompt`, if given, replaces the project's own.
+    /// A snapshot of a project; `prompt`, if given, replaces the project's own. An empty one stands for the labels.
     pub(super) fn snapshot(
         &self,
         origin: Origin,
@@ -161,7 +206,11 @@ impl Projects {
         prompt: Option<&str>,
     ) -> ProjectSnapshot {
         let known = self.store.project(&origin.project);
-        let prompt = prompt.map(str::trim).or(known.prompt()).map(str::to_owned);
+        let prompt = match prompt.map(str::trim) {
+            Some(given) => Some(given).filter(|prompt| !prompt.is_empty()),
+            None => known.prompt(),
+        };
+        let prompt = prompt.map(str::to_owned);
         let ProjectState {
             settings: extra_params,
             label_studio,
@@ -181,6 +230,7 @@ impl Projects {
             prompt,
             settings,
             extra_params,
+            only_threshold: None,
         }
     }
 

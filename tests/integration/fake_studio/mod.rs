@@ -222,5 +222,30 @@ fn task(index: usize) -> Value {
         _ => format!("/data/upload/7/shapes-{index}.png"),
     };
     let annotations = u64::from(index % 10 == 5);
-    json!({"id": 100 + index, "data": {"image": image}, "total_annotations": annotations})
+    let mut task =
+        json!({"id": 100 + index, "data": {"image": image}, "total_annotations": annotations});
+    if annotations > 0 {
+        task["annotations"] = true_annotations();
+    }
+    task
+}
+
+/// The annotations of an annotated task: an older one, the true boxes of the picture of shapes and of one that nothing finds,
+/// and a newer one that was skipped.
+fn true_annotations() -> Value {
+    let rectangle = |label: &str, [x, y, width, height]: [f64; 4]| {
+        let value = json!({"x": x, "y": y, "width": width, "height": height, "rotation": 0, "rectanglelabels": [label]});
+        json!({"id": label, "type": "rectanglelabels", "from_name": "label", "to_name": "image",
+            "original_width": 640, "original_height": 480, "value": value})
+    };
+    let truth = [
+        rectangle("Red Circle", [64.0, 59.0, 29.0, 39.0]),
+        rectangle("Blue Star", [13.0, 68.0, 21.5, 29.5]),
+        rectangle("Red Circle", [1.0, 1.0, 10.0, 10.0]),
+    ];
+    json!([
+        {"id": 1, "was_cancelled": false, "ground_truth": false, "result": []},
+        {"id": 2, "was_cancelled": false, "ground_truth": false, "result": truth},
+        {"id": 3, "was_cancelled": true, "ground_truth": false, "result": []},
+    ])
 }

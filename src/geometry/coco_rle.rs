@@ -1,14 +1,15 @@
 //! COCO's compressed run-length masks, as in `pycocotools`.
 
-use std::ops::Range;
-
 use serde::{Deserialize, Serialize};
 
-use crate::geometry::{ImageSize, Mask, row_differences};
+use super::{ImageSize, Mask, Runs};
 
 /// Limit of the pixels of a decoded mask, far more than any photograph has. Without it, a few characters could encode
 /// a run of any length.
-const MAX_PIXELS: usize = 1 << 27;
+pub(crate) const MAX_PIXELS: usize = 1 << 27;
+
+/// Limit of the height and width of a decoded mask, because each row takes memory even if it is narrow.
+pub(crate) const MAX_SIDE: usize = 1 << 20;
 
 /// A mask in the format of COCO files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,15 +24,8 @@ impl CocoRle {
     /// Encodes a mask.
     pub fn new(mask: &Mask) -> Self {
         let ImageSize { height, width } = mask.size();
-        let mut ends = changes(mask);
-        ends.sort_unstable();
-        ends.push((height * width) as i64);
-        let starts = std::iter::once(&0).chain(&ends);
-        let runs: Vec<i64> = ends
-            .iter()
-            .zip(starts)
-            .map(|(end, start)| end - start)
-            .collect();
+        let columns = mask.transposed();
+        let runs: Vec<i64> = columns.runs().iter().copied().map(i64::from).collect();
         Self {
             size: [height, width],
             counts: compress(&runs),
@@ -41,50 +35,35 @@ impl CocoRle {
     /// Decodes a mask. `None` if the counts are invalid, do not fill the size, or the size is too large.
     pub fn mask(&self) -> Option<Mask> {
         let [height, width] = self.size;
-        let size = ImageSize { height, width };
-        // the rows of a mask take memory even if it has no columns
-        if height.max(1).checked_mul(width.max(1))? > MAX_PIXELS {
-            return None;
-        }
-        let area = size.area();
-        let mut columns = vec![];
-        for (i, run) in expand(&self.counts)?.into_iter().enumerate() {
-            let end = columns.len().checked_add(usize::try_from(run).ok()?)?;
-            if end > area {
-                return None;
-            }
-            columns.resize(end, i % 2 == 1);
-        }
-        if columns.len() != area {
-            return None;
-        }
-        let pixels = (0..height).flat_map(|y| (0..width).map(move |x| x * height + y));
-        Some(Mask::from_pixels(size, pixels.map(|pixel| columns[pixel])))
+        let runs = expand(&self.counts)?.into_iter().map(u64::try_from);
+        let runs: Vec<u64> = runs.collect::<Result<_, _>>().ok()?;
+        mask_of_counts(ImageSize { height, width }, &runs)
     }
 }
 
-/// The column-major indices of the pixels that differ from the pixel before them. The first pixel is compared with an
-/// unset one.
-fn changes(mask: &Mask) -> Vec<i64> {
-    let ImageSize { height, width } = mask.size();
-    let rows = mask.rows();
-    // the pixel before the top of a column is the bottom of the column to its left
-    let bottom = rows.row(height.saturating_sub(1)).iter();
-    let before_top: Vec<Range<usize>> = bottom
-        .map(|span| span.start + 1..(span.end + 1).min(width))
-        .filter(|span| !span.is_empty())
-        .collect();
-    let mut changes = vec![];
-    for y in 0..height {
-        let above = match y {
-            0 => &before_top[..],
-            _ => rows.row(y - 1),
-        };
-        for (columns, _) in row_differences(rows.row(y), above) {
-            changes.extend(columns.map(|x| (x * height + y) as i64));
-        }
+/// The mask of COCO's uncompressed counts: the lengths of unset and set runs in turn, column by column, starting with an
+/// unset one. `None` if they do not fill the size, or the size is too large.
+pub fn mask_of_counts(size: ImageSize, counts: &[u64]) -> Option<Mask> {
+    if !is_supported(size) {
+        return None;
     }
-    changes
+    let (mut runs, mut missing) = (Runs::default(), size.area() as u64);
+    for (i, count) in counts.iter().enumerate() {
+        missing = missing.checked_sub(*count)?;
+        // at most `MAX_PIXELS`
+        runs.push(i % 2 == 1, *count as u32);
+    }
+    let columns = ImageSize {
+        height: size.width,
+        width: size.height,
+    };
+    (missing == 0).then(|| Mask::from_runs(columns, runs).transposed())
+}
+
+/// Whether masks of this size are decoded.
+pub(crate) fn is_supported(size: ImageSize) -> bool {
+    let ImageSize { height, width } = size;
+    height.max(width) <= MAX_SIDE && size.area() <= MAX_PIXELS
 }
 
 /// Encodes run lengths. From the fourth run on, the difference to the run two before is encoded. Each character holds
@@ -139,36 +118,7 @@ fn expand(text: &str) -> Option<Vec<i64>> {
 
 #[cfg(test)]
 mod tests {
-    use rand::rngs::StdRng;
-    use rand::{Rng, SeedableRng};
-
     use super::*;
-
-    #[test]
-    fn changes_equal_a_column_by_column_search() {
-        let mut rng = StdRng::seed_from_u64(6);
-        for case in 0..500 {
-            let size = ImageSize {
-                height: rng.random_range(0..9),
-                width: rng.random_range(0..9),
-            };
-            let share = [0.0, 0.2, 0.5, 0.9, 1.0][case % 5];
-            let pixels: Vec<bool> = (0..size.area()).map(|_| rng.random_bool(share)).collect();
-            let columns = (0..size.width).flat_map(|x| (0..size.height).map(move |y| (y, x)));
-            let columns: Vec<bool> = columns.map(|(y, x)| pixels[y * size.width + x]).collect();
-            let mut before = false;
-            let mut expected = vec![];
-            for (i, pixel) in columns.into_iter().enumerate() {
-                if pixel != before {
-                    expected.push(i as i64);
-                }
-                before = pixel;
-            }
-            let mut changes = changes(&Mask::from_pixels(size, pixels));
-            changes.sort_unstable();
-            assert_eq!(changes, expected, "{size:?}");
-        }
-    }
 
     #[test]
     fn invalid_counts_are_not_decoded() {
@@ -194,6 +144,22 @@ mod tests {
         }
         for size in [[usize::MAX, 0], [0, usize::MAX]] {
             assert_eq!(rle(size, "0").mask(), None, "{size:?}");
+        }
+    }
+
+    #[test]
+    fn uncompressed_counts_are_decoded_column_by_column() {
+        let size = ImageSize {
+            height: 2,
+            width: 3,
+        };
+        let mask = |counts: &[u64]| mask_of_counts(size, counts);
+        let expected = Mask::from_pixels(size, [false, true, false, true, false, true]);
+        assert_eq!(mask(&[1, 2, 2, 1]), Some(expected.clone()));
+        // runs may be empty
+        assert_eq!(mask(&[1, 0, 0, 2, 2, 1, 0]), Some(expected));
+        for counts in [&[1, 2, 2][..], &[1, 2, 2, 2], &[u64::MAX, u64::MAX], &[]] {
+            assert_eq!(mask(counts), None, "{counts:?}");
         }
     }
 }

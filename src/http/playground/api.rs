@@ -1,0 +1,323 @@
+//! What the page asks the server: the candidates of a prompt, masks of boxes, and the mask of an object that was marked.
+//!
+//! An image is a data URI, or the digest of one that was sent before, so that a large file travels once.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::{AppState, task};
+use crate::geometry::coco_rle::CocoRle;
+use crate::geometry::{BoundingBox, Point, SegmentPrompt};
+use crate::http::body::JsonBody;
+use crate::http::error::{RequestError, error_response, run_blocking};
+use crate::http::wire::parse_object;
+use crate::label_studio::LabelStudio;
+use crate::labeling::new_config;
+use crate::media::{Digest, TaskImage};
+use crate::pipeline::timings::Timings;
+use crate::preannotation::PreannotationError;
+use crate::preannotation::playground::{LOWEST_SCORE, ObjectMask, PlaygroundImage};
+
+/// Limit of the boxes and of the points of a request.
+const MAX_SHAPES: usize = 1000;
+
+/// The settings that the page starts with.
+#[derive(Debug, Serialize)]
+pub(super) struct Settings {
+    version: &'static str,
+    /// groundling's version and the models' names.
+    models: String,
+    box_threshold: f32,
+    text_threshold: f32,
+    nms_iou: f32,
+    lowest_score: f32,
+    /// Whether masks can be made.
+    segments: bool,
+    /// Whether pictures of Label Studio's tasks are served.
+    tasks: bool,
+    /// Further detectors.
+    detectors: Vec<Detector>,
+}
+
+/// A further detector.
+#[derive(Debug, Serialize)]
+struct Detector {
+    name: String,
+    box_threshold: f32,
+}
+
+/// `GET /playground/api/settings`
+pub(super) async fn settings(State(state): State<AppState>) -> Json<Settings> {
+    let projects = state.preannotator.projects();
+    let options = &projects.prediction_settings().options;
+    let detectors = state.preannotator.compared_detectors().iter();
+    let detectors = detectors.map(|detector| Detector {
+        name: detector.name.clone(),
+        box_threshold: detector.box_threshold,
+    });
+    Json(Settings {
+        version: env!("CARGO_PKG_VERSION"),
+        models: projects.version("", None),
+        box_threshold: options.box_threshold,
+        text_threshold: options.text_threshold,
+        nms_iou: options.nms_iou_threshold,
+        lowest_score: LOWEST_SCORE,
+        segments: projects.has_segmenter(),
+        tasks: task::is_served(&state),
+        detectors: detectors.collect(),
+    })
+}
+
+#[derive(Debug, Deserialize)]
+struct FindRequest {
+    image: String,
+    prompt: String,
+    text_threshold: Option<f32>,
+    /// The name of a detector in [`Settings`]; null for the server's own one.
+    detector: Option<String>,
+}
+
+/// What a prompt found, whatever the scores are.
+#[derive(Debug, Serialize)]
+struct FindResponse {
+    /// The digest of the image, for later requests.
+    image: String,
+    width: usize,
+    height: usize,
+    phrases: Vec<String>,
+    candidates: Vec<Candidate>,
+    /// A labeling config with the phrases as labels.
+    labeling_config: String,
+    stages: Vec<Stage>,
+}
+
+#[derive(Debug, Serialize)]
+struct Candidate {
+    phrase: Option<String>,
+    score: f32,
+    /// x0, y0, x1, y1 in pixels.
+    #[serde(rename = "box")]
+    bounding_box: [f32; 4],
+}
+
+/// The time of a stage.
+#[derive(Debug, Serialize)]
+struct Stage {
+    stage: &'static str,
+    /// Number of steps that were computed.
+    computed: u32,
+    ms: f64,
+    /// Number of results that were cached in memory or on disk.
+    cached: u32,
+}
+
+/// `POST /playground/api/find`
+pub(super) async fn find(
+    State(state): State<AppState>,
+    body: JsonBody,
+) -> Result<Response, RequestError> {
+    let (request, image) = parse(body, |request: &FindRequest| &request.image).await?;
+    let studio = LabelStudio::default();
+    let preannotator = &state.preannotator;
+    let Some(image) = known(preannotator.playground_image(&image, &studio).await)? else {
+        return Ok(forgotten());
+    };
+    let default = preannotator.projects().prediction_settings().options;
+    let text_threshold = request.text_threshold.unwrap_or(default.text_threshold);
+    let timings = Timings::default();
+    let found = preannotator
+        .candidates(
+            &image,
+            request.detector.as_deref(),
+            &request.prompt,
+            text_threshold,
+            &timings,
+        )
+        .await?;
+    let candidates = found.detections.into_iter().map(|detection| Candidate {
+        bounding_box: detection.bounding_box.clamped(image.size).corners(),
+        phrase: detection.phrase,
+        score: detection.score,
+    });
+    let labels: Vec<&str> = found.phrases.iter().map(String::as_str).collect();
+    Ok(Json(FindResponse {
+        image: image.digest.to_string(),
+        width: image.size.width,
+        height: image.size.height,
+        labeling_config: new_config(&labels),
+        candidates: candidates.collect(),
+        stages: stages(&timings),
+        phrases: found.phrases,
+    })
+    .into_response())
+}
+
+#[derive(Debug, Deserialize)]
+struct SegmentRequest {
+    image: String,
+    /// x0, y0, x1, y1 in pixels of each box.
+    boxes: Vec<[f32; 4]>,
+}
+
+/// One mask per box, in the same order.
+#[derive(Debug, Serialize)]
+struct Masks {
+    masks: Vec<MaskAnswer>,
+    stages: Vec<Stage>,
+}
+
+#[derive(Debug, Serialize)]
+struct MaskAnswer {
+    mask: CocoRle,
+    /// The predicted IoU of the mask with the object.
+    score: f32,
+    /// Number of pixels.
+    area: usize,
+}
+
+/// `POST /playground/api/segment`
+pub(super) async fn segment(
+    State(state): State<AppState>,
+    body: JsonBody,
+) -> Result<Response, RequestError> {
+    let (request, image) = parse(body, |request: &SegmentRequest| &request.image).await?;
+    let boxes: Result<Vec<_>, _> = request.boxes.iter().map(bounding_box).collect();
+    let boxes = limited("boxes", boxes?)?;
+    let studio = LabelStudio::default();
+    let Some(image) = known(state.preannotator.playground_image(&image, &studio).await)? else {
+        return Ok(forgotten());
+    };
+    let timings = Timings::default();
+    let masks = state
+        .preannotator
+        .masks_of_boxes(&image, &boxes, &timings)
+        .await?;
+    Ok(answer(masks, &timings))
+}
+
+#[derive(Debug, Deserialize)]
+struct MarkRequest {
+    image: String,
+    #[serde(rename = "box")]
+    bounding_box: Option<[f32; 4]>,
+    #[serde(default)]
+    points: Vec<Mark>,
+}
+
+/// A point in pixels.
+#[derive(Debug, Deserialize)]
+struct Mark {
+    x: f32,
+    y: f32,
+    /// Whether it is on the object, else on the background.
+    positive: bool,
+}
+
+/// `POST /playground/api/mark`
+pub(super) async fn mark(
+    State(state): State<AppState>,
+    body: JsonBody,
+) -> Result<Response, RequestError> {
+    let (request, image) = parse(body, |request: &MarkRequest| &request.image).await?;
+    let points = request.points.iter().map(|point| Point {
+        x: point.x,
+        y: point.y,
+        is_foreground: point.positive,
+    });
+    let marks = SegmentPrompt {
+        bounding_box: request
+            .bounding_box
+            .as_ref()
+            .map(bounding_box)
+            .transpose()?,
+        points: limited("points", points.collect())?,
+    };
+    if marks.bounding_box.is_none() && !marks.points.iter().any(|point| point.is_foreground) {
+        let text = "mark the object with a box, or with a point on it";
+        return Err(RequestError::Body(text.to_owned()));
+    }
+    let studio = LabelStudio::default();
+    let Some(image) = known(state.preannotator.playground_image(&image, &studio).await)? else {
+        return Ok(forgotten());
+    };
+    let timings = Timings::default();
+    let mask = state
+        .preannotator
+        .mask_of_marks(&image, &marks, &timings)
+        .await?;
+    Ok(answer(vec![mask], &timings))
+}
+
+/// Parses a body, outside of the async threads because it may contain an image, and its image.
+async fn parse<T: for<'de> Deserialize<'de> + Send + 'static>(
+    body: JsonBody,
+    image: impl Fn(&T) -> &String + Send + 'static,
+) -> Result<(T, PlaygroundImage), RequestError> {
+    run_blocking(move || {
+        let request: T = parse_object(&body.bytes)?;
+        let value = image(&request);
+        let image = match Digest::from_hex(value) {
+            Some(digest) => PlaygroundImage::Known(digest),
+            None => PlaygroundImage::DataUri(value.clone()),
+        };
+        Ok((request, image))
+    })
+    .await?
+}
+
+fn known<'a>(
+    found: Result<Option<TaskImage<'a>>, crate::media::MediaError>,
+) -> Result<Option<TaskImage<'a>>, RequestError> {
+    found.map_err(|error| RequestError::Preannotation(PreannotationError::Media(error)))
+}
+
+/// Tells the page to send the image again.
+fn forgotten() -> Response {
+    let text = "the pixels of the image are no longer in memory: send it again";
+    error_response(StatusCode::GONE, text)
+}
+
+fn limited<T>(name: &str, shapes: Vec<T>) -> Result<Vec<T>, RequestError> {
+    match shapes.len() {
+        0..=MAX_SHAPES => Ok(shapes),
+        count => Err(RequestError::Body(format!(
+            "{count} {name} are too many: at most {MAX_SHAPES} are allowed"
+        ))),
+    }
+}
+
+fn bounding_box(corners: &[f32; 4]) -> Result<BoundingBox, RequestError> {
+    let [x0, y0, x1, y1] = *corners;
+    match x0 <= x1 && y0 <= y1 && corners.iter().all(|value| value.is_finite()) {
+        true => Ok(BoundingBox { x0, y0, x1, y1 }),
+        false => Err(RequestError::Body(format!(
+            "{corners:?} is not a box: it must be [x0, y0, x1, y1] in pixels, with x0 <= x1 and y0 <= y1"
+        ))),
+    }
+}
+
+fn answer(masks: Vec<ObjectMask>, timings: &Timings) -> Response {
+    let masks = masks.into_iter().map(|mask| MaskAnswer {
+        mask: mask.mask,
+        score: mask.score,
+        area: mask.area,
+    });
+    Json(Masks {
+        masks: masks.collect(),
+        stages: stages(timings),
+    })
+    .into_response()
+}
+
+fn stages(timings: &Timings) -> Vec<Stage> {
+    let stages = timings.stages().into_iter().map(|time| Stage {
+        stage: time.stage,
+        computed: time.computed,
+        ms: (time.time.as_secs_f64() * 1e4).round() / 10.0,
+        cached: time.from_memory + time.from_disk,
+    });
+    stages.collect()
+}

@@ -1,0 +1,57 @@
+//! Writes labeling configs for new projects.
+
+/// A labeling config with boxes and masks of these labels, and a field for prompts.
+pub fn new_config(labels: &[&str]) -> String {
+    const COLOURS: [&str; 8] = [
+        "#FFA500", "#9254DE", "#36CFC9", "#F5222D", "#52C41A", "#1890FF", "#EB2F96", "#FADB14",
+    ];
+    let escape = |label: &str| {
+        label
+            .replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('"', "&quot;")
+    };
+    let labels: String = labels
+        .iter()
+        .zip(COLOURS.iter().cycle())
+        .map(|(label, colour)| {
+            format!(
+                "\n    <Label value=\"{}\" background=\"{colour}\"/>",
+                escape(label)
+            )
+        })
+        .collect();
+    format!(
+        r#"<View>
+  <Style>.lsf-main-content.lsf-requesting .prompt::before {{ content: ' loading...'; color: #808080; }}</Style>
+  <View className="prompt">
+    <Header value="What to find, such as: dog. red car."/>
+    <TextArea name="prompt" toName="image" editable="true" rows="2" maxSubmissions="1" showSubmitButton="true"/>
+  </View>
+  <Image name="image" value="$image" zoom="true"/>
+  <RectangleLabels name="box" toName="image" smart="true">{labels}
+  </RectangleLabels>
+  <BrushLabels name="mask" toName="image" smart="true">{labels}
+  </BrushLabels>
+</View>
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::labeling::LabelingConfig;
+
+    #[test]
+    fn the_config_of_a_new_project_has_its_labels_and_a_field_for_prompts() {
+        let config = new_config(&["dog", "cats & \"dogs\"", "a<b"]);
+        let config = LabelingConfig::parse(&config).unwrap();
+        let image = config.image().unwrap();
+        let labels = config.labels(image);
+        let labels: Vec<&str> = labels.iter().map(|label| label.name()).collect();
+        assert_eq!(labels, ["dog", "cats & \"dogs\"", "a<b"]);
+        assert_eq!(config.text_area(image).unwrap().name, "prompt");
+        assert_eq!(config.region_controls(image).count(), 2);
+    }
+}
