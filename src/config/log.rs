@@ -16,7 +16,7 @@ pub struct LogArgs {
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// Print results and errors only: no progress, and no notes.
-    #[arg(long, short, env = "QUIET", value_name = "0|1", num_args = 0..=1, require_equals = true, default_missing_value = "1", default_value = "0", hide_default_value = true)]
+    #[arg(long, short, env = "GROUNDLING_QUIET", value_name = "0|1", num_args = 0..=1, require_equals = true, default_missing_value = "1", default_value = "0", hide_default_value = true)]
     pub quiet: Switch,
 }
 
