@@ -63,7 +63,8 @@
 //! 8. [`segmenter`]: boxes and points to masks
 //! 9. [`regions`]: detections and masks to Label Studio regions
 //!
-//! Beside it: [`label_studio`], its address, token and API; [`budget`], [`metrics`] and [`store`]. The commands and
+//! Beside it: [`label_studio`], its address, token and API; [`budget`], [`metrics`] and [`store`]; [`recent_problems`] and
+//! [`runs`], for the status page. The commands and
 //! settings of the binary are not part of the library's interface.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

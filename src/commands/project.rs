@@ -11,6 +11,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use super::signals::stop_signal;
 use super::{print_problem, print_result, print_status, progress, setup};
 use crate::config::SetupArgs;
+use crate::label_studio::LabelStudio;
 use crate::label_studio::api::{Api, ApiError, Project, StoredTask};
 use crate::labeling::LabelingConfig;
 use crate::pipeline::handle::ModelsUnavailable;
@@ -62,6 +63,24 @@ impl Access {
             projects,
             origin,
         })
+    }
+
+    /// Like [`Self::new`], with the *extra params* of the connected backend.
+    ///
+    /// # Errors
+    /// See [`Self::new`].
+    pub(super) async fn with_extra_params(args: &SetupArgs, number: u64) -> anyhow::Result<Self> {
+        let access = Self::new(args, number).await?;
+        if let Ok(backends) = access.api.backends(access.project.id).await
+            && let Some(backend) = backends.first()
+        {
+            access.projects.apply_setup(
+                &access.origin.project,
+                &backend.extra_params,
+                LabelStudio::default(),
+            );
+        }
+        Ok(access)
     }
 }
 

@@ -27,8 +27,8 @@ pub struct EvaluateArgs {
     /// Evaluate at most this many images. [default: all]
     #[arg(long, value_name = "COUNT")]
     pub limit: Option<usize>,
-    /// The lowest score of the candidates, 0 to 1. Thresholds below it are not evaluated. 0 makes the average precision that
-    /// papers publish, and takes longer because all candidates are segmented.
+    /// The lowest score of the candidates, 0 to 1. Thresholds below it are not evaluated. A lower one takes longer, because
+    /// more candidates are segmented. Candidates below `--text-threshold` have no label and do not count.
     #[arg(long, default_value_t = UpTo(0.05), value_name = "0..1")]
     pub lowest_score: Fraction,
     /// Print JSON instead of tables.

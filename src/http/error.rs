@@ -26,6 +26,9 @@ pub(super) enum RequestError {
     /// A thread of the server panicked. The request is not the cause.
     #[error("internal error: {0}; the log has details")]
     Defect(String),
+    /// The image that a request names by its digest is not cached.
+    #[error("the pixels of the image are no longer in memory: send it again")]
+    Forgotten,
     /// Other requests use the memory budget.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
@@ -51,6 +54,7 @@ impl RequestError {
     fn status(&self) -> StatusCode {
         let error = match self {
             Self::Body(_) => return StatusCode::BAD_REQUEST,
+            Self::Forgotten => return StatusCode::GONE,
             Self::Defect(_) => return StatusCode::INTERNAL_SERVER_ERROR,
             Self::Memory(_) => return StatusCode::SERVICE_UNAVAILABLE,
             Self::Preannotation(error) | Self::Task { error, .. } => error,
@@ -102,7 +106,7 @@ impl RequestError {
                 _ => None,
             },
             Self::Memory(_) => Some(BUSY_RETRY_SECONDS),
-            Self::Body(_) | Self::Defect(_) => None,
+            Self::Body(_) | Self::Forgotten | Self::Defect(_) => None,
         }
     }
 }
@@ -136,7 +140,8 @@ fn media_status(error: &MediaError) -> StatusCode {
 impl IntoResponse for RequestError {
     fn into_response(self) -> Response {
         let status = self.status();
-        if !matches!(self, Self::Task { .. }) {
+        // an image that was dropped is sent again, which is no problem
+        if !matches!(self, Self::Task { .. } | Self::Forgotten) {
             self.log();
         }
         let mut response = error_response(status, &self.to_string());

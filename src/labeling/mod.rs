@@ -18,7 +18,7 @@ pub use image_tag::{ImageTag, Page};
 pub use label::Label;
 pub use label_thresholds::with_thresholds;
 pub use new_config::new_config;
-pub use new_labels::with_labels;
+pub use new_labels::{escaped, with_labels};
 pub use outputs::Outputs;
 
 use crate::prompt::Prompt;

@@ -1,23 +1,19 @@
 //! Writes labeling configs for new projects.
 
+use super::escaped;
+
 /// A labeling config with boxes and masks of these labels, and a field for prompts.
 pub fn new_config(labels: &[&str]) -> String {
     const COLOURS: [&str; 8] = [
         "#FFA500", "#9254DE", "#36CFC9", "#F5222D", "#52C41A", "#1890FF", "#EB2F96", "#FADB14",
     ];
-    let escape = |label: &str| {
-        label
-            .replace('&', "&amp;")
-            .replace('<', "&lt;")
-            .replace('"', "&quot;")
-    };
     let labels: String = labels
         .iter()
         .zip(COLOURS.iter().cycle())
         .map(|(label, colour)| {
             format!(
                 "\n    <Label value=\"{}\" background=\"{colour}\"/>",
-                escape(label)
+                escaped(label)
             )
         })
         .collect();

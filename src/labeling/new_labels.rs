@@ -90,8 +90,8 @@ pub fn with_labels(xml: &str, image: &str, phrases: &[&str]) -> Result<String, L
     Ok(changed)
 }
 
-/// A text as the value of an attribute in double quotes.
-fn escaped(text: &str) -> String {
+/// A text for XML or HTML, also as the value of an attribute in double quotes.
+pub fn escaped(text: &str) -> String {
     let text = text.replace('&', "&amp;").replace('<', "&lt;");
     text.replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -10,13 +10,13 @@ use super::{PreannotationError, Preannotator};
 use crate::detector::DetectionOptions;
 use crate::geometry::coco_rle::CocoRle;
 use crate::geometry::{BoundingBox, Detection, SegmentPrompt};
-use crate::label_studio::LabelStudio;
 use crate::label_studio::api::{Api, ApiError};
 use crate::labeling::LabelingConfig;
 use crate::media::{Digest, ImageRequest, LocationError, MediaError, Pixels, TaskImage};
 use crate::pipeline::Query;
+use crate::pipeline::handle::ModelsUnavailable;
 use crate::pipeline::scheduler::{Scheduler, Urgency};
-use crate::pipeline::stages::{StageRequest, Stages};
+use crate::pipeline::stages::{StageError, StageRequest, Stages};
 use crate::pipeline::timings::Timings;
 use crate::prompt::Prompt;
 use crate::segmenter::ScoredMask;
@@ -38,7 +38,7 @@ pub enum PlaygroundImage {
 /// What the detector found, whatever its score is.
 #[derive(Debug)]
 pub struct Candidates {
-    /// The phrases of the prompt, in order.
+    /// The phrases of the prompt that are wanted, in order.
     pub phrases: Vec<String>,
     /// The boxes with a score of at least [`LOWEST_SCORE`], best first, also those that overlap.
     pub detections: Vec<Detection>,
@@ -97,20 +97,6 @@ pub struct ObjectMask {
     pub area: usize,
 }
 
-impl PlaygroundImage {
-    fn request<'a>(&'a self, label_studio: &'a LabelStudio) -> ImageRequest<'a> {
-        ImageRequest {
-            value: match self {
-                Self::DataUri(uri) => uri,
-                Self::Known(_) => "the image",
-            },
-            label_studio,
-            task: None,
-            login: None,
-        }
-    }
-}
-
 /// Why there is no picture of a task.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskPictureError {
@@ -167,9 +153,16 @@ impl Preannotator {
     pub async fn playground_image<'a>(
         &'a self,
         image: &'a PlaygroundImage,
-        label_studio: &'a LabelStudio,
     ) -> Result<Option<TaskImage<'a>>, MediaError> {
-        let request = image.request(label_studio);
+        let request = ImageRequest {
+            value: match image {
+                PlaygroundImage::DataUri(uri) => uri,
+                PlaygroundImage::Known(_) => "the image",
+            },
+            label_studio: self.projects.label_studio(),
+            task: None,
+            login: None,
+        };
         match image {
             PlaygroundImage::Known(digest) => Ok(self.images.cached(digest, request).await),
             PlaygroundImage::DataUri(uri) if uri.starts_with("data:") => {
@@ -195,29 +188,29 @@ impl Preannotator {
         &self.compared_detectors
     }
 
-    /// The stages of a detector; of the server's own one without a name, or with one that is not known.
-    fn stages_of(&self, detector: Option<&str>) -> Stages {
-        let mut compared = self.compared_detectors.iter();
-        let Some(compared) = compared.find(|other| Some(other.name.as_str()) == detector) else {
-            return self.stages.clone();
+    /// The stages of a detector; without one, of the server's own.
+    fn stages_of(&self, detector: Option<&ComparedDetector>) -> Result<Stages, StageError> {
+        let Some(detector) = detector else {
+            return Ok(self.stages.clone());
         };
-        compared
-            .stages(self.stages.scheduler())
-            .unwrap_or_else(|error| {
-                tracing::error!(detector, "the detector cannot be loaded: {error}");
-                self.stages.clone()
+        let stages = detector.stages(self.stages.scheduler());
+        stages.map_err(|error| {
+            StageError::ModelsUnavailable(ModelsUnavailable::Failed {
+                reason: format!("the detector {:?}: {error}", detector.name),
+                seconds: 0,
             })
+        })
     }
 
-    /// All candidates of a prompt, found by the detector with this name. A phrase names a box if its score is above
-    /// `text_threshold`, 0..1.
+    /// All candidates of a prompt, found by a further detector or by the server's own. A phrase names a box if its score is
+    /// above `text_threshold`, 0..1.
     ///
     /// # Errors
     /// See [`PreannotationError`].
     pub async fn candidates(
         &self,
         image: &TaskImage<'_>,
-        detector: Option<&str>,
+        detector: Option<&ComparedDetector>,
         prompt: &str,
         text_threshold: f32,
         timings: &Timings,
@@ -226,7 +219,7 @@ impl Preannotator {
             return Err(PreannotationError::LongPrompt(prompt.len()));
         }
         let prompt = Prompt::parse(prompt)?;
-        let phrases = prompt.phrases().to_vec();
+        let phrases = prompt.wanted().map(str::to_owned).collect();
         let options = DetectionOptions {
             box_threshold: LOWEST_SCORE,
             text_threshold,
@@ -239,7 +232,7 @@ impl Preannotator {
             ..Query::new(prompt, options)
         };
         let _permit = self.admit(Urgency::Annotator)?;
-        let stages = self.stages_of(detector);
+        let stages = self.stages_of(detector).map_err(Arc::new)?;
         let found = stages.predict(image, &query, request(timings)).await;
         record_timings(timings);
         let detections = found?.objects.into_iter().map(|object| object.detection);

@@ -94,6 +94,12 @@ async fn candidates_and_masks_are_those_of_the_models() {
     let config = found["labeling_config"].as_str().unwrap();
     assert!(config.contains("<Label value=\"blue star\""), "{config}");
 
+    // a negative phrase is neither a label nor a phrase of the answer
+    let (_, negative) = find(&app, &data_uri(SHAPES), "red circle. -blue star").await;
+    assert_eq!(negative["phrases"], json!(["red circle"]));
+    let config = negative["labeling_config"].as_str().unwrap();
+    assert!(!config.contains("blue star"), "{config}");
+
     // later requests name the image by its digest, and run no detector
     let digest = found["image"].as_str().unwrap();
     let (status, again) = find(&app, digest, "red circle. blue star").await;
@@ -151,6 +157,13 @@ async fn invalid_requests_of_the_page_are_answered_with_the_reason() {
     }
     let (status, answer) = find(&app, &data_uri(SHAPES), " . ").await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    let body = json!({"image": data_uri(SHAPES), "prompt": "dog", "detector": "other"});
+    let (status, answer) = post(&app, "/playground/api/find", &body).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    assert!(
+        answer.to_string().contains("PLAYGROUND_DETECTORS"),
+        "{answer}"
+    );
     for (path, body) in [
         ("segment", json!({"boxes": [[5, 0, 4, 1]]})),
         ("segment", json!({"boxes": vec![[0, 0, 1, 1]; 1001]})),

@@ -1,6 +1,5 @@
 //! The images and annotations of a COCO file.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use crate::commands::progress;
 use crate::config::{EvaluateArgs, SetupArgs};
 use crate::detector::DetectionOptions;
 use crate::evaluation::{CocoBox, CocoDataset, CocoImage, FoundObject};
+use crate::labeling::Label;
 use crate::media::decode;
 use crate::pipeline::{ModelLoader, Models, Query};
 use crate::preannotation::project::version;
@@ -72,12 +72,14 @@ pub(super) fn compare(
         boxes: Comparison::default(),
         masks: None,
         thresholds: names
+            .clone()
             .map(|name| (name.to_owned(), settings.options.box_threshold))
             .collect(),
         lowest,
         failures: vec![],
     };
-    let labels = Labels::new(&dataset);
+    // phrases match categories as they match the labels of a labeling config
+    let labels: Vec<Label> = names.map(Label::new).collect();
     let mut found = vec![];
     let bar = progress::bar(dataset.images.len(), "images");
     for image in &dataset.images {
@@ -117,37 +119,13 @@ pub(super) fn compare(
     Ok(compared)
 }
 
-/// The categories by the phrases that name them.
-struct Labels(BTreeMap<String, String>);
-
-impl Labels {
-    fn new(dataset: &CocoDataset) -> Self {
-        let names = dataset.categories.iter().map(|category| &category.name);
-        Self(names.map(|name| (key(name), name.clone())).collect())
-    }
-
-    fn of_phrase(&self, phrase: &str) -> Option<&String> {
-        self.0.get(&key(phrase))
-    }
-}
-
-/// A name with neither case nor the difference between spaces, hyphens and underscores.
-fn key(name: &str) -> String {
-    let words = name.split(|c: char| c.is_whitespace() || c == '-' || c == '_');
-    let words: Vec<String> = words
-        .filter(|word| !word.is_empty())
-        .map(str::to_lowercase)
-        .collect();
-    words.join(" ")
-}
-
 fn predict(
     args: &EvaluateArgs,
     models: &Models,
     query: &Query,
     image: &CocoImage,
     folder: &Path,
-    labels: &Labels,
+    labels: &[Label],
 ) -> anyhow::Result<(Vec<FoundObject>, Vec<u8>)> {
     let path = folder.join(&image.file_name);
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -166,7 +144,9 @@ fn predict(
         let detection = object.detection;
         Some(FoundObject {
             image: image.id,
-            label: labels.of_phrase(detection.phrase.as_deref()?)?.clone(),
+            label: Label::find(labels, detection.phrase.as_deref()?)?
+                .value
+                .clone(),
             score: detection.score,
             bounding_box: CocoBox::from(detection.bounding_box.clamped(image.size())),
             mask: object.mask.map(|scored| Arc::new(scored.mask.clone())),

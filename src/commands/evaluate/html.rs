@@ -12,6 +12,7 @@ use super::summary::{Summary, number};
 use super::{Compared, ComparedImage};
 use crate::evaluation::{CocoBox, Miss, MissKind, misses};
 use crate::geometry::Mask;
+use crate::labeling::escaped;
 use crate::regions::polygon::outlines;
 
 /// The longer side of a picture, in pixels.
@@ -297,11 +298,4 @@ fn outline(html: &mut String, mask: &Mask) {
         let points: Vec<String> = ring.iter().map(|[x, y]| format!("{x:.1},{y:.1}")).collect();
         put!(html, "<polygon points=\"{}\"/>", points.join(" "));
     }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }

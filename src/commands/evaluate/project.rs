@@ -41,16 +41,7 @@ async fn compare_async(args: &EvaluateArgs, setup: SetupArgs) -> anyhow::Result<
         projects,
         origin,
         ..
-    } = Access::new(&setup, number).await?;
-    if let Ok(backends) = api.backends(number).await
-        && let Some(backend) = backends.first()
-    {
-        projects.apply_setup(
-            &origin.project,
-            &backend.extra_params,
-            LabelStudio::default(),
-        );
-    }
+    } = Access::with_extra_params(&setup, number).await?;
     let label_studio = setup::label_studio(&setup.media.label_studio)?;
     let model_dir = setup.models.model_dir.clone();
     let fetcher = setup::fetcher(&setup.media, setup.store.request_bytes)?;

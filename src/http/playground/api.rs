@@ -1,25 +1,24 @@
 //! What the page asks the server: the candidates of a prompt, masks of boxes, and the mask of an object that was marked.
 //!
-//! An image is a data URI, or the digest of one that was sent before, so that a large file travels once.
+//! An image is sent once: later requests name it by its digest, until the server has dropped its pixels.
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::{AppState, task};
 use crate::geometry::coco_rle::CocoRle;
 use crate::geometry::{BoundingBox, Point, SegmentPrompt};
 use crate::http::body::JsonBody;
-use crate::http::error::{RequestError, error_response, run_blocking};
+use crate::http::error::{RequestError, run_blocking};
 use crate::http::wire::parse_object;
-use crate::label_studio::LabelStudio;
 use crate::labeling::new_config;
 use crate::media::{Digest, TaskImage};
 use crate::pipeline::timings::Timings;
-use crate::preannotation::PreannotationError;
-use crate::preannotation::playground::{LOWEST_SCORE, ObjectMask, PlaygroundImage};
+use crate::preannotation::playground::{
+    ComparedDetector, LOWEST_SCORE, ObjectMask, PlaygroundImage,
+};
+use crate::preannotation::{PreannotationError, Preannotator};
 
 /// Limit of the boxes and of the points of a request.
 const MAX_SHAPES: usize = 1000;
@@ -71,9 +70,23 @@ pub(super) async fn settings(State(state): State<AppState>) -> Json<Settings> {
     })
 }
 
+/// An image: a data URI, or the digest of one that was sent before.
+#[derive(Debug, Deserialize)]
+#[serde(from = "String")]
+struct WireImage(PlaygroundImage);
+
+impl From<String> for WireImage {
+    fn from(value: String) -> Self {
+        Self(match Digest::from_hex(&value) {
+            Some(digest) => PlaygroundImage::Known(digest),
+            None => PlaygroundImage::DataUri(value),
+        })
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct FindRequest {
-    image: String,
+    image: WireImage,
     prompt: String,
     text_threshold: Option<f32>,
     /// The name of a detector in [`Settings`]; null for the server's own one.
@@ -82,7 +95,7 @@ struct FindRequest {
 
 /// What a prompt found, whatever the scores are.
 #[derive(Debug, Serialize)]
-struct FindResponse {
+pub(super) struct FindResponse {
     /// The digest of the image, for later requests.
     image: String,
     width: usize,
@@ -118,24 +131,19 @@ struct Stage {
 pub(super) async fn find(
     State(state): State<AppState>,
     body: JsonBody,
-) -> Result<Response, RequestError> {
-    let (request, image) = parse(body, |request: &FindRequest| &request.image).await?;
-    let studio = LabelStudio::default();
+) -> Result<Json<FindResponse>, RequestError> {
+    let request: FindRequest = parse(body).await?;
     let preannotator = &state.preannotator;
-    let Some(image) = known(preannotator.playground_image(&image, &studio).await)? else {
-        return Ok(forgotten());
+    let detector = match &request.detector {
+        Some(name) => Some(compared_detector(preannotator, name)?),
+        None => None,
     };
+    let image = image(&state, &request.image).await?;
     let default = preannotator.projects().prediction_settings().options;
     let text_threshold = request.text_threshold.unwrap_or(default.text_threshold);
     let timings = Timings::default();
     let found = preannotator
-        .candidates(
-            &image,
-            request.detector.as_deref(),
-            &request.prompt,
-            text_threshold,
-            &timings,
-        )
+        .candidates(&image, detector, &request.prompt, text_threshold, &timings)
         .await?;
     let candidates = found.detections.into_iter().map(|detection| Candidate {
         bounding_box: detection.bounding_box.clamped(image.size).corners(),
@@ -151,20 +159,19 @@ pub(super) async fn find(
         candidates: candidates.collect(),
         stages: stages(&timings),
         phrases: found.phrases,
-    })
-    .into_response())
+    }))
 }
 
 #[derive(Debug, Deserialize)]
 struct SegmentRequest {
-    image: String,
+    image: WireImage,
     /// x0, y0, x1, y1 in pixels of each box.
     boxes: Vec<[f32; 4]>,
 }
 
 /// One mask per box, in the same order.
 #[derive(Debug, Serialize)]
-struct Masks {
+pub(super) struct Masks {
     masks: Vec<MaskAnswer>,
     stages: Vec<Stage>,
 }
@@ -182,14 +189,11 @@ struct MaskAnswer {
 pub(super) async fn segment(
     State(state): State<AppState>,
     body: JsonBody,
-) -> Result<Response, RequestError> {
-    let (request, image) = parse(body, |request: &SegmentRequest| &request.image).await?;
+) -> Result<Json<Masks>, RequestError> {
+    let request: SegmentRequest = parse(body).await?;
     let boxes: Result<Vec<_>, _> = request.boxes.iter().map(bounding_box).collect();
     let boxes = limited("boxes", boxes?)?;
-    let studio = LabelStudio::default();
-    let Some(image) = known(state.preannotator.playground_image(&image, &studio).await)? else {
-        return Ok(forgotten());
-    };
+    let image = image(&state, &request.image).await?;
     let timings = Timings::default();
     let masks = state
         .preannotator
@@ -200,7 +204,7 @@ pub(super) async fn segment(
 
 #[derive(Debug, Deserialize)]
 struct MarkRequest {
-    image: String,
+    image: WireImage,
     #[serde(rename = "box")]
     bounding_box: Option<[f32; 4]>,
     #[serde(default)]
@@ -220,8 +224,8 @@ struct Mark {
 pub(super) async fn mark(
     State(state): State<AppState>,
     body: JsonBody,
-) -> Result<Response, RequestError> {
-    let (request, image) = parse(body, |request: &MarkRequest| &request.image).await?;
+) -> Result<Json<Masks>, RequestError> {
+    let request: MarkRequest = parse(body).await?;
     let points = request.points.iter().map(|point| Point {
         x: point.x,
         y: point.y,
@@ -239,10 +243,7 @@ pub(super) async fn mark(
         let text = "mark the object with a box, or with a point on it";
         return Err(RequestError::Body(text.to_owned()));
     }
-    let studio = LabelStudio::default();
-    let Some(image) = known(state.preannotator.playground_image(&image, &studio).await)? else {
-        return Ok(forgotten());
-    };
+    let image = image(&state, &request.image).await?;
     let timings = Timings::default();
     let mask = state
         .preannotator
@@ -251,33 +252,33 @@ pub(super) async fn mark(
     Ok(answer(vec![mask], &timings))
 }
 
-/// Parses a body, outside of the async threads because it may contain an image, and its image.
+/// Parses a body, outside of the async threads because it may contain an image.
 async fn parse<T: for<'de> Deserialize<'de> + Send + 'static>(
     body: JsonBody,
-    image: impl Fn(&T) -> &String + Send + 'static,
-) -> Result<(T, PlaygroundImage), RequestError> {
-    run_blocking(move || {
-        let request: T = parse_object(&body.bytes)?;
-        let value = image(&request);
-        let image = match Digest::from_hex(value) {
-            Some(digest) => PlaygroundImage::Known(digest),
-            None => PlaygroundImage::DataUri(value.clone()),
-        };
-        Ok((request, image))
+) -> Result<T, RequestError> {
+    run_blocking(move || parse_object(&body.bytes)).await?
+}
+
+async fn image<'a>(
+    state: &'a AppState,
+    image: &'a WireImage,
+) -> Result<TaskImage<'a>, RequestError> {
+    let found = state.preannotator.playground_image(&image.0).await;
+    let found = found.map_err(PreannotationError::Media)?;
+    found.ok_or(RequestError::Forgotten)
+}
+
+fn compared_detector<'a>(
+    preannotator: &'a Preannotator,
+    name: &str,
+) -> Result<&'a ComparedDetector, RequestError> {
+    let mut compared = preannotator.compared_detectors().iter();
+    let found = compared.find(|detector| detector.name == name);
+    found.ok_or_else(|| {
+        RequestError::Body(format!(
+            "there is no further detector {name:?}: PLAYGROUND_DETECTORS lists them"
+        ))
     })
-    .await?
-}
-
-fn known<'a>(
-    found: Result<Option<TaskImage<'a>>, crate::media::MediaError>,
-) -> Result<Option<TaskImage<'a>>, RequestError> {
-    found.map_err(|error| RequestError::Preannotation(PreannotationError::Media(error)))
-}
-
-/// Tells the page to send the image again.
-fn forgotten() -> Response {
-    let text = "the pixels of the image are no longer in memory: send it again";
-    error_response(StatusCode::GONE, text)
 }
 
 fn limited<T>(name: &str, shapes: Vec<T>) -> Result<Vec<T>, RequestError> {
@@ -299,7 +300,7 @@ fn bounding_box(corners: &[f32; 4]) -> Result<BoundingBox, RequestError> {
     }
 }
 
-fn answer(masks: Vec<ObjectMask>, timings: &Timings) -> Response {
+fn answer(masks: Vec<ObjectMask>, timings: &Timings) -> Json<Masks> {
     let masks = masks.into_iter().map(|mask| MaskAnswer {
         mask: mask.mask,
         score: mask.score,
@@ -309,7 +310,6 @@ fn answer(masks: Vec<ObjectMask>, timings: &Timings) -> Response {
         masks: masks.collect(),
         stages: stages(timings),
     })
-    .into_response()
 }
 
 fn stages(timings: &Timings) -> Vec<Stage> {

@@ -216,6 +216,7 @@ export class Pane {
     // another search or picture came meanwhile
     if (!found || search !== this.search || picture !== this.picture) return;
     this.found = found;
+    this.searched = prompt;
     this.#times(found.stages);
     this.show();
   }
@@ -320,7 +321,8 @@ export class Pane {
   #outputs() {
     if (!this.found) return;
     this.field('config').value = this.found.labeling_config;
-    const params = { prompt: this.found.phrases.join('. ') };
+    // with the signs of negative phrases
+    const params = { prompt: this.searched.trim().replace(/[.\s]+$/, '') };
     for (const name of ['box_threshold', 'text_threshold', 'nms_iou']) {
       const value = Number(this.field(name).value);
       if (Math.abs(value - this.settings[name]) > 0.001) params[name] = value;

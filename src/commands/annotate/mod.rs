@@ -1,5 +1,7 @@
 //! `groundling annotate`: pre-annotates a whole project, without Label Studio's time limit.
 
+mod summary;
+
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
@@ -10,13 +12,13 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
+use self::summary::Summary;
 use super::export::{ExportWriter, project_export};
 use super::project::{
-    Access, CONCURRENT_TASKS, Failures, Pages, Progress, until_interrupted, wait_for_models,
+    Access, CONCURRENT_TASKS, Pages, Progress, until_interrupted, wait_for_models,
 };
 use super::{print_result, print_status, setup};
 use crate::config::{AnnotateArgs, TypedPrompts};
-use crate::label_studio::LabelStudio;
 use crate::label_studio::api::{self, Api, ApiError, Project};
 use crate::pipeline::scheduler::{StepError, Urgency};
 use crate::pipeline::stages::StageError;
@@ -52,14 +54,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
         config,
         projects,
         origin,
-    } = Access::new(&args.tasks.setup, args.tasks.project).await?;
-    // also apply the extra_params of the connected backend
-    if let Ok(backends) = api.backends(project.id).await
-        && let Some(backend) = backends.first()
-    {
-        let label_studio = LabelStudio::default();
-        projects.apply_setup(&origin.project, &backend.extra_params, label_studio);
-    }
+    } = Access::with_extra_params(&args.tasks.setup, args.tasks.project).await?;
     let preannotator = Arc::new(setup::preannotator(
         args.tasks.setup,
         projects,
@@ -203,23 +198,6 @@ struct TaskOutcome {
     /// Number of predictions that were deleted.
     deleted: usize,
     error: Option<TaskError>,
-}
-
-#[derive(Debug, Default)]
-struct Summary {
-    /// Processed tasks.
-    tasks: u64,
-    predicted: u64,
-    regions: usize,
-    /// Tasks that already had a prediction of this version.
-    already_predicted: u64,
-    /// Tasks that were skipped because of their annotations.
-    annotated: u64,
-    /// Predictions of other versions that were deleted.
-    deleted: usize,
-    failures: Failures,
-    /// The failures of tasks that have a prediction of this version, but also one that could not be deleted.
-    undeleted: usize,
 }
 
 /// Why a task failed.
@@ -419,60 +397,6 @@ async fn store(api: &Api, task: u64, prediction: &TaskPrediction) -> Result<usiz
         .iter()
         .filter(|region| region.score.is_some());
     Ok(found.count())
-}
-
-impl Summary {
-    fn print(&self, with_deleted: bool) {
-        let deleted = match with_deleted {
-            true => format!(", {} older ones deleted", self.deleted),
-            false => String::new(),
-        };
-        print_result(format_args!(
-            "{} tasks: {} predicted with {} regions, {} already had this prediction, {} skipped because they have annotations, {} failed{deleted}",
-            self.tasks,
-            self.predicted,
-            self.regions,
-            self.already_predicted,
-            self.annotated,
-            self.failures.count()
-        ));
-        self.failures.print();
-    }
-
-    /// The last line of `--json`.
-    fn print_json(&self) {
-        print_result(json!({"summary": {
-            "tasks": self.tasks,
-            "predicted": self.predicted,
-            "regions": self.regions,
-            "already_predicted": self.already_predicted,
-            "annotated": self.annotated,
-            "deleted": self.deleted,
-            "failed": self.failures.count(),
-        }}));
-    }
-
-    /// An error if tasks failed.
-    fn result(&self) -> anyhow::Result<()> {
-        let undeleted = self.undeleted;
-        let unpredicted = self.failures.count() - undeleted;
-        let mut problems = vec![];
-        if unpredicted > 0 {
-            problems.push(format!("{unpredicted} tasks failed and have no prediction"));
-        }
-        if undeleted > 0 {
-            problems.push(format!(
-                "older predictions of {undeleted} tasks could not be deleted"
-            ));
-        }
-        if problems.is_empty() {
-            return Ok(());
-        }
-        bail!(
-            "{}; run the command again to retry them",
-            problems.join(", and ")
-        )
-    }
 }
 
 #[cfg(test)]
