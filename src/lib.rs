@@ -63,8 +63,8 @@
 //! 8. [`segmenter`]: boxes and points to masks
 //! 9. [`regions`]: detections and masks to Label Studio regions
 //!
-//! Beside it: [`label_studio`], its address, token and API; [`budget`], [`metrics`] and [`store`]; [`recent_problems`] and
-//! [`runs`], for the status page. The commands and
+//! Beside it: [`label_studio`], its address, token and API; [`budget`], [`metrics`] and [`store`]; [`findings`],
+//! [`recent_problems`] and [`runs`], for the status page. The commands and
 //! settings of the binary are not part of the library's interface.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -86,6 +86,8 @@ pub mod detector;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod evaluation;
+#[cfg(feature = "server")]
+pub mod findings;
 pub mod geometry;
 #[cfg(feature = "server")]
 pub mod http;
@@ -104,6 +106,9 @@ pub mod models;
 #[cfg(feature = "hub")]
 #[doc(hidden)]
 pub mod outgoing;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod palette;
 #[cfg(feature = "server")]
 pub mod pipeline;
 pub mod pixels;

@@ -9,13 +9,14 @@ use anyhow::bail;
 use super::progress::mebibytes;
 use super::{print_result, progress, setup};
 use crate::config::{DoctorArgs, SetupArgs};
+use crate::findings::{Finding, Findings, Severity};
 use crate::label_studio::api::{Api, ApiError, Backend, Project};
 use crate::label_studio::{LabelStudio, TokenKind};
 use crate::labeling::{ImageTag, LabelingConfig};
 use crate::media::{Fetcher, ImageRequest};
 use crate::memory_limit;
 use crate::outgoing::error_chain;
-use crate::pipeline::{ModelLoader, Query};
+use crate::pipeline::{ModelLoader, Models, Query};
 use crate::prompt::Prompt;
 use crate::store::DiskStore;
 
@@ -24,14 +25,22 @@ use crate::store::DiskStore;
 /// # Errors
 /// If there is a problem that must be fixed.
 pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
-    let mut findings = Findings::default();
+    let mut findings = Printed::default();
     let runtime = setup::runtime()?;
     runtime.block_on(label_studio(&args, &mut findings));
     models(&args, &mut findings);
     prompts(&args.setup, &mut findings);
     store(&args.setup, &mut findings);
     print_result(LABEL_STUDIO_SETTINGS);
-    match findings.problems {
+    let model_dir = &args.setup.models.model_dir;
+    let problems = findings.count(Severity::Fail);
+    if let Err(error) = Findings::new(args.project, findings.0).store(model_dir) {
+        tracing::debug!(
+            "the findings cannot be stored in {}: {error}",
+            model_dir.display()
+        );
+    }
+    match problems {
         0 => {
             print_result("\nno problems found");
             Ok(())
@@ -48,29 +57,41 @@ Settings of the Label Studio server that groundling cannot check (environment va
   LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true, LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=/folder
                                      needed for local files, together with a local storage for their folder in the project";
 
-/// Prints findings and counts the problems.
+/// The findings so far; each is printed at once.
 #[derive(Debug, Default)]
-struct Findings {
-    problems: usize,
-}
+struct Printed(Vec<Finding>);
 
-impl Findings {
+impl Printed {
     fn ok(&mut self, finding: impl Display) {
-        print_result(format_args!("  ok  {finding}"));
+        self.add(Severity::Ok, finding);
     }
 
-    /// Prints a finding that may cause problems.
     fn note(&mut self, finding: impl Display) {
-        print_result(format_args!("note  {finding}"));
+        self.add(Severity::Note, finding);
     }
 
     fn fail(&mut self, finding: impl Display) {
-        self.problems += 1;
-        print_result(format_args!("FAIL  {finding}"));
+        self.add(Severity::Fail, finding);
+    }
+
+    fn add(&mut self, severity: Severity, finding: impl Display) {
+        let mark = match severity {
+            Severity::Ok => "  ok",
+            Severity::Note => "note",
+            Severity::Fail => "FAIL",
+        };
+        print_result(format_args!("{mark}  {finding}"));
+        let text = finding.to_string();
+        self.0.push(Finding { severity, text });
+    }
+
+    fn count(&self, severity: Severity) -> usize {
+        let counted = self.0.iter().filter(|finding| finding.severity == severity);
+        counted.count()
     }
 }
 
-async fn label_studio(args: &DoctorArgs, findings: &mut Findings) {
+async fn label_studio(args: &DoctorArgs, findings: &mut Printed) {
     let studio = match setup::label_studio(&args.setup.media.label_studio) {
         Ok(studio) => studio,
         Err(error) => return findings.fail(format!("{error:#}")),
@@ -146,7 +167,7 @@ async fn project(
     studio: &LabelStudio,
     fetcher: &Fetcher,
     project: &Project,
-    findings: &mut Findings,
+    findings: &mut Printed,
 ) {
     let name = format!("project {} {:?}", project.id, project.title);
     match LabelingConfig::parse(&project.label_config) {
@@ -167,7 +188,7 @@ async fn project(
     }
 }
 
-fn labeling_config(name: &str, config: &LabelingConfig, findings: &mut Findings) {
+fn labeling_config(name: &str, config: &LabelingConfig, findings: &mut Printed) {
     let Ok(image) = config.image() else { return };
     let controls: Vec<String> = config
         .region_controls(image)
@@ -201,7 +222,7 @@ fn labeling_config(name: &str, config: &LabelingConfig, findings: &mut Findings)
 }
 
 /// Reports controls that change how an image is searched, and what annotators are told.
-fn special_controls(config: &LabelingConfig, image: &ImageTag, findings: &mut Findings) {
+fn special_controls(config: &LabelingConfig, image: &ImageTag, findings: &mut Printed) {
     for control in config.regions_of_interest(image) {
         findings.ok(format!(
             "rectangles of {:?} limit the search to a region of interest",
@@ -223,7 +244,7 @@ async fn first_image(
     fetcher: &Fetcher,
     project: u64,
     image: &ImageTag,
-    findings: &mut Findings,
+    findings: &mut Printed,
 ) {
     let tasks = match api.tasks(project, 1, 1).await {
         Ok(page) => page.tasks,
@@ -264,7 +285,7 @@ async fn first_image(
     }
 }
 
-fn check_backend(backend: &Backend, findings: &mut Findings) {
+fn check_backend(backend: &Backend, findings: &mut Printed) {
     let name = format!("backend {:?} at {}", backend.title, backend.url);
     if backend.readable_state != "Connected" {
         let reason = backend.error_message.as_deref().unwrap_or_default();
@@ -281,7 +302,7 @@ fn check_backend(backend: &Backend, findings: &mut Findings) {
 }
 
 /// Loads the models and runs them once.
-fn models(args: &DoctorArgs, findings: &mut Findings) {
+fn models(args: &DoctorArgs, findings: &mut Printed) {
     let free = available_memory();
     let loader = ModelLoader::new(args.setup.models.settings());
     let chosen = loader.names().clone();
@@ -302,19 +323,11 @@ fn models(args: &DoctorArgs, findings: &mut Findings) {
         Ok(models) => models,
         Err(error) => return findings.fail(error),
     };
-    let grey = image::RgbImage::from_pixel(640, 480, image::Rgb([128; 3]));
-    let settings = args.setup.detection.settings(&loader.names().detector);
-    let options = settings.options;
-    let predicted = Prompt::parse("thing")
-        .map_err(anyhow::Error::from)
-        .and_then(|prompt| Ok(models.predict(&grey, &Query::new(prompt, options))?));
-    match predicted {
-        Ok((_, times)) => findings.ok(format!(
-            "{names} on {}: the detector takes {} ms for an image of 640x480 pixels",
-            models.device(),
-            times.detector.as_millis()
-        )),
-        Err(error) => findings.fail(format!("{names}: {error}")),
+    if chosen.has_detector() {
+        try_detector(args, &models, &loader, &names, findings);
+    } else {
+        findings.ok(format!("{names} on {}", models.device()));
+        findings.note("DETECTOR=none: prompts and batches are refused, and only objects that annotators mark are segmented");
     }
     if args.setup.models.detector.is_none() && args.setup.models.segmenter.is_none() {
         findings.note(
@@ -338,8 +351,32 @@ fn models(args: &DoctorArgs, findings: &mut Findings) {
     }
 }
 
+/// Searches for something once.
+fn try_detector(
+    args: &DoctorArgs,
+    models: &Models,
+    loader: &ModelLoader,
+    names: &str,
+    findings: &mut Printed,
+) {
+    let grey = image::RgbImage::from_pixel(640, 480, image::Rgb([128; 3]));
+    let settings = args.setup.detection.settings(&loader.names().detector);
+    let options = settings.options;
+    let predicted = Prompt::parse("thing")
+        .map_err(anyhow::Error::from)
+        .and_then(|prompt| Ok(models.predict(&grey, &Query::new(prompt, options))?));
+    match predicted {
+        Ok((_, times)) => findings.ok(format!(
+            "{names} on {}: the detector takes {} ms for an image of 640x480 pixels",
+            models.device(),
+            times.detector.as_millis()
+        )),
+        Err(error) => findings.fail(format!("{names}: {error}")),
+    }
+}
+
 /// Checks the caches in memory and on disk.
-fn store(args: &SetupArgs, findings: &mut Findings) {
+fn store(args: &SetupArgs, findings: &mut Printed) {
     let limit = match memory_limit::bytes() {
         Some(bytes) => format!("the process may use {} in total", mebibytes(bytes)),
         None => "the system does not report its memory".to_owned(),
@@ -379,7 +416,7 @@ fn available_memory() -> Option<u64> {
 }
 
 /// Checks whether prompts can be remembered.
-fn prompts(args: &SetupArgs, findings: &mut Findings) {
+fn prompts(args: &SetupArgs, findings: &mut Printed) {
     let folder = &args.models.model_dir;
     if args.store.database_url.is_none() {
         return prompt_file(folder, findings);
@@ -393,7 +430,7 @@ fn prompts(args: &SetupArgs, findings: &mut Findings) {
 }
 
 /// Checks whether the file of prompts can be written.
-fn prompt_file(folder: &Path, findings: &mut Findings) {
+fn prompt_file(folder: &Path, findings: &mut Printed) {
     let existing = folder.ancestors().find(|folder| folder.exists());
     let existing = existing.unwrap_or(Path::new("."));
     let probe = existing.join(format!(".groundling-{}", std::process::id()));

@@ -58,7 +58,8 @@ fn selected_names(args: &DownloadArgs) -> Vec<String> {
     }
     let loader = ModelLoader::new(args.models.settings());
     let names = loader.names();
-    vec![names.detector.clone(), names.segmenter.clone()]
+    let names = [&names.detector, &names.segmenter].into_iter();
+    names.filter(|name| *name != NONE).cloned().collect()
 }
 
 fn path_of(checkpoint: &Checkpoint) -> PathBuf {

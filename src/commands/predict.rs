@@ -11,7 +11,7 @@ use image::RgbImage;
 
 use super::export::check_segmenter;
 use super::image_files::image_files;
-use super::{progress, signals};
+use super::{progress, setup, signals};
 use crate::config::{OutputFormat, PredictArgs};
 use crate::labeling::LabelingConfig;
 use crate::media::decode;
@@ -48,6 +48,7 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
     }
     let files = image_files(&args.images)?;
     let loader = ModelLoader::new(args.models.settings());
+    setup::require_detector(loader.names())?;
     check_segmenter(&args.export, loader.names().has_segmenter())?;
     let settings = args.detection.settings(&loader.names().detector);
     let version = version::models(loader.names(), loader.precision(), loader.detector_size());

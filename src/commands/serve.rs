@@ -97,14 +97,14 @@ pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
     )
     .map_err(anyhow::Error::msg)?;
     let model_dir = args.setup.models.model_dir.as_path().into();
-    let compared = setup::compared_detectors(&args.setup, &args.http.playground_detectors);
+    let compared = setup::compared_models(&args.setup, &args.http);
     let preannotator = setup::preannotator(
         args.setup,
         projects,
         args.http.typed_prompts(),
         args.http.max_queue,
     )?;
-    let preannotator = preannotator.with_compared_detectors(compared);
+    let preannotator = preannotator.with_compared_models(compared);
     let budget = preannotator.budget().clone();
     let trusts_setup = basic_auth.is_some() || args.http.bind_address.is_loopback();
     Ok(AppState {

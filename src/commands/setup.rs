@@ -8,18 +8,18 @@ use secrecy::SecretString;
 
 use super::progress;
 use crate::budget::Budget;
-use crate::checkpoints::registry;
-use crate::config::{LabelStudioArgs, MediaArgs, SetupArgs, StoreArgs, TypedPrompts};
+use crate::checkpoints::{NONE, registry};
+use crate::config::{HttpArgs, LabelStudioArgs, MediaArgs, SetupArgs, StoreArgs, TypedPrompts};
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::media::guard::AllowedHosts;
 use crate::media::{Fetcher, FetcherConfig, ImageLimits, Images};
-use crate::pipeline::ModelLoader;
 use crate::pipeline::handle::{ModelsHandle, RetryDelays};
 use crate::pipeline::scheduler::Scheduler;
-use crate::pipeline::settings::ModelSettings;
+use crate::pipeline::settings::{ModelNames, ModelSettings};
 use crate::pipeline::stages::{STAGES_PERCENT, Stages};
 use crate::pipeline::warm::WarmEmbeddings;
-use crate::preannotation::playground::ComparedDetector;
+use crate::pipeline::{ModelLoader, PredictError};
+use crate::preannotation::playground::{ComparedModel, ComparedModels};
 use crate::preannotation::project::settings::PredictionSettings;
 use crate::preannotation::project::store::ProjectStore;
 use crate::preannotation::project::version;
@@ -92,30 +92,59 @@ pub(super) fn preannotator(
     ))
 }
 
-/// Further detectors for the playground, with the settings of the server's own models. None is loaded yet.
-pub(super) fn compared_detectors(args: &SetupArgs, names: &[String]) -> Vec<ComparedDetector> {
-    let names = names.iter().map(|name| name.trim());
-    let names = names.filter(|name| !name.is_empty());
-    let detector = |name: &str| {
-        let settings = ModelSettings {
-            detector: Some(name.to_owned()),
-            // masks come from the server's own segmenter
-            segmenter: Some("none".to_owned()),
-            ..args.models.settings()
-        };
-        let bytes = args.store.memory_bytes() / COMPARED_CACHE_SHARE;
-        let threshold = registry::box_threshold(name);
-        ComparedDetector::new(name.to_owned(), threshold, move |scheduler| {
+/// Whether something can be searched for.
+///
+/// # Errors
+/// If no detector is chosen.
+pub(super) fn require_detector(names: &ModelNames) -> anyhow::Result<()> {
+    match names.has_detector() {
+        true => Ok(()),
+        false => Err(PredictError::NoDetector.into()),
+    }
+}
+
+/// Further models for the playground, with the settings of the server's own ones. None is loaded yet.
+pub(super) fn compared_models(args: &SetupArgs, http: &HttpArgs) -> ComparedModels {
+    let none = || Some(NONE.to_owned());
+    let bytes = args.store.memory_bytes() / COMPARED_CACHE_SHARE;
+    let model = |name: &str, settings: ModelSettings| {
+        ComparedModel::new(name.to_owned(), move |scheduler| {
             let loader = ModelLoader::new(settings.clone());
             let load = move |progress| loader.load(&progress::to_log(progress));
             let models = ModelsHandle::start(RetryDelays::default(), load)?;
             Ok(Stages::new(scheduler, models, bytes, None))
         })
     };
-    names.map(detector).collect()
+    // the other model of each pair is the server's own one
+    let detector = |name: &str| {
+        let settings = ModelSettings {
+            detector: Some(name.to_owned()),
+            segmenter: none(),
+            ..args.models.settings()
+        };
+        (registry::box_threshold(name), model(name, settings))
+    };
+    let segmenter = |name: &str| {
+        let settings = ModelSettings {
+            detector: none(),
+            segmenter: Some(name.to_owned()),
+            ..args.models.settings()
+        };
+        model(name, settings)
+    };
+    ComparedModels {
+        detectors: names(&http.playground_detectors).map(detector).collect(),
+        segmenters: names(&http.playground_segmenters).map(segmenter).collect(),
+    }
 }
 
-/// The caches of a further detector take this share of `CACHE_BYTES`, besides those of the server's own models.
+/// The names of a list, without spaces and empty entries.
+fn names(list: &[String]) -> impl Iterator<Item = &str> {
+    let names = list.iter().map(|name| name.trim());
+    names.filter(|name| !name.is_empty())
+}
+
+/// The caches of a further model take this share of `CACHE_BYTES`, besides those of the server's own models.
 const COMPARED_CACHE_SHARE: u64 = 8;
 
 /// The remembered prompts and settings of projects: in the shared database if there is one, else in a file.

@@ -31,6 +31,16 @@ pub struct EvaluateArgs {
     /// more candidates are segmented. Candidates below `--text-threshold` have no label and do not count.
     #[arg(long, default_value_t = UpTo(0.05), value_name = "0..1")]
     pub lowest_score: Fraction,
+    /// How a box gets its label and its score: "groundling" as in predictions; "papers" rates each box for every category by
+    /// the mean probability of its tokens, and keeps the best 300 of an image without any threshold, as the published
+    /// numbers of Grounding DINO on COCO are computed. Its scores are no box thresholds.
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = Protocol::Groundling,
+        value_name = "groundling|papers"
+    )]
+    pub protocol: Protocol,
     /// Print JSON instead of tables.
     #[arg(long)]
     pub json: bool,
@@ -64,6 +74,15 @@ pub struct EvaluateArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// How a box gets its label and its score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// As in predictions.
+    Groundling,
+    /// Each box is rated for every category.
+    Papers,
 }
 
 /// Where the best thresholds are written.

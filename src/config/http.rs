@@ -50,6 +50,14 @@ pub struct HttpArgs {
         value_delimiter = ','
     )]
     pub playground_detectors: Vec<String>,
+    /// Further segmenters, in the same way.
+    #[arg(
+        long,
+        env = "PLAYGROUND_SEGMENTERS",
+        value_name = "NAME[,NAME]",
+        value_delimiter = ','
+    )]
+    pub playground_segmenters: Vec<String>,
     /// Time limit of a batch in seconds, below the 100 that Label Studio waits. The remaining tasks are computed in the
     /// background.
     #[arg(long, env = "PREDICT_DEADLINE_S", default_value_t = 80)]

@@ -30,7 +30,7 @@ pub use self::commands::{
     SetupArgs, WarmArgs,
 };
 pub use self::detection::DetectionArgs;
-pub use self::evaluate::{ApplyTo, ComparedModelArgs, EvaluateArgs};
+pub use self::evaluate::{ApplyTo, ComparedModelArgs, EvaluateArgs, Protocol};
 pub use self::export::ExportArgs;
 pub use self::http::{HttpArgs, PromptMemory, TypedPrompts};
 pub use self::hub::HubArgs;

@@ -14,9 +14,10 @@ use crate::pipeline::settings::{DeviceChoice, ModelSettings, Precision};
 #[command(next_help_heading = "Models")]
 pub struct ModelArgs {
     /// The detector: a name that `groundling models` lists, a repository of the hub (OWNER/NAME), a folder, or a file
-    /// of weights (.safetensors, .pth). "demo" is built in and detects only coloured shapes.
+    /// of weights (.safetensors, .pth). "demo" is built in and detects only coloured shapes. With "none", only objects
+    /// that annotators mark with smart tools are segmented.
     /// [default: grounding-dino-tiny]
-    #[arg(long, env = "DETECTOR", value_name = "NAME|DIR|FILE")]
+    #[arg(long, env = "DETECTOR", value_name = "NAME|DIR|FILE|none")]
     pub detector: Option<String>,
     /// The segmenter, named in the same way; "none" to predict boxes only.
     /// [default: mobile-sam on a CPU, sam-vit-base on a GPU]

@@ -14,6 +14,7 @@ pub use self::error::DetectError;
 use self::image_processor::ImageProcessor;
 pub use self::post_process::{
     PhraseThresholds, Queries, all_detections, best_candidate, detections, keep_wanted,
+    rated_by_phrase,
 };
 pub use self::text_processor::TokenizerError;
 use self::text_processor::{Caption, TextProcessor};

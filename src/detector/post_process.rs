@@ -84,6 +84,35 @@ pub fn all_detections<'a>(
     all
 }
 
+/// Every query with every phrase, as papers rate detectors: the score is the mean probability of the phrase's tokens, and
+/// there are neither thresholds nor suppression of duplicates. The best `most` are returned, best first.
+///
+/// Source: `PostProcessCocoGrounding` in `demo/test_ap_on_coco.py` of the Grounding DINO repository, which keeps 300.
+pub fn rated_by_phrase<'a>(
+    passes: impl IntoIterator<Item = (&'a CaptionPass, &'a Queries)>,
+    size: ImageSize,
+    most: usize,
+) -> Vec<Detection> {
+    let mut all = vec![];
+    for (CaptionPass { prompt, caption }, queries) in passes {
+        let rows = queries.logits.chunks_exact(queries.tokens.max(1));
+        for (logits, cxcywh) in rows.zip(&queries.boxes) {
+            for (phrase, span) in prompt.phrases().iter().zip(&caption.spans) {
+                let sum: f32 = span.iter().map(|token| sigmoid(logits[*token])).sum();
+                all.push((sum / span.len().max(1) as f32, phrase, cxcywh));
+            }
+        }
+    }
+    all.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
+    all.truncate(most);
+    let detections = all.into_iter().map(|(score, phrase, cxcywh)| Detection {
+        phrase: Some(phrase.clone()),
+        score,
+        bounding_box: BoundingBox::from_cxcywh(*cxcywh, size),
+    });
+    detections.collect()
+}
+
 /// A negative phrase drops a box of another phrase that overlaps its own box at least this much (IoU), if its own score
 /// is better.
 const NEGATIVE_IOU: f32 = 0.7;
@@ -283,6 +312,42 @@ mod tests {
                 (phrase, (d.score * 100.0).round() / 100.0)
             })
             .collect()
+    }
+
+    #[test]
+    fn every_query_is_rated_for_every_phrase() {
+        let pass = CaptionPass {
+            prompt: Prompt::parse("car. vans.").unwrap(),
+            caption: Caption {
+                ids: vec![101, 7, 1012, 8, 9, 102],
+                spans: vec![vec![1], vec![3, 4]],
+            },
+        };
+        let rows = [
+            [0.01, 0.5, 0.9, 0.4, 0.2, 0.01],
+            [0.01, 0.1, 0.01, 0.8, 0.6, 0.01],
+        ];
+        let queries = Queries {
+            logits: rows.iter().flat_map(|row| row.map(logit)).collect(),
+            tokens: 6,
+            boxes: vec![[0.5, 0.5, 0.2, 0.2], [0.25, 0.5, 0.2, 0.2]],
+        };
+        let rated = |most| {
+            let found = rated_by_phrase([(&pass, &queries)], SIZE, most);
+            let found = found.into_iter().map(|detection| {
+                let score = (detection.score * 100.0).round() / 100.0;
+                (detection.phrase.unwrap(), score, detection.bounding_box.x0.round())
+            });
+            found.collect::<Vec<_>>()
+        };
+        let expected = [
+            ("vans".to_owned(), 0.7, 30.0),
+            ("car".to_owned(), 0.5, 80.0),
+            ("vans".to_owned(), 0.3, 80.0),
+            ("car".to_owned(), 0.1, 30.0),
+        ];
+        assert_eq!(rated(9), expected);
+        assert_eq!(rated(3), expected[..3]);
     }
 
     #[test]

@@ -69,7 +69,8 @@ impl RequestError {
                 StageError::ModelsUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
                 StageError::Media(error) => media_status(error),
                 StageError::Predict(
-                    PredictError::NoSegmenter
+                    PredictError::NoDetector
+                    | PredictError::NoSegmenter
                     | PredictError::Detect(
                         DetectError::PromptTooLong { .. }
                         | DetectError::TooManyPasses { .. }

@@ -1,22 +1,16 @@
 //! Writes labeling configs for new projects.
 
 use super::escaped;
+use crate::palette;
 
 /// A labeling config with boxes and masks of these labels, and a field for prompts.
 pub fn new_config(labels: &[&str]) -> String {
-    const COLOURS: [&str; 8] = [
-        "#FFA500", "#9254DE", "#36CFC9", "#F5222D", "#52C41A", "#1890FF", "#EB2F96", "#FADB14",
-    ];
-    let labels: String = labels
-        .iter()
-        .zip(COLOURS.iter().cycle())
-        .map(|(label, colour)| {
-            format!(
-                "\n    <Label value=\"{}\" background=\"{colour}\"/>",
-                escaped(label)
-            )
-        })
-        .collect();
+    let labels = labels.iter().enumerate().map(|(index, label)| {
+        let colour = palette::html(palette::color(index));
+        let label = escaped(label);
+        format!("\n    <Label value=\"{label}\" background=\"{colour}\"/>")
+    });
+    let labels: String = labels.collect();
     format!(
         r#"<View>
   <Style>.lsf-main-content.lsf-requesting .prompt::before {{ content: ' loading...'; color: #808080; }}</Style>

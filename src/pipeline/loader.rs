@@ -85,11 +85,14 @@ impl ModelLoader {
         device.map_err(|reason| LoadError::Device(reason.clone()))
     }
 
-    /// Loads the detector, and the segmenter unless it is `none`. Downloads missing files.
+    /// Loads the models that are not `none`. Downloads missing files.
     ///
     /// # Errors
-    /// If a checkpoint is unknown, cannot be downloaded, is incomplete or damaged, or has another architecture.
+    /// If both are `none`, or if a checkpoint is unknown, cannot be downloaded, is incomplete or damaged, or has another architecture.
     pub fn load(&self, observer: &Arc<dyn ProgressObserver>) -> Result<Models, LoadError> {
+        if !self.names.has_detector() && !self.names.has_segmenter() {
+            return Err(LoadError::NoModels);
+        }
         let (device, dtype) = self.placement()?;
         self.warn_of_demo();
         // download both before loading the first one
@@ -104,28 +107,28 @@ impl ModelLoader {
         {
             source.identify();
         }
-        let detector = self.open_detector(&detector, dtype, device)?;
-        let load = |checkpoint: &Checkpoint| Segmenter::load(checkpoint, dtype, device);
-        let loaded = segmenter.as_ref().map(load).transpose()?;
+        let load_detector = |checkpoint: &Checkpoint| self.open_detector(checkpoint, dtype, device);
+        let load_segmenter = |checkpoint: &Checkpoint| Segmenter::load(checkpoint, dtype, device);
         Ok(Models {
-            detector,
-            segmenter: loaded,
+            detector: detector.as_ref().map(load_detector).transpose()?,
+            segmenter: segmenter.as_ref().map(load_segmenter).transpose()?,
             embedding_source,
             device: device.clone(),
         })
     }
 
-    /// Loads only the detector.
+    /// Loads only the detector; `None` if the choice is `none`.
     ///
     /// # Errors
     /// See [`Self::load`].
     pub fn load_detector(
         &self,
         observer: &Arc<dyn ProgressObserver>,
-    ) -> Result<Detector, LoadError> {
+    ) -> Result<Option<Detector>, LoadError> {
         let (device, dtype) = self.placement()?;
         let checkpoint = self.locate_detector(observer)?;
-        self.open_detector(&checkpoint, dtype, device)
+        let detector = checkpoint.map(|checkpoint| self.open_detector(&checkpoint, dtype, device));
+        detector.transpose()
     }
 
     /// Loads the detector and applies the configured image size.
@@ -189,18 +192,26 @@ impl ModelLoader {
     fn locate_detector(
         &self,
         observer: &Arc<dyn ProgressObserver>,
-    ) -> Result<Checkpoint, LoadError> {
-        let name = &self.names.detector;
-        Ok(self.locator.locate(Role::Detector, name, observer)?)
+    ) -> Result<Option<Checkpoint>, LoadError> {
+        self.locate(Role::Detector, &self.names.detector, observer)
     }
 
     fn locate_segmenter(
         &self,
         observer: &Arc<dyn ProgressObserver>,
     ) -> Result<Option<Checkpoint>, LoadError> {
-        Ok(match self.names.segmenter.as_str() {
+        self.locate(Role::Segmenter, &self.names.segmenter, observer)
+    }
+
+    fn locate(
+        &self,
+        role: Role,
+        name: &str,
+        observer: &Arc<dyn ProgressObserver>,
+    ) -> Result<Option<Checkpoint>, LoadError> {
+        Ok(match name {
             NONE => None,
-            name => Some(self.locator.locate(Role::Segmenter, name, observer)?),
+            name => Some(self.locator.locate(role, name, observer)?),
         })
     }
 }

@@ -24,8 +24,8 @@ use image::RgbImage;
 
 pub use self::loader::ModelLoader;
 use self::merge::PlacedDetection;
-pub use self::query::Query;
 use self::query::WindowQueries;
+pub use self::query::{Query, Rating};
 use self::warm::EmbeddingSource;
 use crate::checkpoints::LocateError;
 use crate::detector::{CaptionPass, DetectError, Detector, Queries};
@@ -92,6 +92,11 @@ pub enum PredictError {
     /// The segmenter failed.
     #[error(transparent)]
     Segment(#[from] SegmentError),
+    /// Something was searched for, but no detector is loaded.
+    #[error(
+        "no detector is loaded (DETECTOR=none), so nothing can be searched for: only objects that are marked by hand can be segmented"
+    )]
+    NoDetector,
     /// A mask was requested, but no segmenter is loaded.
     #[error("no segmenter is loaded (SEGMENTER=none), so there can be no masks")]
     NoSegmenter,
@@ -110,6 +115,9 @@ pub enum LoadError {
     /// The device is not available.
     #[error("the device cannot be used: {0}")]
     Device(String),
+    /// Neither model was chosen.
+    #[error("DETECTOR=none and SEGMENTER=none leave no model to run: set one of them")]
+    NoModels,
     /// f16 was chosen for a CPU.
     #[error("PRECISION=f16 needs a GPU; on a CPU use f32 or bf16")]
     Precision,
@@ -118,7 +126,7 @@ pub enum LoadError {
 /// The loaded models.
 #[derive(Debug)]
 pub struct Models {
-    detector: Detector,
+    detector: Option<Detector>,
     segmenter: Option<Segmenter>,
     /// The source of the segmenter's embeddings; `None` without a segmenter.
     embedding_source: Option<EmbeddingSource>,
@@ -137,22 +145,23 @@ impl Models {
     ) -> Result<(Prediction, ModelTimes), PredictError> {
         let size = ImageSize::of(image);
         let start = Instant::now();
-        let passes = self.detector.passes(&query.prompt)?;
-        let windows = query.windows(size, &self.detector);
+        let detector = self.detector()?;
+        let passes = detector.passes(&query.prompt)?;
+        let windows = query.windows(size, detector);
         let windows = windows.into_iter().map(|searched| {
-            let queries = self.queries(image, searched.window, &passes)?;
+            let queries = queries(detector, image, searched.window, &passes)?;
             Ok::<_, DetectError>(WindowQueries { searched, queries })
         });
         let windows: Vec<WindowQueries> = windows.collect::<Result<_, _>>()?;
         let (found, best_rejected) = query.objects(&passes, &windows);
-        let detector = start.elapsed();
+        let detector_time = start.elapsed();
 
         let start = Instant::now();
         let masks = match &self.segmenter {
             Some(segmenter) if query.with_masks => segment(segmenter, image, &found)?,
             _ => vec![],
         };
-        let segmenter = match masks.is_empty() {
+        let segmenter_time = match masks.is_empty() {
             true => Duration::ZERO,
             false => start.elapsed(),
         };
@@ -166,25 +175,14 @@ impl Models {
             best_rejected,
         };
         let times = ModelTimes {
-            detector,
-            segmenter,
+            detector: detector_time,
+            segmenter: segmenter_time,
         };
         Ok((prediction, times))
     }
 
-    /// The detector's output for one window of an image.
-    fn queries(
-        &self,
-        image: &RgbImage,
-        window: Window,
-        passes: &[CaptionPass],
-    ) -> Result<Vec<Arc<Queries>>, DetectError> {
-        let features = self.detector.encode_image(&window.pixels(image))?;
-        let queries = passes.iter().map(|pass| {
-            let text = self.detector.encode_text(&pass.caption)?;
-            Ok(Arc::new(self.detector.run_pass(&features, &text)?))
-        });
-        queries.collect()
+    fn detector(&self) -> Result<&Detector, PredictError> {
+        self.detector.as_ref().ok_or(PredictError::NoDetector)
     }
 
     fn segmenter(&self) -> Result<&Segmenter, PredictError> {
@@ -195,6 +193,21 @@ impl Models {
     pub fn device(&self) -> String {
         device::name(&self.device)
     }
+}
+
+/// The detector's output for one window of an image.
+fn queries(
+    detector: &Detector,
+    image: &RgbImage,
+    window: Window,
+    passes: &[CaptionPass],
+) -> Result<Vec<Arc<Queries>>, DetectError> {
+    let features = detector.encode_image(&window.pixels(image))?;
+    let queries = passes.iter().map(|pass| {
+        let text = detector.encode_text(&pass.caption)?;
+        Ok(Arc::new(detector.run_pass(&features, &text)?))
+    });
+    queries.collect()
 }
 
 /// One mask per object, in the same order. Each object is segmented in the window that found it, so that a small object is
@@ -252,7 +265,9 @@ pub(crate) mod testing {
     pub(crate) fn demo_models() -> Models {
         let device = Device::Cpu;
         Models {
-            detector: Detector::load(&demo(Role::Detector).unwrap(), DType::F32, &device).unwrap(),
+            detector: Some(
+                Detector::load(&demo(Role::Detector).unwrap(), DType::F32, &device).unwrap(),
+            ),
             segmenter: Some(
                 Segmenter::load(&demo(Role::Segmenter).unwrap(), DType::F32, &device).unwrap(),
             ),

@@ -6,10 +6,22 @@ use super::merge::{PlacedDetection, WindowDetections, merge};
 use super::tiles::Tiling;
 use crate::detector::{
     CaptionPass, DetectionOptions, Detector, PhraseThresholds, Queries, all_detections,
-    best_candidate, keep_wanted,
+    best_candidate, keep_wanted, rated_by_phrase,
 };
 use crate::geometry::{Detection, ImageSize, Window};
 use crate::prompt::Prompt;
+
+/// How boxes get their phrases and scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rating {
+    /// Each box is named by its best phrase; thresholds and the suppression of duplicates decide which ones count.
+    BestPhrase,
+    /// Each box is rated for every phrase, as papers rate detectors: see [`rated_by_phrase`].
+    EveryPhrase {
+        /// The number of detections in each window; the best ones are kept.
+        most: usize,
+    },
+}
 
 /// What to search for in an image, and where.
 #[derive(Debug, Clone)]
@@ -18,6 +30,8 @@ pub struct Query {
     pub prompt: Prompt,
     /// Thresholds and limits of the detector.
     pub options: DetectionOptions,
+    /// How boxes get their phrases and scores.
+    pub rating: Rating,
     /// Box thresholds of single phrases.
     pub thresholds: PhraseThresholds,
     /// The parts of the image that are searched; the whole image if there are none.
@@ -52,6 +66,7 @@ impl Query {
         Self {
             prompt,
             options,
+            rating: Rating::BestPhrase,
             thresholds: PhraseThresholds::default(),
             areas: vec![],
             tiling: Tiling::default(),
@@ -91,12 +106,11 @@ impl Query {
         let of_window = |of_window: &WindowQueries| {
             let SearchedWindow { window, area } = of_window.searched;
             let queries = of_window.queries.iter().map(Arc::as_ref);
-            let mut found = all_detections(
-                passes.iter().zip(queries),
-                window.size(),
-                &self.options,
-                &self.thresholds,
-            );
+            let (passes, size) = (passes.iter().zip(queries), window.size());
+            let mut found = match self.rating {
+                Rating::BestPhrase => all_detections(passes, size, &self.options, &self.thresholds),
+                Rating::EveryPhrase { most } => rated_by_phrase(passes, size, most),
+            };
             for detection in &mut found {
                 detection.bounding_box = window.to_image(detection.bounding_box);
             }

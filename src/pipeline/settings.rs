@@ -15,7 +15,8 @@ use crate::checkpoints::{DEMO, NONE};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ModelSettings {
-    /// The detector, as [`crate::checkpoints::Locator::locate`] accepts it; `None` for the default.
+    /// The detector, as [`crate::checkpoints::Locator::locate`] accepts it; `none` to segment what a person marks only,
+    /// `None` for the default.
     pub detector: Option<String>,
     /// The segmenter; `none` to detect boxes only, `None` for the device's default.
     pub segmenter: Option<String>,
@@ -49,7 +50,7 @@ impl ModelSettings {
 /// The names of the two models that run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelNames {
-    /// The detector.
+    /// The detector; `none` to segment what a person marks only.
     pub detector: String,
     /// The segmenter; `none` to detect boxes only.
     pub segmenter: String,
@@ -69,6 +70,11 @@ impl ModelNames {
             detector: name(&settings.detector, DEFAULT_DETECTOR),
             segmenter: name(&settings.segmenter, default_segmenter),
         }
+    }
+
+    /// Whether there is a detector.
+    pub fn has_detector(&self) -> bool {
+        self.detector != NONE
     }
 
     /// Whether there is a segmenter.

@@ -34,7 +34,7 @@ pub use self::batch::{BatchPlan, Outcome};
 pub use self::batch_progress::BatchProgress;
 use self::batch_progress::Batches;
 pub use self::error::PreannotationError;
-use self::playground::ComparedDetector;
+use self::playground::ComparedModels;
 use self::prewarms::Prewarms;
 pub use self::project::{Defaults, Origin, Projects};
 pub use self::searched::{ImageSink, LabeledObject, SearchedImage};
@@ -61,7 +61,7 @@ pub struct Preannotator {
     prewarms: Prewarms,
     recent_areas: RecentAreas,
     metrics: Metrics,
-    compared_detectors: Vec<ComparedDetector>,
+    compared_models: ComparedModels,
 }
 
 /// Tasks of batches in progress at a time: while one is computed, the next one is fetched.
@@ -80,7 +80,7 @@ impl Preannotator {
             prewarms: Prewarms::default(),
             recent_areas: RecentAreas::default(),
             metrics: Metrics::default(),
-            compared_detectors: vec![],
+            compared_models: ComparedModels::default(),
         }
     }
 

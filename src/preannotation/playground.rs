@@ -16,7 +16,7 @@ use crate::media::{Digest, ImageRequest, LocationError, MediaError, Pixels, Task
 use crate::pipeline::Query;
 use crate::pipeline::handle::ModelsUnavailable;
 use crate::pipeline::scheduler::{Scheduler, Urgency};
-use crate::pipeline::stages::{StageError, StageRequest, Stages};
+use crate::pipeline::stages::{SharedStageError, StageError, StageRequest, Stages};
 use crate::pipeline::timings::Timings;
 use crate::prompt::Prompt;
 use crate::segmenter::ScoredMask;
@@ -44,26 +44,31 @@ pub struct Candidates {
     pub detections: Vec<Detection>,
 }
 
-/// A further detector that people can compare with that of the server. It is loaded when it is first used.
-pub struct ComparedDetector {
+/// Further models that people can compare with those of the server.
+#[derive(Debug, Default)]
+pub struct ComparedModels {
+    /// Detectors, each with its default box threshold, 0..1.
+    pub detectors: Vec<(f32, ComparedModel)>,
+    /// Segmenters.
+    pub segmenters: Vec<ComparedModel>,
+}
+
+/// A further model. It is loaded when it is first used.
+pub struct ComparedModel {
     /// Its name.
     pub name: String,
-    /// Its default box threshold, 0..1.
-    pub box_threshold: f32,
     start: Box<dyn Fn(Scheduler) -> io::Result<Stages> + Send + Sync>,
     stages: Mutex<Option<Stages>>,
 }
 
-impl ComparedDetector {
+impl ComparedModel {
     /// `start` begins to load it; its steps are scheduled together with all others.
     pub fn new(
         name: String,
-        box_threshold: f32,
         start: impl Fn(Scheduler) -> io::Result<Stages> + Send + Sync + 'static,
     ) -> Self {
         Self {
             name,
-            box_threshold,
             start: Box::new(start),
             stages: Mutex::default(),
         }
@@ -78,9 +83,9 @@ impl ComparedDetector {
     }
 }
 
-impl fmt::Debug for ComparedDetector {
+impl fmt::Debug for ComparedModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ComparedDetector")
+        f.debug_struct("ComparedModel")
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
@@ -175,30 +180,29 @@ impl Preannotator {
         }
     }
 
-    /// With further detectors for the playground.
-    pub fn with_compared_detectors(self, compared_detectors: Vec<ComparedDetector>) -> Self {
+    /// With further models for the playground.
+    pub fn with_compared_models(self, compared_models: ComparedModels) -> Self {
         Self {
-            compared_detectors,
+            compared_models,
             ..self
         }
     }
 
-    /// The further detectors of the playground.
-    pub fn compared_detectors(&self) -> &[ComparedDetector] {
-        &self.compared_detectors
+    /// The further models of the playground.
+    pub fn compared_models(&self) -> &ComparedModels {
+        &self.compared_models
     }
 
-    /// The stages of a detector; without one, of the server's own.
-    fn stages_of(&self, detector: Option<&ComparedDetector>) -> Result<Stages, StageError> {
-        let Some(detector) = detector else {
+    /// The stages of a further model; without one, of the server's own.
+    fn stages_of(&self, model: Option<&ComparedModel>) -> Result<Stages, SharedStageError> {
+        let Some(model) = model else {
             return Ok(self.stages.clone());
         };
-        let stages = detector.stages(self.stages.scheduler());
+        let stages = model.stages(self.stages.scheduler());
         stages.map_err(|error| {
-            StageError::ModelsUnavailable(ModelsUnavailable::Failed {
-                reason: format!("the detector {:?}: {error}", detector.name),
-                seconds: 0,
-            })
+            let reason = format!("the model {:?}: {error}", model.name);
+            let failed = ModelsUnavailable::Failed { reason, seconds: 0 };
+            Arc::new(StageError::ModelsUnavailable(failed))
         })
     }
 
@@ -210,7 +214,7 @@ impl Preannotator {
     pub async fn candidates(
         &self,
         image: &TaskImage<'_>,
-        detector: Option<&ComparedDetector>,
+        detector: Option<&ComparedModel>,
         prompt: &str,
         text_threshold: f32,
         timings: &Timings,
@@ -232,7 +236,7 @@ impl Preannotator {
             ..Query::new(prompt, options)
         };
         let _permit = self.admit(Urgency::Annotator)?;
-        let stages = self.stages_of(detector).map_err(Arc::new)?;
+        let stages = self.stages_of(detector)?;
         let found = stages.predict(image, &query, request(timings)).await;
         record_timings(timings);
         let detections = found?.objects.into_iter().map(|object| object.detection);
@@ -242,18 +246,20 @@ impl Preannotator {
         })
     }
 
-    /// One mask per box, in the same order. The boxes are in pixels.
+    /// One mask per box, in the same order, from a further segmenter or from the server's own. The boxes are in pixels.
     ///
     /// # Errors
     /// See [`PreannotationError`].
     pub async fn masks_of_boxes(
         &self,
         image: &TaskImage<'_>,
+        segmenter: Option<&ComparedModel>,
         boxes: &[BoundingBox],
         timings: &Timings,
     ) -> Result<Vec<ObjectMask>, PreannotationError> {
         let _permit = self.admit(Urgency::Annotator)?;
-        let masks = self.stages.box_masks(image, boxes, request(timings)).await;
+        let stages = self.stages_of(segmenter)?;
+        let masks = stages.box_masks(image, boxes, request(timings)).await;
         record_timings(timings);
         self.encoded(masks?).await
     }
@@ -265,11 +271,13 @@ impl Preannotator {
     pub async fn mask_of_marks(
         &self,
         image: &TaskImage<'_>,
+        segmenter: Option<&ComparedModel>,
         marks: &SegmentPrompt,
         timings: &Timings,
     ) -> Result<ObjectMask, PreannotationError> {
         let _permit = self.admit(Urgency::Annotator)?;
-        let mask = self.stages.refine(image, marks, request(timings)).await;
+        let stages = self.stages_of(segmenter)?;
+        let mask = stages.refine(image, marks, request(timings)).await;
         record_timings(timings);
         Ok(self.encoded(vec![mask?]).await?.remove(0))
     }

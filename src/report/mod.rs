@@ -5,7 +5,6 @@ pub mod image_file;
 pub mod label_studio;
 pub mod names;
 pub mod overlay;
-pub mod palette;
 
 use std::time::Duration;
 

@@ -211,6 +211,17 @@ fn the_default_output_is_a_table() {
 fn an_error_says_what_cannot_be_measured() {
     let nothing = ["bench", "--only", "segmenter", "--segmenter", "none"];
     assert!(failure(&nothing).contains("nothing to measure"));
+    let nothing = ["bench", "--detector", "none", "--segmenter", "none"];
+    assert!(failure(&nothing).contains("nothing to measure"));
+    let nothing = [
+        "predict",
+        "examples/images/shapes.png",
+        "--prompt",
+        "dog",
+        "--detector",
+        "none",
+    ];
+    assert!(failure(&nothing).contains("DETECTOR=none"));
     let missing = ["bench", "--image", "nowhere.png"];
     assert!(failure(&missing).contains("cannot read the file nowhere.png"));
     let unknown = groundling(&["bench", "--image-size", "800"]);

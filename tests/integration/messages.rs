@@ -96,6 +96,21 @@ async fn a_click_has_a_message_too() {
 }
 
 #[tokio::test]
+async fn without_a_detector_a_click_is_segmented_and_a_prompt_is_refused() {
+    let app = app_with(&["--detector", "none"]);
+    let mut body = prompt_request("", &data_uri(SHAPES), "red circle");
+    body["label_config"] = json!(config());
+    let (text, count) = message(regions(&post(&app, "/predict", &body).await));
+    assert!(text.contains("DETECTOR=none") && count == 0, "{text}");
+    body["params"]["context"] = recorded("context_keypoint")["context"].clone();
+    let (text, count) = message(regions(&post(&app, "/predict", &body).await));
+    assert!(
+        text.starts_with("segmented with score 0.") && count == 1,
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn stored_predictions_have_no_message() {
     let batch = batch_request(&config(), &[&data_uri(SHAPES)]);
     let answer = post(&app(), "/predict", &batch).await;

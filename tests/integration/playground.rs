@@ -164,6 +164,13 @@ async fn invalid_requests_of_the_page_are_answered_with_the_reason() {
         answer.to_string().contains("PLAYGROUND_DETECTORS"),
         "{answer}"
     );
+    let body = json!({"image": data_uri(SHAPES), "boxes": [[0, 0, 9, 9]], "segmenter": "other"});
+    let (status, answer) = post(&app, "/playground/api/segment", &body).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    assert!(
+        answer.to_string().contains("PLAYGROUND_SEGMENTERS"),
+        "{answer}"
+    );
     for (path, body) in [
         ("segment", json!({"boxes": [[5, 0, 4, 1]]})),
         ("segment", json!({"boxes": vec![[0, 0, 1, 1]; 1001]})),

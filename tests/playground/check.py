@@ -11,6 +11,7 @@ import base64
 import http.client
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -219,6 +220,21 @@ def check(browser, server: Server, out: Path) -> None:
     wait_for_count(page, other, "2 objects")
     step(f"two detectors side by side; one that does not exist: {problem[:90]!r}")
 
+    # two segmenters side by side
+    masks = requests.count("api/segment")
+    other.locator("[name=segmenter]").select_option("demo")
+    wait_for_masks(page, requests, masks + 1)
+    canvases = [pixels(pane), pixels(other)]
+    ensure(canvases[0] == canvases[1], "the same segmenter draws other masks")
+    other.locator("[name=segmenter]").select_option("no-such-segmenter")
+    until(page, "document.querySelector('#message.error')?.textContent.includes('no-such-segmenter')")
+    ensure(pixels(other) != canvases[1], "the masks of another segmenter are still shown")
+    page.screenshot(path=out / "segmenters.png", full_page=True)
+    problem = page.locator("#message").inner_text()
+    other.locator("[name=segmenter]").select_option("")
+    wait_for_masks(page, requests, masks + 3)
+    step(f"two segmenters side by side; one that does not exist: {problem[:90]!r}")
+
     # errors are in words
     other.locator("[name=prompt]").fill(" . ")
     other.locator("[name=prompt]").press("Enter")
@@ -228,10 +244,10 @@ def check(browser, server: Server, out: Path) -> None:
     page.locator("#tab-status").click()
     page.wait_for_selector("#status table")
     text = page.locator("#status").inner_text()
-    for part in ("ready", "Recent problems", "image features", "Batches"):
+    for part in ("ready", "Recent problems", "image features", "Batches", "LABEL_STUDIO_HOST is not set"):
         ensure(part in text, f"the status page does not contain {part!r}: {text}")
     page.screenshot(path=out / "status.png", full_page=True)
-    step("the status page shows the models, the work, the caches and the problems")
+    step("the status page shows the models, the work, the caches, the problems and what doctor found")
     ensure(not requests.foreign, f"the page asked other hosts: {requests.foreign}")
     unexpected = [error for error in requests.errors if "400" not in error and "503" not in error]
     ensure(not unexpected, f"errors in the page: {unexpected}")
@@ -314,6 +330,14 @@ def check_access(binary: Path, folder: Path, out: Path) -> None:
     step("the page can be switched off, and needs the credentials of the server")
 
 
+def run_doctor(binary: Path, model_dir: Path) -> None:
+    """Runs doctor without a Label Studio, which is a problem that it reports."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LABEL_STUDIO")}
+    command = [binary, "doctor", "--model-dir", model_dir, "--detector", "demo", "--segmenter", "demo"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    ensure(result.returncode == 1 and "FAIL  LABEL_STUDIO_HOST" in result.stdout, f"doctor: {result.stdout}{result.stderr}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--groundling", type=Path, default=ROOT / "target" / "release" / "groundling")
@@ -324,7 +348,10 @@ def main() -> None:
         raise SystemExit(f"{CHROMIUM} is missing: install the package chromium")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         check_access(args.groundling, Path(folder), args.out)
-        settings = {"PLAYGROUND_DETECTORS": "demo, no-such-detector"}
+        settings = {"PLAYGROUND_DETECTORS": "demo, no-such-detector", "PLAYGROUND_SEGMENTERS": "demo, no-such-segmenter"}
+        # its findings are on the status page
+        (Path(folder) / "models").mkdir(exist_ok=True)
+        run_doctor(args.groundling, Path(folder) / "models")
         server = Server(args.groundling, Path(folder) / "models", args.out / "server.log", settings)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, headless=True)
         try:

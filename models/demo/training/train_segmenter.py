@@ -1,8 +1,11 @@
 """Trains the demo segmenter: a tiny SAM on drawn scenes.
 
-    python train_segmenter.py segmenter.pt --minutes 80
-    python train_segmenter.py segmenter.pt --minutes 10 --lr 2e-4 --resume segmenter.pt
+    python train_segmenter.py segmenter.pt --minutes 120 --encoder-minutes 40
     python train_segmenter.py segmenter.pt --minutes 20 --lr 2e-3 --resume segmenter.pt --corrections 2 --reset-mask-prompts
+
+In the first `--encoder-minutes`, only the image encoder is trained: a head that is discarded later predicts which pixels
+belong to shapes. A step is cheap and every edge in the picture counts, so edges become sharp far sooner than from masks
+of single shapes. The head's loss is kept while the whole model is trained.
 
 Two of three steps use boxes as prompts (one mask each). The third uses one point
 inside each shape (three masks, of which the best one is trained).
@@ -34,6 +37,7 @@ from transformers import (
     SamVisionConfig,
 )
 
+from muon import Muon, split
 from scenes import scene
 
 SIDE = 256  # the model's square input
@@ -76,7 +80,7 @@ def build_model():
 
 
 class Scenes(IterableDataset):
-    """Unlimited training samples: pixels, jittered boxes, masks and one point inside each mask."""
+    """Unlimited training samples: pixels, all shapes, jittered boxes, masks and one point inside each mask."""
 
     def __init__(self, seed):
         self.seed = seed
@@ -107,6 +111,16 @@ class Scenes(IterableDataset):
             fx = fy = 1.0
         pixels = np.zeros((SIDE, SIDE, 3), np.float32)
         pixels[:height, :width] = (np.asarray(picture, np.float32) - MEAN) / STD
+
+        def full_size(mask):
+            mask = mask.astype(np.float32)
+            if scale != 1.0:
+                mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.BILINEAR))
+            full = np.zeros((SIDE, SIDE), np.float32)
+            full[:height, :width] = mask
+            return full
+
+        visible = full_size(np.any([item.mask for item in shapes], 0))
         boxes, masks, points = [], [], []
         rng.shuffle(shapes)
         for k in range(PROMPTS):
@@ -115,23 +129,44 @@ class Scenes(IterableDataset):
             box = [x0 * fx, y0 * fy, x1 * fx, y1 * fy]
             jitter = rng.choice([0.0, 0.03, 0.06]) * max(box[2] - box[0], box[3] - box[1])
             boxes.append([value + rng.gauss(0, jitter) for value in box])
-            mask = item.mask.astype(np.float32)
-            if scale != 1.0:
-                mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.BILINEAR))
-            full = np.zeros((SIDE, SIDE), np.float32)
-            full[:height, :width] = mask
-            masks.append(full)
-            rows, columns = np.nonzero(full > 0.5)
+            mask = full_size(item.mask)
+            masks.append(mask)
+            rows, columns = np.nonzero(mask > 0.5)
             if len(rows) == 0:
                 return None
             chosen = rng.randrange(len(rows))
             points.append([float(columns[chosen]), float(rows[chosen])])
         return (
             torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
+            torch.from_numpy(visible),
             torch.tensor(boxes, dtype=torch.float32),
             torch.from_numpy(np.stack(masks)),
             torch.tensor(points, dtype=torch.float32),
         )
+
+
+class ShapeHead(torch.nn.Module):
+    """Predicts from embeddings [N, 128, 16, 16] which pixels belong to any shape: logits [N, 1, 64, 64]."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.ConvTranspose2d(128, 32, 2, 2),
+            torch.nn.GroupNorm(1, 32),
+            torch.nn.GELU(),
+            torch.nn.ConvTranspose2d(32, 16, 2, 2),
+            torch.nn.GELU(),
+            torch.nn.Conv2d(16, 1, 1),
+        )
+
+    def loss(self, image, visible):
+        """The loss of embeddings [N, 128, 16, 16] for soft targets [N, 256, 256], and the mean IoU."""
+        logits, half = self.layers(image), F.avg_pool2d(visible[:, None], 2)
+        loss = 10 * F.binary_cross_entropy_with_logits(upsample(logits, SIDE // 2), half)
+        with torch.no_grad():
+            hard, truth = upsample(logits, SIDE)[:, 0] > 0, visible > 0.5
+            inter, union = (hard & truth).sum((-1, -2)), (hard | truth).sum((-1, -2))
+        return loss, (inter / union.clamp(min=1)).mean().item()
 
 
 def mask_losses(logits, predicted_iou, target):
@@ -187,16 +222,16 @@ def upsample(logits, side):
     return F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def train_step(model, batch, mode, corrections=0, feed=True):
-    """Losses and IoUs [N, masks] of one batch, prompted by `mode` ("box" or "point") and then corrected.
+def train_step(model, image, batch, mode, corrections=0, feed=True):
+    """Losses and IoUs [N, masks] of one batch and its embeddings, prompted by `mode` ("box" or "point") and then corrected.
 
     With `feed`, a correction gets the mask before it as a prompt, and predicts one mask instead of three. The gradients
     are those of the corrections, if there are any.
     """
-    pixels, boxes, masks, points = batch
+    boxes, masks, points = batch
     count = boxes.shape[0] * boxes.shape[1]
     # A mask prompt belongs to an image: each object gets its own copy of the image's embedding.
-    image = model.vision_encoder(pixels)[0].repeat_interleave(boxes.shape[1], 0)
+    image = image.repeat_interleave(boxes.shape[1], 0)
     boxes = boxes.reshape(count, 1, 4) if mode == "box" else None
     clicks = None, None
     if mode == "point":
@@ -225,9 +260,9 @@ def train_step(model, batch, mode, corrections=0, feed=True):
     return results
 
 
-def save(model, step, path):
+def save(model, head, step, path):
     """Writes a checkpoint by renaming, so that readers never see an incomplete file."""
-    torch.save(dict(model=model.state_dict(), step=step), path + ".new")
+    torch.save(dict(model=model.state_dict(), head=head.state_dict(), step=step), path + ".new")
     os.replace(path + ".new", path)
 
 
@@ -235,9 +270,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", help="checkpoint to write")
     parser.add_argument("--minutes", type=float, default=80, help="processor time of this process")
+    parser.add_argument("--encoder-minutes", type=float, default=0, help="the part of it for the image encoder alone")
     parser.add_argument("--resume", help="checkpoint to start from")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=4e-4)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--corrections", type=int, default=0, help="largest number of corrections of a prediction")
     parser.add_argument("--reset-mask-prompts", action="store_true", help="forget what a mask prompt means")
     parser.add_argument("--constant", type=float, default=0.5, help="share of the time with a constant rate")
@@ -248,10 +284,12 @@ def main():
     torch.manual_seed(args.seed)
     torch.set_flush_denormal(True)
     torch.set_num_threads(args.threads)
-    model = build_model()
+    model, head = build_model(), ShapeHead()
     if args.resume:
-        state = torch.load(args.resume, map_location="cpu", weights_only=True)["model"]
-        model.load_state_dict({name: value.float() for name, value in state.items()})
+        state = torch.load(args.resume, map_location="cpu", weights_only=True)
+        model.load_state_dict({name: value.float() for name, value in state["model"].items()})
+        if "head" in state:
+            head.load_state_dict(state["head"])
     if args.reset_mask_prompts:
         reset_mask_prompts(model)
     if args.corrections:
@@ -260,34 +298,46 @@ def main():
         model.prompt_encoder.point_embed[0].requires_grad_(True)  # clicks on the background
     model.train()
     print(f"parameters: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M", flush=True)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=args.lr, weight_decay=1e-4)
+    matrices, others = ([p for p in group if p.requires_grad] for group in split(model))
+    optimizers = [torch.optim.AdamW(others + list(head.parameters()), weight_decay=1e-4)]
+    if matrices:
+        optimizers.append(Muon(matrices))
     batches = iter(DataLoader(Scenes(1000 + args.seed), batch_size=args.batch, num_workers=1, prefetch_factor=4))
     rng = random.Random(args.seed)
     start, step, average, saved = time.process_time(), 0, {}, time.time()
     while (elapsed := (time.process_time() - start) / (args.minutes * 60)) < 1:
         descent = max(0.0, (elapsed - args.constant) / (1 - args.constant))
         rate = args.lr * min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * descent))
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate
+        pixels, visible, *batch = next(batches)
+        image = model.vision_encoder(pixels)[0]
+        figures, loss = {}, 0
+        if not args.corrections:
+            loss, figures["iou_shapes"] = head.loss(image, visible)
         mode = "box" if step % (2 if args.corrections else 3) else "point"
         corrections, feed = rng.randint(min(1, args.corrections), args.corrections), rng.random() < 0.75
-        results = train_step(model, next(batches), mode, corrections, feed)
-        optimizer.zero_grad()
-        sum(loss for loss, _ in results).backward()
+        if elapsed * args.minutes >= args.encoder_minutes:
+            for number, (of_masks, iou) in enumerate(train_step(model, image, batch, mode, corrections, feed)):
+                name = mode if number == 0 else f"{mode}+{number}" + ("" if feed else "_unfed")
+                figures |= {f"loss_{name}": of_masks.item(), f"iou_{name}": iou.max(1)[0].mean().item()}
+                loss = loss + of_masks
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         step += 1
-        for number, (loss, iou) in enumerate(results):
-            name = mode if number == 0 else f"{mode}+{number}" + ("" if feed else "_unfed")
-            for name, value in ((f"loss_{name}", loss), (f"iou_{name}", iou.max(1)[0].mean())):
-                average[name] = 0.98 * average.get(name, value.item()) + 0.02 * value.item()
+        for name, value in figures.items():
+            average[name] = 0.98 * average.get(name, value) + 0.02 * value
         if step % 50 == 0:
-            figures = " ".join(f"{name} {value:.3f}" for name, value in average.items())
-            print(f"step {step} {time.process_time() - start:.0f} s {figures}", flush=True)
+            text = " ".join(f"{name} {value:.3f}" for name, value in average.items())
+            print(f"step {step} {time.process_time() - start:.0f} s {text}", flush=True)
         if time.time() - saved > 180:
-            save(model, step, args.output)
+            save(model, head, step, args.output)
             saved = time.time()
-    save(model, step, args.output)
+    save(model, head, step, args.output)
     print(f"done after {step} steps", flush=True)
 
 

@@ -21,6 +21,7 @@ use super::{print_result, print_status, setup};
 use crate::config::{AnnotateArgs, TypedPrompts};
 use crate::label_studio::api::{self, Api, ApiError, Project};
 use crate::pipeline::scheduler::{StepError, Urgency};
+use crate::pipeline::settings::ModelNames;
 use crate::pipeline::stages::StageError;
 use crate::preannotation::{
     BatchPlan, ImageSink, PreannotationError, Preannotator, SearchedImage, Task, TaskPrediction,
@@ -40,6 +41,7 @@ async fn annotate(args: AnnotateArgs) -> anyhow::Result<()> {
     if let Some(prompt) = &args.prompt {
         Prompt::parse(prompt)?;
     }
+    setup::require_detector(&ModelNames::new(&args.tasks.setup.models.settings(), false))?;
     let part = args.tasks.part()?;
     let model_dir = args.tasks.setup.models.model_dir.clone();
     let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal();

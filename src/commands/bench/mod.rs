@@ -42,7 +42,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let start = Instant::now();
     let detector = match args.only {
         Some(Half::Segmenter) => None,
-        _ => Some(loader.load_detector(&observer)?),
+        _ => loader.load_detector(&observer)?,
     };
     let segmenter = match args.only {
         Some(Half::Detector) => None,
@@ -50,7 +50,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     };
     let load_s = start.elapsed().as_secs_f64();
     if detector.is_none() && segmenter.is_none() {
-        bail!("nothing to measure: --only segmenter was given, but SEGMENTER is none");
+        bail!("nothing to measure: DETECTOR or SEGMENTER is none, and --only leaves out the other");
     }
 
     let device = loader.device()?;

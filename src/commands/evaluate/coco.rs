@@ -8,15 +8,18 @@ use anyhow::{Context, bail};
 
 use super::html::thumbnail;
 use super::{Compared, ComparedImage, Comparison, report_failure};
-use crate::commands::progress;
-use crate::config::{EvaluateArgs, SetupArgs};
+use crate::commands::{progress, setup};
+use crate::config::{EvaluateArgs, Protocol, SetupArgs};
 use crate::detector::DetectionOptions;
 use crate::evaluation::{CocoBox, CocoDataset, CocoImage, FoundObject};
 use crate::labeling::Label;
 use crate::media::decode;
-use crate::pipeline::{ModelLoader, Models, Query};
+use crate::pipeline::{ModelLoader, Models, Query, Rating};
 use crate::preannotation::project::version;
 use crate::prompt::Prompt;
+
+/// The number of rated boxes of an image that papers count.
+const OF_PAPERS: usize = 300;
 
 /// Predicts the images of a COCO file.
 ///
@@ -47,11 +50,16 @@ pub(super) fn compare(
             .with_context(|| format!("the categories of {}", file.display()))?,
     };
     let loader = ModelLoader::new(setup.models.settings());
+    setup::require_detector(loader.names())?;
     let models = loader.load(&progress::to_terminal())?;
     let settings = setup.detection.settings(&loader.names().detector);
-    let lowest = args.lowest_score.0;
+    let (lowest, rating) = match args.protocol {
+        Protocol::Groundling => (args.lowest_score.0, Rating::BestPhrase),
+        Protocol::Papers => (0.0, Rating::EveryPhrase { most: OF_PAPERS }),
+    };
     let query = Query {
         tiling: settings.tiling,
+        rating,
         skips_unencodable: args.prompt.is_none(),
         ..Query::new(
             prompt.clone(),

@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 
 use self::summary::Summary;
 use super::{print_problem, print_result, print_status};
-use crate::config::EvaluateArgs;
+use crate::config::{EvaluateArgs, Protocol};
 use crate::evaluation::{
     CocoCategory, CocoDataset, CocoImage, FoundObject, IouType, TrueObject, coco_results,
 };
@@ -30,6 +30,9 @@ pub fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
     if args.predictions.is_some() && args.models.detectors.len() > 1 {
         bail!("--predictions writes the predictions of one detector: name one");
     }
+    if args.protocol == Protocol::Papers && args.coco.is_none() {
+        bail!("--protocol papers needs a COCO file: use it with --coco FILE --images DIR");
+    }
     let mut compared = vec![];
     for setup in args.runs() {
         let result = match &args.coco {
@@ -40,6 +43,11 @@ pub fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
     }
     let summaries: Vec<Summary> = compared.iter().map(Summary::new).collect();
     summary::print(&summaries, args.json)?;
+    if args.protocol == Protocol::Papers {
+        print_status(
+            "with --protocol papers, scores are means over the tokens of a category: the thresholds above are no box thresholds",
+        );
+    }
     if let Some(file) = &args.report {
         fs::write(file, html::report(&compared, &summaries))
             .with_context(|| format!("cannot write {}", file.display()))?;

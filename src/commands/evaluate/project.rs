@@ -46,6 +46,7 @@ async fn compare_async(args: &EvaluateArgs, setup: SetupArgs) -> anyhow::Result<
     let model_dir = setup.models.model_dir.clone();
     let fetcher = setup::fetcher(&setup.media, setup.store.request_bytes)?;
     let loader = ModelLoader::new(setup.models.settings());
+    setup::require_detector(loader.names())?;
     let detector = loader.names().detector.clone();
     let image = config.image()?.clone();
     let preannotator =

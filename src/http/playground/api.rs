@@ -4,6 +4,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use image::Rgb;
 use serde::{Deserialize, Serialize};
 
 use super::{AppState, task};
@@ -14,10 +15,9 @@ use crate::http::error::{RequestError, run_blocking};
 use crate::http::wire::parse_object;
 use crate::labeling::new_config;
 use crate::media::{Digest, TaskImage};
+use crate::palette::{PALETTE, UNNAMED, html};
 use crate::pipeline::timings::Timings;
-use crate::preannotation::playground::{
-    ComparedDetector, LOWEST_SCORE, ObjectMask, PlaygroundImage,
-};
+use crate::preannotation::playground::{ComparedModel, LOWEST_SCORE, ObjectMask, PlaygroundImage};
 use crate::preannotation::{PreannotationError, Preannotator};
 
 /// Limit of the boxes and of the points of a request.
@@ -37,8 +37,14 @@ pub(super) struct Settings {
     segments: bool,
     /// Whether pictures of Label Studio's tasks are served.
     tasks: bool,
+    /// The colours of phrases by their number, as in the overlays of `predict`; more phrases start again.
+    palette: Vec<String>,
+    /// The colour of a box without a phrase.
+    unnamed: String,
     /// Further detectors.
     detectors: Vec<Detector>,
+    /// The names of further segmenters.
+    segmenters: Vec<String>,
 }
 
 /// A further detector.
@@ -52,11 +58,13 @@ struct Detector {
 pub(super) async fn settings(State(state): State<AppState>) -> Json<Settings> {
     let projects = state.preannotator.projects();
     let options = &projects.prediction_settings().options;
-    let detectors = state.preannotator.compared_detectors().iter();
-    let detectors = detectors.map(|detector| Detector {
+    let compared = state.preannotator.compared_models();
+    let detectors = compared.detectors.iter();
+    let detectors = detectors.map(|(box_threshold, detector)| Detector {
         name: detector.name.clone(),
-        box_threshold: detector.box_threshold,
+        box_threshold: *box_threshold,
     });
+    let segmenters = compared.segmenters.iter();
     Json(Settings {
         version: env!("CARGO_PKG_VERSION"),
         models: projects.version("", None),
@@ -66,7 +74,10 @@ pub(super) async fn settings(State(state): State<AppState>) -> Json<Settings> {
         lowest_score: LOWEST_SCORE,
         segments: projects.has_segmenter(),
         tasks: task::is_served(&state),
+        palette: PALETTE.iter().map(|color| html(Rgb(*color))).collect(),
+        unnamed: html(UNNAMED),
         detectors: detectors.collect(),
+        segmenters: segmenters.map(|model| model.name.clone()).collect(),
     })
 }
 
@@ -134,10 +145,13 @@ pub(super) async fn find(
 ) -> Result<Json<FindResponse>, RequestError> {
     let request: FindRequest = parse(body).await?;
     let preannotator = &state.preannotator;
-    let detector = match &request.detector {
-        Some(name) => Some(compared_detector(preannotator, name)?),
-        None => None,
-    };
+    let detectors = preannotator.compared_models().detectors.iter();
+    let detectors = detectors.map(|(_, detector)| detector);
+    let detector = compared(
+        detectors,
+        request.detector.as_deref(),
+        "PLAYGROUND_DETECTORS",
+    )?;
     let image = image(&state, &request.image).await?;
     let default = preannotator.projects().prediction_settings().options;
     let text_threshold = request.text_threshold.unwrap_or(default.text_threshold);
@@ -165,6 +179,8 @@ pub(super) async fn find(
 #[derive(Debug, Deserialize)]
 struct SegmentRequest {
     image: WireImage,
+    /// The name of a segmenter in [`Settings`]; null for the server's own one.
+    segmenter: Option<String>,
     /// x0, y0, x1, y1 in pixels of each box.
     boxes: Vec<[f32; 4]>,
 }
@@ -193,11 +209,12 @@ pub(super) async fn segment(
     let request: SegmentRequest = parse(body).await?;
     let boxes: Result<Vec<_>, _> = request.boxes.iter().map(bounding_box).collect();
     let boxes = limited("boxes", boxes?)?;
+    let segmenter = compared_segmenter(&state.preannotator, request.segmenter.as_deref())?;
     let image = image(&state, &request.image).await?;
     let timings = Timings::default();
     let masks = state
         .preannotator
-        .masks_of_boxes(&image, &boxes, &timings)
+        .masks_of_boxes(&image, segmenter, &boxes, &timings)
         .await?;
     Ok(answer(masks, &timings))
 }
@@ -205,6 +222,8 @@ pub(super) async fn segment(
 #[derive(Debug, Deserialize)]
 struct MarkRequest {
     image: WireImage,
+    /// As in [`SegmentRequest`].
+    segmenter: Option<String>,
     #[serde(rename = "box")]
     bounding_box: Option<[f32; 4]>,
     #[serde(default)]
@@ -243,11 +262,12 @@ pub(super) async fn mark(
         let text = "mark the object with a box, or with a point on it";
         return Err(RequestError::Body(text.to_owned()));
     }
+    let segmenter = compared_segmenter(&state.preannotator, request.segmenter.as_deref())?;
     let image = image(&state, &request.image).await?;
     let timings = Timings::default();
     let mask = state
         .preannotator
-        .mask_of_marks(&image, &marks, &timings)
+        .mask_of_marks(&image, segmenter, &marks, &timings)
         .await?;
     Ok(answer(vec![mask], &timings))
 }
@@ -268,15 +288,25 @@ async fn image<'a>(
     found.ok_or(RequestError::Forgotten)
 }
 
-fn compared_detector<'a>(
+fn compared_segmenter<'a>(
     preannotator: &'a Preannotator,
-    name: &str,
-) -> Result<&'a ComparedDetector, RequestError> {
-    let mut compared = preannotator.compared_detectors().iter();
-    let found = compared.find(|detector| detector.name == name);
-    found.ok_or_else(|| {
+    name: Option<&str>,
+) -> Result<Option<&'a ComparedModel>, RequestError> {
+    let segmenters = preannotator.compared_models().segmenters.iter();
+    compared(segmenters, name, "PLAYGROUND_SEGMENTERS")
+}
+
+/// The further model with a name; `None` without a name, for the server's own one.
+fn compared<'a>(
+    mut models: impl Iterator<Item = &'a ComparedModel>,
+    name: Option<&str>,
+    setting: &str,
+) -> Result<Option<&'a ComparedModel>, RequestError> {
+    let Some(name) = name else { return Ok(None) };
+    let found = models.find(|model| model.name == name);
+    found.map(Some).ok_or_else(|| {
         RequestError::Body(format!(
-            "there is no further detector {name:?}: PLAYGROUND_DETECTORS lists them"
+            "there is no further model {name:?}: {setting} lists them"
         ))
     })
 }

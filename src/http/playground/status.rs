@@ -5,6 +5,7 @@ use axum::extract::State;
 use serde::Serialize;
 
 use super::AppState;
+use crate::findings::{Finding, Findings};
 use crate::http::error::{RequestError, run_blocking};
 use crate::pipeline::handle::LoadStatus;
 use crate::pipeline::scheduler::Urgency;
@@ -29,6 +30,15 @@ pub(super) struct Status {
     request_bytes: usize,
     request_bytes_peak: usize,
     problems: Vec<RecentProblem>,
+    /// What `groundling doctor` found last; null if it did not run with the same `MODEL_DIR`.
+    doctor: Option<Doctor>,
+}
+
+#[derive(Debug, Serialize)]
+struct Doctor {
+    project: Option<u64>,
+    seconds: u64,
+    findings: Vec<Finding>,
 }
 
 /// The state of the models.
@@ -90,7 +100,8 @@ struct RecentProblem {
 
 pub(super) async fn status(State(state): State<AppState>) -> Result<Json<Status>, RequestError> {
     let model_dir = state.model_dir.clone();
-    let runs = run_blocking(move || runs::list(&model_dir)).await?;
+    let files = move || (runs::list(&model_dir), Findings::last(&model_dir));
+    let (runs, findings) = run_blocking(files).await?;
     let preannotator = &state.preannotator;
     let steps = preannotator.stages().scheduler().waiting();
     let steps = Urgency::ALL.into_iter().zip(steps);
@@ -110,6 +121,11 @@ pub(super) async fn status(State(state): State<AppState>) -> Result<Json<Status>
         request_bytes_peak: budget.peak(),
         problems: recent_problems::list().into_iter().map(problem).collect(),
         runs: runs.into_iter().map(run).collect(),
+        doctor: findings.map(|last| Doctor {
+            seconds: last.age().as_secs(),
+            project: last.project,
+            findings: last.findings,
+        }),
     }))
 }
 

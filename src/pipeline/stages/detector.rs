@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Query, SharedStageError, StageError, StageRequest, Stages, View, off_thread};
 use crate::detector::{CaptionPass, ImageFeatures, Queries, TextFeatures};
-use crate::pipeline::Models;
+use crate::pipeline::{Models, PredictError};
 use crate::store::Source;
 
 impl Stages {
@@ -16,7 +16,7 @@ impl Stages {
     ) -> Result<Vec<CaptionPass>, SharedStageError> {
         let (models, query) = (models.clone(), query.clone());
         let passes = off_thread(move || {
-            let detector = &models.detector;
+            let detector = models.detector()?;
             let mut prompt = query.prompt;
             if query.skips_unencodable {
                 for phrase in detector.unencodable_phrases(&prompt)? {
@@ -28,7 +28,7 @@ impl Stages {
                     prompt = prompt.without(&phrase).unwrap_or(prompt);
                 }
             }
-            detector.passes(&prompt)
+            Ok::<_, PredictError>(detector.passes(&prompt)?)
         });
         Ok(passes.await?.map_err(StageError::from)?)
     }
@@ -42,7 +42,7 @@ impl Stages {
         let make = async {
             let pixels = view.pixels().await?;
             let models = models.clone();
-            let step = move || Ok(models.detector.encode_image(&pixels.image())?);
+            let step = move || Ok(models.detector()?.encode_image(&pixels.image())?);
             self.step("image_features", request, step).await
         };
         let cached = self.features.get_or_compute(view.key(), make).await?;
@@ -60,7 +60,7 @@ impl Stages {
     ) -> Result<TextFeatures, SharedStageError> {
         let make = async {
             let (models, caption) = (models.clone(), pass.caption.clone());
-            let step = move || Ok(models.detector.encode_text(&caption)?);
+            let step = move || Ok(models.detector()?.encode_text(&caption)?);
             self.step("text_features", request, step).await
         };
         let key = pass.caption.ids.clone();
@@ -87,7 +87,7 @@ impl Stages {
         let text = self.text(models, pass, request).await?;
         let make = async {
             let models = models.clone();
-            let step = move || Ok(Arc::new(models.detector.run_pass(&features, &text)?));
+            let step = move || Ok(Arc::new(models.detector()?.run_pass(&features, &text)?));
             self.step("queries", request, step).await
         };
         Ok(self.queries.get_or_compute(key, make).await?.value)

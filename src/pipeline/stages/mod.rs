@@ -181,7 +181,8 @@ impl Stages {
         let models = self.models().await?;
         let passes = self.passes(&models, query).await?;
         let mut windows = vec![];
-        for searched in query.windows(image.size, &models.detector) {
+        let detector = models.detector().map_err(StageError::from)?;
+        for searched in query.windows(image.size, detector) {
             let view = View {
                 image,
                 window: searched.window,

@@ -9,7 +9,7 @@ use png::{BitDepth, ColorType, Encoder, EncodingError, Filter};
 use super::classes::Classes;
 use super::{ExportError, Exporter, PlacedImage};
 use crate::geometry::ImageSize;
-use crate::report::palette;
+use crate::palette;
 
 /// The classes that fit beside the background into 8 bits.
 pub(super) const MAX_CLASSES: usize = u8::MAX as usize;

@@ -10,8 +10,8 @@ use image::{Rgb, RgbImage};
 use self::canvas::Rect;
 use self::placement::{WantedLabel, place};
 use self::text::Line;
-use super::palette;
 use crate::geometry::ImageSize;
+use crate::palette;
 use crate::pipeline::{DetectedObject, Prediction};
 use crate::prompt::Prompt;
 

@@ -1,5 +1,6 @@
 // The page: chooses the picture, holds one or two panes, and switches to the status.
 
+import { setColours } from './canvas.js';
 import { Pane } from './pane.js';
 import { Picture, settings, taskPicture } from './server.js';
 import { watch } from './status.js';
@@ -28,6 +29,7 @@ async function start() {
     report(error.message, true);
     return;
   }
+  setColours(options.palette, options.unnamed);
   byId('models').textContent = options.models;
   const panes = [new Pane(options, report), new Pane(options, report)];
   byId('panes').append(panes[0].root);

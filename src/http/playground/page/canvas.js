@@ -2,14 +2,19 @@
 
 import { paint } from './masks.js';
 
-// distinct for people who confuse red and green, too, and visible on light and dark pictures
-const COLOURS = ['#0090ff', '#ff7a00', '#00b86b', '#e5399f', '#ffd000', '#8a5cf6', '#00c2d1', '#e5484d', '#a2845e', '#7fb800'];
-const UNNAMED = '#9aa5b1';
 const MARKED = '#ffffff';
+let colours = [];
+let unnamed = MARKED;
+
+/** Sets the colours of phrases, and of objects without one. */
+export function setColours(ofPhrases, ofUnnamed) {
+  colours = ofPhrases;
+  unnamed = ofUnnamed;
+}
 
 /** The colour of a phrase by its number in the prompt; -1 for objects without one. */
 export function colourOf(phrase) {
-  return phrase < 0 ? UNNAMED : COLOURS[phrase % COLOURS.length];
+  return phrase < 0 ? unnamed : colours[phrase % colours.length];
 }
 
 function rgb(colour) {

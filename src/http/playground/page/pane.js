@@ -34,6 +34,7 @@ export class Pane {
     this.field = (name) => this.root.querySelector(`[name="${name}"]`);
     this.#setUpSliders();
     this.#setUpDetectors();
+    this.#setUpSegmenters();
     this.#setUpTools();
     this.form.addEventListener('submit', (event) => {
       event.preventDefault();
@@ -84,6 +85,19 @@ export class Pane {
       slider.value = chosen?.box_threshold ?? own;
       slider.nextElementSibling.value = Number(slider.value).toFixed(2);
       this.find();
+    });
+  }
+
+  #setUpSegmenters() {
+    const { segmenters, segments } = this.settings;
+    const select = this.field('segmenter');
+    select.append(new Option('of the server', ''), ...segmenters.map((name) => new Option(name, name)));
+    select.parentElement.hidden = segmenters.length === 0 || !segments;
+    select.addEventListener('change', () => {
+      this.masks.clear();
+      this.show();
+      const { marks } = this.drawing;
+      if (marks.box || marks.points.length) this.#mark();
     });
   }
 
@@ -157,9 +171,10 @@ export class Pane {
     if (!marks.box && !marks.points.some((point) => point.positive)) {
       return this.report('Add a point on the object first.');
     }
-    const answer = await this.#ask('Segmenting', () => this.picture.mark(marks.box, marks.points));
-    // the marks may have been cleared meanwhile
-    if (!answer || marks !== this.drawing.marks) return;
+    const segmenter = this.field('segmenter').value;
+    const answer = await this.#ask('Segmenting', () => this.picture.mark(marks.box, marks.points, segmenter));
+    // the marks may have been cleared meanwhile, or another segmenter chosen
+    if (!answer || marks !== this.drawing.marks || segmenter !== this.field('segmenter').value) return;
     marks.mask = answer.masks[0].mask;
     marks.score = answer.masks[0].score;
     this.#times(answer.stages);
@@ -257,8 +272,9 @@ export class Pane {
     const boxes = this.drawing.objects.filter((object) => !object.mask).map((object) => object.box);
     if (!boxes.length) return;
     const { picture } = this;
-    const answer = await this.#ask('Segmenting', () => picture.segment(boxes));
-    if (!answer || picture !== this.picture) return;
+    const segmenter = this.field('segmenter').value;
+    const answer = await this.#ask('Segmenting', () => picture.segment(boxes, segmenter));
+    if (!answer || picture !== this.picture || segmenter !== this.field('segmenter').value) return;
     boxes.forEach((box, i) => this.masks.set(box.join(), answer.masks[i].mask));
     this.#times(answer.stages);
     this.show();

@@ -65,13 +65,13 @@ export class Picture {
     return found;
   }
 
-  /** One mask per box. */
-  segment(boxes) {
-    return this.#ask('segment', { boxes });
+  /** One mask per box. Without a name, the server's own segmenter makes them. */
+  segment(boxes, segmenter) {
+    return this.#ask('segment', { boxes, segmenter: segmenter || null });
   }
 
   /** The mask of one object that is marked by a box and points. */
-  mark(box, points) {
-    return this.#ask('mark', { box, points });
+  mark(box, points, segmenter) {
+    return this.#ask('mark', { box, points, segmenter: segmenter || null });
   }
 }

@@ -64,6 +64,21 @@ function runRow(run) {
   return [run.command, `project ${run.project}`, RUN_STATES[run.state], bar, run.done - run.failed, left, run.failed, run.last_error ?? '', ago(run.seconds)];
 }
 
+/** What `groundling doctor` found last, and how to run it. */
+function setup(doctor) {
+  const hint = element('p', element('code', 'groundling doctor --project N'), ' checks the connection with Label Studio, a project and the models. ');
+  if (!doctor) {
+    hint.append('Its findings appear here if it runs with the same MODEL_DIR.');
+    return [hint];
+  }
+  hint.append(`It ran ${ago(doctor.seconds)} ago${doctor.project ? ` for project ${doctor.project}` : ''}.`);
+  return [hint, table(['', 'Finding'], doctor.findings.map(({ severity, text }) => {
+    const finding = element('span', text);
+    if (severity === 'fail') finding.className = 'problem-error';
+    return [severity === 'fail' ? 'FAIL' : severity, finding];
+  }))];
+}
+
 function render(state) {
   const { models } = state;
   const parts = [
@@ -97,8 +112,9 @@ function render(state) {
         return [ago(problem.seconds), problem.count, text];
       }))
       : element('p', 'None.'),
-    element('p', link('metrics', 'Metrics for Prometheus'), ' · ', link('api-docs', 'API document'),
-      ' · To check the connection with Label Studio, run ', element('code', 'groundling doctor --project N'), ' on the server.'),
+    element('h2', 'Setup'),
+    ...setup(state.doctor),
+    element('p', link('metrics', 'Metrics for Prometheus'), ' · ', link('api-docs', 'API document')),
   ];
   return parts;
 }

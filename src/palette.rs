@@ -1,4 +1,4 @@
-//! The colours of phrases and classes.
+//! The colours of phrases, labels and classes, in pictures and on the page of the playground.
 
 use image::Rgb;
 
@@ -26,6 +26,12 @@ pub const UNNAMED: Rgb<u8> = Rgb([140, 140, 140]);
 /// The colour of the phrase or class with this number, from 0. The thirteenth has the first colour again.
 pub fn color(index: usize) -> Rgb<u8> {
     Rgb(PALETTE[index % PALETTE.len()])
+}
+
+/// A colour in the notation of HTML, such as `#d554f9`.
+pub fn html(color: Rgb<u8>) -> String {
+    let [red, green, blue] = color.0;
+    format!("#{red:02x}{green:02x}{blue:02x}")
 }
 
 /// Black or white: the colour of text that has the higher contrast on a background.
@@ -57,6 +63,11 @@ fn linear(level: u8) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn html_has_two_digits_per_channel() {
+        assert_eq!(html(Rgb([0, 10, 255])), "#000aff");
+    }
 
     /// The coordinates of a colour in OKLab (<https://bottosson.github.io/posts/oklab/>).
     fn oklab(color: [u8; 3]) -> [f32; 3] {
