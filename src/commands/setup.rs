@@ -13,6 +13,7 @@ use crate::config::{HttpArgs, LabelStudioArgs, MediaArgs, SetupArgs, StoreArgs, 
 use crate::label_studio::{Credentials, LabelStudio, TokenSource};
 use crate::media::guard::AllowedHosts;
 use crate::media::{Fetcher, FetcherConfig, ImageLimits, Images};
+use crate::pipeline::device;
 use crate::pipeline::handle::{ModelsHandle, RetryDelays};
 use crate::pipeline::scheduler::Scheduler;
 use crate::pipeline::settings::{ModelNames, ModelSettings};
@@ -64,6 +65,7 @@ pub(super) fn preannotator(
         has_segmenter: loader.names().has_segmenter(),
         remembers_prompts: prompts.are_remembered,
     };
+    let bytes = cache_bytes(&store, &loader);
     let warm = warm_embeddings(&store, &models.model_dir);
     let disk = warm.as_ref().map(|warm| warm.disk().clone());
     let loader = match disk {
@@ -77,7 +79,6 @@ pub(super) fn preannotator(
         }
         loader.load(&progress::to_log(progress))
     })?;
-    let bytes = store.memory_bytes();
     let stages = Stages::new(Scheduler::start()?, models, bytes, warm);
     // the share that the stages leave
     let limits = ImageLimits {
@@ -146,6 +147,16 @@ fn names(list: &[String]) -> impl Iterator<Item = &str> {
 
 /// The caches of a further model take this share of `CACHE_BYTES`, besides those of the server's own models.
 const COMPARED_CACHE_SHARE: u64 = 8;
+
+/// Memory for cached results in bytes. Tensors are cached where they are, so by default an eighth of a GPU's memory is not
+/// exceeded either.
+fn cache_bytes(store: &StoreArgs, loader: &ModelLoader) -> u64 {
+    let gpu = loader.device().ok().and_then(device::gpu_properties);
+    match (store.cache_bytes, gpu) {
+        (None, Some(gpu)) => store.memory_bytes().min(gpu.memory / 8),
+        _ => store.memory_bytes(),
+    }
+}
 
 /// The remembered prompts and settings of projects: in the shared database if there is one, else in a file.
 ///

@@ -1,5 +1,7 @@
 //! `groundling selftest`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::{CpuArgs, LogArgs};
@@ -14,6 +16,9 @@ pub struct SelftestArgs {
     /// Print JSON, for scripts.
     #[arg(long)]
     pub json: bool,
+    /// Also write the results as JSON to this file, with the processor, the GPU and its driver: attach it to an issue.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// The device to check; "auto" is a GPU if the build and the machine have one.
     #[arg(
         long,

@@ -150,13 +150,10 @@ impl ImageProcessor {
             height: sizes.clone().map(|size| size.height).max().unwrap_or(0),
             width: sizes.clone().map(|size| size.width).max().unwrap_or(0),
         };
-        let mut pixels = vec![0f32; images.len() * 3 * padded.area()];
-        for (image, planes) in resized.iter().zip(pixels.chunks_mut(3 * padded.area())) {
-            self.normalization.write_planes(image, padded, planes);
-        }
-        let shape = (images.len(), 3, padded.height, padded.width);
+        let pixels = resized.iter();
+        let pixels = pixels.map(|image| self.normalization.tensor(image, padded, dtype, device));
         Ok(ImageBatch {
-            pixel_values: Tensor::from_vec(pixels, shape, device)?.to_dtype(dtype)?,
+            pixel_values: Tensor::stack(&pixels.collect::<candle_core::Result<Vec<_>>>()?, 0)?,
             valid_sizes: sizes.map(|size| (size.height, size.width)).collect(),
         })
     }

@@ -336,7 +336,11 @@ mod tests {
             let found = rated_by_phrase([(&pass, &queries)], SIZE, most);
             let found = found.into_iter().map(|detection| {
                 let score = (detection.score * 100.0).round() / 100.0;
-                (detection.phrase.unwrap(), score, detection.bounding_box.x0.round())
+                (
+                    detection.phrase.unwrap(),
+                    score,
+                    detection.bounding_box.x0.round(),
+                )
             });
             found.collect::<Vec<_>>()
         };

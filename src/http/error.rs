@@ -66,7 +66,9 @@ impl RequestError {
             PreannotationError::Media(error) => media_status(error),
             PreannotationError::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
             PreannotationError::Stage(error) => match &**error {
-                StageError::ModelsUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+                StageError::ModelsUnavailable(_) | StageError::DeviceMemory(_) => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
                 StageError::Media(error) => media_status(error),
                 StageError::Predict(
                     PredictError::NoDetector
@@ -101,7 +103,9 @@ impl RequestError {
                 | PreannotationError::Media(MediaError::Memory { .. }) => Some(BUSY_RETRY_SECONDS),
                 PreannotationError::Stage(error) => match &**error {
                     StageError::ModelsUnavailable(error) => Some(error.retry_after()),
-                    StageError::Media(MediaError::Memory { .. }) => Some(BUSY_RETRY_SECONDS),
+                    StageError::Media(MediaError::Memory { .. }) | StageError::DeviceMemory(_) => {
+                        Some(BUSY_RETRY_SECONDS)
+                    }
                     _ => None,
                 },
                 _ => None,

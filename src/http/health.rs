@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::playground::wants_page;
-use crate::pipeline::handle::LoadStatus;
+use crate::pipeline::handle::{LoadStatus, ModelsUnavailable};
 
 /// The state of the server.
 #[derive(Debug, Serialize, ToSchema)]
@@ -40,7 +40,7 @@ pub(super) struct Health {
 enum Models {
     Loading,
     Ready,
-    /// Loading failed, with the reason.
+    /// Loading failed, or the device has failed, with the reason.
     Failed(String),
 }
 
@@ -107,6 +107,7 @@ pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Re
             let seconds = retry_at.saturating_duration_since(Instant::now()).as_secs();
             format!("the models could not be loaded: {reason}; the next attempt is in {seconds} s")
         }
+        LoadStatus::DeviceLost { reason } => ModelsUnavailable::DeviceLost(reason).to_string(),
     };
     let readiness = Json(Readiness {
         ready: false,
@@ -120,7 +121,9 @@ fn describe(state: &AppState) -> Health {
     let (models, device) = match preannotator.models_handle().status() {
         LoadStatus::Loading { .. } | LoadStatus::Downloading { .. } => (Models::Loading, None),
         LoadStatus::Ready(models) => (Models::Ready, Some(models.device())),
-        LoadStatus::Failed { reason, .. } => (Models::Failed(reason), None),
+        LoadStatus::Failed { reason, .. } | LoadStatus::DeviceLost { reason } => {
+            (Models::Failed(reason), None)
+        }
     };
     Health {
         status: "UP",

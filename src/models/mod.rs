@@ -8,6 +8,7 @@
 //! of the arguments do not fit each other, or the device fails.
 
 pub mod bert;
+mod device_failure;
 pub mod grounding_dino;
 pub mod layers;
 pub mod ops;
@@ -15,3 +16,5 @@ pub mod sam;
 pub mod swin;
 pub mod weights;
 pub mod windows;
+
+pub use self::device_failure::DeviceFailure;

@@ -75,3 +75,77 @@ pub fn name(device: &Device) -> String {
         DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
 }
+
+/// The properties of a GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuProperties {
+    /// Its name.
+    pub name: String,
+    /// Its compute capability, such as `9.0`.
+    pub compute_capability: String,
+    /// Its memory in bytes.
+    pub memory: u64,
+}
+
+/// The properties of a GPU; `None` for a CPU, or if the driver does not tell.
+#[cfg(feature = "cuda")]
+pub fn gpu_properties(device: &Device) -> Option<GpuProperties> {
+    let stream = device.as_cuda_device().ok()?.cuda_stream();
+    let context = stream.context();
+    let (major, minor) = context.compute_capability().ok()?;
+    Some(GpuProperties {
+        name: context.name().ok()?,
+        compute_capability: format!("{major}.{minor}"),
+        memory: context.total_mem().ok()? as u64,
+    })
+}
+
+/// The properties of a GPU; always `None` in a build without CUDA.
+#[cfg(not(feature = "cuda"))]
+pub fn gpu_properties(_: &Device) -> Option<GpuProperties> {
+    None
+}
+
+/// The memory in use in bytes: of all tensors on a GPU, or of this process on a CPU (Linux only).
+///
+/// # Errors
+/// If the GPU's driver does not answer.
+pub fn used_memory(device: &Device) -> Result<Option<u64>> {
+    if device.is_cpu() {
+        return Ok(resident_bytes());
+    }
+    device.synchronize()?;
+    pool_bytes(device)
+}
+
+/// The resident memory of this process.
+fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes << 10)
+}
+
+/// The memory of the allocations in the process's pool on a GPU.
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code)]
+fn pool_bytes(device: &Device) -> Result<Option<u64>> {
+    use candle_core::cuda_backend::cudarc::driver::result::{device as driver, mem_pool};
+    use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
+
+    let stream = device.as_cuda_device()?.cuda_stream();
+    let mut used = 0u64;
+    let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT;
+    // SAFETY: the context's own device, its default pool, and a value of the attribute's type
+    let read = unsafe {
+        driver::get_default_mem_pool(stream.context().cu_device())
+            .and_then(|pool| mem_pool::get_attribute(pool, attribute, (&raw mut used).cast()))
+    };
+    // the device may have no memory pools
+    Ok(read.is_ok().then_some(used))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn pool_bytes(_: &Device) -> Result<Option<u64>> {
+    Ok(None)
+}

@@ -1,7 +1,7 @@
 //! A handle to models that are loaded in the background. A failed attempt to load them is retried.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -30,6 +30,11 @@ pub enum LoadStatus {
         /// The time of the next attempt.
         retry_at: Instant,
     },
+    /// The device of the loaded models has failed, and cannot be used by this process any more.
+    DeviceLost {
+        /// The device's error.
+        reason: String,
+    },
 }
 
 /// Why the models are not available.
@@ -42,6 +47,11 @@ pub enum ModelsUnavailable {
     #[error("the models could not be loaded: {reason}; the next attempt is in {seconds} s")]
     #[allow(missing_docs)]
     Failed { reason: String, seconds: u64 },
+    /// The device has failed, and cannot be used by this process any more.
+    #[error(
+        "the device has failed and cannot be used by this process any more: {0}; restart groundling"
+    )]
+    DeviceLost(String),
     /// The loading thread has ended without a result.
     #[error("the thread that loads the models has ended without a result; restart groundling")]
     Stopped,
@@ -53,7 +63,7 @@ impl ModelsUnavailable {
         match self {
             Self::Downloading(_) => 10,
             Self::Failed { seconds, .. } => (*seconds).max(1),
-            Self::Stopped => 60,
+            Self::DeviceLost(_) | Self::Stopped => 60,
         }
     }
 }
@@ -96,7 +106,11 @@ impl Default for RetryDelays {
 
 /// A handle to the models and their loading state; clones share it.
 #[derive(Debug, Clone)]
-pub struct ModelsHandle(watch::Receiver<LoadStatus>);
+pub struct ModelsHandle {
+    loading: watch::Receiver<LoadStatus>,
+    /// The error of a device that was lost after the models were loaded.
+    lost: Arc<OnceLock<String>>,
+}
 
 impl ModelsHandle {
     /// Starts the thread that calls `load` until it succeeds or all handles are dropped.
@@ -113,20 +127,40 @@ impl ModelsHandle {
         std::thread::Builder::new()
             .name("loading".to_owned())
             .spawn(move || load_with_retries(&report, delays, load))?;
-        Ok(Self(status))
+        Ok(Self {
+            loading: status,
+            lost: Arc::default(),
+        })
     }
 
     /// The current state.
     pub fn status(&self) -> LoadStatus {
-        self.0.borrow().clone()
+        match self.lost.get() {
+            Some(reason) => LoadStatus::DeviceLost {
+                reason: reason.clone(),
+            },
+            None => self.loading.borrow().clone(),
+        }
+    }
+
+    /// Marks the models as unusable, because their device has failed. Returns the error for this and all later requests.
+    pub fn lose_device(&self, reason: String) -> ModelsUnavailable {
+        let first = self.lost.get_or_init(|| {
+            tracing::error!(%reason, "the device has failed; restart groundling");
+            reason
+        });
+        ModelsUnavailable::DeviceLost(first.clone())
     }
 
     /// The models. Waits while they are loaded from disk.
     ///
     /// # Errors
-    /// Immediately if they are being downloaded or if loading failed.
+    /// Immediately if they are being downloaded, if loading failed, or if the device has failed.
     pub async fn get(&self) -> Result<Arc<Models>, ModelsUnavailable> {
-        let mut status = self.0.clone();
+        if let Some(reason) = self.lost.get() {
+            return Err(ModelsUnavailable::DeviceLost(reason.clone()));
+        }
+        let mut status = self.loading.clone();
         let settled = status
             .wait_for(|status| !matches!(status, LoadStatus::Loading { .. }))
             .await
@@ -142,10 +176,12 @@ impl ModelsHandle {
                     .ceil() as u64,
             }),
             // the thread has ended; the last status is still valid
-            Ok(LoadStatus::Loading { .. }) | Err(_) => match self.status() {
-                LoadStatus::Ready(models) => Ok(models),
-                _ => Err(ModelsUnavailable::Stopped),
-            },
+            Ok(LoadStatus::Loading { .. } | LoadStatus::DeviceLost { .. }) | Err(_) => {
+                match self.status() {
+                    LoadStatus::Ready(models) => Ok(models),
+                    _ => Err(ModelsUnavailable::Stopped),
+                }
+            }
         }
     }
 
@@ -154,7 +190,7 @@ impl ModelsHandle {
     /// # Errors
     /// At the first failure.
     pub async fn get_after_download(&self) -> Result<Arc<Models>, ModelsUnavailable> {
-        let mut status = self.0.clone();
+        let mut status = self.loading.clone();
         let is_settled = |status: &LoadStatus| {
             matches!(status, LoadStatus::Ready(_) | LoadStatus::Failed { .. })
         };

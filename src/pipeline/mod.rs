@@ -30,6 +30,7 @@ use self::warm::EmbeddingSource;
 use crate::checkpoints::LocateError;
 use crate::detector::{CaptionPass, DetectError, Detector, Queries};
 use crate::geometry::{BoundingBox, Detection, ImageSize, MaskCleanup, Window};
+use crate::models::DeviceFailure;
 use crate::models::weights::CheckpointError;
 use crate::segmenter::{ScoredMask, SegmentError, Segmenter};
 
@@ -100,6 +101,18 @@ pub enum PredictError {
     /// A mask was requested, but no segmenter is loaded.
     #[error("no segmenter is loaded (SEGMENTER=none), so there can be no masks")]
     NoSegmenter,
+}
+
+impl PredictError {
+    /// Whether the device failed, and how.
+    pub fn device_failure(&self) -> Option<DeviceFailure> {
+        match self {
+            Self::Detect(DetectError::Model(error)) | Self::Segment(SegmentError::Model(error)) => {
+                DeviceFailure::of(error)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Why the models cannot be loaded.

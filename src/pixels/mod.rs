@@ -2,6 +2,7 @@
 
 mod resize;
 
+use candle_core::{DType, Device, Result, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
 use serde::Deserialize;
@@ -45,7 +46,7 @@ impl Normalization {
     ///
     /// # Errors
     /// If a standard deviation is zero or not finite, or if rescaling or normalisation is disabled.
-    pub fn validate(&self) -> Result<(), InvalidConfig> {
+    pub fn validate(&self) -> std::result::Result<(), InvalidConfig> {
         let is_usable = |std: &f32| std.is_finite() && *std != 0.0;
         if !self.image_std.iter().all(is_usable) {
             return Err(InvalidConfig::new(
@@ -65,9 +66,51 @@ impl Normalization {
         Ok(())
     }
 
+    /// An image as `[3, height, width]` of the `padded` size, at the top left, with zeros elsewhere.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn tensor(
+        &self,
+        image: &RgbImage,
+        padded: ImageSize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        if !device.is_cpu() {
+            return self.tensor_on_device(image, padded, dtype, device);
+        }
+        let mut planes = vec![0f32; 3 * padded.area()];
+        self.write_planes(image, padded, &mut planes);
+        Tensor::from_vec(planes, (3, padded.height, padded.width), device)?.to_dtype(dtype)
+    }
+
+    /// The same, computed by the device: a quarter of the bytes are copied to it.
+    fn tensor_on_device(
+        &self,
+        image: &RgbImage,
+        padded: ImageSize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let (height, width) = (image.height() as usize, image.width() as usize);
+        let levels = Tensor::from_slice(image.as_raw(), (height, width, 3), device)?;
+        let channels = |numbers: &[f32; 3]| Tensor::new(numbers, device);
+        let values = (levels.to_dtype(DType::F32)? * self.rescale_factor)?;
+        let values = values
+            .broadcast_sub(&channels(&self.image_mean)?)?
+            .broadcast_div(&channels(&self.image_std)?)?;
+        values
+            .permute((2, 0, 1))?
+            .to_dtype(dtype)?
+            .pad_with_zeros(1, 0, padded.height - height)?
+            .pad_with_zeros(2, 0, padded.width - width)?
+            .contiguous()
+    }
+
     /// Writes an image to the top left of three consecutive planes of `padded` size. `planes` has
     /// `3 * height * width` numbers; those outside the image are unchanged.
-    pub fn write_planes(&self, image: &RgbImage, padded: ImageSize, planes: &mut [f32]) {
+    fn write_planes(&self, image: &RgbImage, padded: ImageSize, planes: &mut [f32]) {
         let tables: [[f32; 256]; 3] = std::array::from_fn(|channel| {
             std::array::from_fn(|level| {
                 let value = (level as f64 * self.rescale_factor) as f32;
@@ -94,6 +137,25 @@ impl Normalization {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_computes_the_same_numbers() -> Result<()> {
+        let image = RgbImage::from_fn(5, 3, |x, y| image::Rgb([50 * x as u8, 80 * y as u8, 255]));
+        let padded = ImageSize {
+            height: 4,
+            width: 7,
+        };
+        let (normalization, cpu) = (Normalization::default(), Device::Cpu);
+        let expected = normalization.tensor(&image, padded, DType::F32, &cpu)?;
+        let computed = normalization.tensor_on_device(&image, padded, DType::F32, &cpu)?;
+        assert_eq!(computed.dims(), [3, 4, 7]);
+        let difference = (expected - computed)?
+            .abs()?
+            .max_all()?
+            .to_scalar::<f32>()?;
+        assert!(difference < 1e-6, "{difference}");
+        Ok(())
+    }
 
     #[test]
     fn an_image_is_written_to_the_top_left_of_the_planes() {

@@ -103,10 +103,7 @@ impl ImageProcessor {
             height: side,
             width: side,
         };
-        let mut pixels = vec![0f32; 3 * padded.area()];
-        self.normalization
-            .write_planes(&resized, padded, &mut pixels);
-        let pixels = Tensor::from_vec(pixels, (1, 3, side, side), device)?;
-        Ok((pixels.to_dtype(dtype)?, frame))
+        let pixels = self.normalization.tensor(&resized, padded, dtype, device)?;
+        Ok((pixels.unsqueeze(0)?, frame))
     }
 }

@@ -19,6 +19,7 @@ pub use self::encoded::{EMBEDDING_FORMAT, EmbeddingFormatError, EncodedImage};
 use self::image_processor::{Fit, Frame, ImageProcessor};
 use self::post_process::upscale_mask;
 use crate::geometry::{BoundingBox, ImageSize, Mask, MaskCleanup};
+use crate::models::DeviceFailure;
 use crate::models::sam::{Config, Family, Masks, Prompts, Sam};
 use crate::models::weights::{Checkpoint, CheckpointError, tensor_dtype};
 use crate::pixels::ResizeError;
@@ -108,9 +109,12 @@ impl fmt::Debug for Segmenter {
     }
 }
 
-/// Boxes per pass of the mask decoder. Each box takes about 20 MB of image tokens and upscaled maps at SAM's size.
+/// Boxes per pass of the mask decoder on a CPU. Each box takes about 20 MB of image tokens and upscaled maps at SAM's size.
 /// Four boxes per pass take 5 % less time than one.
-pub const BOXES_PER_PASS: usize = 4;
+const BOXES_PER_PASS: usize = 4;
+/// The same on a GPU: a pass has the same number of launches and copies for any number of boxes, which is most of the time
+/// of a small one.
+const BOXES_PER_GPU_PASS: usize = 32;
 
 impl Segmenter {
     /// Loads a checkpoint. Without a preprocessor configuration, SAM's usual normalisation is used.
@@ -166,7 +170,7 @@ impl Segmenter {
     ) -> Result<Vec<ScoredMask>, SegmentError> {
         let _span = tracing::debug_span!("segment", boxes = boxes.len()).entered();
         let mut masks = vec![];
-        for boxes in boxes.chunks(BOXES_PER_PASS) {
+        for boxes in boxes.chunks(self.boxes_per_pass()) {
             let low_res = self.low_res_masks(image, boxes)?;
             let _span = tracing::debug_span!("post_process").entered();
             let scaled = low_res.par_iter().map(LowResMask::to_image_size);
@@ -175,11 +179,43 @@ impl Segmenter {
         Ok(masks)
     }
 
-    /// One low-resolution mask per box, in the same order. All boxes run in one pass, at most [`BOXES_PER_PASS`].
+    /// The number of boxes of a pass of the mask decoder.
+    pub fn boxes_per_pass(&self) -> usize {
+        match self.device.is_cpu() {
+            true => BOXES_PER_PASS,
+            false => BOXES_PER_GPU_PASS,
+        }
+    }
+
+    /// One low-resolution mask per box, in the same order. All boxes run in one pass, at most [`Self::boxes_per_pass`],
+    /// or in smaller ones if the device has too little memory.
     ///
     /// # Errors
     /// If the model fails.
     pub fn low_res_masks(
+        &self,
+        image: &EncodedImage,
+        boxes: &[BoundingBox],
+    ) -> Result<Vec<LowResMask>, SegmentError> {
+        match self.masks_of_pass(image, boxes) {
+            Err(SegmentError::Model(error))
+                if boxes.len() > 1
+                    && DeviceFailure::of(&error) == Some(DeviceFailure::OutOfMemory) =>
+            {
+                tracing::warn!(
+                    boxes = boxes.len(),
+                    "the device has too little memory for a pass with these boxes; they run in two passes"
+                );
+                let (first, second) = boxes.split_at(boxes.len() / 2);
+                let mut masks = self.low_res_masks(image, first)?;
+                masks.extend(self.low_res_masks(image, second)?);
+                Ok(masks)
+            }
+            result => result,
+        }
+    }
+
+    fn masks_of_pass(
         &self,
         image: &EncodedImage,
         boxes: &[BoundingBox],

@@ -238,6 +238,12 @@ where
         }
     }
 
+    /// Drops all results.
+    pub async fn clear(&self) {
+        self.cache.invalidate_all();
+        self.cache.run_pending_tasks().await;
+    }
+
     /// Evicts expired and excess results. The cache does this by itself only while it is used.
     pub async fn run_maintenance(&self) {
         self.cache.run_pending_tasks().await;

@@ -43,6 +43,21 @@ const DEMO: [&str; 5] = [
     "demo scores",
 ];
 
+/// The stages of whole models, and their memory.
+const MODELS: [&str; 11] = [
+    "boxes",
+    "enhanced image",
+    "enhanced text",
+    "image embedding",
+    "image features",
+    "logits",
+    "mask scores",
+    "masks of a click",
+    "masks of boxes",
+    "query scores",
+    "text features",
+];
+
 /// The values of a field of all checks.
 fn values<'a>(report: &'a Value, field: &str) -> BTreeSet<&'a str> {
     let checks = report["checks"].as_array().unwrap();
@@ -71,12 +86,21 @@ fn all_checks_pass_on_every_instruction_set_of_this_cpu() {
     assert!(report["threads"].as_u64().unwrap() >= 1);
     assert!(report["seconds"].as_f64().unwrap() > 0.0);
 
-    let expected: BTreeSet<&str> = OPS.into_iter().chain(DEMO).collect();
+    let mut expected: BTreeSet<&str> = OPS.into_iter().chain(DEMO).chain(MODELS).collect();
+    // a system may not report its memory
+    if cfg!(target_os = "linux") {
+        expected.insert("memory that is not released");
+    }
     assert_eq!(values(&report, "check"), expected);
+    for check in report["checks"].as_array().unwrap() {
+        let is_timed = MODELS.contains(&check["check"].as_str().unwrap());
+        assert_eq!(check["seconds"].is_f64(), is_timed, "{check}");
+    }
     let sets = InstructionSet::available().into_iter();
     let mut expected: BTreeSet<&str> = sets.map(InstructionSet::name).collect();
     assert!(expected.contains(report["instruction_set"].as_str().unwrap()));
-    expected.insert("any");
+    // operations without kernels, models in f32, and models in the other dtype that runs on a CPU
+    expected.extend(["any", "cpu", "cpu, bf16"]);
     assert_eq!(values(&report, "on"), expected);
 }
 

@@ -117,7 +117,7 @@ const INVENTORY: [(&str, &str); 29] = [
     ),
     (
         "pipeline/device.rs",
-        "tells the GPU driver to keep freed memory, and candle that a single stream does all work",
+        "tells the GPU driver to keep freed memory, and candle that a single stream does all work; reads how much memory is in use",
     ),
     (
         "threads.rs",

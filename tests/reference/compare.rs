@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, IndexOp, Tensor};
+use groundling::models::ops::MASKED;
 use groundling::models::weights::Checkpoint;
 
 /// Largest allowed difference, relative to the largest number of the stage.
@@ -141,8 +142,8 @@ pub fn relative_difference(ours: &Tensor, theirs: &Tensor) -> f32 {
     let finite = theirs.iter().filter(|v| v.is_finite());
     let scale = finite.fold(f32::MIN_POSITIVE, |scale, v| scale.max(v.abs()));
     let difference = |(a, b): (&f32, &f32)| {
-        // a mask of minus infinity may be the lowest finite number here
-        let is_masked = *b == f32::NEG_INFINITY && *a <= f32::MIN / 2.0;
+        // a mask of minus infinity is a finite number here
+        let is_masked = *b == f32::NEG_INFINITY && *a <= MASKED / 2.0;
         if a == b || is_masked {
             return 0.0;
         }

@@ -158,6 +158,7 @@ pub(super) fn rows(device: &Device, extent: Extent) -> Vec<Row> {
         found,
         allowed,
         unit,
+        seconds: None,
     };
     let differences = match scenes().and_then(|scenes| compare(&scenes, device)) {
         Ok(differences) => differences,

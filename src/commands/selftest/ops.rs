@@ -25,6 +25,7 @@ pub(super) fn rows(check: &Check, device: &Device) -> Vec<Row> {
             },
             allowed: check.tolerance_for(target),
             unit: RELATIVE,
+            seconds: None,
         })
         .collect()
 }

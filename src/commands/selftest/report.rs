@@ -1,11 +1,14 @@
 //! The outputs of `selftest`: a table for people, a JSON document for scripts, and the verdict.
 
 use std::fmt::Write as _;
+use std::fs;
 
 use anyhow::bail;
+use candle_core::Device;
 use serde::{Serialize, Serializer};
 
 use crate::models::ops::InstructionSet;
+use crate::pipeline::device;
 
 /// The JSON of `--json`. Fields may be added, but not renamed or removed.
 #[derive(Debug, Serialize)]
@@ -13,6 +16,7 @@ pub(super) struct Report {
     pub(super) version: &'static str,
     /// `cpu`, or `cuda:N`.
     pub(super) device: String,
+    pub(super) machine: Machine,
     /// Number of compute threads on the CPU.
     pub(super) threads: usize,
     /// Default instruction set of the CPU kernels: `portable`, `avx2`, `avx512` or `neon`.
@@ -23,6 +27,59 @@ pub(super) struct Report {
     /// Whether every check passed.
     pub(super) ok: bool,
     pub(super) checks: Vec<Row>,
+}
+
+/// What a developer asks first about a result that differs.
+#[derive(Debug, Serialize)]
+pub(super) struct Machine {
+    /// Such as `linux x86_64`.
+    system: String,
+    /// The name of the processor; `null` if the system does not tell.
+    processor: Option<String>,
+    /// `null` on a CPU.
+    gpu: Option<GpuReport>,
+}
+
+/// A GPU.
+#[derive(Debug, Serialize)]
+struct GpuReport {
+    name: String,
+    /// Such as `9.0`.
+    compute_capability: String,
+    /// In bytes.
+    memory: u64,
+}
+
+impl Machine {
+    /// The machine that this process runs on.
+    pub(super) fn new(device: &Device) -> Self {
+        Self {
+            system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            processor: processor(),
+            gpu: device::gpu_properties(device).map(|gpu| GpuReport {
+                name: gpu.name,
+                compute_capability: gpu.compute_capability,
+                memory: gpu.memory,
+            }),
+        }
+    }
+
+    #[cfg(test)]
+    fn unknown() -> Self {
+        Self {
+            system: "linux x86_64".to_owned(),
+            processor: None,
+            gpu: None,
+        }
+    }
+}
+
+/// The name of the processor on Linux.
+fn processor() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    let (_, name) = line.split_once(':')?;
+    Some(name.trim().to_owned())
 }
 
 /// One check on one instruction set or device.
@@ -41,6 +98,8 @@ pub(super) struct Row {
     pub(super) allowed: f64,
     /// The unit of the difference and the tolerance.
     pub(super) unit: &'static str,
+    /// The duration of a stage of a model.
+    pub(super) seconds: Option<f64>,
 }
 
 /// The result of a check.
@@ -63,6 +122,8 @@ struct JsonRow {
     largest_difference: Option<f64>,
     allowed: f64,
     unit: &'static str,
+    /// `null` for checks that are not timed.
+    seconds: Option<f64>,
     #[serde(serialize_with = "result")]
     result: bool,
     /// Why the results cannot be compared.
@@ -88,6 +149,7 @@ impl From<Row> for JsonRow {
             largest_difference,
             allowed: row.allowed,
             unit: row.unit,
+            seconds: row.seconds,
             result,
             reason,
         }
@@ -101,7 +163,7 @@ impl Row {
     }
 
     /// The cells of the table.
-    fn cells(&self) -> [String; 7] {
+    fn cells(&self) -> [String; 8] {
         let (difference, result) = match &self.found {
             Found::Difference(difference) => (
                 scientific(*difference, 1),
@@ -114,6 +176,8 @@ impl Row {
             self.used_by.clone(),
             self.shape.clone(),
             self.on.clone(),
+            self.seconds
+                .map_or(String::new(), |seconds| format!("{:.1} ms", seconds * 1e3)),
             difference,
             match self.unit {
                 RELATIVE => scientific(self.allowed, 0),
@@ -135,11 +199,12 @@ fn scientific(number: f64, digits: usize) -> String {
 /// The unit of most differences; the table mentions it once.
 pub(super) const RELATIVE: &str = "of the largest expected number";
 
-const HEADS: [&str; 7] = [
+const HEADS: [&str; 8] = [
     "CHECK",
     "USED BY",
     "SHAPE",
     "ON",
+    "TIME",
     "DIFFERENCE",
     "ALLOWED",
     "RESULT",
@@ -233,6 +298,7 @@ mod tests {
             found,
             allowed: 5e-6,
             unit: RELATIVE,
+            seconds: None,
         };
         let checks = vec![
             row("linear", "portable", Found::Difference(1e-7)),
@@ -241,6 +307,7 @@ mod tests {
         Report {
             version: "1.2.3",
             device: "cpu".to_owned(),
+            machine: Machine::unknown(),
             threads: 2,
             instruction_set: "avx2",
             quick: true,

@@ -147,7 +147,9 @@ fn models(state: &AppState) -> Models {
     let (device, waits_for) = match preannotator.models_handle().status() {
         LoadStatus::Ready(models) => (Some(models.device()), None),
         LoadStatus::Loading { step } | LoadStatus::Downloading { step } => (None, Some(step)),
-        LoadStatus::Failed { reason, .. } => (None, Some(reason)),
+        LoadStatus::Failed { reason, .. } | LoadStatus::DeviceLost { reason } => {
+            (None, Some(reason))
+        }
     };
     Models {
         version: preannotator.projects().version("", None),

@@ -2,6 +2,8 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::models::ops::MASKED;
+
 /// The tokens that end a phrase: `[CLS]`, `[SEP]`, `.` and `?` of BERT's uncased vocabulary
 /// (`SPECIAL_TOKENS` of the reference).
 pub const SEPARATORS: [u32; 4] = [101, 102, 1012, 1029];
@@ -15,7 +17,7 @@ pub struct TextTokens {
     pub attention_mask: Tensor,
     /// `[B, T]`, u32: the position of each token within its phrase.
     pub position_ids: Tensor,
-    /// `[B, 1, T, T]`, f32: 0 if two tokens belong to the same phrase, else the lowest finite value.
+    /// `[B, 1, T, T]`, f32: 0 if two tokens belong to the same phrase, else [`MASKED`].
     pub phrase_bias: Tensor,
 }
 
@@ -52,10 +54,10 @@ impl TextTokens {
         })
     }
 
-    /// `[B, 1, T]`: 0 for a token, the lowest finite value for padding.
+    /// `[B, 1, T]`: 0 for a token, [`MASKED`] for padding.
     pub fn padding_bias(&self, dtype: DType) -> Result<Tensor> {
         let padding = self.attention_mask.eq(0u32)?.to_dtype(DType::F32)?;
-        (padding.unsqueeze(1)? * f64::from(f32::MIN))?.to_dtype(dtype)
+        (padding.unsqueeze(1)? * f64::from(MASKED))?.to_dtype(dtype)
     }
 }
 
@@ -67,7 +69,7 @@ impl TextTokens {
 /// truncated caption are alone, as in the reference.
 fn phrase_blocks(ids: &[u32]) -> (Vec<f32>, Vec<u32>) {
     let length = ids.len();
-    let mut bias = vec![f32::MIN; length * length];
+    let mut bias = vec![MASKED; length * length];
     let mut positions = vec![0; length];
     for i in 0..length {
         bias[i * length + i] = 0.0;

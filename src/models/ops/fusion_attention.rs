@@ -9,7 +9,7 @@ use candle_core::{D, DType, Result, Tensor};
 use super::gpu;
 use super::kernels::fusion_attention::{ImageProjections, ImageTextPair, fusion_attention};
 use super::kernels::simd::InstructionSet;
-use super::{Activation, Matrix, cpu_tensor, f32_slice, f32_vec, kernel_set, linear};
+use super::{Activation, MASKED, Matrix, cpu_tensor, f32_slice, f32_vec, kernel_set, linear};
 
 /// The weights `[output, input]` and biases `[output]` of bi-directional attention. The inner width is the width of
 /// all heads together.
@@ -316,9 +316,9 @@ fn with_kernel(
     ))
 }
 
-/// A mask `[B, N]` of 1 and 0 to a bias `[B, 1, 1, N]` of 0 and the lowest finite value.
+/// A mask `[B, N]` of 1 and 0 to a bias `[B, 1, 1, N]` of 0 and [`MASKED`].
 fn padding_bias(token_mask: &Tensor, dtype: DType) -> Result<Tensor> {
-    ((1.0 - token_mask)? * f64::from(f32::MIN))?
+    ((1.0 - token_mask)? * f64::from(MASKED))?
         .unsqueeze(1)?
         .unsqueeze(1)?
         .to_dtype(dtype)

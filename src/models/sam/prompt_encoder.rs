@@ -2,7 +2,7 @@
 
 use std::f64::consts::TAU;
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Activation, Conv2d, Conv2dConfig, VarBuilder};
 
 use super::config::PromptEncoderConfig;
@@ -23,26 +23,31 @@ pub enum PointLabel {
 /// A position `(x, y)` in pixels of the model's input, and its label.
 pub type LabelledPoint = ((f32, f32), PointLabel);
 
-/// `SamPositionalEmbedding`: random Fourier features of a position.
+/// `SamPositionalEmbedding`: random Fourier features of a position. They are computed in f32, because in half precision
+/// a position would be wrong by up to two pixels.
 #[derive(Debug, Clone)]
 pub struct PositionEmbedding {
-    /// `[2, F]`.
+    /// `[2, F]`, f32.
     matrix: Tensor,
+    /// The dtype of the results.
+    dtype: DType,
 }
 
 impl PositionEmbedding {
     /// Loads `positional_embedding`.
     pub fn load(features: usize, vb: VarBuilder) -> Result<Self> {
+        let in_f32 = vb.to_dtype(DType::F32);
         Ok(Self {
-            matrix: vb.get((2, features), "positional_embedding")?,
+            matrix: in_f32.get((2, features), "positional_embedding")?,
+            dtype: vb.dtype(),
         })
     }
 
-    /// Positions `(x, y)` in 0..1, `[..., 2]`, to `[..., 2 F]`.
+    /// Positions `(x, y)` in 0..1, `[..., 2]` in f32, to `[..., 2 F]` in the model's dtype.
     pub fn forward(&self, positions_xy: &Tensor) -> Result<Tensor> {
         let angles = ((positions_xy * 2.0)? - 1.0)?.broadcast_matmul(&self.matrix)?;
         let angles = (angles * TAU)?;
-        Tensor::cat(&[angles.sin()?, angles.cos()?], D::Minus1)
+        Tensor::cat(&[angles.sin()?, angles.cos()?], D::Minus1)?.to_dtype(self.dtype)
     }
 
     /// The embeddings of the cell centres of a `grid` x `grid` map: `[1, grid^2, 2 F]`, row by row.
@@ -52,7 +57,7 @@ impl PositionEmbedding {
             .flat_map(|i| [center(i % grid), center(i / grid)])
             .collect();
         let positions_xy = Tensor::from_vec(positions_xy, (1, grid * grid, 2), device)?;
-        self.forward(&positions_xy.to_dtype(self.matrix.dtype())?)
+        self.forward(&positions_xy)
     }
 }
 
@@ -186,8 +191,7 @@ impl PromptEncoder {
     /// Pixel coordinates `[..., 2]` to position embeddings at the pixels' centres.
     fn embed_pixels(&self, pixels: &Tensor) -> Result<Tensor> {
         let positions_xy = ((pixels + 0.5)? / self.image_size as f64)?;
-        self.positions
-            .forward(&positions_xy.to_dtype(self.label_embeddings.dtype())?)
+        self.positions.forward(&positions_xy)
     }
 }
 

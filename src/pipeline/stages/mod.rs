@@ -21,10 +21,11 @@
 
 mod detector;
 mod segmenter;
+mod step;
 mod view;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::segmenter::PromptKey;
 pub(in crate::pipeline) use self::view::View;
@@ -53,6 +54,11 @@ pub enum StageError {
     /// A model failed.
     #[error(transparent)]
     Predict(#[from] PredictError),
+    /// The device has no memory left, even without cached results and with the smallest batch.
+    #[error(
+        "the device has too little free memory for this request: try again later, or set a smaller DETECTOR_SIZE, smaller models or PRECISION=f16 ({0})"
+    )]
+    DeviceMemory(String),
     /// The step did not complete.
     #[error(transparent)]
     Step(#[from] StepError),
@@ -222,23 +228,6 @@ impl Stages {
 
     pub(super) async fn models(&self) -> Result<Arc<Models>, SharedStageError> {
         Ok(self.models.get().await.map_err(StageError::from)?)
-    }
-
-    /// Runs one step of a stage through the scheduler.
-    async fn step<T: Send + 'static>(
-        &self,
-        stage: &'static str,
-        request: StageRequest<'_>,
-        work: impl FnOnce() -> Result<T, StageError> + Send + 'static,
-    ) -> Result<T, StageError> {
-        let timed = move || {
-            let _span = tracing::debug_span!("step", stage).entered();
-            let start = Instant::now();
-            (work(), start.elapsed())
-        };
-        let (result, time) = self.scheduler.run(request.urgency, timed).await?;
-        request.timings.computed(stage, time);
-        result
     }
 }
 

@@ -9,7 +9,7 @@ use crate::geometry::{BoundingBox, SegmentPrompt};
 use crate::media::TaskImage;
 use crate::pipeline::Models;
 use crate::pipeline::scheduler::StepError;
-use crate::segmenter::{BOXES_PER_PASS, EncodedImage, LowResMask, ScoredMask};
+use crate::segmenter::{EncodedImage, LowResMask, ScoredMask, Segmenter};
 use crate::store::Source;
 
 /// A box and points as a cache key, compared bit by bit.
@@ -137,8 +137,8 @@ impl Stages {
                 (models.clone(), earlier.take(), prompt.clone());
             let step = move || {
                 let segmenter = models.segmenter()?;
-                let mask: LowResMask = match earlier_mask {
-                    Some(earlier) => segmenter.refine(&embedding, &prompt_of_step, &earlier)?,
+                let mask: LowResMask = match &earlier_mask {
+                    Some(earlier) => segmenter.refine(&embedding, &prompt_of_step, earlier)?,
                     None => segmenter.segment_prompt(&embedding, &prompt_of_step)?,
                 };
                 Ok(Arc::new(mask))
@@ -217,10 +217,12 @@ impl Stages {
         if missing.len() < boxes.len() {
             request.timings.from_memory("masks");
         }
+        // without a segmenter, the embedding below is the error
+        let per_pass = models.segmenter().map_or(1, Segmenter::boxes_per_pass);
         let mut scaling = vec![];
         if !missing.is_empty() {
             let embedding = self.embedding(models, view, request).await?;
-            for group in missing.chunks(BOXES_PER_PASS) {
+            for group in missing.chunks(per_pass) {
                 let of_group: Vec<BoundingBox> = group.iter().map(|i| boxes[*i]).collect();
                 let (models, embedding) = (models.clone(), embedding.clone());
                 let step = move || Ok(models.segmenter()?.low_res_masks(&embedding, &of_group)?);
@@ -239,7 +241,7 @@ impl Stages {
                 }));
             }
         }
-        for (group, scaled) in missing.chunks(BOXES_PER_PASS).zip(scaling) {
+        for (group, scaled) in missing.chunks(per_pass).zip(scaling) {
             let scaled = scaled
                 .await
                 .map_err(|_| StageError::Step(StepError::Panicked))?;

@@ -5,6 +5,7 @@ use std::fmt;
 use candle_core::{Device, Result, Tensor};
 
 use super::{CallShape, Case, Check, Extent, Implementation, Random};
+use crate::models::ops::MASKED;
 use crate::models::ops::attention::{attention, attention_plain, with_kernel};
 
 /// The bias that is added to the scores.
@@ -93,7 +94,7 @@ fn masked(shape: (usize, usize, usize, usize), keys: usize) -> Result<Tensor> {
     let (a, b, c, _) = shape;
     let numbers: Vec<f32> = (0..a * b * c)
         .flat_map(|row| (0..keys).map(move |key| key > 0 && (row + key) % 3 == 1))
-        .map(|is_masked| if is_masked { f32::MIN } else { 0.0 })
+        .map(|is_masked| if is_masked { MASKED } else { 0.0 })
         .collect();
     Tensor::from_vec(numbers, shape, &Device::Cpu)
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use candle_core::{Device, Result, Tensor};
 
 use super::{CallShape, Case, Check, Extent, Implementation, Random};
-use crate::models::ops::{FusionAttention, FusionProjections};
+use crate::models::ops::{FusionAttention, FusionProjections, MASKED};
 
 /// The sizes of image and text.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +61,7 @@ impl CallShape for Fusion {
         // the last text token is padding, unless it is the only one
         let bias = (0..batch * self.text).map(|i| {
             let is_padding = self.text > 1 && (i + 1) % self.text == 0;
-            if is_padding { f32::MIN } else { 0.0 }
+            if is_padding { MASKED } else { 0.0 }
         });
         // the last image token is never padding
         let mask = (0..batch * self.image).map(|i| {

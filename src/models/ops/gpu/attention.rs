@@ -5,7 +5,7 @@ use candle_core::{D, DType, Result, Tensor};
 use super::softmax::{Added, Relative, softmax};
 use super::sums::{self, weighted_sums};
 use super::windows::{Geometry, from_windows, of_tokens, to_windows};
-use crate::models::ops::{PositionBias, Windows};
+use crate::models::ops::{MASKED, PositionBias, Windows};
 
 /// See [`crate::models::ops::attention`]; the caller has checked the shapes.
 pub(in crate::models::ops) fn attention(
@@ -176,10 +176,9 @@ pub(in crate::models::ops) fn fusion_attention(
     ))
 }
 
-/// Converts a mask `[B, N]` (1 image, 0 padding) to a bias `[B, 1, 1, N]`: 0 for image tokens, and for padding a number
-/// so low that its softmax weight is 0.
+/// Converts a mask `[B, N]` (1 image, 0 padding) to a bias `[B, 1, 1, N]`: 0 for image tokens, [`MASKED`] for padding.
 fn padding_bias(token_mask: &Tensor, dtype: DType) -> Result<Tensor> {
-    ((1.0 - token_mask.to_dtype(DType::F32)?)? * -6e4)?
+    ((1.0 - token_mask.to_dtype(DType::F32)?)? * f64::from(MASKED))?
         .unsqueeze(1)?
         .unsqueeze(1)?
         .to_dtype(dtype)

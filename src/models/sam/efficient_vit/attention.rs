@@ -1,6 +1,6 @@
 //! Linear attention: the products of keys and values are summed over the map before they meet the queries.
 
-use candle_core::{D, Module, Result, Tensor};
+use candle_core::{D, DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::convolution::load_pointwise;
@@ -67,7 +67,7 @@ impl Neighbours {
     }
 }
 
-/// Added to the sum of the weights (`eps` of `LiteMLA`).
+/// Added to the sum of the weights (`eps` of `LiteMLA`); in half precision it would be 0.
 const EPS: f64 = 1e-15;
 
 impl LinearAttention {
@@ -101,7 +101,8 @@ impl LinearAttention {
         })
     }
 
-    /// A map `[B, H, W, C]` plus the attention's result.
+    /// A map `[B, H, W, C]` plus the attention's result. The sums over all tokens are computed in f32, as in the reference,
+    /// because they leave the range of f16.
     pub(super) fn forward_added(&self, xs: &Tensor) -> Result<Tensor> {
         let (batch, height, width, _) = xs.dims4()?;
         let tokens = height * width;
@@ -114,7 +115,10 @@ impl LinearAttention {
         // [B, heads of all scales, 3, N, width]
         let parts = Tensor::cat(&scales, 1)?;
         let parts = parts.reshape((batch, (), 3, tokens, self.width))?;
-        let part = |i: usize| parts.narrow(2, i, 1)?.squeeze(2)?.contiguous();
+        let part = |i: usize| {
+            let part = parts.narrow(2, i, 1)?.squeeze(2)?.contiguous()?;
+            part.to_dtype(DType::F32)
+        };
         let (query, key, value) = (part(0)?.relu()?, part(1)?.relu()?, part(2)?);
         // [B, heads, width, width]
         let key_values = key.transpose(2, 3)?.contiguous()?.matmul(&value)?;
@@ -123,6 +127,7 @@ impl LinearAttention {
         let attended = query
             .matmul(&key_values)?
             .broadcast_div(&(weights + EPS)?)?
+            .to_dtype(xs.dtype())?
             .transpose(1, 2)?
             .reshape((batch, height, width, ()))?;
         self.proj.forward_added(&attended, xs)

@@ -1,6 +1,6 @@
 //! The convolutions of EfficientViT. Batch norms are folded into them when the model loads.
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::NORM_EPS;
@@ -10,9 +10,12 @@ use crate::models::ops::{
 };
 
 /// The kernel `[output, input, k, k]` of a `ConvLayer` and its bias `[output]`, with its batch norm folded in. The shape
-/// is that of the checkpoint.
+/// is that of the checkpoint. That is computed in f32 and rounded once, because f16 has neither the range nor the digits for
+/// variances.
 fn load_folded(vb: &VarBuilder) -> Result<(Tensor, Tensor)> {
-    let kernel = vb.get_unchecked("conv.weight")?;
+    let dtype = vb.dtype();
+    let vb = vb.to_dtype(DType::F32);
+    let kernel = vb.get_unchecked_dtype("conv.weight", DType::F32)?;
     let output = kernel.dim(0)?;
     if kernel.rank() != 4 {
         candle_core::bail!(
@@ -27,16 +30,14 @@ fn load_folded(vb: &VarBuilder) -> Result<(Tensor, Tensor)> {
     };
     let vb = vb.pp("norm");
     if !vb.contains_tensor("weight") {
-        return Ok((kernel, bias));
+        return Ok((kernel.to_dtype(dtype)?, bias.to_dtype(dtype)?));
     }
     let mean = vb.get(output, "running_mean")?;
     let variance = vb.get(output, "running_var")?;
     let scale = (vb.get(output, "weight")? / (variance + NORM_EPS)?.sqrt()?)?;
     let bias = (vb.get(output, "bias")? + ((bias - mean)? * &scale)?)?;
-    Ok((
-        kernel.broadcast_mul(&scale.reshape((output, 1, 1, 1))?)?,
-        bias,
-    ))
+    let kernel = kernel.broadcast_mul(&scale.reshape((output, 1, 1, 1))?)?;
+    Ok((kernel.to_dtype(dtype)?, bias.to_dtype(dtype)?))
 }
 
 /// A dense 3x3 `ConvLayer`.

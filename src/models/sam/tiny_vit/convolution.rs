@@ -1,6 +1,6 @@
 //! The convolutions of TinyViT. Batch norms are folded into them when the model loads.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::NORM_EPS;
@@ -29,23 +29,24 @@ impl PatchEmbed {
     }
 }
 
-/// `Conv2d_BN`: the kernel `[out, in, h, w]` and the bias of the convolution, with its batch norm folded in.
+/// `Conv2d_BN`: the kernel `[out, in, h, w]` and the bias of the convolution, with its batch norm folded in. That is computed
+/// in f32 and rounded once, because f16 has neither the range nor the digits for variances.
 fn fold_batch_norm(
     output: usize,
     input: usize,
     side: usize,
     vb: VarBuilder,
 ) -> Result<(Tensor, Tensor)> {
+    let dtype = vb.dtype();
+    let vb = vb.to_dtype(DType::F32);
     let kernel = vb.get((output, input, side, side), "c.weight")?;
     let vb = vb.pp("bn");
     let mean = vb.get(output, "running_mean")?;
     let variance = vb.get(output, "running_var")?;
     let scale = (vb.get(output, "weight")? / (variance + NORM_EPS)?.sqrt()?)?;
     let bias = (vb.get(output, "bias")? - (mean * &scale)?)?;
-    Ok((
-        kernel.broadcast_mul(&scale.reshape((output, 1, 1, 1))?)?,
-        bias,
-    ))
+    let kernel = kernel.broadcast_mul(&scale.reshape((output, 1, 1, 1))?)?;
+    Ok((kernel.to_dtype(dtype)?, bias.to_dtype(dtype)?))
 }
 
 /// A 1x1 `Conv2d_BN`, as a linear layer on the channels: its weight `[output, input]` and its bias.
