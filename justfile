@@ -52,6 +52,19 @@ supply *arguments:
 docs:
     cargo doc --no-deps --open
 
+# the book, in target/book
+book:
+    python3 -m pip install --quiet -r tests/book/requirements.txt
+    mdbook build docs
+
+# every command and config of the book, and its links
+book-check *arguments:
+    target/label-studio/bin/python tests/book/check.py --label-studio {{arguments}}
+
+# the pictures of the book, from the real Label Studio and the playground
+screenshots *arguments:
+    target/label-studio/bin/python tests/book/screenshots.py {{arguments}}
+
 # the image for CPUs
 docker:
     docker build --tag groundling .

@@ -18,7 +18,7 @@ pub struct StoreArgs {
     pub request_bytes: usize,
     /// Memory for cached results of the models, in bytes: another click or another threshold on the same image then does
     /// not run all of them again. [default: an eighth of the memory that the process may use, at least 256 MiB and at
-    /// most 4 GiB]
+    /// most 4 GiB; on a GPU at most an eighth of its memory]
     #[arg(long, env = "CACHE_BYTES", value_name = "BYTES")]
     pub cache_bytes: Option<u64>,
     /// The folder for results that are kept across restarts. [default: cache in MODEL_DIR]

@@ -3,7 +3,8 @@
 use super::escaped;
 use crate::palette;
 
-/// A labeling config with boxes and masks of these labels, and a field for prompts.
+/// A labeling config with boxes and masks of these labels, and a field for prompts. Labels are between the field and the image,
+/// because the editor's slider of the brush size, at the top of the image, would cover the field's button.
 pub fn new_config(labels: &[&str]) -> String {
     let labels = labels.iter().enumerate().map(|(index, label)| {
         let colour = palette::html(palette::color(index));
@@ -18,9 +19,9 @@ pub fn new_config(labels: &[&str]) -> String {
     <Header value="What to find, such as: dog. red car."/>
     <TextArea name="prompt" toName="image" editable="true" rows="2" maxSubmissions="1" showSubmitButton="true"/>
   </View>
-  <Image name="image" value="$image" zoom="true"/>
   <RectangleLabels name="box" toName="image" smart="true">{labels}
   </RectangleLabels>
+  <Image name="image" value="$image" zoom="true"/>
   <BrushLabels name="mask" toName="image" smart="true">{labels}
   </BrushLabels>
 </View>

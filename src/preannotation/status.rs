@@ -1,7 +1,8 @@
 //! Messages to the annotator.
 //!
 //! Label Studio hides a backend's errors, and an answer without regions looks like no answer. A labeling config can have a
-//! text area for messages; see the README for its exact form, which keeps the text out of the submitted annotation.
+//! text area for messages; see `docs/labeling-configs/messages.md` for its exact form, which keeps the text out of the
+//! submitted annotation.
 
 use std::collections::BTreeMap;
 

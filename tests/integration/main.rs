@@ -15,6 +15,7 @@ mod connect;
 mod fake_hub;
 mod fake_studio;
 mod server_process;
+mod settings_page;
 mod support;
 
 // the contract with Label Studio

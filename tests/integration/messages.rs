@@ -7,11 +7,10 @@ use crate::support::{
     regions,
 };
 
-/// A config with the lines of `docs/labeling-configs.md`.
+/// A config with the lines of `docs/labeling-configs/messages.md`.
 fn config() -> String {
-    let page = include_str!("../../docs/labeling-configs.md");
-    let (_, section) = page.split_once("## Messages to the annotator").unwrap();
-    let (_, lines) = section.split_once("```xml\n<View>\n").unwrap();
+    let page = include_str!("../../docs/labeling-configs/messages.md");
+    let (_, lines) = page.split_once("```xml\n<View>\n").unwrap();
     let (lines, _) = lines.split_once("  <Image").unwrap();
     assert!(lines.contains("groundling-status"), "{lines}");
     SHAPES_CONFIG.replacen("<View>", &format!("<View>{lines}"), 1)

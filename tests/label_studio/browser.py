@@ -45,16 +45,18 @@ STORE = """() => {
 
 
 class Browser:
-    """The page of a user who is logged in, with one open task at a time."""
+    """The page of a user who is logged in, with one open task at a time. `size` is that of the window, and `scale` the number
+    of pixels of a screenshot for each pixel of the page."""
 
-    def __init__(self, host: str, folder: Path) -> None:
+    def __init__(self, host: str, folder: Path, size: Tuple[int, int] = (1500, 1250), scale: float = 1) -> None:
         self.host, self.folder = host, folder
         self.contexts: List[Any] = []
         self.errors: List[str] = []
         folder.mkdir(parents=True, exist_ok=True)
         self.playwright = sync_playwright().start()
         self.chromium = self.playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, headless=True)
-        self.page = self.chromium.new_page(viewport={"width": 1500, "height": 1250})
+        viewport = {"width": size[0], "height": size[1]}
+        self.page = self.chromium.new_page(viewport=viewport, device_scale_factor=scale)
         self.page.set_default_timeout(TIMEOUT_MS)
         self.page.route(lambda url: not url.startswith((host, "blob:", "data:")), lambda route: route.abort())
         self.page.on("request", self.record_context)
@@ -258,17 +260,42 @@ class Browser:
 
     def smart_rectangle(self, label: str, box: Tuple[float, float, float, float]) -> dict:
         """Draws a rectangle with the smart tool, in shares of the picture. Returns the response of the page."""
-        self.page.locator(".lsf-labels", has_text=label).first.get_by_text(label, exact=True).click()
+        self.select_label(label)
         self.page.locator(".lsf-toolbar .lsf-tool_smart").first.click()
-        frame = self.page.locator(".konvajs-content").bounding_box()
-        at = [(frame["x"] + x * frame["width"], frame["y"] + y * frame["height"]) for x, y in (box[:2], box[2:])]
-        mouse = self.page.mouse
         with self.page.expect_response(lambda response: INTERACTIVE in response.url) as waiting:
-            mouse.move(*at[0])
-            mouse.down()
-            mouse.move(*at[1], steps=8)
-            mouse.up()
+            self.drag(box)
         return self.suggestions(waiting.value)
+
+    def draw_rectangle(self, label: str, box: Tuple[float, float, float, float]) -> None:
+        """Draws a rectangle with the plain tool of a label, in shares of the picture."""
+        self.select_label(label)
+        self.drag(box)
+
+    def drag(self, box: Tuple[float, float, float, float]) -> None:
+        """Moves the pressed mouse from a corner of a box to the opposite one, in shares of the picture."""
+        start, end = self.place(*box[:2]), self.place(*box[2:])
+        mouse = self.page.mouse
+        mouse.move(*start)
+        mouse.down()
+        mouse.move(*end, steps=8)
+        mouse.up()
+
+    def select_label(self, label: str) -> None:
+        """Selects a label in the first control that has it."""
+        self.page.locator(".lsf-labels", has_text=label).first.get_by_text(label, exact=True).click()
+
+    def smart_click(self, label: str, point: Tuple[float, float]) -> dict:
+        """Clicks with the smart tool, in shares of the picture. Returns the response of the page."""
+        self.select_label(label)
+        self.page.locator(".lsf-toolbar .lsf-tool_smart").first.click()
+        with self.page.expect_response(lambda response: INTERACTIVE in response.url) as waiting:
+            self.page.mouse.click(*self.place(*point))
+        return self.suggestions(waiting.value)
+
+    def place(self, x: float, y: float) -> Tuple[float, float]:
+        """The position in the window of a place in the picture, which is in shares of it."""
+        frame = self.page.locator(".konvajs-content").bounding_box()
+        return frame["x"] + x * frame["width"], frame["y"] + y * frame["height"]
 
     def check_errors(self, what: str) -> None:
         """Checks that no script of the page failed since the task was opened."""

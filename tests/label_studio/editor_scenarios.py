@@ -16,7 +16,7 @@ from studio import World, ensure, until
 
 # a checkpoint folder
 SAM2 = Path(__file__).resolve().parents[1] / "reference/segmenter/sam2"
-# the lines for messages in docs/labeling-configs.md
+# the lines for messages in docs/labeling-configs/messages.md
 STATUS = """<View style="display:none"><Text name="groundling" value="${key}"/></View>"""
 STATUS_AREA = """<Style>.groundling-status { display: block !important }</Style>
 <View className="groundling-status" visibleWhen="choice-selected" whenTagName="groundling-status">

@@ -195,9 +195,9 @@ class World:
             "LOG_LEVEL": "debug",
         }
 
-    def start_groundling(self, name: str, token: str, **more: str) -> Process:
-        """Starts a groundling and waits until its models are loaded."""
-        port = free_port()
+    def start_groundling(self, name: str, token: str, port: Optional[int] = None, **more: str) -> Process:
+        """Starts a groundling, by default on a free port, and waits until its models are loaded."""
+        port = port or free_port()
         environment = self.groundling_environment(name, token, port) | more
         process = self.spawn(f"groundling-{name}", [GROUNDLING], port, environment)
         process.wait_for_health(HEALTH_SECONDS, lambda health: health.get("models") == "ready")

@@ -103,6 +103,8 @@ pub(super) async fn status(State(state): State<AppState>) -> Result<Json<Status>
     let files = move || (runs::list(&model_dir), Findings::last(&model_dir));
     let (runs, findings) = run_blocking(files).await?;
     let preannotator = &state.preannotator;
+    // the caches count new results at their maintenance
+    preannotator.tidy().await;
     let steps = preannotator.stages().scheduler().waiting();
     let steps = Urgency::ALL.into_iter().zip(steps);
     let budget = preannotator.budget();
