@@ -231,3 +231,30 @@ impl MaskEmbedding {
         hidden_states.apply(&self.activation)?.apply(&self.conv3)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn positions_are_rounded_only_once_in_half_precision() -> Result<()> {
+        // as in the checkpoints: normal numbers of scale 1, so that an angle is up to about 20
+        let matrix = Tensor::new(&[[2.7f32, -1.3, 0.4], [-0.9, 3.1, 1.7]], &Device::Cpu)?;
+        let tensors = HashMap::from([("positional_embedding".to_owned(), matrix)]);
+        let of_grid = |dtype| {
+            let vb = VarBuilder::from_tensors(tensors.clone(), dtype, &Device::Cpu);
+            PositionEmbedding::load(3, vb)?.of_grid(64, &Device::Cpu)
+        };
+        let exact = of_grid(DType::F32)?;
+        for (dtype, rounding) in [(DType::F16, 2f32.powi(-11)), (DType::BF16, 2f32.powi(-8))] {
+            let rounded = of_grid(dtype)?;
+            assert_eq!(rounded.dtype(), dtype);
+            let difference = (rounded.to_dtype(DType::F32)? - &exact)?.abs()?;
+            let largest = difference.max_all()?.to_scalar::<f32>()?;
+            assert!(largest <= rounding, "{dtype:?}: {largest}");
+        }
+        Ok(())
+    }
+}

@@ -141,3 +141,48 @@ impl LinearAttention {
             .contiguous()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use candle_core::Device;
+
+    use super::*;
+
+    /// Attention with four channels and one head whose queries and keys are `sign` times a large number.
+    fn attend(sign: f32) -> Result<Vec<f32>> {
+        let cpu = Device::Cpu;
+        let weights = [sign * 30.0; 2 * 4 * 4].into_iter().chain([0.1; 4 * 4]);
+        let qkv = Tensor::from_iter(weights, &cpu)?.reshape((12, 4, 1, 1))?;
+        let tensors = HashMap::from([
+            ("qkv.conv.weight".to_owned(), qkv),
+            (
+                "proj.conv.weight".to_owned(),
+                Tensor::eye(4, DType::F32, &cpu)?.reshape((4, 4, 1, 1))?,
+            ),
+        ]);
+        let vb = VarBuilder::from_tensors(tensors, DType::F16, &cpu);
+        let attention = LinearAttention::load(vb)?;
+        let map = Tensor::ones((1, 32, 32, 4), DType::F16, &cpu)?;
+        let result = attention.forward_added(&map)?.to_dtype(DType::F32)?;
+        result.flatten_all()?.to_vec1()
+    }
+
+    #[test]
+    fn sums_in_f16_neither_overflow_nor_divide_by_zero() -> Result<()> {
+        // a sum of 120 * 120 over 1024 tokens is above the range of f16
+        let large = attend(1.0)?;
+        assert!(
+            large.iter().all(|number| (number - 1.4).abs() < 1e-2),
+            "{large:?}"
+        );
+        // all queries and keys are negative, so every weight is 0, and the map is unchanged
+        let none = attend(-1.0)?;
+        assert!(
+            none.iter().all(|number| (number - 1.0).abs() < 1e-3),
+            "{none:?}"
+        );
+        Ok(())
+    }
+}

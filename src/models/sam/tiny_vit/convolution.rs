@@ -123,3 +123,41 @@ impl PatchMerging {
         inverted_bottleneck(xs, &self.0, None, Activation::None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn variances_outside_of_f16_are_folded_exactly() -> Result<()> {
+        let tensor = |numbers: &[f32]| Tensor::new(numbers, &Device::Cpu);
+        let kernel = tensor(&[0.5e-3, 300.0])?.reshape((2, 1, 1, 1))?;
+        let tensors = HashMap::from([
+            ("c.weight".to_owned(), kernel),
+            ("bn.running_mean".to_owned(), tensor(&[0.1, 2.0])?),
+            // the first one is 0 in f16, the second one infinite
+            ("bn.running_var".to_owned(), tensor(&[1e-9, 1e6])?),
+            ("bn.weight".to_owned(), tensor(&[1.0, 1.0])?),
+            ("bn.bias".to_owned(), tensor(&[0.0, 0.5])?),
+        ]);
+        let fold = |dtype| {
+            let vb = VarBuilder::from_tensors(tensors.clone(), dtype, &Device::Cpu);
+            fold_batch_norm(2, 1, 1, vb)
+        };
+        let (kernel, bias) = fold(DType::F32)?;
+        let (half_kernel, half_bias) = fold(DType::F16)?;
+        for (exact, half) in [(kernel, half_kernel), (bias, half_bias)] {
+            assert_eq!(half.dtype(), DType::F16);
+            let exact = exact.to_dtype(DType::F16)?.flatten_all()?;
+            let exact = exact.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            let half = half.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+            assert!(half.iter().all(|number| number.is_finite()), "{half:?}");
+            assert_eq!(half, exact);
+        }
+        Ok(())
+    }
+}
