@@ -28,14 +28,15 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let mut findings = Printed::default();
     let runtime = setup::runtime()?;
     runtime.block_on(label_studio(&args, &mut findings));
-    models(&args, &mut findings);
+    let loader = ModelLoader::new(args.setup.models.settings());
+    models(&args, &loader, &mut findings);
     prompts(&args.setup, &mut findings);
-    store(&args.setup, &mut findings);
+    store(&args.setup, &loader, &mut findings);
     print_result(LABEL_STUDIO_SETTINGS);
     let model_dir = &args.setup.models.model_dir;
     let problems = findings.count(Severity::Fail);
     if let Err(error) = Findings::new(args.project, findings.0).store(model_dir) {
-        tracing::debug!(
+        tracing::warn!(
             "the findings cannot be stored in {}: {error}",
             model_dir.display()
         );
@@ -302,9 +303,8 @@ fn check_backend(backend: &Backend, findings: &mut Printed) {
 }
 
 /// Loads the models and runs them once.
-fn models(args: &DoctorArgs, findings: &mut Printed) {
+fn models(args: &DoctorArgs, loader: &ModelLoader, findings: &mut Printed) {
     let free = available_memory();
-    let loader = ModelLoader::new(args.setup.models.settings());
     let chosen = loader.names().clone();
     let names = format!(
         "detector {:?}, segmenter {:?}",
@@ -324,7 +324,7 @@ fn models(args: &DoctorArgs, findings: &mut Printed) {
         Err(error) => return findings.fail(error),
     };
     if chosen.has_detector() {
-        try_detector(args, &models, &loader, &names, findings);
+        try_detector(args, &models, loader, &names, findings);
     } else {
         findings.ok(format!("{names} on {}", models.device()));
         findings.note("DETECTOR=none: prompts and batches are refused, and only objects that annotators mark are segmented");
@@ -376,14 +376,14 @@ fn try_detector(
 }
 
 /// Checks the caches in memory and on disk.
-fn store(args: &SetupArgs, findings: &mut Printed) {
+fn store(args: &SetupArgs, loader: &ModelLoader, findings: &mut Printed) {
     let limit = match memory_limit::bytes() {
         Some(bytes) => format!("the process may use {} in total", mebibytes(bytes)),
         None => "the system does not report its memory".to_owned(),
     };
     findings.ok(format!(
         "results are cached in up to {} of memory (CACHE_BYTES); {limit}",
-        mebibytes(args.store.memory_bytes())
+        mebibytes(setup::cache_bytes(&args.store, loader))
     ));
     if args.store.warm_bytes == 0 {
         return findings.note("image embeddings are not stored on disk (WARM_BYTES=0)");

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 
 use crate::config::{Cli, Command};
+use crate::models::DeviceFailure;
 use crate::models::ops::InstructionSet;
+use crate::pipeline::PredictError;
 use crate::{telemetry, threads};
 
 pub mod annotate;
@@ -76,6 +78,12 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Download(args) => download::run(&args),
         Command::Models(args) => models::run(&args),
     }
+}
+
+/// Whether no further image can be predicted, because the device no longer works for this process.
+fn is_device_lost(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<PredictError>();
+    error.and_then(PredictError::device_failure) == Some(DeviceFailure::Lost)
 }
 
 /// Prints a line of the results to stdout. Ignores a closed pipe.

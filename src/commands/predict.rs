@@ -11,7 +11,7 @@ use image::RgbImage;
 
 use super::export::check_segmenter;
 use super::image_files::image_files;
-use super::{progress, setup, signals};
+use super::{is_device_lost, progress, setup, signals};
 use crate::config::{OutputFormat, PredictArgs};
 use crate::labeling::LabelingConfig;
 use crate::media::decode;
@@ -89,6 +89,7 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
             Ok(summary) => progress.suspend(|| super::print_status(summary)),
             Err(error) => {
                 failed += 1;
+                let is_last = is_device_lost(&error);
                 let error = format!("{error:#}");
                 let line = format!("{}: {error}", file.display());
                 run.reports.push(ImageReport::Failed {
@@ -96,6 +97,9 @@ pub fn run(args: &PredictArgs) -> anyhow::Result<()> {
                     error,
                 });
                 progress.suspend(|| super::print_problem(line));
+                if is_last {
+                    break;
+                }
             }
         }
         progress.inc(1);

@@ -97,7 +97,7 @@ pub fn state(args: ServeArgs) -> anyhow::Result<AppState> {
     )
     .map_err(anyhow::Error::msg)?;
     let model_dir = args.setup.models.model_dir.as_path().into();
-    let compared = setup::compared_models(&args.setup, &args.http);
+    let compared = setup::compared_models(&args.setup, &args.http)?;
     let preannotator = setup::preannotator(
         args.setup,
         projects,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use secrecy::SecretString;
 
 use super::progress;
@@ -19,7 +19,7 @@ use crate::pipeline::scheduler::Scheduler;
 use crate::pipeline::settings::{ModelNames, ModelSettings};
 use crate::pipeline::stages::{STAGES_PERCENT, Stages};
 use crate::pipeline::warm::WarmEmbeddings;
-use crate::pipeline::{ModelLoader, PredictError};
+use crate::pipeline::{LoadError, ModelLoader, PredictError};
 use crate::preannotation::playground::{ComparedModel, ComparedModels};
 use crate::preannotation::project::settings::PredictionSettings;
 use crate::preannotation::project::store::ProjectStore;
@@ -55,6 +55,10 @@ pub(super) fn preannotator(
         ..
     } = args;
     let loader = ModelLoader::new(models.settings());
+    // the loading thread would try it again and again
+    if !loader.names().has_detector() && !loader.names().has_segmenter() {
+        return Err(LoadError::NoModels.into());
+    }
     let defaults = Defaults {
         label_studio: label_studio(&media.label_studio)?,
         prediction: PredictionSettings {
@@ -62,6 +66,7 @@ pub(super) fn preannotator(
             ..detection.settings(&loader.names().detector)
         },
         models: version::models(loader.names(), loader.precision(), loader.detector_size()),
+        has_detector: loader.names().has_detector(),
         has_segmenter: loader.names().has_segmenter(),
         remembers_prompts: prompts.are_remembered,
     };
@@ -105,15 +110,19 @@ pub(super) fn require_detector(names: &ModelNames) -> anyhow::Result<()> {
 }
 
 /// Further models for the playground, with the settings of the server's own ones. None is loaded yet.
-pub(super) fn compared_models(args: &SetupArgs, http: &HttpArgs) -> ComparedModels {
+///
+/// # Errors
+/// If a list names `none`.
+pub(super) fn compared_models(args: &SetupArgs, http: &HttpArgs) -> anyhow::Result<ComparedModels> {
     let none = || Some(NONE.to_owned());
-    let bytes = args.store.memory_bytes() / COMPARED_CACHE_SHARE;
     let model = |name: &str, settings: ModelSettings| {
-        ComparedModel::new(name.to_owned(), move |scheduler| {
+        let store = args.store.clone();
+        ComparedModel::new(name.to_owned(), move |own| {
             let loader = ModelLoader::new(settings.clone());
+            let bytes = cache_bytes(&store, &loader) / COMPARED_CACHE_SHARE;
             let load = move |progress| loader.load(&progress::to_log(progress));
             let models = ModelsHandle::start(RetryDelays::default(), load)?;
-            Ok(Stages::new(scheduler, models, bytes, None))
+            Ok(Stages::beside(own, models, bytes))
         })
     };
     // the other model of each pair is the server's own one
@@ -133,16 +142,25 @@ pub(super) fn compared_models(args: &SetupArgs, http: &HttpArgs) -> ComparedMode
         };
         model(name, settings)
     };
-    ComparedModels {
-        detectors: names(&http.playground_detectors).map(detector).collect(),
-        segmenters: names(&http.playground_segmenters).map(segmenter).collect(),
-    }
+    let detectors = names("PLAYGROUND_DETECTORS", &http.playground_detectors)?;
+    let segmenters = names("PLAYGROUND_SEGMENTERS", &http.playground_segmenters)?;
+    Ok(ComparedModels {
+        detectors: detectors.into_iter().map(detector).collect(),
+        segmenters: segmenters.into_iter().map(segmenter).collect(),
+    })
 }
 
-/// The names of a list, without spaces and empty entries.
-fn names(list: &[String]) -> impl Iterator<Item = &str> {
+/// The names of a setting, without spaces and empty entries.
+///
+/// # Errors
+/// If one of them is `none`.
+fn names<'a>(setting: &str, list: &'a [String]) -> anyhow::Result<Vec<&'a str>> {
     let names = list.iter().map(|name| name.trim());
-    names.filter(|name| !name.is_empty())
+    let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
+    match names.contains(&NONE) {
+        true => bail!("{setting}: \"none\" is not a model that can be compared"),
+        false => Ok(names),
+    }
 }
 
 /// The caches of a further model take this share of `CACHE_BYTES`, besides those of the server's own models.
@@ -150,7 +168,7 @@ const COMPARED_CACHE_SHARE: u64 = 8;
 
 /// Memory for cached results in bytes. Tensors are cached where they are, so by default an eighth of a GPU's memory is not
 /// exceeded either.
-fn cache_bytes(store: &StoreArgs, loader: &ModelLoader) -> u64 {
+pub(super) fn cache_bytes(store: &StoreArgs, loader: &ModelLoader) -> u64 {
     let gpu = loader.device().ok().and_then(device::gpu_properties);
     match (store.cache_bytes, gpu) {
         (None, Some(gpu)) => store.memory_bytes().min(gpu.memory / 8),

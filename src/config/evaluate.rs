@@ -29,6 +29,7 @@ pub struct EvaluateArgs {
     pub limit: Option<usize>,
     /// The lowest score of the candidates, 0 to 1. Thresholds below it are not evaluated. A lower one takes longer, because
     /// more candidates are segmented. Candidates below `--text-threshold` have no label and do not count.
+    /// `--protocol papers` has no thresholds, limits or tiles.
     #[arg(long, default_value_t = UpTo(0.05), value_name = "0..1")]
     pub lowest_score: Fraction,
     /// How a box gets its label and its score: "groundling" as in predictions; "papers" rates each box for every category by

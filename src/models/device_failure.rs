@@ -14,7 +14,7 @@ pub enum DeviceFailure {
 /// The names of CUDA and cuBLAS for memory that is used up.
 const OUT_OF_MEMORY: [&str; 2] = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"];
 /// The names for errors that stay, and for a device that is gone.
-const LOST: [&str; 10] = [
+const LOST: [&str; 13] = [
     "CUDA_ERROR_ILLEGAL_ADDRESS",
     "CUDA_ERROR_ILLEGAL_INSTRUCTION",
     "CUDA_ERROR_MISALIGNED_ADDRESS",
@@ -24,7 +24,11 @@ const LOST: [&str; 10] = [
     "CUDA_ERROR_HARDWARE_STACK_ERROR",
     "CUDA_ERROR_DEVICE_UNAVAILABLE",
     "CUDA_ERROR_CONTEXT_IS_DESTROYED",
-    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUDA_ERROR_ASSERT",
+    "CUDA_ERROR_INVALID_ADDRESS_SPACE",
+    "CUDA_ERROR_INVALID_PC",
+    // after suspend, or if the card is gone
+    "CUDA_ERROR_UNKNOWN",
 ];
 
 impl DeviceFailure {

@@ -85,6 +85,8 @@ pub struct GpuProperties {
     pub compute_capability: String,
     /// Its memory in bytes.
     pub memory: u64,
+    /// The driver with its version; `None` if the system does not tell.
+    pub driver: Option<String>,
 }
 
 /// The properties of a GPU; `None` for a CPU, or if the driver does not tell.
@@ -97,7 +99,16 @@ pub fn gpu_properties(device: &Device) -> Option<GpuProperties> {
         name: context.name().ok()?,
         compute_capability: format!("{major}.{minor}"),
         memory: context.total_mem().ok()? as u64,
+        driver: driver(),
     })
+}
+
+/// The first line of what the kernel module says about itself.
+#[cfg(feature = "cuda")]
+fn driver() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    let line = text.lines().next()?;
+    Some(line.trim_start_matches("NVRM version:").trim().to_owned())
 }
 
 /// The properties of a GPU; always `None` in a build without CUDA.

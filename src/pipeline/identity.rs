@@ -6,6 +6,9 @@ use ring::digest::{Context, SHA256};
 use crate::models::weights::{Checkpoint, CheckpointError};
 use crate::segmenter::EMBEDDING_FORMAT;
 
+/// How half precision is computed. It changes when other embeddings result from the same weights, which in f32 does not happen.
+const HALF_PRECISION: &str = "folded norms and attention sums in f32";
+
 /// A digest that distinguishes the image embeddings of a segmenter from all others'. It covers the format, the
 /// precision, the weights and the configuration files. Reads the whole file of weights, about one second per gigabyte.
 ///
@@ -23,6 +26,9 @@ pub(super) fn embeddings_identity(
     };
     add(EMBEDDING_FORMAT.as_bytes());
     add(dtype.as_str().as_bytes());
+    if dtype != DType::F32 {
+        add(HALF_PRECISION.as_bytes());
+    }
     for file in ["config.json", "preprocessor_config.json"] {
         add(&checkpoint.read(file)?.unwrap_or_default());
     }

@@ -15,7 +15,7 @@ use crate::labeling::LabelingConfig;
 use crate::media::{Digest, ImageRequest, LocationError, MediaError, Pixels, TaskImage};
 use crate::pipeline::Query;
 use crate::pipeline::handle::ModelsUnavailable;
-use crate::pipeline::scheduler::{Scheduler, Urgency};
+use crate::pipeline::scheduler::Urgency;
 use crate::pipeline::stages::{SharedStageError, StageError, StageRequest, Stages};
 use crate::pipeline::timings::Timings;
 use crate::prompt::Prompt;
@@ -57,15 +57,15 @@ pub struct ComparedModels {
 pub struct ComparedModel {
     /// Its name.
     pub name: String,
-    start: Box<dyn Fn(Scheduler) -> io::Result<Stages> + Send + Sync>,
+    start: Box<dyn Fn(&Stages) -> io::Result<Stages> + Send + Sync>,
     stages: Mutex<Option<Stages>>,
 }
 
 impl ComparedModel {
-    /// `start` begins to load it; its steps are scheduled together with all others.
+    /// `start` begins to load it, beside the stages of the server's own models.
     pub fn new(
         name: String,
-        start: impl Fn(Scheduler) -> io::Result<Stages> + Send + Sync + 'static,
+        start: impl Fn(&Stages) -> io::Result<Stages> + Send + Sync + 'static,
     ) -> Self {
         Self {
             name,
@@ -74,11 +74,11 @@ impl ComparedModel {
         }
     }
 
-    fn stages(&self, scheduler: &Scheduler) -> io::Result<Stages> {
+    fn stages(&self, own: &Stages) -> io::Result<Stages> {
         let mut stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
         match &*stages {
             Some(stages) => Ok(stages.clone()),
-            None => Ok(stages.insert((self.start)(scheduler.clone())?).clone()),
+            None => Ok(stages.insert((self.start)(own)?).clone()),
         }
     }
 }
@@ -198,7 +198,7 @@ impl Preannotator {
         let Some(model) = model else {
             return Ok(self.stages.clone());
         };
-        let stages = model.stages(self.stages.scheduler());
+        let stages = model.stages(&self.stages);
         stages.map_err(|error| {
             let reason = format!("the model {:?}: {error}", model.name);
             let failed = ModelsUnavailable::Failed { reason, seconds: 0 };

@@ -238,10 +238,19 @@ where
         }
     }
 
-    /// Drops all results.
+    /// Drops all results, and returns when their memory is free, unless a request still uses them.
     pub async fn clear(&self) {
+        let values = self.cache.iter();
+        let dropped: Vec<_> = values.map(|(_, value)| Arc::downgrade(&value)).collect();
         self.cache.invalidate_all();
-        self.cache.run_pending_tasks().await;
+        // the cache defers the drop of a value until no thread can be reading it, and does only a part of such work at a time
+        for _ in 0..MAINTENANCE_OF_CLEAR {
+            self.cache.run_pending_tasks().await;
+            if dropped.iter().all(|value| value.strong_count() == 0) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Evicts expired and excess results. The cache does this by itself only while it is used.
@@ -289,6 +298,9 @@ fn downcast<V: 'static>(value: &AnyValue) -> &V {
     value.unwrap_or_else(|| unreachable!("all values of a cache are of its type"))
 }
 
+/// Limit of the rounds of maintenance until cleared results are dropped; each drops some dozens.
+const MAINTENANCE_OF_CLEAR: usize = 256;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,6 +321,23 @@ mod tests {
         assert_eq!(cache.get(&key("c")).await, None);
         let failed = cache.get_or_compute(key("d"), async { Err("no result") });
         assert_eq!(*failed.await.unwrap_err(), "no result");
+    }
+
+    #[tokio::test]
+    async fn cleared_results_are_dropped_at_once() {
+        let caches: Vec<_> = (0..3)
+            .map(|_| MemoryCache::new(1000, Duration::from_secs(60), |_: &Arc<u8>| 1))
+            .collect();
+        let value = Arc::new(7);
+        for cache in &caches {
+            for key in 0..100 {
+                cache.insert(key, value.clone()).await;
+            }
+        }
+        for (cleared, cache) in (1..).zip(&caches) {
+            cache.clear().await;
+            assert_eq!(Arc::strong_count(&value), 1 + 100 * (3 - cleared));
+        }
     }
 
     #[tokio::test]

@@ -222,6 +222,25 @@ fn an_error_says_what_cannot_be_measured() {
         "none",
     ];
     assert!(failure(&nothing).contains("DETECTOR=none"));
+    // a server would try to load them again and again
+    let nothing = [
+        "serve",
+        "--port",
+        "0",
+        "--detector",
+        "none",
+        "--segmenter",
+        "none",
+    ];
+    assert!(failure(&nothing).contains("leave no model to run"));
+    let compared = [
+        "serve",
+        "--port",
+        "0",
+        "--playground-segmenters",
+        "mobile-sam,none",
+    ];
+    assert!(failure(&compared).contains("PLAYGROUND_SEGMENTERS: \"none\""));
     let missing = ["bench", "--image", "nowhere.png"];
     assert!(failure(&missing).contains("cannot read the file nowhere.png"));
     let unknown = groundling(&["bench", "--image-size", "800"]);

@@ -192,6 +192,24 @@ async fn invalid_requests_of_the_page_are_answered_with_the_reason() {
 }
 
 #[tokio::test]
+async fn the_page_knows_which_models_the_server_has() {
+    let cases: [(&[&str], bool, bool); 3] = [
+        (&[], true, true),
+        (&["--detector", "none"], false, true),
+        (
+            &["--segmenter", "none", "--playground-segmenters", "demo"],
+            true,
+            false,
+        ),
+    ];
+    for (flags, detector, segmenter) in cases {
+        let (_, settings) = get_json(&app_with(flags), "/playground/api/settings").await;
+        assert_eq!(settings["own_detector"], detector, "{flags:?}");
+        assert_eq!(settings["own_segmenter"], segmenter, "{flags:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_playground_is_served_only_to_this_machine_or_with_credentials() {
     let credentials = ["--basic-auth-user", "ann", "--basic-auth-pass", "secret"];
     let open = ["--bind-address", "0.0.0.0"];

@@ -12,8 +12,8 @@ const PAGE: &str = "docs/settings.md";
 
 const INTRODUCTION: &str = "# Settings
 
-Every setting is a flag and an environment variable; the flag wins, and an empty variable counts as unset. A secret (token, password,
-database) can also be in a file that a variable of its name with `_FILE` names, such as
+Settings are flags and environment variables; the flag wins, and an empty variable counts as unset. What belongs to one run of a command is
+only a flag. A secret (token, password, database) can also be in a file that a variable of its name with `_FILE` names, such as
 `LABEL_STUDIO_ACCESS_TOKEN_FILE=/run/secrets/token`. `1`, `true`, `yes` and `on` switch a setting on; `0`, `false`, `no` and `off` switch it
 off. Variables of the Python backends are read too: see [Coming from the Python backends](coming-from-python.md). Many settings can also be set
 for one project, in its [extra params](extra-params.md).
@@ -47,7 +47,10 @@ fn settings(cli: &Command) -> Vec<Setting> {
                 None => format!("`groundling {}`", command.get_name()),
             };
             let known = settings.iter_mut().find(|setting| {
-                setting.heading == heading && setting.argument.get_long() == argument.get_long()
+                let known = &setting.argument;
+                setting.heading == heading
+                    && known.get_long() == argument.get_long()
+                    && help(known) == help(argument)
             });
             match known {
                 Some(setting) => setting.commands.push(command.get_name().to_owned()),
@@ -60,6 +63,12 @@ fn settings(cli: &Command) -> Vec<Setting> {
         }
     }
     settings
+}
+
+/// The text of `--help`.
+fn help(argument: &Arg) -> String {
+    let help = argument.get_long_help().or(argument.get_help());
+    help.map(ToString::to_string).unwrap_or_default()
 }
 
 /// A text for a cell of a table.
@@ -90,8 +99,7 @@ fn row(setting: &Setting, of_section: &[String]) -> String {
     let variable = argument
         .get_env()
         .map(|name| format!("`{}`", name.display()));
-    let help = argument.get_long_help().or(argument.get_help());
-    let help = help.map(ToString::to_string).unwrap_or_default();
+    let help = help(argument);
     let (text, described) = split_default(&help);
     let values: Vec<_> = argument
         .get_default_values()

@@ -50,7 +50,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     };
     let load_s = start.elapsed().as_secs_f64();
     if detector.is_none() && segmenter.is_none() {
-        bail!("nothing to measure: DETECTOR or SEGMENTER is none, and --only leaves out the other");
+        bail!("nothing to measure: DETECTOR, SEGMENTER and --only leave no model");
     }
 
     let device = loader.device()?;

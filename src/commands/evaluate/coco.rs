@@ -8,12 +8,13 @@ use anyhow::{Context, bail};
 
 use super::html::thumbnail;
 use super::{Compared, ComparedImage, Comparison, report_failure};
-use crate::commands::{progress, setup};
+use crate::commands::{is_device_lost, progress, setup};
 use crate::config::{EvaluateArgs, Protocol, SetupArgs};
 use crate::detector::DetectionOptions;
 use crate::evaluation::{CocoBox, CocoDataset, CocoImage, FoundObject};
 use crate::labeling::Label;
 use crate::media::decode;
+use crate::pipeline::tiles::Tiling;
 use crate::pipeline::{ModelLoader, Models, Query, Rating};
 use crate::preannotation::project::version;
 use crate::prompt::Prompt;
@@ -53,24 +54,32 @@ pub(super) fn compare(
     setup::require_detector(loader.names())?;
     let models = loader.load(&progress::to_terminal())?;
     let settings = setup.detection.settings(&loader.names().detector);
-    let (lowest, rating) = match args.protocol {
-        Protocol::Groundling => (args.lowest_score.0, Rating::BestPhrase),
-        Protocol::Papers => (0.0, Rating::EveryPhrase { most: OF_PAPERS }),
+    let has_masks = dataset.objects.iter().any(|object| object.mask.is_some());
+    // what limits or divides the search is a setting of groundling, and no part of the papers' protocol
+    let (lowest, rating, tiling, max_detections) = match args.protocol {
+        Protocol::Groundling => {
+            let limit = settings.options.max_detections;
+            let lowest = args.lowest_score.0;
+            (lowest, Rating::BestPhrase, settings.tiling, limit)
+        }
+        Protocol::Papers => {
+            let rating = Rating::EveryPhrase { most: OF_PAPERS };
+            (0.0, rating, Tiling::default(), None)
+        }
+    };
+    let options = DetectionOptions {
+        box_threshold: lowest,
+        max_detections,
+        ..settings.options
     };
     let query = Query {
-        tiling: settings.tiling,
+        tiling,
         rating,
+        with_masks: has_masks || args.predictions.is_some(),
         skips_unencodable: args.prompt.is_none(),
-        ..Query::new(
-            prompt.clone(),
-            DetectionOptions {
-                box_threshold: lowest,
-                ..settings.options
-            },
-        )
+        ..Query::new(prompt.clone(), options)
     };
     let folder = args.images.as_deref().unwrap_or(Path::new("."));
-    let has_masks = dataset.objects.iter().any(|object| object.mask.is_some());
     let mut compared = Compared {
         models: version::models(loader.names(), loader.precision(), loader.detector_size()),
         detector: loader.names().detector.clone(),
@@ -102,6 +111,9 @@ pub(super) fn compare(
                     width: image.width,
                     height: image.height,
                 });
+            }
+            Err(error) if is_device_lost(&error) => {
+                return Err(error.context("the GPU cannot be used any more"));
             }
             Err(error) => {
                 let (name, error) = (image.file_name.clone(), format!("{error:#}"));

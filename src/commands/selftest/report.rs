@@ -48,6 +48,8 @@ struct GpuReport {
     compute_capability: String,
     /// In bytes.
     memory: u64,
+    /// The driver with its version; `null` if the system does not tell.
+    driver: Option<String>,
 }
 
 impl Machine {
@@ -60,6 +62,7 @@ impl Machine {
                 name: gpu.name,
                 compute_capability: gpu.compute_capability,
                 memory: gpu.memory,
+                driver: gpu.driver,
             }),
         }
     }

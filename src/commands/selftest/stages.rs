@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Error, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::random_weights::RandomWeights;
@@ -66,38 +66,46 @@ impl Model {
 
     /// Compares the model in every dtype of the device.
     pub(super) fn rows(&self, device: &Device) -> Vec<Row> {
-        match self.compare(device) {
-            Ok(rows) => rows,
-            Err(error) => {
-                let text = error.to_string();
-                let reason = text.lines().next().unwrap_or_default();
-                let found = Found::Wrong(format!("the model failed: {reason}"));
-                vec![self.row(("load", String::new()), device, DType::F32, found, None)]
-            }
+        let mut rows = vec![];
+        if let Err(error) = self.compare(device, &mut rows) {
+            rows.push(self.failed("model", &Device::Cpu, DType::F32, &error));
         }
+        rows
     }
 
-    fn compare(&self, device: &Device) -> Result<Vec<Row>> {
-        let mut rows = vec![];
+    /// Adds the rows of every dtype, also if the model fails in one of them.
+    ///
+    /// # Errors
+    /// If the model fails on the CPU in f32, so that there is nothing to compare with.
+    fn compare(&self, device: &Device, rows: &mut Vec<Row>) -> Result<()> {
+        let mut in_dtypes = |compare: &dyn Fn(&mut Compared) -> Result<()>| {
+            for dtype in dtypes(device) {
+                if let Err(error) = compare(&mut Compared::new(self, device, dtype, rows)) {
+                    rows.push(self.failed("model", device, dtype, &error));
+                }
+            }
+        };
         match self {
             Self::Detector(_, config, size) => {
                 let stages = DetectorStages::new(config, *size)?;
-                for dtype in dtypes(device) {
-                    let model = load(device, dtype, |vb| GroundingDino::load(vb, config))?;
-                    let mut compared = Compared::new(self, device, dtype, &mut rows);
-                    stages.compare(&model, &mut compared)?;
-                }
+                in_dtypes(&|compared| {
+                    let load_model = |vb: VarBuilder| GroundingDino::load(vb, config);
+                    stages.compare(&load(device, compared.dtype, load_model)?, compared)
+                });
             }
             Self::Segmenter(_, config) => {
                 let stages = SegmenterStages::new(config)?;
-                for dtype in dtypes(device) {
-                    let model = load(device, dtype, |vb| Sam::load(vb, config))?;
-                    let mut compared = Compared::new(self, device, dtype, &mut rows);
-                    stages.compare(&model, &mut compared)?;
-                }
+                in_dtypes(&|compared| {
+                    let load_model = |vb: VarBuilder| Sam::load(vb, config);
+                    stages.compare(&load(device, compared.dtype, load_model)?, compared)
+                });
             }
         }
-        Ok(rows)
+        Ok(())
+    }
+
+    fn failed(&self, stage: &'static str, device: &Device, dtype: DType, error: &Error) -> Row {
+        self.row((stage, String::new()), device, dtype, wrong(error), None)
     }
 
     fn row(
@@ -129,7 +137,8 @@ fn dtypes(device: &Device) -> Vec<DType> {
     }
 }
 
-/// The tolerance of a stage of up to a hundred layers: about ten roundings of each dtype that add up in the worst case.
+/// The tolerance of a stage of up to a hundred layers: about forty roundings of a half, all in one direction. f32 has more room,
+/// because a GPU adds up long sums in another order.
 fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F16 => 2e-2,
@@ -172,34 +181,38 @@ impl<'a> Compared<'a> {
         tensor.to_dtype(dtype)?.to_device(self.device)
     }
 
-    /// Runs a stage twice, the second time with a clock, and compares its result.
-    fn stage(
-        &mut self,
-        stage: &'static str,
-        expected: &Tensor,
-        run: impl Fn() -> Result<Tensor>,
-    ) -> Result<()> {
-        run()?;
-        self.device.synchronize()?;
-        let start = Instant::now();
-        let result = run()?;
-        self.device.synchronize()?;
-        let seconds = start.elapsed().as_secs_f64();
-        let found = match Comparison::between(&result, expected)? {
-            Comparison::Difference(difference) => Found::Difference(difference),
-            other => Found::Wrong(other.to_string()),
+    /// Runs a stage twice, the second time with a clock, and adds a row with the difference of its result, or with the reason
+    /// why there is none.
+    fn stage(&mut self, stage: &'static str, expected: &Tensor, run: impl Fn() -> Result<Tensor>) {
+        let timed = || {
+            run()?;
+            self.device.synchronize()?;
+            let start = Instant::now();
+            let result = run()?;
+            self.device.synchronize()?;
+            let seconds = start.elapsed().as_secs_f64();
+            Ok((Comparison::between(&result, expected)?, seconds))
+        };
+        let (found, seconds) = match timed() {
+            Ok((Comparison::Difference(difference), seconds)) => {
+                (Found::Difference(difference), Some(seconds))
+            }
+            Ok((other, seconds)) => (Found::Wrong(other.to_string()), Some(seconds)),
+            Err(error) => (wrong(&error), None),
         };
         let shape = format!("{:?}", expected.dims());
-        let row = self.model.row(
-            (stage, shape),
-            self.device,
-            self.dtype,
-            found,
-            Some(seconds),
-        );
+        let row = self
+            .model
+            .row((stage, shape), self.device, self.dtype, found, seconds);
         self.rows.push(row);
-        Ok(())
     }
+}
+
+/// An error, without candle's backtrace.
+fn wrong(error: &Error) -> Found {
+    let text = error.to_string();
+    let reason = text.lines().next().unwrap_or_default();
+    Found::Wrong(format!("it failed: {reason}"))
 }
 
 /// Random numbers of -1..1 with a seed of their own.
@@ -270,8 +283,8 @@ impl DetectorStages {
         let encode = || model.encode_image(&pixels, &[self.size]);
         compared.stage("image features", &self.features.hidden_states, || {
             Ok(encode()?.hidden_states)
-        })?;
-        compared.stage("text features", &self.text, || model.encode_text(&tokens))?;
+        });
+        compared.stage("text features", &self.text, || model.encode_text(&tokens));
         let features = VisionFeatures {
             hidden_states: compared.input(&self.features.hidden_states)?,
             ..encode()?
@@ -280,8 +293,8 @@ impl DetectorStages {
         let enhance = || model.enhance(&features, &text, &tokens);
         compared.stage("enhanced image", &self.enhanced.vision, || {
             Ok(enhance()?.vision)
-        })?;
-        compared.stage("enhanced text", &self.enhanced.text, || Ok(enhance()?.text))?;
+        });
+        compared.stage("enhanced text", &self.enhanced.text, || Ok(enhance()?.text));
         let enhanced = EnhancedFeatures {
             vision: compared.input(&self.enhanced.vision)?,
             text: compared.input(&self.enhanced.text)?,
@@ -299,14 +312,15 @@ impl DetectorStages {
         };
         compared.stage("query scores", &self.scores, || {
             candidates()?.scores.gather(&indices, 1)
-        })?;
+        });
         // of two tokens with nearly the same score either may come first, so the CPU's order is used
         let decode = || {
             let proposals = selection.select(&candidates()?, indices.clone())?;
             model.decode(&features, &enhanced, proposals)
         };
-        compared.stage("logits", &self.logits, || Ok(decode()?.logits))?;
-        compared.stage("boxes", &self.boxes, || Ok(decode()?.pred_boxes))
+        compared.stage("logits", &self.logits, || Ok(decode()?.logits));
+        compared.stage("boxes", &self.boxes, || Ok(decode()?.pred_boxes));
+        Ok(())
     }
 }
 
@@ -359,7 +373,7 @@ impl SegmenterStages {
         let pixels = compared.input(&self.pixels)?;
         compared.stage("image embedding", &self.embeddings.coarse, || {
             Ok(model.encode_image(&pixels)?.coarse)
-        })?;
+        });
         let fine = self.embeddings.fine.iter();
         let embeddings = ImageEmbeddings {
             coarse: compared.input(&self.embeddings.coarse)?,
@@ -367,8 +381,8 @@ impl SegmenterStages {
         };
         for ((name, prompts, multimask), (logits, scores)) in self.prompts.iter().zip(&self.masks) {
             let predict = || model.predict_masks(&embeddings, prompts, *multimask);
-            compared.stage(name, logits, || Ok(predict()?.low_res_masks))?;
-            compared.stage("mask scores", scores, || Ok(predict()?.iou_scores))?;
+            compared.stage(name, logits, || Ok(predict()?.low_res_masks));
+            compared.stage("mask scores", scores, || Ok(predict()?.iou_scores));
         }
         Ok(())
     }

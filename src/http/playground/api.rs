@@ -33,8 +33,10 @@ pub(super) struct Settings {
     text_threshold: f32,
     nms_iou: f32,
     lowest_score: f32,
-    /// Whether masks can be made.
-    segments: bool,
+    /// Whether the server has a detector of its own.
+    own_detector: bool,
+    /// Whether the server has a segmenter of its own.
+    own_segmenter: bool,
     /// Whether pictures of Label Studio's tasks are served.
     tasks: bool,
     /// The colours of phrases by their number, as in the overlays of `predict`; more phrases start again.
@@ -72,7 +74,8 @@ pub(super) async fn settings(State(state): State<AppState>) -> Json<Settings> {
         text_threshold: options.text_threshold,
         nms_iou: options.nms_iou_threshold,
         lowest_score: LOWEST_SCORE,
-        segments: projects.has_segmenter(),
+        own_detector: projects.has_detector(),
+        own_segmenter: projects.has_segmenter(),
         tasks: task::is_served(&state),
         palette: PALETTE.iter().map(|color| html(Rgb(*color))).collect(),
         unnamed: html(UNNAMED),

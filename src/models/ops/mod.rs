@@ -50,7 +50,7 @@ pub use pooling::{max_pool2x2, max_pool2x2_plain};
 pub use window_attention::{PositionBias, window_attention, window_attention_plain};
 
 /// What is added to the score of a token that must not be attended to: its softmax weight is 0, and the sum is finite in
-/// f32, f16 and bf16. The lowest number of f32, which the reference adds, is minus infinity in both halves.
+/// f32, f16 (for scores above -5500) and bf16. The lowest number of f32, which the reference adds, is minus infinity in both halves.
 pub const MASKED: f32 = -6e4;
 
 /// Whether a CPU kernel takes this tensor: f32 on a CPU.

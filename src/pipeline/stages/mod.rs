@@ -20,6 +20,7 @@
 //! detector's backbone nor the segmenter's image encoder.
 
 mod detector;
+mod device_results;
 mod segmenter;
 mod step;
 mod view;
@@ -27,6 +28,7 @@ mod view;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::device_results::{DeviceResults, ModelResults};
 use self::segmenter::PromptKey;
 pub(in crate::pipeline) use self::view::View;
 use self::view::ViewKey;
@@ -88,6 +90,7 @@ pub struct Stages {
     texts: MemoryCache<Vec<u32>, TextFeatures>,
     queries: MemoryCache<(ViewKey, Vec<u32>), Arc<Queries>>,
     embeddings: MemoryCache<ViewKey, EncodedImage>,
+    device_results: DeviceResults,
     warm: Option<WarmEmbeddings>,
     masks: MemoryCache<(ViewKey, PromptKey), Arc<ScoredMask>>,
     /// Masks of objects that are marked click by click, before they are scaled.
@@ -119,14 +122,40 @@ impl Stages {
         bytes: u64,
         warm: Option<WarmEmbeddings>,
     ) -> Self {
+        Self::sharing(scheduler, DeviceResults::default(), models, bytes, warm)
+    }
+
+    /// Creates the stages of further models on the same device, without image embeddings on disk. Their steps are scheduled
+    /// together, and if the device's memory is full, the cached results of all of them are dropped.
+    pub fn beside(other: &Self, models: ModelsHandle, bytes: u64) -> Self {
+        let (scheduler, results) = (other.scheduler.clone(), other.device_results.clone());
+        Self::sharing(scheduler, results, models, bytes, None)
+    }
+
+    fn sharing(
+        scheduler: Scheduler,
+        device_results: DeviceResults,
+        models: ModelsHandle,
+        bytes: u64,
+        warm: Option<WarmEmbeddings>,
+    ) -> Self {
         let share = |percent: u64| bytes / 100 * percent;
+        let features = MemoryCache::new(share(40), UNUSED, ImageFeatures::bytes);
+        let texts = MemoryCache::new(share(3), UNUSED, TextFeatures::bytes);
+        let embeddings = MemoryCache::new(share(32), UNUSED, EncodedImage::bytes);
+        device_results.add(ModelResults {
+            features: features.clone(),
+            texts: texts.clone(),
+            embeddings: embeddings.clone(),
+        });
         Self {
             scheduler,
             models,
-            features: MemoryCache::new(share(40), UNUSED, ImageFeatures::bytes),
-            texts: MemoryCache::new(share(3), UNUSED, TextFeatures::bytes),
+            features,
+            texts,
             queries: MemoryCache::new(share(10), UNUSED, |queries: &Arc<Queries>| queries.bytes()),
-            embeddings: MemoryCache::new(share(32), UNUSED, EncodedImage::bytes),
+            embeddings,
+            device_results,
             warm,
             refined: MemoryCache::new(share(2), UNUSED, |mask: &Arc<LowResMask>| mask.bytes()),
             masks: MemoryCache::new(share(8), UNUSED, |mask: &Arc<ScoredMask>| mask.bytes()),

@@ -28,7 +28,7 @@ impl Stages {
             stage,
             "the device has too little free memory; the step is repeated without the cached results"
         );
-        self.drop_device_results().await;
+        self.device_results.clear().await;
         self.checked(self.attempt(stage, request, work).await)
     }
 
@@ -60,13 +60,6 @@ impl Stages {
             (_, result) => result,
         }
     }
-
-    /// Drops the cached results whose tensors are on the device.
-    async fn drop_device_results(&self) {
-        self.features.clear().await;
-        self.texts.clear().await;
-        self.embeddings.clear().await;
-    }
 }
 
 fn failure<T>(result: &Result<T, StageError>) -> Option<DeviceFailure> {
@@ -86,6 +79,7 @@ mod tests {
     use crate::pipeline::scheduler::{Scheduler, Urgency};
     use crate::pipeline::testing::demo_models;
     use crate::pipeline::timings::Timings;
+    use crate::prompt::Prompt;
     use crate::segmenter::SegmentError;
 
     fn stages() -> Stages {
@@ -137,6 +131,29 @@ mod tests {
         // the models can still be used
         let models = stages.models_handle().get().await;
         assert!(models.is_ok(), "{models:?}");
+    }
+
+    #[tokio::test]
+    async fn the_results_of_all_models_make_room() {
+        let own = stages();
+        let load = |_| Ok::<_, String>(demo_models());
+        let models = ModelsHandle::start(RetryDelays::default(), load).unwrap();
+        let other = Stages::beside(&own, models, 1 << 20);
+        let models = demo_models();
+        let caption = &models
+            .detector()
+            .unwrap()
+            .passes(&Prompt::parse("star").unwrap())
+            .unwrap()[0]
+            .caption;
+        let text = models.detector().unwrap().encode_text(caption).unwrap();
+        for stages in [&own, &other] {
+            stages.texts.insert(vec![1], text.clone()).await;
+        }
+        run(&own, 1, OUT_OF_MEMORY).await.0.unwrap();
+        for stages in [&own, &other] {
+            assert!(stages.texts.get(&vec![1]).await.is_none());
+        }
     }
 
     #[tokio::test]

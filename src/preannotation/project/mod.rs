@@ -43,6 +43,8 @@ pub struct Defaults {
     pub prediction: PredictionSettings,
     /// groundling's version and the models' names: the start of every model version.
     pub models: String,
+    /// Whether prompts can be searched for: a detector is configured.
+    pub has_detector: bool,
     /// Whether objects can be segmented: a segmenter is configured.
     pub has_segmenter: bool,
     /// Whether a typed prompt is used for the project's next tasks.
@@ -151,6 +153,11 @@ impl Projects {
     /// Combines the defaults with the remembered state.
     pub fn new(defaults: Defaults, store: ProjectStore) -> Self {
         Self { defaults, store }
+    }
+
+    /// Whether prompts can be searched for.
+    pub fn has_detector(&self) -> bool {
+        self.defaults.has_detector
     }
 
     /// Whether objects can be segmented.

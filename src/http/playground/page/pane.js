@@ -19,9 +19,15 @@ function iou([a0, a1, a2, a3], [b0, b1, b2, b3]) {
   return all > 0 ? common / all : 0;
 }
 
+/** The models to choose from; the empty value is the server's own one. */
+function choices(own, others) {
+  return [...(own ? [new Option('of the server', '')] : []), ...others.map((name) => new Option(name, name))];
+}
+
 export class Pane {
   constructor(settings, report) {
     this.settings = settings;
+    this.segments = settings.own_segmenter || settings.segmenters.length > 0;
     this.report = report;
     const fragment = document.getElementById('pane').content.cloneNode(true);
     this.root = fragment.querySelector('.pane');
@@ -67,7 +73,7 @@ export class Pane {
       });
     }
     this.field('masks').addEventListener('change', () => this.show());
-    if (!this.settings.segments) {
+    if (!this.segments) {
       this.field('masks').checked = false;
       this.field('masks').disabled = true;
       this.root.querySelector('.tools').disabled = true;
@@ -75,28 +81,39 @@ export class Pane {
   }
 
   #setUpDetectors() {
-    const { detectors, box_threshold: own } = this.settings;
+    const { detectors, own_detector: hasOwn, box_threshold: own } = this.settings;
     const select = this.field('detector');
-    select.append(new Option('of the server', ''), ...detectors.map(({ name }) => new Option(name, name)));
+    select.append(...choices(hasOwn, detectors.map(({ name }) => name)));
     select.parentElement.hidden = detectors.length === 0;
-    select.addEventListener('change', () => {
+    const resetThreshold = () => {
       const chosen = detectors.find(({ name }) => name === select.value);
       const slider = this.field('box_threshold');
       slider.value = chosen?.box_threshold ?? own;
       slider.nextElementSibling.value = Number(slider.value).toFixed(2);
+    };
+    select.addEventListener('change', () => {
+      resetThreshold();
       this.find();
     });
+    resetThreshold();
+    if (!select.options.length) {
+      const prompt = this.field('prompt');
+      prompt.placeholder = 'This server has no detector (DETECTOR=none). Mark objects by hand.';
+      prompt.disabled = true;
+      this.form.querySelector('[type=submit]').disabled = true;
+    }
   }
 
   #setUpSegmenters() {
-    const { segmenters, segments } = this.settings;
+    const { segmenters, own_segmenter: hasOwn } = this.settings;
     const select = this.field('segmenter');
-    select.append(new Option('of the server', ''), ...segmenters.map((name) => new Option(name, name)));
-    select.parentElement.hidden = segmenters.length === 0 || !segments;
+    select.append(...choices(hasOwn, segmenters));
+    select.parentElement.hidden = segmenters.length === 0;
     select.addEventListener('change', () => {
       this.masks.clear();
-      this.show();
       const { marks } = this.drawing;
+      marks.mask = null;
+      this.show();
       if (marks.box || marks.points.length) this.#mark();
     });
   }
@@ -155,7 +172,7 @@ export class Pane {
   }
 
   #addPoint(point, positive) {
-    if (!this.settings.segments) return;
+    if (!this.segments) return;
     this.drawing.marks.points.push({ ...point, positive });
     this.drawing.draw();
     this.#mark();
