@@ -53,11 +53,14 @@ pub struct ComparedModels {
     pub segmenters: Vec<ComparedModel>,
 }
 
+/// Begins to load a model, beside the stages of the server's own ones.
+type Start = dyn Fn(&Stages) -> io::Result<Stages> + Send + Sync;
+
 /// A further model. It is loaded when it is first used.
 pub struct ComparedModel {
     /// Its name.
     pub name: String,
-    start: Box<dyn Fn(&Stages) -> io::Result<Stages> + Send + Sync>,
+    start: Box<Start>,
     stages: Mutex<Option<Stages>>,
 }
 

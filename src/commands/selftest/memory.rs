@@ -19,8 +19,8 @@ const SIZES: usize = 6;
 /// Images before the first measurement. By then, everything that is kept for later images is there, also the allocator's
 /// buffers.
 const WARM_UP: usize = 7 * SIZES;
-/// What may be added on a CPU, in MiB, because the allocator keeps some freed memory: in a full run less than 100 KiB per image.
-const ALLOWED_ON_CPU: f64 = 16.0;
+/// What may be added on a CPU by an image, in MiB, because the allocator keeps some freed memory.
+const ALLOWED_ON_CPU: f64 = 0.1;
 /// On a GPU, every tensor must be released.
 const ALLOWED_ON_GPU: f64 = 0.0;
 
@@ -28,10 +28,10 @@ const ALLOWED_ON_GPU: f64 = 0.0;
 pub(super) fn row(device: &Device, extent: Extent) -> Option<Row> {
     let images = match extent {
         Extent::Full => 34 * SIZES,
-        Extent::Quick => 4 * SIZES,
+        Extent::Quick => 8 * SIZES,
     };
     let allowed = match device.is_cpu() {
-        true => ALLOWED_ON_CPU,
+        true => ALLOWED_ON_CPU * images as f64,
         false => ALLOWED_ON_GPU,
     };
     let found = match growth(device, images) {

@@ -12,6 +12,11 @@ function report(text, isError = false) {
   byId('message').classList.toggle('error', isError);
 }
 
+/** A request is done. The error of another one that came meanwhile stays. */
+report.done = () => {
+  if (!byId('message').classList.contains('error')) report('');
+};
+
 function dataUri(blob) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();

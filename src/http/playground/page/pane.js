@@ -227,7 +227,7 @@ export class Pane {
     this.report(`${what} …`);
     try {
       const answer = await request();
-      this.report('');
+      this.report.done();
       return answer;
     } catch (error) {
       this.report(error.message, true);
