@@ -30,6 +30,9 @@ const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// Images per upload.
 const UPLOAD: usize = 20;
 
+/// Label Studio stores a model before it refuses the webhook that it adds to each.
+const WEBHOOK_REFUSED: &str = "note: Label Studio refused a webhook to groundling, whose address is private; groundling needs none (SSRF_PROTECTION_ENABLED=false would allow it)";
+
 /// Connects a project, and checks the connection by a prediction.
 ///
 /// # Errors
@@ -241,7 +244,19 @@ async fn connect_backend(
     };
     let may_start =
         |error: &ApiError| matches!(error, ApiError::Status { .. }) && !error.is_blocked_address();
-    let backend = patience.until_ok("groundling", may_start, connect).await;
+    let backend = match patience.until_ok("groundling", may_start, connect).await {
+        Err(error) if error.is_blocked_address() && existing.is_none() => {
+            let stored = api.backends(project.id).await?;
+            match stored.iter().find(same) {
+                Some(stored) => {
+                    print_result(WEBHOOK_REFUSED);
+                    api.update_backend(stored.id, &settings).await
+                }
+                None => Err(error),
+            }
+        }
+        result => result,
+    };
     let backend = backend.map_err(|error| match error {
         error if error.is_blocked_address() => anyhow::anyhow!(
             "Label Studio refuses to call {url}, because its address is private: set ML_BLOCK_LOCAL_IP=false in the environment of Label Studio's server"
@@ -278,6 +293,9 @@ async fn check(
     let test = test.context("groundling did not answer Label Studio's request for a prediction; its log says why. The models may still be loading: `groundling health` on its machine")?;
     let prediction = test.response.as_deref().and_then(<[_]>::first);
     let prediction = prediction.context("the answer to a request for a prediction was empty")?;
+    if let Some(error) = &prediction.error {
+        bail!("the prediction for task {} failed: {error}", test.task.id);
+    }
     let regions = prediction.result.iter();
     let found = regions.filter(|region| region.get("score").is_some());
     print_result(format_args!(

@@ -54,7 +54,8 @@ const LABEL_STUDIO_SETTINGS: &str = "
 Settings of the Label Studio server that groundling cannot check (environment variables of its process):
   ML_BLOCK_LOCAL_IP=false            needed if groundling has a private address, for example on the same machine or in a
                                      Docker network
-  SSRF_PROTECTION_ENABLED=false      needed only for webhooks to such an address
+  SSRF_PROTECTION_ENABLED=false      needed to connect such an address in Label Studio's pages without an error: it adds a
+                                     webhook to each model, which groundling does not need
   LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true, LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=/folder
                                      needed for local files, together with a local storage for their folder in the project";
 

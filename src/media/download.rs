@@ -138,7 +138,9 @@ impl Fetcher {
             return Err(MediaError::Refused {
                 url: name(),
                 status: status.as_u16(),
-                hint: if studio.is_same_origin(url) {
+                hint: if status.as_u16() == 403 && is_local_file(url, studio) {
+                    "Label Studio answers so, whatever the token is, if it does not serve local files: set LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true in its environment. Otherwise the token's user has no access to the project"
+                } else if studio.is_same_origin(url) {
                     studio.refusal_hint()
                 } else if studio.base().and_then(host_of) == url.host_str().map(str::to_owned) {
                     "the URL does not have the scheme, host and port of LABEL_STUDIO_HOST, so no token was sent: set LABEL_STUDIO_HOST to them"
@@ -193,11 +195,16 @@ impl Fetcher {
 }
 
 /// The usual reason why Label Studio does not return a file, by the path of its URL.
+/// Whether Label Studio serves this image from its local storage.
+fn is_local_file(url: &Url, studio: &LabelStudio) -> bool {
+    studio.is_same_origin(url) && url.path().contains("/data/local-files")
+}
+
 fn missing_hint(url: &Url, studio: &LabelStudio) -> &'static str {
     let path = url.path();
     if !studio.is_same_origin(url) {
         ""
-    } else if path.contains("/data/local-files") {
+    } else if is_local_file(url, studio) {
         ": check that the file exists, that the project has a local storage for its folder, and that Label Studio serves local files (LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED, LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT)"
     } else if path.contains("/resolve/") {
         ": check that the project has a cloud storage for this URI, with valid credentials"

@@ -115,7 +115,7 @@ fn check_small_shapes(found: &Value) {
             if fits { inside += 1 } else { outside += 1 }
         }
         assert!(
-            f64::from(inside) > 0.3 * w * h,
+            f64::from(inside) > 0.2 * w * h,
             "{label}: {inside} of {w}x{h}"
         );
         assert!(outside * 10 < inside, "{label}: {outside} pixels outside");

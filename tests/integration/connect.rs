@@ -100,6 +100,41 @@ async fn connect_keeps_the_config_of_an_existing_project_unless_another_is_given
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connect_goes_on_if_only_the_webhook_is_refused() {
+    let studio = FakeStudio::start(StudioOptions {
+        tasks: 1,
+        blocks_webhooks: true,
+        ..StudioOptions::default()
+    })
+    .await;
+    let server = server(&studio, "connect-webhook", &[]);
+    let output = connect(&studio, &server.url, &["--project", "7"]).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let report = text(&output.stdout);
+    assert!(
+        report.contains("refused a webhook") && report.contains("is connected"),
+        "{report}"
+    );
+    assert_eq!(studio.backends().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_fails_if_the_prediction_fails() {
+    let studio = FakeStudio::start(StudioOptions {
+        tasks: 1,
+        ..StudioOptions::default()
+    })
+    .await;
+    let wrong = [("LABEL_STUDIO_ACCESS_TOKEN", "wrong")];
+    let server = server(&studio, "connect-wrong-token", &wrong);
+    let output = connect(&studio, &server.url, &["--project", "7"]).await;
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let expected = "the prediction for task 100 failed";
+    assert!(error.contains(expected) && error.contains("401"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connect_says_what_is_wrong_and_what_would_be_right() {
     let unreachable = "http://127.0.0.1:1";
     let fails = async |studio: &FakeStudio, arguments: &[&str], expected: &[&str]| {

@@ -112,6 +112,9 @@ pub struct TestPrediction {
     /// The regions.
     #[serde(default)]
     pub result: Vec<Value>,
+    /// Why there are none: groundling's answer for a task that failed.
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 /// The user that a token belongs to.

@@ -90,6 +90,9 @@ async fn connect(
     let mut backends = studio.backends.lock().unwrap();
     backend["id"] = (backends.len() + 1).into();
     backends.push(backend.clone());
+    if studio.blocks_webhooks {
+        return blocked();
+    }
     (StatusCode::CREATED, Json(backend)).into_response()
 }
 
@@ -110,12 +113,16 @@ async fn update(
     Json(backend).into_response()
 }
 
+/// The refusal of a private address.
+fn blocked() -> Response {
+    let text = "URL resolves to a reserved network address (block: 127.0.0.0/8)";
+    (StatusCode::FORBIDDEN, Json(json!({"detail": text}))).into_response()
+}
+
 /// Calls `/health` and `/setup` of a backend, and notes its model version.
 async fn call(studio: &StudioState, backend: &mut Value) -> Result<(), Response> {
     if studio.blocks_private_addresses {
-        let text = "URL resolves to a reserved network address (block: 127.0.0.0/8)";
-        let body = json!({"detail": text});
-        return Err((StatusCode::FORBIDDEN, Json(body)).into_response());
+        return Err(blocked());
     }
     let refused = |url: &str| {
         let text = format!(

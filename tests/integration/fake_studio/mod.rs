@@ -49,6 +49,8 @@ pub struct StudioOptions {
     pub has_distinct_images: bool,
     /// Whether backends with private addresses are refused, as by default.
     pub blocks_private_addresses: bool,
+    /// Whether the webhooks of backends with private addresses are refused, after the backend was stored.
+    pub blocks_webhooks: bool,
 }
 
 impl Default for StudioOptions {
@@ -62,6 +64,7 @@ impl Default for StudioOptions {
             failing_deletions: 0,
             has_distinct_images: false,
             blocks_private_addresses: false,
+            blocks_webhooks: false,
         }
     }
 }
@@ -83,6 +86,7 @@ struct StudioState {
     access_token_seconds: u64,
     has_distinct_images: bool,
     blocks_private_addresses: bool,
+    blocks_webhooks: bool,
     tasks: Mutex<Vec<Value>>,
     /// The title of project 7, if it was created.
     created_project: Mutex<Option<String>>,
@@ -134,6 +138,7 @@ impl FakeStudio {
             access_token_seconds: options.access_token_seconds,
             has_distinct_images: options.has_distinct_images,
             blocks_private_addresses: options.blocks_private_addresses,
+            blocks_webhooks: options.blocks_webhooks,
             tasks: Mutex::new((0..options.tasks).map(task).collect()),
             failing_stores: options.failing_stores.into(),
             failing_deletions: options.failing_deletions.into(),
